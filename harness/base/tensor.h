@@ -1,0 +1,62 @@
+// Element types and non-owning tensor views.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace tandem {
+
+enum class DType : uint8_t { kF32, kF16, kBF16, kI32, kI8, kU8 };
+
+constexpr int64_t dtype_bytes(DType t) {
+  switch (t) {
+    case DType::kF32:
+    case DType::kI32:
+      return 4;
+    case DType::kF16:
+    case DType::kBF16:
+      return 2;
+    case DType::kI8:
+    case DType::kU8:
+      return 1;
+  }
+  return 0;
+}
+
+constexpr std::string_view dtype_name(DType t) {
+  switch (t) {
+    case DType::kF32:
+      return "f32";
+    case DType::kF16:
+      return "f16";
+    case DType::kBF16:
+      return "bf16";
+    case DType::kI32:
+      return "i32";
+    case DType::kI8:
+      return "i8";
+    case DType::kU8:
+      return "u8";
+  }
+  return "?";
+}
+
+/// A dense row-major tensor somewhere in host or device memory. Does not own. A null view means "not there".
+struct TensorView {
+  const void* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t rows = 0;  ///< 1 for a vector
+  int64_t cols = 0;
+
+  bool empty() const { return data == nullptr; }
+  int64_t size() const { return rows * cols; }
+  int64_t bytes() const { return size() * dtype_bytes(dtype); }
+  template <typename T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+};
+
+}  // namespace tandem
