@@ -1,0 +1,97 @@
+// The interface of everything that can compute a case: the CUDA engine, the reference, a peer. README, "Adding an engine".
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "harness/model/batch.h"
+#include "harness/model/config.h"
+#include "harness/sweep/case.h"
+
+namespace tandem {
+
+/// What an engine computed, in fp32 whatever the precision of the case.
+struct Output {
+  /// suite_encoder: the encoder's output, packed [tokens, d_model]. suite_decoder: logits of the step [batch, vocab].
+  /// suite_generate: empty, or (forced) logits of every step [tgt * batch, vocab], step-major.
+  std::vector<float> values;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  std::vector<int32_t> tokens;  ///< generated ids [batch, tgt]; suite_decoder: the arg-max of each row [batch, 1]
+};
+
+/// Times of one repetition, from the engine's own clock (CUDA events, or a steady clock on a CPU).
+struct Repetition {
+  double total_us = 0;                   ///< the case's sample
+  std::optional<double> step_us;         ///< suite_generate: (last token - first decoder launch) / tgt
+  std::optional<double> first_token_us;  ///< suite_generate: from the encoder's first launch to the first token
+};
+
+/// One case, prepared: memory held, inputs in place, graphs built.
+class Workload {
+ public:
+  virtual ~Workload() = default;
+  /// Computes the case once and times it. Every repetition starts from the same state and computes the same output.
+  virtual Repetition repeat() = 0;
+  /// What the last repetition computed. Throws Error when there was none.
+  virtual Output output() = 0;
+  /// Most bytes of device memory (of host memory for a CPU engine) held since the engine was loaded.
+  virtual int64_t peak_bytes() const = 0;
+  /// What the plan predicted for it, when the engine plans.
+  virtual std::optional<int64_t> planned_bytes() const { return std::nullopt; }
+  /// Time to build the graphs of this case, when it has any.
+  virtual std::optional<double> graph_build_us() const { return std::nullopt; }
+};
+
+/// How a case of suite_kernels, suite_memory or suite_limits is measured: such cases have no model pass, only an
+/// operation with bytes and flops of its own.
+struct OpWorkload {
+  std::unique_ptr<Workload> workload;
+  double bytes_read = 0;
+  double bytes_written = 0;
+  double flops = 0;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual std::string_view name() const = 0;
+
+  /// Throws ImpossibleCase, naming the field, for a case that this engine cannot compute (a precision, a sparsity).
+  /// Called before anything is allocated; must be cheap.
+  virtual void check_supported(const Case& c) const = 0;
+
+  /// Loads the weights that all cases of `c`'s group share. Throws OutOfMemory. Called again, replaces what was loaded.
+  /// `c` fixes model, weights, precision, kv, sparsity, tp.
+  virtual void load(const Case& c, const ModelConfig& config) = 0;
+  /// Wall time of the last load.
+  virtual double load_us() const = 0;
+
+  /// Prepares a case of the loaded group on the given source batch. suite_decoder: the self-attention cache holds the
+  /// keys and values of decoder_prefix(...) and the step appends position tgt.
+  virtual std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) = 0;
+
+  /// Teacher-forced logits [steps * batch, vocab], step-major: step t is fed tokens[b, t] (tokens[b, 0] being the decoder's
+  /// start) and attends to all steps before it. `tokens` is [batch, steps].
+  virtual Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) = 0;
+
+  /// Prepares an operation of suite_kernels, suite_memory or suite_limits.
+  virtual OpWorkload prepare_op(const Case& c, const ModelConfig& config) = 0;
+
+  /// What identifies the choices this engine made (GEMM algorithms): SHA-256 of the choice file, or empty.
+  virtual std::string choices_sha256() const { return {}; }
+};
+
+/// The ids that fill positions 0 .. steps-1 of the decoder before the step that suite_decoder measures: column 0 is the
+/// decoder's start id, the rest come from the seed. [batch, steps].
+std::vector<int32_t> decoder_prefix(const ModelConfig& config, int batch, int steps, uint64_t seed);
+
+/// Seed of source ids, lengths and decoder prefixes of every case; written in the record.
+inline constexpr uint64_t kInputSeed = 1;
+
+}  // namespace tandem

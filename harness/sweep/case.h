@@ -1,0 +1,81 @@
+// A case: one point of a sweep, fully resolved. Its axes are one table, from which come the flags of every suite binary,
+// the keys of sweep files and records, the case's name and its id.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "harness/base/precision.h"
+
+namespace tandem {
+
+enum class Suite : uint8_t { kEncoder, kDecoder, kGenerate, kKernels, kCollectives, kMemory, kLimits };
+std::string_view suite_name(Suite suite);  // "encoder"; the binary is "suite_encoder"
+/// Throws UsageError naming the allowed ones.
+Suite parse_suite(std::string_view name);
+
+struct Case {
+  Suite suite = Suite::kDecoder;
+  // The axes; defaults are constants of the case id and never change.
+  std::string model = "transformer-base";
+  std::string weights = "seed:0";
+  int batch = 1;
+  int src = 128;
+  int tgt = 128;
+  std::string lengths = "full";
+  Precision precision = Precision::kBf16;
+  std::string kv = "same";
+  std::string sparsity = "dense";
+  int tp = 1;
+  int dp = 1;
+  std::string decode = "greedy";
+  std::string stop = "fixed";
+  std::string kernel = "auto";
+  std::string memory = "level1";
+  std::string engine = "cuda";
+  std::string op;  ///< what suite_kernels, suite_memory and suite_limits measure; empty elsewhere
+
+  bool operator==(const Case&) const = default;
+};
+
+/// One axis: its word, and how a Case holds it.
+struct Axis {
+  std::string_view name;
+  bool integer;
+  bool always_in_name;      ///< printed in the case name even at its default
+  std::string_view allowed; ///< for messages and --help
+  std::string_view help;
+  std::function<std::string(const Case&)> get;
+  /// Throws UsageError naming axis, value and what is allowed.
+  std::function<void(Case&, const std::string&)> set;
+};
+
+/// All axes, in the order of the README's table.
+const std::vector<Axis>& axes();
+/// Throws UsageError naming the known axes.
+const Axis& axis(std::string_view name);
+
+/// "decoder/model:transformer-big/batch:8/src:128/tgt:128/precision:bf16/sparsity:dense/tp:1/engine:cuda".
+std::string case_name(const Case& c);
+/// First 16 hex digits of SHA-256 over the canonical JSON of the suite and the fields that differ from their default.
+/// A model or lengths file enters by the SHA-256 of its content.
+std::string case_id(const Case& c);
+
+/// Every axis by name (integers as numbers), plus "suite".
+nlohmann::json case_to_json(const Case& c);
+/// Throws UsageError for an unknown key, a wrong type or a value outside its axis.
+Case case_from_json(const nlohmann::json& j);
+
+/// Combinations that cannot work for any engine: throws ImpossibleCase naming the fields (heads not divisible by tp,
+/// lengths beyond the position table). Loads the model's config.
+void check_combination(const Case& c);
+
+/// Cases of one group run in one worker process: they share suite, engine, model, weights, precision, sparsity, kv, tp, dp.
+std::string group_key(const Case& c);
+
+}  // namespace tandem
