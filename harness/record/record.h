@@ -1,0 +1,130 @@
+// The record: what one worker leaves for one case. record.schema.json is the contract.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "harness/sweep/case.h"
+
+namespace tandem {
+
+inline constexpr std::string_view kRecordSchema = "1.0.0";
+
+enum class Status : uint8_t { kOk, kInvalid, kSkipped, kOom, kCrashed, kTimeout, kRankLost, kError };
+std::string_view status_name(Status status);
+Status parse_status(std::string_view name);
+
+/// Statistics of one worker's samples, in microseconds. What too few samples cannot say is absent.
+struct Summary {
+  int64_t n = 0;
+  double median_us = 0;
+  double q1_us = 0, q3_us = 0, min_us = 0;
+  std::optional<double> p95_us;             ///< from 20 samples
+  std::optional<double> p99_us;             ///< from 100 samples
+  std::optional<double> ci95_lo_us, ci95_hi_us;  ///< of the median, by order statistics; from 6 samples
+};
+/// Throws Error for an empty, non-finite or non-positive sample.
+Summary summarize(std::vector<float> samples_us);
+
+struct SamplesRef {
+  std::string file;  ///< relative to the run folder
+  int64_t n = 0;
+  std::string sha256;
+};
+
+struct Check {
+  std::string reference;
+  std::optional<double> error;
+  std::optional<double> tolerance;
+  std::optional<std::string> where;
+  std::optional<bool> tokens_equal;
+  std::optional<int64_t> tokens_compared, tokens_excused;
+  std::optional<std::string> digest, digest_after;
+};
+
+struct PhaseRow {
+  std::string side, phase;
+  double bytes_read = 0, bytes_written = 0, flops = 0;
+};
+
+struct Metrics {
+  std::optional<double> step_us, first_token_us, tokens_per_second, graph_build_us, load_us, gigabytes_per_second,
+      teraflops;
+};
+
+struct FloorRow {
+  std::optional<double> floor_us, floor_phases_us, floor_l2_us, step_floor_us, ratio;
+  std::optional<std::string> bound;
+};
+
+struct ClockBlock {
+  int64_t first_sample = 0, samples = 0;
+  std::optional<double> sm_mhz, temperature_c, power_w;
+  std::vector<std::string> reasons;
+};
+
+struct Record {
+  Case c;
+  std::string id, name;
+  int worker = 0;
+  int attempt = 1;
+  Status status = Status::kError;
+  std::optional<std::string> reason;
+  std::optional<SamplesRef> samples;
+  std::optional<Summary> summary;
+  Metrics metrics;
+  FloorRow floor;
+  std::optional<double> bytes, flops;
+  std::vector<PhaseRow> phases;
+  std::optional<int64_t> peak_bytes, planned_bytes;
+  std::optional<Check> check;
+  std::optional<std::string> regime, l2;
+  std::optional<bool> contended;
+  std::optional<int64_t> warmup_repetitions;
+  std::optional<double> warmup_s;
+  std::optional<bool> warmup_steady;
+  std::optional<std::string> stop_rule;
+  std::optional<double> stop_target;
+  std::optional<bool> stop_reached;
+  std::vector<ClockBlock> clock_blocks;
+  std::optional<int64_t> throttled_samples;
+  std::optional<uint64_t> order_seed;
+  std::optional<bool> profiler_mapped;
+  std::optional<std::string> choices_sha256;
+  std::optional<std::string> started;
+  double wall_s = 0;
+};
+
+/// A record for `c` with its id and name, everything else absent.
+Record make_record(const Case& c, int worker, int attempt);
+/// Absent values are null, never 0; a NaN or infinity throws Error.
+nlohmann::json record_to_json(const Record& r);
+/// Throws UsageError naming the field for anything the schema does not allow, and for an unknown major version.
+Record record_from_json(const nlohmann::json& j);
+
+/// Appends whole lines to records.jsonl, each fsynced. An unterminated last line left by a kill is cut off at opening.
+class RecordWriter {
+ public:
+  /// Throws IoError.
+  explicit RecordWriter(std::string path);
+  ~RecordWriter();
+  RecordWriter(const RecordWriter&) = delete;
+  RecordWriter& operator=(const RecordWriter&) = delete;
+  /// Throws IoError (a full disk): the file then ends with the last whole record.
+  void append(const Record& r);
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+};
+
+/// Reads records.jsonl. An unterminated last line is ignored and reported in `warning`; any other malformed line throws
+/// UsageError with its number.
+std::vector<Record> read_records(const std::string& path, std::string* warning);
+
+}  // namespace tandem
