@@ -1,0 +1,64 @@
+// What a dense product is: the key under which a searched algorithm is kept. No CUDA in here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "harness/base/tensor.h"
+
+namespace tandem::kernels {
+
+/// What cuBLASLt applies to the product before it is stored. Its GELU is the tanh form only; the erf form and
+/// the other activations are kernels/activation, run after a product without activation.
+enum class GemmEpilogue : uint8_t { kNone, kBias, kRelu, kBiasRelu, kGeluTanh, kBiasGeluTanh };
+
+/// "none bias relu bias_relu gelu_tanh bias_gelu_tanh"
+std::string_view epilogue_name(GemmEpilogue epilogue);
+/// Inverse of epilogue_name; throws UsageError naming the allowed ones.
+GemmEpilogue parse_epilogue(std::string_view name);
+constexpr bool has_bias(GemmEpilogue e) {
+  return e == GemmEpilogue::kBias || e == GemmEpilogue::kBiasRelu || e == GemmEpilogue::kBiasGeluTanh;
+}
+
+/// y[m, n] = epilogue(alpha x[m, k] w[n, k]^T + bias[n] + residual[m, n]), row-major, products accumulated in
+/// fp32.
+struct GemmProblem {
+  int64_t m = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+  DType in = DType::kBF16;   ///< x and w: kF32, kF16 or kBF16
+  DType out = DType::kBF16;  ///< y, residual and bias: the same as `in`, or kF32
+  bool tf32 = false;         ///< fp32 storage, tensor cores (10 mantissa bits); otherwise fp32 is full fp32
+  GemmEpilogue epilogue = GemmEpilogue::kNone;
+  bool residual = false;  ///< only with kNone or kBias: cuBLASLt adds it before the activation
+  int64_t ldx = 0;        ///< elements from one row of x to the next; 0: k
+  int64_t ldy = 0;        ///< the same for y and residual; 0: n
+  int alignment = 16;  ///< bytes (a power of two up to 16) that every pointer given to run() is a multiple of
+
+  bool operator==(const GemmProblem&) const = default;
+  int64_t x_stride() const { return ldx != 0 ? ldx : k; }
+  int64_t y_stride() const { return ldy != 0 ? ldy : n; }
+  double flops() const {
+    return 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  }
+};
+
+/// Throws UsageError naming the field and what is allowed.
+void check(const GemmProblem& problem);
+/// "m64 n3072 k1024 bf16-bf16 bias_relu residual ldx4096 align2": the key in the choice file, and what
+/// messages print.
+std::string problem_text(const GemmProblem& problem);
+/// Inverse of problem_text; throws UsageError.
+GemmProblem parse_problem(std::string_view text);
+/// The largest power of two up to 16 that divides an address; 16 for null.
+int pointer_alignment(const void* p);
+
+}  // namespace tandem::kernels
+
+template <>
+struct std::hash<tandem::kernels::GemmProblem> {
+  size_t operator()(const tandem::kernels::GemmProblem& p) const noexcept;
+};

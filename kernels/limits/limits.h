@@ -1,0 +1,54 @@
+// The card's ceilings, measured. Each function checks what it computed; a wrong result is a value, never a
+// number.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tandem::kernels {
+
+/// `wrong` empty: `samples` are good and `value` is their median. Otherwise what was wrong, and value is NaN.
+struct Limit {
+  double value = 0;
+  std::vector<double> samples;
+  std::string wrong;
+  bool ok() const { return wrong.empty(); }
+};
+
+/// Read-only stream over `bytes` of device memory (far more than L2), GB/s; the sum of what was read is
+/// checked.
+Limit measure_read_gbs(int64_t bytes = 4ll << 30, int samples = 15);
+/// Copy of `bytes`, GB/s of bytes read plus bytes written; the target is compared word by word.
+Limit measure_copy_gbs(int64_t bytes = 2ll << 30, int samples = 15);
+/// Repeated reads of `bytes` that stay in L2, GB/s. `bytes` 0: a third of the card's L2.
+Limit measure_l2_gbs(int64_t bytes = 0, int samples = 15);
+/// Time a node in a graph of `nodes` dependent empty kernels, us; with `dependent`, by programmatic dependent
+/// launch.
+Limit measure_empty_node_us(bool dependent, int nodes = 200, int samples = 15);
+
+enum class GemmRate : uint8_t { kFp32, kTf32, kFp16, kBf16, kFp8, kInt8 };
+std::string_view gemm_rate_name(GemmRate rate);  // fp32 tf32 fp16 bf16 fp8 int8
+/// Throws UsageError naming the allowed ones.
+GemmRate parse_gemm_rate(std::string_view name);
+
+enum class Regime : uint8_t {
+  kBurst,      ///< the first products after a rest: full clock
+  kSustained,  ///< after half a second without pause: often at the power limit
+};
+
+struct GemmRateParams {
+  GemmRate rate = GemmRate::kBf16;
+  int64_t m = 8192;
+  int64_t n = 8192;
+  int64_t k = 8192;
+  Regime regime = Regime::kBurst;
+  int samples = 9;
+};
+/// Rate of y = x w^T with random data through the fastest of cuBLASLt's candidates, TFLOP/s (int8: TOP/s);
+/// sampled outputs are compared with products computed on the host. Throws UsageError when the library has no
+/// kernel for the shape.
+Limit measure_gemm_tflops(const GemmRateParams& params);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,37 @@
+// Layer norm and rms norm, with the residual addition in front of it in the same kernel.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "harness/base/tensor.h"
+#include "harness/model/config.h"
+
+namespace tandem::kernels {
+
+/// s = x + bias + residual (fp32); sum = s rounded to stream_dtype; y = norm(s) * gamma + beta. The norm sees
+/// the unrounded s; mean and variance in fp32, in two passes (E[x^2] - E[x]^2 cancels). Pre-norm sublayers
+/// pass residual and sum (the same buffer may serve as both); post-norm sublayers pass residual only.
+struct NormParams {
+  DType dtype = DType::kBF16;         ///< gamma, beta, bias, y
+  DType x_dtype = DType::kBF16;       ///< x: dtype or kF32
+  DType stream_dtype = DType::kBF16;  ///< residual and sum: dtype or kF32
+  Norm norm = Norm::kLayer;
+  int64_t rows = 0;
+  int d = 0;
+  float eps = 1e-5f;
+  const void* x = nullptr;         ///< [rows, d]
+  const void* bias = nullptr;      ///< [d], or null
+  const void* residual = nullptr;  ///< [rows, d], or null
+  void* sum = nullptr;             ///< [rows, d], or null; may be residual's or x's buffer (same type)
+  const void* gamma = nullptr;     ///< [d]
+  const void* beta = nullptr;      ///< [d], or null
+  void* y = nullptr;               ///< [rows, d]; may be x's or residual's buffer (same type), never sum's
+  bool dependent = false;          ///< programmatic dependent launch
+};
+
+/// Any d >= 1; 16-byte accesses when d and every pointer allow it. Throws UsageError naming the wrong field.
+void launch_norm(const NormParams& params, cudaStream_t stream);
+
+}  // namespace tandem::kernels
