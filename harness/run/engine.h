@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -48,6 +49,15 @@ class Workload {
   virtual std::optional<double> graph_build_us() const { return std::nullopt; }
 };
 
+/// Outcome of comparing an output with what it should be.
+struct CheckResult {
+  std::string reference;  ///< what it was compared with
+  double error = 0;       ///< relative L2
+  double tolerance = 0;
+  std::string where;      ///< the worst element, when the error is over the tolerance
+  bool ok() const { return error <= tolerance; }  // false for NaN
+};
+
 /// How a case of suite_kernels, suite_memory or suite_limits is measured: such cases have no model pass, only an
 /// operation with bytes and flops of its own.
 struct OpWorkload {
@@ -55,6 +65,8 @@ struct OpWorkload {
   double bytes_read = 0;
   double bytes_written = 0;
   double flops = 0;
+  /// Checks the output of the last repetition against a plain second computation (sums, sampled products, bytes read back).
+  std::function<CheckResult()> check;
 };
 
 class Engine {
@@ -67,8 +79,10 @@ class Engine {
   virtual void check_supported(const Case& c) const = 0;
 
   /// Loads the weights that all cases of `c`'s group share. Throws OutOfMemory. Called again, replaces what was loaded.
-  /// `c` fixes model, weights, precision, kv, sparsity, tp.
-  virtual void load(const Case& c, const ModelConfig& config) = 0;
+  /// `config` is the model (a witness is smaller than c.model); `c` fixes weights, precision, kv, sparsity, tp. Weights are
+  /// rounded to the storage grid of `rounded_to` first: c.precision itself, or a narrower one when this engine computes the
+  /// fp32 truth for a bf16 case.
+  virtual void load(const Case& c, const ModelConfig& config, Precision rounded_to) = 0;
   /// Wall time of the last load.
   virtual double load_us() const = 0;
 
@@ -79,6 +93,9 @@ class Engine {
   /// Teacher-forced logits [steps * batch, vocab], step-major: step t is fed tokens[b, t] (tokens[b, 0] being the decoder's
   /// start) and attends to all steps before it. `tokens` is [batch, steps].
   virtual Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) = 0;
+
+  /// A check by a second way of the loaded group, for an engine that has one and is itself the reference.
+  virtual std::optional<CheckResult> self_check(const Case&, const TransformerBatch&) { return std::nullopt; }
 
   /// Prepares an operation of suite_kernels, suite_memory or suite_limits.
   virtual OpWorkload prepare_op(const Case& c, const ModelConfig& config) = 0;
