@@ -1,0 +1,33 @@
+// What the skinny products accept and when their fused norm pays. No CUDA: the step plan is built without it.
+#pragma once
+
+#include <cstdint>
+
+#include "harness/base/tensor.h"
+
+namespace tandem::kernels {
+
+/// Rows of activations a skinny product takes; above that a tiled GEMM is the right kernel.
+inline constexpr int kSkinnyMaxRows = 64;
+/// Longest inner dimension: one row of x must fit in a block's shared memory in fp32.
+inline constexpr int kSkinnyMaxK = 32768;
+/// Elements of x that a fused norm may cover: every block keeps all normalised rows in shared memory.
+inline constexpr int kSkinnyMaxNormElements = 32768;
+
+/// Can launch_skinny and launch_head_argmax take these sizes? n is the number of outputs (gated: half the rows of w).
+/// k must be a multiple of 8 so that every row of the weights starts on 16 bytes.
+constexpr bool skinny_supports(DType dtype, int m, int n, int k) {
+  const bool type_ok = dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+  return type_ok && m >= 1 && m <= kSkinnyMaxRows && n >= 1 && k >= 8 && k <= kSkinnyMaxK && k % 8 == 0;
+}
+
+/// Can the norm be fused at all?
+constexpr bool skinny_norm_supports(int m, int k) { return static_cast<int64_t>(m) * k <= kSkinnyMaxNormElements; }
+
+/// Is the fused norm faster than a norm kernel of its own followed by a product on its output? Every block repeats the
+/// norm of all m rows from L2, so this holds while m * k is small against what a launch costs.
+constexpr bool norm_prologue_pays(int m, int k) {
+  return skinny_norm_supports(m, k) && static_cast<int64_t>(m) * k <= 16384;
+}
+
+}  // namespace tandem::kernels
