@@ -44,14 +44,16 @@ struct AttentionMask {
   bool sees(int b, int q, int k) const { return k < lengths[b] && (kind != Kind::kCausal || k <= q); }
 };
 
-/// Lengths for `batch` sequences of at most `src`: one equal to src, mean ratio * src, from the seed. Throws UsageError.
+/// Lengths for `batch` sequences of at most `src`: one equal to src, mean ratio * src, from the seed. Throws
+/// UsageError.
 std::vector<int32_t> source_lengths(const LengthsSpec& spec, int batch, int src, uint64_t seed);
 /// Packs random ids (never pad, eos or decoder start) for the given lengths.
 TransformerBatch make_batch(const ModelConfig& config, const std::vector<int32_t>& lengths, uint64_t seed);
 /// Packs given sequences; throws UsageError for an id outside the vocabulary or an empty sequence.
 TransformerBatch pack(const ModelConfig& config, const std::vector<std::vector<int32_t>>& sequences);
 
-/// T5's bucket of (key position - query position) (Raffel et al. 2020, section 2.1; transformers' T5Attention).
+/// T5's bucket of (key position - query position) (Raffel et al. 2020, section 2.1; transformers'
+/// T5Attention).
 int relative_bucket(int relative_position, bool bidirectional, int buckets, int max_distance);
 
 }  // namespace tandem

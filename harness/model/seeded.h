@@ -23,7 +23,8 @@ struct WeightsSpec {
 WeightsSpec parse_weights(std::string_view text);
 std::string weights_text(const WeightsSpec& spec);
 
-/// Quantiles of a log-normal distribution (sigma 0.5, unit root mean square), times 256. Index by outlier_slot().
+/// Quantiles of a log-normal distribution (sigma 0.5, unit root mean square), times 256. Index by
+/// outlier_slot().
 inline constexpr int kOutlierSlots = 64;
 extern const int32_t kOutlierScale[kOutlierSlots];
 inline constexpr int kOutlierShift = 8;
@@ -32,9 +33,11 @@ TANDEM_HD constexpr int outlier_slot(uint64_t key, uint64_t row) {
   return static_cast<int>(random_bits(~key, row) >> 58);
 }
 
-/// The value at `index` of a tensor; `scale` is 1, or kOutlierScale[outlier_slot(key, row)] with exponent lowered by
-/// kOutlierShift. The product is exact in 32 bits, its conversion to float rounds once, the multiplication is exact.
-TANDEM_HD constexpr float seeded_value(uint64_t key, uint64_t index, float base, int exponent, int32_t scale) {
+/// The value at `index` of a tensor; `scale` is 1, or kOutlierScale[outlier_slot(key, row)] with exponent
+/// lowered by kOutlierShift. The product is exact in 32 bits, its conversion to float rounds once, the
+/// multiplication is exact.
+TANDEM_HD constexpr float seeded_value(uint64_t key, uint64_t index, float base, int exponent,
+                                       int32_t scale) {
   return base + static_cast<float>(centred_sum(key, index) * scale) * power_of_two(exponent);
 }
 
