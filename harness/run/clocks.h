@@ -1,0 +1,33 @@
+// What the card was doing while samples were taken. Read between blocks of samples only: reading NVML inside a timed
+// window disturbs it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/record/record.h"
+
+namespace tandem {
+
+class ClockReader {
+ public:
+  virtual ~ClockReader() = default;
+  /// Clock, temperature, power and throttle reasons now; absent what cannot be read.
+  virtual ClockBlock read() = 0;
+  /// Is a process that is not ours on the card? Absent when that cannot be told.
+  virtual std::optional<bool> contended() = 0;
+};
+
+/// For engines without a card: reads nothing.
+class NoClocks : public ClockReader {
+ public:
+  ClockBlock read() override { return {}; }
+  std::optional<bool> contended() override { return std::nullopt; }
+};
+
+/// NVML's reader of one device; NoClocks where there is no NVML.
+std::unique_ptr<ClockReader> make_clock_reader(int device);
+
+}  // namespace tandem

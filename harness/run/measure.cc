@@ -1,0 +1,127 @@
+#include "harness/run/measure.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "harness/base/error.h"
+
+namespace tandem {
+namespace {
+
+double steady_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double median_of(std::vector<float> v) {
+  const size_t mid = v.size() / 2;
+  std::nth_element(v.begin(), v.begin() + mid, v.end());
+  return v[mid];
+}
+
+bool agree(double a, double b, double c, double tolerance) {
+  const double lo = std::min({a, b, c});
+  const double hi = std::max({a, b, c});
+  return hi - lo <= tolerance * hi;
+}
+
+Repetition checked(Workload& workload) {
+  const Repetition r = workload.repeat();
+  if (!(r.total_us > 0) || !std::isfinite(r.total_us)) {
+    throw Error(fmt::format("a repetition took {} us: the engine's clock is broken", r.total_us));
+  }
+  return r;
+}
+
+void warm_up(Workload& workload, ClockReader& clocks, const MeasureOptions& options, Measurement& m) {
+  const double start = options.now();
+  std::vector<double> windows;
+  do {
+    std::vector<float> times;
+    const double window_start = options.now();
+    do {
+      times.push_back(static_cast<float>(checked(workload).total_us));
+      ++m.warmup_repetitions;
+    } while (options.now() - window_start < options.warmup.window_s);
+    const ClockBlock block = clocks.read();
+    windows.push_back(block.sm_mhz.value_or(median_of(times)));
+    const size_t n = windows.size();
+    m.warmup_steady = n >= 3 && agree(windows[n - 1], windows[n - 2], windows[n - 3], options.warmup.agreement);
+  } while (!m.warmup_steady && options.now() - start < options.warmup.max_s);
+  m.warmup_s = options.now() - start;
+}
+
+/// Half width of the 95 % interval of the median over the median, or infinity when there are too few samples.
+double relative_half_width(std::vector<float> samples) {
+  const auto ranks = median_ci_ranks(static_cast<int64_t>(samples.size()));
+  if (!ranks) return INFINITY;
+  std::sort(samples.begin(), samples.end());
+  const double median = samples[samples.size() / 2];
+  return (samples[ranks->hi - 1] - samples[ranks->lo - 1]) / 2.0 / median;
+}
+
+}  // namespace
+
+std::optional<MedianRanks> median_ci_ranks(int64_t n) {
+  if (n < 6) return std::nullopt;
+  // Coverage of (x_lo, x_hi) is the probability that between lo and hi-1 of n fair coins fall under the median. Sum the
+  // symmetric centre outwards until 95 % is covered; log-gamma keeps it exact enough for any n.
+  auto pmf = [n](int64_t k) {
+    return std::exp(std::lgamma(n + 1.0) - std::lgamma(k + 1.0) - std::lgamma(n - k + 1.0) - n * std::log(2.0));
+  };
+  int64_t lo = (n + 1) / 2;  // 1-based; interval (x_lo, x_{n+1-lo})
+  double coverage = 0;
+  for (int64_t k = lo; k <= n - lo; ++k) coverage += pmf(k);
+  while (coverage < 0.95 && lo > 1) {
+    --lo;
+    coverage += pmf(lo) + pmf(n - lo);
+  }
+  if (coverage < 0.95) return std::nullopt;
+  return MedianRanks{lo, n + 1 - lo, coverage};
+}
+
+MeasureOptions default_options(const std::string& engine) {
+  MeasureOptions options;
+  options.now = steady_seconds;
+  if (engine == "reference") {
+    options.warmup = {.window_s = 0.02, .agreement = 0.05, .max_s = 0.2};
+    options.stop = {.target = 0.02, .min_samples = 5, .max_samples = 200, .min_s = 0.05, .max_s = 1.0};
+  }
+  return options;
+}
+
+Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOptions& options) {
+  Measurement m;
+  warm_up(workload, clocks, options, m);
+  const StoppingRule& rule = options.stop;
+  const double start = options.now();
+  for (;;) {
+    const auto first = static_cast<int64_t>(m.samples_us.size());
+    const double block_start = options.now();
+    do {
+      const Repetition r = checked(workload);
+      m.samples_us.push_back(static_cast<float>(r.total_us));
+      if (r.step_us) m.step_us.push_back(static_cast<float>(*r.step_us));
+      if (r.first_token_us) m.first_token_us.push_back(static_cast<float>(*r.first_token_us));
+    } while (options.now() - block_start < options.block_s &&
+             static_cast<int64_t>(m.samples_us.size()) < rule.max_samples);
+    ClockBlock block = clocks.read();
+    const auto n = static_cast<int64_t>(m.samples_us.size());
+    block.first_sample = first;
+    block.samples = n - first;
+    if (!block.reasons.empty()) m.throttled_samples += block.samples;
+    m.blocks.push_back(std::move(block));
+
+    const double elapsed = options.now() - start;
+    if (n >= rule.min_samples && elapsed >= rule.min_s && relative_half_width(m.samples_us) <= rule.target) {
+      m.target_reached = true;
+      break;
+    }
+    if (n >= rule.max_samples || elapsed >= rule.max_s) break;
+  }
+  return m;
+}
+
+}  // namespace tandem

@@ -1,0 +1,67 @@
+// Taking samples: warm up until steady, then repeat in blocks until the median is known well enough.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "harness/record/record.h"
+#include "harness/run/clocks.h"
+#include "harness/run/engine.h"
+
+namespace tandem {
+
+/// When to stop. The rule holds once min_samples and min_s are reached and the half width of the 95 % interval of the
+/// median is at most target of the median; max_samples or max_s end it anyway.
+struct StoppingRule {
+  double target = 0.0025;
+  int64_t min_samples = 10;
+  int64_t max_samples = 5000;
+  double min_s = 0.2;
+  double max_s = 2.0;
+};
+
+/// Warm until three windows of window_s agree within `agreement` in clock (or, without clocks, in median time), for at
+/// most max_s. At least one repetition. A single repetition longer than max_s is enough.
+struct WarmupRule {
+  double window_s = 0.1;
+  double agreement = 0.005;
+  double max_s = 3.0;
+};
+
+struct MeasureOptions {
+  WarmupRule warmup;
+  StoppingRule stop;
+  double block_s = 0.05;  ///< NVML is read after every block
+  /// Seconds since some fixed point; tests put a fake one here.
+  std::function<double()> now;
+};
+
+struct Measurement {
+  std::vector<float> samples_us;
+  std::vector<float> step_us;         ///< one a sample where the engine gives it
+  std::vector<float> first_token_us;
+  int64_t warmup_repetitions = 0;
+  double warmup_s = 0;
+  bool warmup_steady = false;
+  bool target_reached = false;
+  std::vector<ClockBlock> blocks;
+  int64_t throttled_samples = 0;
+};
+
+/// Options for an engine: a CPU reference repeats less. Environment-free.
+MeasureOptions default_options(const std::string& engine);
+
+/// Throws what the workload throws, and Error for a repetition of no or negative time.
+Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOptions& options);
+
+/// Ranks (1-based, inclusive) of the order statistics that enclose the median with at least 95 % confidence, or none
+/// under 6 samples (David & Nagaraja, Order Statistics, 3rd ed., section 7.1).
+struct MedianRanks {
+  int64_t lo = 0, hi = 0;
+  double coverage = 0;
+};
+std::optional<MedianRanks> median_ci_ranks(int64_t n);
+
+}  // namespace tandem

@@ -1,0 +1,131 @@
+#include "harness/run/measure.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "harness/base/error.h"
+
+namespace tandem {
+namespace {
+
+/// A workload whose repetitions take the times of a list (the last one for ever) on a clock that it moves itself.
+class Scripted : public Workload {
+ public:
+  Scripted(std::vector<double> times_us, double* clock_s) : times_(std::move(times_us)), clock_s_(clock_s) {}
+  Repetition repeat() override {
+    const double t = times_[std::min(next_++, times_.size() - 1)];
+    *clock_s_ += t * 1e-6;
+    return {.total_us = t, .step_us = t / 2, .first_token_us = {}};
+  }
+  Output output() override { return {}; }
+  int64_t peak_bytes() const override { return 0; }
+
+ private:
+  std::vector<double> times_;
+  double* clock_s_;
+  size_t next_ = 0;
+};
+
+class FakeClocks : public ClockReader {
+ public:
+  ClockBlock read() override {
+    ClockBlock b;
+    b.sm_mhz = mhz.at(std::min(next_++, mhz.size() - 1));
+    if (throttled) b.reasons = {"sw_power_cap"};
+    return b;
+  }
+  std::optional<bool> contended() override { return false; }
+  std::vector<double> mhz = {1980};
+  bool throttled = false;
+
+ private:
+  size_t next_ = 0;
+};
+
+MeasureOptions options_on(double* clock_s) {
+  MeasureOptions o = default_options("cuda");
+  o.now = [clock_s] { return *clock_s; };
+  return o;
+}
+
+// Breaks when the interval's ranks or its stated coverage are wrong: exact binomial values.
+TEST(MedianRanks, ExactCoverage) {
+  EXPECT_FALSE(median_ci_ranks(5));
+  const auto six = median_ci_ranks(6);
+  ASSERT_TRUE(six);
+  EXPECT_EQ(six->lo, 1);
+  EXPECT_EQ(six->hi, 6);
+  EXPECT_NEAR(six->coverage, 1 - 2.0 / 64, 1e-12);
+  const auto ten = median_ci_ranks(10);  // (x2, x9): 1 - 2 * (1 + 10) / 1024
+  ASSERT_TRUE(ten);
+  EXPECT_EQ(ten->lo, 2);
+  EXPECT_EQ(ten->hi, 9);
+  EXPECT_NEAR(ten->coverage, 1 - 22.0 / 1024, 1e-12);
+  for (int64_t n = 6; n < 3000; ++n) {
+    const auto r = median_ci_ranks(n);
+    ASSERT_TRUE(r) << n;
+    EXPECT_GE(r->coverage, 0.95) << n;
+    EXPECT_GE(r->lo, 1) << n;
+  }
+}
+
+// Breaks when steady samples do not end the loop at the floor of samples and seconds.
+TEST(Measure, StopsWhenTheMedianIsKnown) {
+  double clock = 0;
+  Scripted work({1000}, &clock);
+  FakeClocks clocks;
+  const Measurement m = measure(work, clocks, options_on(&clock));
+  EXPECT_TRUE(m.target_reached);
+  EXPECT_TRUE(m.warmup_steady);
+  EXPECT_GE(m.samples_us.size(), 200u);  // 0.2 s of 1 ms
+  EXPECT_LT(m.samples_us.size(), 300u);
+  EXPECT_EQ(m.step_us.size(), m.samples_us.size());
+  EXPECT_TRUE(m.first_token_us.empty());
+}
+
+// Breaks when a noisy case runs for ever or claims to have reached its target.
+TEST(Measure, GivesUpAtTheCap) {
+  double clock = 0;
+  std::vector<double> times;
+  for (int i = 0; i < 100000; ++i) times.push_back(i % 2 == 0 ? 1000 : 2000);
+  Scripted work(times, &clock);
+  FakeClocks clocks;
+  const Measurement m = measure(work, clocks, options_on(&clock));
+  EXPECT_FALSE(m.target_reached);
+  EXPECT_LT(clock, 3.0 + 2.0 + 0.2);
+}
+
+// Breaks when warming stops while the clock still falls.
+TEST(Measure, WarmsUntilTheClockIsSteady) {
+  double clock = 0;
+  Scripted work({1000}, &clock);
+  FakeClocks clocks;
+  clocks.mhz = {1980, 1900, 1800, 1700, 1600, 1500, 1410, 1410, 1410};
+  const Measurement m = measure(work, clocks, options_on(&clock));
+  EXPECT_TRUE(m.warmup_steady);
+  EXPECT_NEAR(m.warmup_s, 0.9, 0.05);
+}
+
+// Breaks when throttled samples are dropped or not counted.
+TEST(Measure, KeepsAndMarksThrottledSamples) {
+  double clock = 0;
+  Scripted work({1000}, &clock);
+  FakeClocks clocks;
+  clocks.throttled = true;
+  const Measurement m = measure(work, clocks, options_on(&clock));
+  EXPECT_EQ(m.throttled_samples, static_cast<int64_t>(m.samples_us.size()));
+}
+
+// Breaks when a broken clock (zero, NaN) becomes a sample.
+TEST(Measure, RefusesTimesThatAreNotTimes) {
+  double clock = 0;
+  FakeClocks clocks;
+  Scripted zero({0}, &clock);
+  EXPECT_THROW(measure(zero, clocks, options_on(&clock)), Error);
+  Scripted nan({NAN}, &clock);
+  EXPECT_THROW(measure(nan, clocks, options_on(&clock)), Error);
+}
+
+}  // namespace
+}  // namespace tandem

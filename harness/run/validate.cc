@@ -1,0 +1,258 @@
+#include "harness/run/validate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "harness/base/error.h"
+#include "harness/base/sha256.h"
+#include "harness/cost/cost.h"
+#include "harness/run/case_cost.h"
+#include "harness/run/compare.h"
+
+namespace tandem {
+namespace {
+
+int layers_through(const Case& c, const ModelConfig& config) {
+  return config.encoder.layers + (c.suite == Suite::kEncoder ? 0 : config.decoder.layers);
+}
+
+TransformerBatch batch_of(const Case& c, const ModelConfig& config) {
+  return make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
+}
+
+Output run_once(Engine& engine, const Case& c, const TransformerBatch& batch) {
+  const auto workload = engine.prepare(c, batch);
+  workload->repeat();
+  return workload->output();
+}
+
+/// Decoder inputs that make the engine retrace a generation: start id, then the generated tokens but the last.
+std::vector<int32_t> forced_inputs(const ModelConfig& config, const Output& generated, int batch, int tgt, int steps) {
+  std::vector<int32_t> inputs(static_cast<size_t>(batch) * steps);
+  for (int b = 0; b < batch; ++b) {
+    for (int t = 0; t < steps; ++t) {
+      inputs[static_cast<size_t>(b) * steps + t] =
+          t == 0 ? config.decoder_start_id : generated.tokens[static_cast<size_t>(b) * tgt + t - 1];
+    }
+  }
+  return inputs;
+}
+
+/// What is compared of one case: the engine's own output, and for suite_generate the logits along its own tokens.
+struct Computed {
+  Output own;
+  std::vector<int32_t> inputs;  // suite_generate
+  int steps = 0;
+  Output logits;
+};
+
+Computed compute(Engine& engine, const Case& c, const ModelConfig& config, const TransformerBatch& batch,
+                 int64_t max_logits) {
+  Computed out;
+  out.own = run_once(engine, c, batch);
+  if (c.suite == Suite::kGenerate) {
+    const int64_t per_step = static_cast<int64_t>(c.batch) * config.vocab;
+    out.steps = static_cast<int>(std::clamp<int64_t>(max_logits / per_step, 1, c.tgt));
+    out.inputs = forced_inputs(config, out.own, c.batch, c.tgt, out.steps);
+    out.logits = engine.forced_logits(batch, out.inputs, out.steps);
+  }
+  return out;
+}
+
+void record_check(const CheckResult& r, Validation& v) {
+  v.check = Check{.reference = r.reference, .error = r.error, .tolerance = r.tolerance};
+  if (!std::isfinite(r.error)) v.check->error.reset();
+  if (r.ok()) return;
+  v.status = Status::kInvalid;
+  v.check->where = r.where;
+  v.reason = fmt::format("error {:.3g} over {:.3g} against {}: {}", r.error, r.tolerance, r.reference, r.where);
+}
+
+/// Compares with the truth, which `reference` (already loaded) computes as `truth_case`.
+void judge(const Case& c, const Case& truth_case, const ModelConfig& config, const TransformerBatch& batch,
+           const Computed& got, Engine& reference, const std::string& reference_name, Validation& v) {
+  const bool generate = c.suite == Suite::kGenerate;
+  const Output truth = generate ? reference.forced_logits(batch, got.inputs, got.steps)
+                                : run_once(reference, truth_case, batch);
+  const Output& own = generate ? got.logits : got.own;
+  const Comparison comparison = compare(own.values, truth.values, truth.cols);
+  const double tol = tolerance(c.precision, layers_through(c, config));
+
+  Check& check = v.check ? *v.check : v.check.emplace();
+  check.reference += (check.reference.empty() ? "" : " + ") + reference_name;
+  check.error = std::max(check.error.value_or(0), comparison.relative_l2);
+  check.tolerance = tol;
+  if (!(comparison.relative_l2 <= tol)) {
+    v.status = Status::kInvalid;
+    check.where = comparison.where;
+    v.reason = fmt::format("relative L2 error {:.3g} over {:.3g} against {}: {}", comparison.relative_l2, tol,
+                           reference_name, comparison.where);
+    if (!std::isfinite(comparison.relative_l2)) check.error.reset();
+    return;
+  }
+  if (c.suite == Suite::kEncoder) return;
+  const TokenComparison tokens =
+      compare_tokens({.tokens = got.own.tokens, .batch = c.batch, .steps = generate ? got.steps : 1,
+                      .stride = generate ? c.tgt : 1, .eos_id = c.stop == "eos" ? config.eos_id : -1},
+                     own, truth);
+  check.tokens_compared = check.tokens_compared.value_or(0) + tokens.compared;
+  check.tokens_excused = check.tokens_excused.value_or(0) + tokens.excused;
+  check.tokens_equal = check.tokens_equal.value_or(true) && tokens.wrong == 0;
+  if (tokens.wrong == 0) return;
+  v.status = Status::kInvalid;
+  check.where = tokens.where;
+  v.reason = fmt::format("{} of {} tokens differ from {}: {}", tokens.wrong, tokens.compared, reference_name,
+                         tokens.where);
+}
+
+/// Too large for the reference: a witness of the same code path against it, then the whole case against the engine's own
+/// fp32 on weights rounded alike (for an fp32 case: against the library's kernels).
+Computed validate_large(const Case& c, const ModelConfig& config, const TransformerBatch& batch, Engine& engine,
+                        const ValidateOptions& options, Validation& v) {
+  const Witness w = make_witness(c, config, options.reference_flops);
+  const TransformerBatch witness_batch = batch_of(w.c, w.config);
+  engine.load(w.c, w.config, c.precision);
+  const Computed witness = compute(engine, w.c, w.config, witness_batch, options.max_logits);
+  const auto reference = options.reference();
+  reference->load(w.c, w.config, c.precision);
+  judge(w.c, w.c, w.config, witness_batch, witness, *reference, "reference on a witness", v);
+
+  engine.load(c, config, c.precision);
+  Computed got = compute(engine, c, config, batch, options.max_logits);
+  if (v.status != Status::kOk) return got;
+  Case truth = c;
+  truth.precision = Precision::kFp32;
+  const bool fp32 = c.precision == Precision::kFp32;
+  if (fp32) truth.kernel = "library";
+  engine.load(truth, config, c.precision);
+  judge(c, truth, config, batch, got, engine, fp32 ? "library kernels" : "fp32 on the card", v);
+  return got;
+}
+
+void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& options, Validation& v) {
+  const ModelConfig config = load_model(c.model);
+  const TransformerBatch batch = batch_of(c, config);
+  v.status = Status::kOk;
+  Computed got;
+
+  if (c.engine == "reference") {
+    engine.load(c, config, c.precision);
+    got.own = run_once(engine, c, batch);
+    const auto self = engine.self_check(c, batch);
+    if (!self) throw Error("the reference gave no check of its own");
+    record_check(*self, v);
+  } else if (case_cost(c, config).flops() <= options.reference_flops) {
+    engine.load(c, config, c.precision);
+    got = compute(engine, c, config, batch, options.max_logits);
+    const auto reference = options.reference();
+    reference->load(c, config, c.precision);
+    judge(c, c, config, batch, got, *reference, "reference", v);
+  } else {
+    got = validate_large(c, config, batch, engine, options, v);
+  }
+  v.check->digest = digest(got.own);
+}
+
+void validate_op(const Case& c, Engine& engine, Validation& v) {
+  OpWorkload op = engine.prepare_op(c, load_model(c.model));
+  op.workload->repeat();
+  v.status = Status::kOk;
+  record_check(op.check(), v);
+}
+
+}  // namespace
+
+double tolerance(Precision precision, int layers) {
+  const double growth = std::sqrt(std::max(1.0, layers / 4.0));
+  switch (precision) {
+    case Precision::kFp32:
+      return 1e-5 * growth;
+    case Precision::kTf32:
+      return 2e-3 * growth;
+    case Precision::kFp16:
+      return 4e-3 * growth;
+    case Precision::kBf16:
+      return 2e-2 * growth;
+    default:
+      throw ImpossibleCase(fmt::format("precision: '{}' has no tolerance yet; fp32 tf32 fp16 bf16",
+                                       precision_name(precision)));
+  }
+}
+
+std::string digest(const Output& output) {
+  std::string bytes = fmt::format("{}x{};", output.rows, output.cols);
+  bytes.append(reinterpret_cast<const char*>(output.values.data()), output.values.size() * sizeof(float));
+  bytes.append(reinterpret_cast<const char*>(output.tokens.data()), output.tokens.size() * sizeof(int32_t));
+  return sha256_hex(bytes);
+}
+
+Witness make_witness(const Case& c, const ModelConfig& config, double flops_budget) {
+  Witness w{c, config};
+  w.config.encoder.layers = std::min(2, config.encoder.layers);
+  w.config.decoder.layers = std::min(2, config.decoder.layers);
+  w.config.vocab = std::min(config.vocab, 4099);  // odd on purpose: vocabularies are
+  w.config.pad_id = std::min(config.pad_id, w.config.vocab - 1);
+  w.config.eos_id = std::min(config.eos_id, w.config.vocab - 1);
+  w.config.decoder_start_id = std::min(config.decoder_start_id, w.config.vocab - 1);
+  auto over = [&] { return case_cost(w.c, w.config).flops() > flops_budget; };
+  while (over() && w.c.tgt > 4 && c.suite == Suite::kGenerate) w.c.tgt /= 2;
+  while (over() && w.c.src > 32) w.c.src /= 2;
+  while (over() && w.c.batch > 1) w.c.batch /= 2;
+  while (over() && w.c.src > 8) w.c.src /= 2;
+  return w;
+}
+
+TokenComparison compare_tokens(const TokenGrid& grid, const Output& own, const Output& truth) {
+  TokenComparison result;
+  for (int b = 0; b < grid.batch; ++b) {
+    for (int t = 0; t < grid.steps; ++t) {
+      const int64_t row = (static_cast<int64_t>(t) * grid.batch + b) * truth.cols;
+      const float* want = truth.values.data() + row;
+      const float* have = own.values.data() + row;
+      const int32_t token = grid.tokens[static_cast<int64_t>(b) * grid.stride + t];
+      const auto best = static_cast<int32_t>(std::max_element(want, want + truth.cols) - want);
+      ++result.compared;
+      if (token != best) {
+        double error = 0;
+        for (int64_t i = 0; i < truth.cols; ++i) error = std::max(error, std::abs(double{have[i]} - want[i]));
+        const bool known = token >= 0 && token < truth.cols;
+        if (known && want[best] - want[token] < 2 * error) {
+          ++result.excused;
+        } else if (++result.wrong == 1) {
+          result.where = fmt::format("sequence {} step {}: token {} instead of {}", b, t, token, best);
+        }
+      }
+      if (token == grid.eos_id) break;
+    }
+  }
+  return result;
+}
+
+Validation validate(const Case& c, Engine& engine, const ValidateOptions& options) {
+  Validation v;
+  v.id = case_id(c);
+  try {
+    check_combination(c);
+    engine.check_supported(c);
+    const bool op = c.suite == Suite::kKernels || c.suite == Suite::kMemory || c.suite == Suite::kLimits;
+    if (op) {
+      validate_op(c, engine, v);
+    } else {
+      validate_model_case(c, engine, options, v);
+    }
+  } catch (const ImpossibleCase& e) {
+    v.status = Status::kSkipped;
+    v.reason = e.what();
+  } catch (const OutOfMemory& e) {
+    v.status = Status::kOom;
+    v.reason = e.what();
+  } catch (const Error& e) {
+    v.status = Status::kError;
+    v.reason = e.what();
+  }
+  return v;
+}
+
+}  // namespace tandem

@@ -1,0 +1,259 @@
+#include "harness/run/worker.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <ostream>
+
+#include "harness/base/error.h"
+#include "harness/base/sha256.h"
+#include "harness/run/case_cost.h"
+#include "harness/run/measure.h"
+
+namespace tandem {
+namespace {
+
+double steady_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm tm{};
+  gmtime_r(&now, &tm);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+  return text;
+}
+
+bool is_op_suite(Suite s) { return s == Suite::kKernels || s == Suite::kMemory || s == Suite::kLimits; }
+
+/// Runs `body`, turning what it throws into the record's status.
+template <typename Body>
+void guarded(Record& r, Body&& body) {
+  try {
+    body();
+  } catch (const ImpossibleCase& e) {
+    r.status = Status::kSkipped;
+    r.reason = e.what();
+  } catch (const OutOfMemory& e) {
+    r.status = Status::kOom;
+    r.reason = e.what();
+  } catch (const CudaError&) {
+    throw;  // sticky: only a new process recovers; the driver sees this one die
+  } catch (const Error& e) {
+    r.status = Status::kError;
+    r.reason = e.what();
+  }
+  if (r.status != Status::kOk) {
+    r.samples.reset();
+    r.summary.reset();
+    r.metrics = {};
+    r.floor.ratio.reset();
+  }
+}
+
+}  // namespace
+
+std::optional<bool> profiler_mapped() {
+  std::ifstream maps("/proc/self/maps");
+  if (!maps) return std::nullopt;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("libcupti") != std::string::npos) return true;
+  }
+  return false;
+}
+
+Worker::Worker(const EngineRegistry& registry, WorkerOptions options)
+    : registry_(registry), options_(std::move(options)) {}
+Worker::~Worker() = default;
+
+Engine& Worker::engine_for(const Case& c) {
+  if (!engine_ || engine_name_ != c.engine) {
+    engine_.reset();
+    engine_ = registry_.make(c.engine, options_.engine);
+    engine_name_ = c.engine;
+    loaded_group_.clear();
+    clocks_ = c.engine == "reference" ? std::make_unique<NoClocks>() : make_clock_reader(options_.engine.device);
+  }
+  return *engine_;
+}
+
+Validation Worker::validate_case(const Case& c) {
+  loaded_group_.clear();  // validation loads witnesses and fp32 twins over whatever was there
+  ValidateOptions options;
+  options.reference = [this] { return registry_.make("reference", options_.engine); };
+  return validate(c, engine_for(c), options);
+}
+
+std::map<std::string, Validation> Worker::read_validations() const {
+  std::map<std::string, Validation> found;
+  const std::string path = options_.run_dir + "/validation.jsonl";
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) {
+    if (in.eof()) break;  // unterminated: a kill cut it off
+    try {
+      Validation v = validation_from_json(nlohmann::json::parse(line));
+      found.insert_or_assign(v.id, std::move(v));
+    } catch (const nlohmann::json::exception& e) {
+      throw UsageError(fmt::format("{}: not a line of JSON: {}", path, e.what()));
+    }
+  }
+  return found;
+}
+
+void Worker::store_samples(const std::vector<float>& samples, Record& r) {
+  const std::string_view bytes(reinterpret_cast<const char*>(samples.data()), samples.size() * sizeof(float));
+  const std::string file = fmt::format("samples/{}-{}.f32", r.id, r.worker);
+  if (options_.run_dir.empty()) return;
+  const std::filesystem::path path = std::filesystem::path(options_.run_dir) / file;
+  std::error_code ec;
+  std::filesystem::create_directories(path.parent_path(), ec);
+  std::ofstream out(path, std::ios::binary | std::ios::trunc);
+  out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  out.close();
+  if (!out) throw IoError(fmt::format("{}: cannot write samples: {}", path.string(), std::strerror(errno)));
+  r.samples = SamplesRef{file, static_cast<int64_t>(samples.size()), sha256_hex(bytes)};
+}
+
+void Worker::take_samples(Workload& workload, Record& r) {
+  const MeasureOptions options = default_options(r.c.engine);
+  Measurement m = measure(workload, *clocks_, options);
+  r.summary = summarize(m.samples_us);
+  auto median = [](std::vector<float>& v) -> std::optional<double> {
+    if (v.empty()) return std::nullopt;
+    return summarize(v).median_us;
+  };
+  r.metrics.step_us = median(m.step_us);
+  r.metrics.first_token_us = median(m.first_token_us);
+  r.metrics.graph_build_us = workload.graph_build_us();
+  r.warmup_repetitions = m.warmup_repetitions;
+  r.warmup_s = m.warmup_s;
+  r.warmup_steady = m.warmup_steady;
+  r.stop_rule = "half width of the 95 % interval of the median";
+  r.stop_target = options.stop.target;
+  r.stop_reached = m.target_reached;
+  r.contended = clocks_->contended();
+  if (r.c.engine != "reference") {
+    r.clock_blocks = std::move(m.blocks);
+    r.throttled_samples = m.throttled_samples;
+  }
+  r.regime = r.c.engine == "reference" ? "cpu" : "sustained";
+  r.peak_bytes = workload.peak_bytes();
+  r.planned_bytes = workload.planned_bytes();
+  r.profiler_mapped = profiler_mapped();
+  store_samples(m.samples_us, r);
+}
+
+void Worker::measure_model(const Case& c, const Validation& validation, Record& r) {
+  const ModelConfig config = load_model(c.model);
+  Engine& engine = engine_for(c);
+  engine.check_supported(c);
+  if (loaded_group_ != group_key(c)) {
+    loaded_group_.clear();
+    engine.load(c, config, c.precision);
+    loaded_group_ = group_key(c);
+  }
+  const TransformerBatch batch =
+      make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
+  const auto workload = engine.prepare(c, batch);
+  take_samples(*workload, r);
+  r.metrics.load_us = engine.load_us();
+
+  const std::string after = digest(workload->output());
+  r.check->digest_after = after;
+  if (validation.check->digest != after) {
+    r.status = Status::kInvalid;
+    r.reason = fmt::format("the output after timing (SHA-256 {:.12}) is not the one that was checked ({:.12})", after,
+                           validation.check->digest.value_or("none"));
+    return;
+  }
+  r.status = Status::kOk;
+  fill_cost(r, config, options_.ceilings,
+            c.engine == "reference" ? std::nullopt : registry_.l2_bytes(options_.engine.device));
+  const double tokens = c.suite == Suite::kEncoder    ? static_cast<double>(batch.tokens())
+                        : c.suite == Suite::kGenerate ? static_cast<double>(c.batch) * c.tgt
+                                                      : c.batch;
+  r.metrics.tokens_per_second = tokens / r.summary->median_us * 1e6;
+  r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
+}
+
+void Worker::measure_op(const Case& c, Record& r) {
+  Engine& engine = engine_for(c);
+  engine.check_supported(c);
+  OpWorkload op = engine.prepare_op(c, load_model(c.model));
+  take_samples(*op.workload, r);
+  const CheckResult after = op.check();
+  if (!after.ok()) {
+    r.status = Status::kInvalid;
+    r.reason = fmt::format("after timing: error {:.3g} over {:.3g} against {}: {}", after.error, after.tolerance,
+                           after.reference, after.where);
+    return;
+  }
+  r.status = Status::kOk;
+  const double seconds = r.summary->median_us * 1e-6;
+  const double bytes = op.bytes_read + op.bytes_written;
+  if (bytes > 0) {
+    r.bytes = bytes;
+    r.metrics.gigabytes_per_second = bytes / seconds * 1e-9;
+  }
+  if (op.flops > 0) {
+    r.flops = op.flops;
+    r.metrics.teraflops = op.flops / seconds * 1e-12;
+  }
+  fill_op_floor(r, op.bytes_read, op.bytes_written, op.flops, options_.ceilings);
+  r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
+}
+
+Record Worker::measure_case(const Case& c, const Validation& validation) {
+  const double start = steady_seconds();
+  Record r = make_record(c, options_.worker, options_.attempt);
+  r.started = utc_now();
+  r.check = validation.check;
+  if (validation.status != Status::kOk) {
+    r.status = validation.status;
+    r.reason = validation.reason;
+  } else {
+    guarded(r, [&] {
+      if (is_op_suite(c.suite)) {
+        measure_op(c, r);
+      } else {
+        measure_model(c, validation, r);
+      }
+    });
+  }
+  r.wall_s = steady_seconds() - start;
+  return r;
+}
+
+void serve_cases(Worker& worker, const std::string& cases_path, bool validate_only, std::ostream& out) {
+  std::ifstream in(cases_path);
+  if (!in) throw UsageError(fmt::format("--cases: cannot read '{}'", cases_path));
+  nlohmann::json cases;
+  try {
+    cases = nlohmann::json::parse(in);
+  } catch (const nlohmann::json::exception& e) {
+    throw UsageError(fmt::format("--cases: '{}' is not JSON: {}", cases_path, e.what()));
+  }
+  if (!cases.is_array()) throw UsageError(fmt::format("--cases: '{}' must hold a JSON array of cases", cases_path));
+  const auto validations = validate_only ? std::map<std::string, Validation>{} : worker.read_validations();
+  for (const auto& j : cases) {
+    const Case c = case_from_json(j);
+    if (validate_only) {
+      out << validation_to_json(worker.validate_case(c)).dump() << std::endl;
+      continue;
+    }
+    const auto found = validations.find(case_id(c));
+    Validation missing;
+    missing.reason = "not validated: no line of validation.jsonl has this case";
+    out << record_to_json(worker.measure_case(c, found == validations.end() ? missing : found->second)).dump()
+        << std::endl;
+  }
+}
+
+}  // namespace tandem

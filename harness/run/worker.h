@@ -1,0 +1,82 @@
+// THE MAIN PATH of one process: cases in, one record line a case out. The driver starts workers; a suite binary run by hand
+// goes the same way through Google Benchmark (suite_main.h).
+#pragma once
+
+#include <functional>
+#include <iosfwd>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/cost/ceilings.h"
+#include "harness/record/record.h"
+#include "harness/run/clocks.h"
+#include "harness/run/engine.h"
+#include "harness/run/validate.h"
+
+namespace tandem {
+
+struct EngineOptions {
+  int device = 0;
+  /// Run folder: the engine keeps its choices (GEMM algorithms) there. Empty: in memory only.
+  std::string run_dir;
+  /// The validation pass searches for what is missing; a timed worker must find every choice made.
+  bool may_search = true;
+  int64_t level1_bytes = 0;  ///< 0: the default cap
+};
+
+/// What the suites link in. The harness itself knows no engine.
+struct EngineRegistry {
+  /// Throws DeviceError for an engine without its device, UsageError naming the known engines for an unknown one.
+  std::function<std::unique_ptr<Engine>(const std::string& name, const EngineOptions&)> make;
+  /// Is there a device that engine `cuda` can use? Says why not in `reason`.
+  std::function<bool(std::string* reason)> device_usable;
+  /// L2 size of the device, for the `l2` mark; absent without one.
+  std::function<std::optional<double>(int device)> l2_bytes;
+};
+
+struct WorkerOptions {
+  EngineOptions engine;
+  int worker = 0;
+  int attempt = 1;
+  std::string run_dir;  ///< samples/ and validation.jsonl live here; empty: keep nothing, validate in this process
+  Ceilings ceilings;
+};
+
+/// Measures cases one after the other; keeps the engine and what it has loaded between cases of one group.
+class Worker {
+ public:
+  Worker(const EngineRegistry& registry, WorkerOptions options);
+  ~Worker();
+
+  /// The validation pass of one case.
+  Validation validate_case(const Case& c);
+  /// Times one case that was validated. Never throws for what is wrong with the case: that is the status.
+  Record measure_case(const Case& c, const Validation& validation);
+  /// Validations of the run folder by case id; the last line of an id counts.
+  std::map<std::string, Validation> read_validations() const;
+
+ private:
+  Engine& engine_for(const Case& c);
+  void measure_model(const Case& c, const Validation& validation, Record& r);
+  void measure_op(const Case& c, Record& r);
+  void take_samples(Workload& workload, Record& r);
+  void store_samples(const std::vector<float>& samples, Record& r);
+
+  const EngineRegistry& registry_;
+  WorkerOptions options_;
+  std::unique_ptr<Engine> engine_;
+  std::string engine_name_, loaded_group_;
+  std::unique_ptr<ClockReader> clocks_;
+};
+
+/// The worker protocol (README, "Adding an engine"): reads the JSON array of cases in `cases_path`, measures (or, with
+/// `validate_only`, validates) them in that order and writes one JSON line each to `out`, flushed.
+void serve_cases(Worker& worker, const std::string& cases_path, bool validate_only, std::ostream& out);
+
+/// Is a CUPTI library mapped into this process? Absent where /proc cannot tell.
+std::optional<bool> profiler_mapped();
+
+}  // namespace tandem

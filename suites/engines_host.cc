@@ -1,0 +1,30 @@
+#include <fmt/format.h>
+
+#include "harness/base/error.h"
+#include "reference/engine/reference_engine.h"
+#include "suites/engines.h"
+
+namespace tandem {
+namespace {
+
+constexpr const char* kNoCuda = "this build has no CUDA engine (configure with preset cuda or h200)";
+
+}  // namespace
+
+EngineRegistry engine_registry() {
+  return {.make = [](const std::string& name, const EngineOptions&) -> std::unique_ptr<Engine> {
+            if (name == "reference") return std::make_unique<reference::ReferenceEngine>();
+            if (name == "cuda") throw DeviceError(fmt::format("engine: 'cuda' is not usable: {}", kNoCuda));
+            throw UsageError(fmt::format("engine: '{}' is not in this binary; it has: reference", name));
+          },
+          .device_usable =
+              [](std::string* reason) {
+                if (reason != nullptr) *reason = kNoCuda;
+                return false;
+              },
+          .l2_bytes = [](int) { return std::optional<double>(); }};
+}
+
+Ceilings measure_ceilings(const EngineOptions&) { return reference::measure_ceilings(); }
+
+}  // namespace tandem

@@ -1,0 +1,259 @@
+#include "suites/suite_main.h"
+
+#include <benchmark/benchmark.h>
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <iostream>
+#include <optional>
+
+#include "harness/base/error.h"
+#include "harness/record/benchmark_json.h"
+#include "harness/record/environment.h"
+#include "harness/run/worker.h"
+#include "harness/sweep/sweep_spec.h"
+#include "suites/engines.h"
+
+namespace tandem {
+namespace {
+
+constexpr const char* kAbout[] = {
+    "One encoder pass.",
+    "One decode step: the one that appends position tgt.",
+    "Encode, then tgt greedy steps, end to end; also the mean step.",
+    "Each kernel family beside its library peer.",
+    "Collectives.",
+    "The three memory levels.",
+    "The ceilings of this machine: what floors are measured against.",
+};
+
+struct Flags {
+  std::vector<std::vector<std::string>> values;  // one list an axis, in the order of axes()
+  std::string cases, out, ceilings;
+  int worker = 0, attempt = 1, device = 0;
+  int64_t level1_bytes = 0;
+  bool validate = false, measure_ceilings = false;
+  // Google Benchmark flags that our reporter answers
+  std::string format = "console", benchmark_out, out_format = "json";
+};
+
+/// Takes the --benchmark_* flags that are ours out of argv; refuses those that cannot mean anything here.
+std::vector<char*> take_benchmark_flags(int argc, char** argv, Flags& flags, std::vector<std::string>& rest) {
+  std::vector<char*> library = {argv[0]};
+  auto value = [](const std::string& arg) {
+    const size_t eq = arg.find('=');
+    return eq == std::string::npos ? std::string() : arg.substr(eq + 1);
+  };
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    if (arg.rfind("--benchmark_", 0) != 0) {
+      rest.push_back(arg);
+    } else if (arg.rfind("--benchmark_min_time", 0) == 0 || arg.rfind("--benchmark_repetitions", 0) == 0) {
+      throw UsageError(fmt::format(
+          "{}: not for this suite: samples are taken until their median is known; repeat whole processes with "
+          "`tandem run --workers N`",
+          arg.substr(0, arg.find('='))));
+    } else if (arg.rfind("--benchmark_format=", 0) == 0) {
+      flags.format = value(arg);
+      if (flags.format != "console" && flags.format != "json") {
+        throw UsageError(fmt::format("--benchmark_format: '{}' is not one of console json", flags.format));
+      }
+    } else if (arg.rfind("--benchmark_out=", 0) == 0) {
+      flags.benchmark_out = value(arg);
+    } else if (arg.rfind("--benchmark_out_format=", 0) == 0) {
+      if (value(arg) != "json") throw UsageError("--benchmark_out_format: only json is written");
+    } else {
+      library.push_back(argv[i]);
+    }
+  }
+  return library;
+}
+
+/// Every combination of the flags' values, checked.
+std::vector<Case> cases_of(Suite suite, const Flags& flags, const EngineRegistry& registry) {
+  nlohmann::json group = {{"suite", suite_name(suite)}};
+  std::string engine = best_engine(registry);
+  for (size_t i = 0; i < axes().size(); ++i) {
+    std::vector<std::string> values = flags.values[i];
+    if (values.empty()) continue;
+    if (axes()[i].name == "engine") {
+      for (std::string& v : values) {
+        if (v == "auto") v = engine;
+      }
+    }
+    nlohmann::json list = nlohmann::json::array();
+    for (const std::string& v : values) {
+      if (axes()[i].integer) {
+        Case probe;
+        axes()[i].set(probe, v);  // says what is wrong with it
+        list.push_back(std::stoll(v));
+      } else {
+        list.push_back(v);
+      }
+    }
+    group[std::string(axes()[i].name)] = list;
+  }
+  const SweepCases expanded =
+      expand_sweep({{"groups", {group}}}, {.engine = engine, .device = registry.device_usable(nullptr)});
+  if (expanded.cases.empty() && !expanded.skipped.empty()) throw ImpossibleCase(expanded.skipped.front().reason);
+  for (const SkippedCase& s : expanded.skipped) {
+    std::cerr << "skipped " << case_name(s.c) << ": " << s.reason << '\n';
+  }
+  return expanded.cases;
+}
+
+std::string show_us(double us) {
+  if (us >= 1e6) return fmt::format("{:.3f} s", us * 1e-6);
+  if (us >= 1e4) return fmt::format("{:.3f} ms", us * 1e-3);
+  return fmt::format("{:.2f} us", us);
+}
+
+void print_row(const Record& r, size_t width) {
+  std::string row = fmt::format("{:<{}}  ", r.name, width);
+  if (!r.summary) {
+    fmt::print("{}{}: {}\n", row, status_name(r.status), r.reason.value_or("no reason given"));
+    return;
+  }
+  row += fmt::format("{:>12}", show_us(r.summary->median_us));
+  row += r.summary->ci95_lo_us ? fmt::format("  [{}, {}]", show_us(*r.summary->ci95_lo_us), show_us(*r.summary->ci95_hi_us))
+                               : fmt::format("  [{} samples]", r.summary->n);
+  if (r.metrics.step_us) row += fmt::format("  step {}", show_us(*r.metrics.step_us));
+  if (r.floor.floor_us) row += fmt::format("  floor {} x{:.2f}", show_us(*r.floor.floor_us), r.floor.ratio.value_or(0));
+  if (r.metrics.gigabytes_per_second) row += fmt::format("  {:.1f} GB/s", *r.metrics.gigabytes_per_second);
+  if (r.metrics.teraflops) row += fmt::format("  {:.3f} TFLOP/s", *r.metrics.teraflops);
+  if (r.check && r.check->error) row += fmt::format("  error {:.1e} of {:.0e}", *r.check->error, r.check->tolerance.value_or(0));
+  if (r.status != Status::kOk) row += fmt::format("  {}: {}", status_name(r.status), r.reason.value_or(""));
+  fmt::print("{}\n", row);
+}
+
+/// Google Benchmark prints nothing itself: rows and JSON are ours.
+class Silent : public benchmark::BenchmarkReporter {
+ public:
+  bool ReportContext(const Context&) override { return true; }
+  void ReportRuns(const std::vector<Run>&) override {}
+};
+
+int run_by_hand(Suite suite, Flags& flags, std::vector<char*> library, WorkerOptions options,
+                const EngineRegistry& registry) {
+  const std::vector<Case> cases = cases_of(suite, flags, registry);
+  Worker worker(registry, std::move(options));
+  std::vector<Record> records;
+  size_t width = 0;
+  for (const Case& c : cases) width = std::max(width, case_name(c).size());
+  const bool rows = flags.format == "console";
+  for (const Case& c : cases) {
+    benchmark::RegisterBenchmark(case_name(c).c_str(), [&, c](benchmark::State& state) {
+      for (auto _ : state) {
+        const Record r = worker.measure_case(c, worker.validate_case(c));
+        if (r.status == Status::kOk) {
+          state.SetIterationTime(r.summary->median_us * 1e-6);
+        } else {
+          state.SkipWithError(r.reason.value_or("failed").c_str());
+        }
+        if (rows) print_row(r, width);
+        records.push_back(r);
+      }
+    })->Iterations(1)->UseManualTime();
+  }
+  int count = static_cast<int>(library.size());
+  benchmark::Initialize(&count, library.data());
+  if (count > 1) throw UsageError(fmt::format("unknown flag {} (see --help)", library[1]));
+  Silent silent;
+  benchmark::RunSpecifiedBenchmarks(&silent);
+  benchmark::Shutdown();
+
+  if (flags.format == "json" || !flags.benchmark_out.empty()) {
+    const std::string text = benchmark_json(capture_environment({}), records).dump(2);
+    if (flags.format == "json") fmt::print("{}\n", text);
+    if (!flags.benchmark_out.empty()) {
+      std::ofstream out(flags.benchmark_out);
+      out << text << '\n';
+      out.close();
+      if (!out) throw IoError(fmt::format("--benchmark_out: cannot write '{}'", flags.benchmark_out));
+    }
+  }
+  bool measured = false;
+  for (const Record& r : records) {
+    if (r.status != Status::kOk && r.status != Status::kSkipped) return static_cast<int>(ExitCode::kFailed);
+    measured |= r.status == Status::kOk;
+  }
+  if (!measured && !records.empty()) return static_cast<int>(ExitCode::kUsage);
+  return static_cast<int>(ExitCode::kGood);
+}
+
+int run(Suite suite, int argc, char** argv) {
+  Flags flags;
+  std::vector<std::string> rest;
+  const std::vector<char*> library = take_benchmark_flags(argc, argv, flags, rest);
+
+  CLI::App app(fmt::format("suite_{}: {} Every case is checked before it is timed.", suite_name(suite),
+                           kAbout[static_cast<int>(suite)]));
+  app.footer(
+      "Lists are separated by commas; every combination is a case. Google Benchmark's flags work too: "
+      "--benchmark_filter=RE, --benchmark_list_tests, --benchmark_format=console|json, --benchmark_out=FILE.\n"
+      "Exit codes: 0 good, 1 something is invalid or failed, 2 usage, 3 no usable device.");
+  flags.values.resize(axes().size());
+  for (size_t i = 0; i < axes().size(); ++i) {
+    const Axis& a = axes()[i];
+    app.add_option(fmt::format("--{}", a.name), flags.values[i], fmt::format("{} [{}]", a.help, a.allowed))
+        ->delimiter(',')
+        ->group("Axes");
+  }
+  app.add_option("--device", flags.device, "device number")->check(CLI::NonNegativeNumber);
+  app.add_option("--level1-bytes", flags.level1_bytes, "cap of the Level-1 cache")->check(CLI::NonNegativeNumber);
+  app.add_option("--ceilings", flags.ceilings, "file of measured rates for the floors (see --measure-ceilings)");
+  app.add_option("--cases", flags.cases, "worker: JSON array of cases to measure, in that order")->group("Worker");
+  app.add_option("--worker", flags.worker, "worker: index of this process")->group("Worker");
+  app.add_option("--attempt", flags.attempt, "worker: attempt of this process")->group("Worker");
+  app.add_option("--out", flags.out, "worker: run folder")->group("Worker");
+  app.add_flag("--validate", flags.validate, "worker: the validation pass instead of timing")->group("Worker");
+  if (suite == Suite::kLimits) {
+    app.add_flag("--measure-ceilings", flags.measure_ceilings, "measure this machine's rates and print them as JSON");
+  }
+  try {
+    std::vector<std::string> reversed(rest.rbegin(), rest.rend());
+    app.parse(reversed);
+  } catch (const CLI::CallForHelp& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    throw UsageError(e.what());
+  }
+
+  const EngineRegistry registry = engine_registry();
+  WorkerOptions options;
+  options.engine = {.device = flags.device, .run_dir = flags.out, .may_search = flags.validate || flags.cases.empty(),
+                    .level1_bytes = flags.level1_bytes};
+  options.worker = flags.worker;
+  options.attempt = flags.attempt;
+  options.run_dir = flags.out;
+  if (flags.measure_ceilings) {
+    fmt::print("{}\n", nlohmann::json(measure_ceilings(options.engine)).dump());
+    return static_cast<int>(ExitCode::kGood);
+  }
+  if (!flags.ceilings.empty()) options.ceilings = read_ceilings(flags.ceilings);
+  if (!flags.cases.empty()) {
+    if (flags.out.empty()) throw UsageError("--cases: needs --out DIR, the run folder");
+    Worker worker(registry, options);
+    serve_cases(worker, flags.cases, flags.validate, std::cout);
+    return static_cast<int>(ExitCode::kGood);
+  }
+  if (flags.ceilings.empty()) options.ceilings = cached_ceilings().value_or(Ceilings{});
+  return run_by_hand(suite, flags, library, std::move(options), registry);
+}
+
+}  // namespace
+
+int suite_main(Suite suite, int argc, char** argv) {
+  try {
+    return run(suite, argc, argv);
+  } catch (const Error& e) {
+    std::cerr << "suite_" << suite_name(suite) << ": " << e.what() << '\n';
+    return static_cast<int>(e.exit_code());
+  } catch (const std::exception& e) {
+    std::cerr << "suite_" << suite_name(suite) << ": " << e.what() << '\n';
+    return static_cast<int>(ExitCode::kFailed);
+  }
+}
+
+}  // namespace tandem
