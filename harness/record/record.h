@@ -100,6 +100,9 @@ struct Record {
   double wall_s = 0;
 };
 
+nlohmann::json check_to_json(const Check& check);
+Check check_from_json(const nlohmann::json& j);
+
 /// A record for `c` with its id and name, everything else absent.
 Record make_record(const Case& c, int worker, int attempt);
 /// Absent values are null, never 0; a NaN or infinity throws Error.

@@ -84,7 +84,7 @@ void judge(const Case& c, const Case& truth_case, const ModelConfig& config, con
   check.reference += (check.reference.empty() ? "" : " + ") + reference_name;
   check.error = std::max(check.error.value_or(0), comparison.relative_l2);
   check.tolerance = tol;
-  if (!(comparison.relative_l2 <= tol)) {
+  if (!comparison.within(tol)) {
     v.status = Status::kInvalid;
     check.where = comparison.where;
     v.reason = fmt::format("relative L2 error {:.3g} over {:.3g} against {}: {}", comparison.relative_l2, tol,
@@ -228,6 +228,26 @@ TokenComparison compare_tokens(const TokenGrid& grid, const Output& own, const O
     }
   }
   return result;
+}
+
+nlohmann::json validation_to_json(const Validation& v) {
+  return {{"id", v.id},
+          {"status", status_name(v.status)},
+          {"reason", v.reason ? nlohmann::json(*v.reason) : nlohmann::json()},
+          {"check", v.check ? check_to_json(*v.check) : nlohmann::json()}};
+}
+
+Validation validation_from_json(const nlohmann::json& j) {
+  try {
+    Validation v;
+    v.id = j.at("id").get<std::string>();
+    v.status = parse_status(j.at("status").get<std::string>());
+    if (!j.at("reason").is_null()) v.reason = j.at("reason").get<std::string>();
+    if (!j.at("check").is_null()) v.check = check_from_json(j.at("check"));
+    return v;
+  } catch (const nlohmann::json::exception& e) {
+    throw UsageError(fmt::format("validation: not what the validation pass writes: {}", e.what()));
+  }
 }
 
 Validation validate(const Case& c, Engine& engine, const ValidateOptions& options) {

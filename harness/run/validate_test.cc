@@ -1,0 +1,135 @@
+#include "harness/run/validate.h"
+
+#include <gtest/gtest.h>
+
+#include "harness/run/case_cost.h"
+#include "harness/run/testing/fake_engine.h"
+
+namespace tandem {
+namespace {
+
+using testing::Fault;
+using testing::FakeEngine;
+
+Case tiny_case(Suite suite) {
+  Case c;
+  c.suite = suite;
+  c.model = "tiny";
+  c.batch = 2;
+  c.src = 8;
+  c.tgt = 6;
+  c.precision = Precision::kFp32;
+  return c;
+}
+
+Validation validate_with(Fault fault, Suite suite, double reference_flops = 1e12) {
+  FakeEngine engine("cuda", fault);
+  ValidateOptions options;
+  options.reference_flops = reference_flops;
+  options.reference = [] { return std::make_unique<FakeEngine>("reference", Fault::kNone); };
+  return validate(tiny_case(suite), engine, options);
+}
+
+// Breaks when a right engine is refused, or its digest is missing.
+TEST(Validate, RightEnginePasses) {
+  for (Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+    const Validation v = validate_with(Fault::kNone, suite);
+    EXPECT_EQ(v.status, Status::kOk) << v.reason.value_or("");
+    ASSERT_TRUE(v.check);
+    EXPECT_EQ(v.check->digest->size(), 64u);
+    EXPECT_EQ(v.check->error, 0.0);
+  }
+}
+
+// Breaks when a wrong scale, a NaN or a wrong token passes.
+TEST(Validate, WrongEnginesAreInvalid) {
+  for (Fault fault : {Fault::kScale, Fault::kNan}) {
+    for (Suite suite : {Suite::kDecoder, Suite::kGenerate}) {
+      EXPECT_EQ(validate_with(fault, suite).status, Status::kInvalid) << static_cast<int>(fault);
+    }
+  }
+  const Validation v = validate_with(Fault::kToken, Suite::kGenerate);
+  EXPECT_EQ(v.status, Status::kInvalid);
+  EXPECT_NE(v.reason->find("step 2"), std::string::npos) << *v.reason;
+}
+
+// Breaks when a NaN error becomes a number in the record, or invalid JSON.
+TEST(Validate, NanErrorIsAbsentNotZero) {
+  const Validation v = validate_with(Fault::kNan, Suite::kDecoder);
+  EXPECT_FALSE(v.check->error);
+  EXPECT_TRUE(validation_to_json(v).at("check").at("error").is_null());
+}
+
+// Breaks when a large case skips either of its two checks: witness, then full size.
+TEST(Validate, LargeCaseUsesWitnessAndFullSize) {
+  const Validation v = validate_with(Fault::kNone, Suite::kGenerate, /*reference_flops=*/1e3);
+  EXPECT_EQ(v.status, Status::kOk) << v.reason.value_or("");
+  EXPECT_EQ(v.check->reference, "reference on a witness + library kernels");
+  EXPECT_EQ(validate_with(Fault::kScale, Suite::kGenerate, 1e3).status, Status::kInvalid);
+}
+
+// Breaks when an exception of the engine kills the pass instead of becoming the case's status.
+TEST(Validate, ExceptionsBecomeStatuses) {
+  EXPECT_EQ(validate_with(Fault::kOutOfMemory, Suite::kDecoder).status, Status::kOom);
+  EXPECT_EQ(validate_with(Fault::kImpossible, Suite::kDecoder).status, Status::kSkipped);
+}
+
+// Breaks when the reference is taken on trust.
+TEST(Validate, ReferenceChecksItself) {
+  Case c = tiny_case(Suite::kDecoder);
+  c.engine = "reference";
+  FakeEngine good("reference", Fault::kNone), bad("reference", Fault::kSelfCheck);
+  EXPECT_EQ(validate(c, good, {}).status, Status::kOk);
+  EXPECT_EQ(validate(c, bad, {}).status, Status::kInvalid);
+}
+
+// Breaks when an operation that fails its own check is timed.
+TEST(Validate, OperationsCheckThemselves) {
+  EXPECT_EQ(validate_with(Fault::kNone, Suite::kLimits).status, Status::kOk);
+  EXPECT_EQ(validate_with(Fault::kNan, Suite::kLimits).status, Status::kInvalid);
+}
+
+// Breaks when a witness keeps the size that made it necessary, or cuts what picks the kernels.
+TEST(Validate, WitnessFitsItsBudget) {
+  Case c;
+  c.suite = Suite::kGenerate;
+  c.model = "transformer-big";
+  c.batch = 64;
+  c.src = 512;
+  const ModelConfig config = preset("transformer-big");
+  const Witness w = make_witness(c, config, 2e10);
+  EXPECT_LE(case_cost(w.c, w.config).flops(), 2e10);
+  EXPECT_EQ(w.config.d_model, config.d_model);
+  EXPECT_EQ(w.config.head_dim, config.head_dim);
+  EXPECT_EQ(w.config.encoder.layers, 2);
+  EXPECT_GT(w.c.batch, 1);
+}
+
+// Breaks when a tie within the logit error is called wrong, or a real difference is excused.
+TEST(CompareTokens, ExcusesOnlyWhatTheErrorExplains) {
+  Output truth, own;
+  truth.rows = own.rows = 1;
+  truth.cols = own.cols = 4;
+  truth.values = {0.0f, 1.0f, 1.01f, 0.5f};
+  own.values = {0.0f, 1.02f, 1.0f, 0.5f};
+  const std::vector<int32_t> near = {1}, far = {3}, outside = {9};
+  auto grid = [](const std::vector<int32_t>& t) { return TokenGrid{.tokens = t, .batch = 1, .steps = 1, .stride = 1}; };
+  EXPECT_EQ(compare_tokens(grid(near), own, truth).excused, 1);
+  EXPECT_EQ(compare_tokens(grid(near), own, truth).wrong, 0);
+  EXPECT_EQ(compare_tokens(grid(far), own, truth).wrong, 1);
+  EXPECT_EQ(compare_tokens(grid(outside), own, truth).wrong, 1);
+}
+
+// Breaks when a line of validation.jsonl does not come back as it was written.
+TEST(Validate, LineRoundTrip) {
+  const Validation v = validate_with(Fault::kToken, Suite::kGenerate);
+  const Validation back = validation_from_json(nlohmann::json::parse(validation_to_json(v).dump()));
+  EXPECT_EQ(back.id, v.id);
+  EXPECT_EQ(back.status, v.status);
+  EXPECT_EQ(back.reason, v.reason);
+  EXPECT_EQ(back.check->tokens_compared, v.check->tokens_compared);
+  EXPECT_THROW(validation_from_json({{"id", "x"}}), UsageError);
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,146 @@
+#include "harness/run/worker.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "harness/run/testing/fake_engine.h"
+
+namespace tandem {
+namespace {
+
+using testing::Fault;
+using testing::FakeEngine;
+
+class WorkerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = std::filesystem::path(::testing::TempDir()) /
+           (std::string("tandem-worker-") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::remove_all(dir_);
+    std::filesystem::create_directories(dir_);
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  EngineRegistry registry(Fault fault) {
+    return {.make = [fault](const std::string& name, const EngineOptions&) -> std::unique_ptr<Engine> {
+              return std::make_unique<FakeEngine>(name, name == "reference" ? Fault::kNone : fault);
+            },
+            .device_usable = [](std::string*) { return true; },
+            .l2_bytes = [](int) { return std::optional<double>(); }};
+  }
+  Case tiny(Suite suite) {
+    Case c;
+    c.suite = suite;
+    c.model = "tiny";
+    c.batch = 2;
+    c.src = 8;
+    c.tgt = 4;
+    c.engine = "reference";
+    c.precision = Precision::kFp32;
+    return c;
+  }
+  WorkerOptions options() {
+    WorkerOptions o;
+    o.run_dir = dir_.string();
+    return o;
+  }
+  std::filesystem::path dir_;
+};
+
+// Breaks when the main path leaves a record that the schema's reader refuses, or loses the samples.
+TEST_F(WorkerTest, RecordRoundTripsWithItsSamples) {
+  const EngineRegistry engines = registry(Fault::kNone);
+  Worker worker(engines, options());
+  const Case c = tiny(Suite::kGenerate);
+  const Record r = worker.measure_case(c, worker.validate_case(c));
+  ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
+  const Record back = record_from_json(nlohmann::json::parse(record_to_json(r).dump()));
+  EXPECT_EQ(back.id, case_id(c));
+  EXPECT_EQ(back.summary->median_us, 1000);
+  EXPECT_EQ(back.metrics.step_us, 10);
+  EXPECT_EQ(back.check->digest, back.check->digest_after);
+  ASSERT_TRUE(back.samples);
+  EXPECT_EQ(std::filesystem::file_size(dir_ / back.samples->file), back.samples->n * sizeof(float));
+}
+
+// Breaks when an output that changed after the check keeps its time.
+TEST_F(WorkerTest, ChangedOutputAfterTimingIsInvalid) {
+  const EngineRegistry engines = {
+      .make = [](const std::string& name, const EngineOptions&) -> std::unique_ptr<Engine> {
+        return std::make_unique<FakeEngine>(name, Fault::kUnstable);
+      },
+      .device_usable = [](std::string*) { return true; },
+      .l2_bytes = [](int) { return std::optional<double>(); }};
+  Worker worker(engines, options());
+  const Case c = tiny(Suite::kDecoder);
+  const Record r = worker.measure_case(c, worker.validate_case(c));
+  EXPECT_EQ(r.status, Status::kInvalid);
+  EXPECT_FALSE(r.summary);
+  EXPECT_NE(r.reason->find("not the one that was checked"), std::string::npos);
+}
+
+// Breaks when a case without a passed validation is timed.
+TEST_F(WorkerTest, NothingUnvalidatedIsTimed) {
+  const EngineRegistry engines = registry(Fault::kNone);
+  std::ofstream(dir_ / "cases.json") << nlohmann::json::array({case_to_json(tiny(Suite::kDecoder))}).dump();
+  Worker worker(engines, options());
+  std::ostringstream out;
+  serve_cases(worker, (dir_ / "cases.json").string(), false, out);
+  const Record r = record_from_json(nlohmann::json::parse(out.str()));
+  EXPECT_EQ(r.status, Status::kError);
+  EXPECT_FALSE(r.summary);
+
+  // The same after the validation pass, through validation.jsonl with a line that a kill cut off.
+  std::ostringstream validation;
+  serve_cases(worker, (dir_ / "cases.json").string(), true, validation);
+  std::ofstream(dir_ / "validation.jsonl") << validation.str() << R"({"id":"cut)";
+  std::ostringstream again;
+  serve_cases(worker, (dir_ / "cases.json").string(), false, again);
+  EXPECT_EQ(record_from_json(nlohmann::json::parse(again.str())).status, Status::kOk) << again.str();
+}
+
+// Breaks when cases of one group load the weights again.
+TEST_F(WorkerTest, OneGroupLoadsOnce) {
+  int loads = 0;
+  struct Counting : FakeEngine {
+    explicit Counting(int* n) : FakeEngine("reference", Fault::kNone), n_(n) {}
+    void load(const Case& c, const ModelConfig& m, Precision p) override {
+      ++*n_;
+      FakeEngine::load(c, m, p);
+    }
+    int* n_;
+  };
+  const EngineRegistry engines = {.make = [&](const std::string&, const EngineOptions&) -> std::unique_ptr<Engine> {
+                                    return std::make_unique<Counting>(&loads);
+                                  },
+                                  .device_usable = [](std::string*) { return true; },
+                                  .l2_bytes = [](int) { return std::optional<double>(); }};
+  Worker worker(engines, options());
+  Case a = tiny(Suite::kDecoder), b = a;
+  b.batch = 4;
+  const Validation va = worker.validate_case(a), vb = worker.validate_case(b);
+  loads = 0;
+  EXPECT_EQ(worker.measure_case(a, va).status, Status::kOk);
+  EXPECT_EQ(worker.measure_case(b, vb).status, Status::kOk);
+  EXPECT_EQ(loads, 1);
+}
+
+// Breaks when an operation's rate is not bytes over its median.
+TEST_F(WorkerTest, OperationsHaveRates) {
+  const EngineRegistry engines = registry(Fault::kNone);
+  Worker worker(engines, options());
+  Case c = tiny(Suite::kLimits);
+  c.op = "read";
+  const Record r = worker.measure_case(c, worker.validate_case(c));
+  ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
+  EXPECT_DOUBLE_EQ(*r.metrics.gigabytes_per_second, 1.0);  // 1e6 bytes in 1000 us
+}
+
+// Breaks when a timed process cannot tell that a profiler sits in it.
+TEST(Process, SaysWhetherAProfilerIsMapped) { EXPECT_EQ(profiler_mapped(), std::optional<bool>(false)); }
+
+}  // namespace
+}  // namespace tandem
