@@ -1,5 +1,5 @@
-// A case: one point of a sweep, fully resolved. Its axes are one table, from which come the flags of every suite binary,
-// the keys of sweep files and records, the case's name and its id.
+// A case: one point of a sweep, fully resolved. Its axes are one table, from which come the flags of every
+// suite binary, the keys of sweep files and records, the case's name and its id.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "harness/base/precision.h"
+#include "harness/sweep/values.h"
 
 namespace tandem {
 
@@ -18,6 +19,8 @@ enum class Suite : uint8_t { kEncoder, kDecoder, kGenerate, kKernels, kCollectiv
 std::string_view suite_name(Suite suite);  // "encoder"; the binary is "suite_encoder"
 /// Throws UsageError naming the allowed ones.
 Suite parse_suite(std::string_view name);
+/// In the order of the README's list.
+const std::vector<Suite>& suites();
 
 struct Case {
   Suite suite = Suite::kDecoder;
@@ -38,7 +41,7 @@ struct Case {
   std::string kernel = "auto";
   std::string memory = "level1";
   std::string engine = "cuda";
-  std::string op;  ///< what suite_kernels, suite_memory and suite_limits measure; empty elsewhere
+  std::string op = "";  ///< what suite_kernels, suite_memory and suite_limits measure; empty elsewhere
 
   bool operator==(const Case&) const = default;
 };
@@ -47,8 +50,8 @@ struct Case {
 struct Axis {
   std::string_view name;
   bool integer;
-  bool always_in_name;      ///< printed in the case name even at its default
-  std::string_view allowed; ///< for messages and --help
+  bool always_in_name;       ///< printed in the case name even at its default
+  std::string_view allowed;  ///< for messages and --help
   std::string_view help;
   std::function<std::string(const Case&)> get;
   /// Throws UsageError naming axis, value and what is allowed.
@@ -60,22 +63,39 @@ const std::vector<Axis>& axes();
 /// Throws UsageError naming the known axes.
 const Axis& axis(std::string_view name);
 
+/// The values of an axis given in one flag, "1,8,64". A comma inside a value ("seed:0,outliers",
+/// "top_k:4,temperature:0.8") does not separate. Throws UsageError naming axis, value and what is allowed.
+std::vector<std::string> split_values(const Axis& axis, const std::string& text);
+
+/// The operations that suite_kernels, suite_memory and suite_limits measure; empty for the other suites.
+const std::vector<std::string>& suite_ops(Suite suite);
+
+/// Does the value of `axis` change what `suite` measures (with `op`, where the suite has one)? suite_encoder
+/// has no tgt.
+bool axis_used(Suite suite, std::string_view op, std::string_view axis);
+/// `c` with every axis that its suite does not use at its default, so that two cases that measure the same
+/// are one. Throws UsageError for an op that the suite does not know.
+Case canonical(Case c);
+
 /// "decoder/model:transformer-big/batch:8/src:128/tgt:128/precision:bf16/sparsity:dense/tp:1/engine:cuda".
 std::string case_name(const Case& c);
-/// First 16 hex digits of SHA-256 over the canonical JSON of the suite and the fields that differ from their default.
-/// A model or lengths file enters by the SHA-256 of its content.
+/// First 16 hex digits of SHA-256 over the canonical JSON of the suite and the fields that differ from their
+/// default. A model or lengths file enters by the SHA-256 of its content.
 std::string case_id(const Case& c);
 
 /// Every axis by name (integers as numbers), plus "suite".
 nlohmann::json case_to_json(const Case& c);
+/// `id` and `name`, which the driver adds for engines in other languages, are ignored.
 /// Throws UsageError for an unknown key, a wrong type or a value outside its axis.
 Case case_from_json(const nlohmann::json& j);
 
-/// Combinations that cannot work for any engine: throws ImpossibleCase naming the fields (heads not divisible by tp,
-/// lengths beyond the position table). Loads the model's config.
+/// Combinations that cannot work for any engine: throws ImpossibleCase naming the fields (heads not divisible
+/// by tp, lengths beyond the position table). Loads the model's config: throws UsageError when there is none
+/// such.
 void check_combination(const Case& c);
 
-/// Cases of one group run in one worker process: they share suite, engine, model, weights, precision, sparsity, kv, tp, dp.
+/// Cases of one group run in one worker process: they share suite, engine, model, weights, precision,
+/// sparsity, kv, tp, dp.
 std::string group_key(const Case& c);
 
 }  // namespace tandem

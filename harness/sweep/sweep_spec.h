@@ -18,6 +18,7 @@ namespace tandem {
 struct SkippedCase {
   Case c;
   std::string reason;
+  bool for_device = false;  ///< skipped for want of a device, or of enough devices
 };
 
 struct SweepCases {
@@ -28,17 +29,17 @@ struct SweepCases {
 
 /// What the sweep is expanded for.
 struct ExpandOptions {
-  std::string engine;   ///< the resolved engine; replaces the engine axis of every group that does not name one
-  bool device = false;  ///< is there a usable device? groups with "needs": "device" are skipped without one
+  std::string engine = "reference";  ///< the resolved engine: that of every group that does not name one
+  int devices = 0;  ///< usable devices; groups with "needs": "device" and engine cuda are skipped without
+  std::vector<std::string> peers = {};  ///< engines beside cuda and reference that a case may name
 };
 
-/// Expands every group (cartesian product, first axis of the README's table outermost), drops duplicates.
-/// Throws UsageError for JSON that is not a sweep: unknown key, axis or value, empty list, no group.
+/// Expands every group (cartesian product, first axis of the README's table outermost), makes each case
+/// canonical and drops duplicates. A model that is a folder takes its weights from it ("checkpoint") where
+/// the group names none. Throws UsageError for JSON that is not a sweep: unknown key, axis, engine or value,
+/// empty list, no group.
 SweepCases expand_sweep(const nlohmann::json& sweep, const ExpandOptions& options);
 /// Reads and expands a file; messages carry its path.
 SweepCases load_sweep(const std::string& path, const ExpandOptions& options);
-
-/// The operations that suite_kernels, suite_memory and suite_limits know; an empty op axis expands into all of them.
-const std::vector<std::string>& suite_ops(Suite suite);
 
 }  // namespace tandem

@@ -1,0 +1,160 @@
+// Which axes each suite uses, and which combinations cannot work.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "harness/base/error.h"
+#include "harness/model/batch.h"
+#include "harness/model/config.h"
+#include "harness/sweep/case.h"
+
+namespace tandem {
+namespace {
+
+bool one_of(std::string_view value, std::initializer_list<std::string_view> list) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
+[[noreturn]] void impossible(const std::string& why) {
+  throw ImpossibleCase(why);
+}
+
+void check_side(const Case& c, const SparsitySpec& sparsity, std::string_view side,
+                const StackConfig& stack) {
+  if (stack.heads % c.tp != 0) {
+    impossible(fmt::format("tp: {} does not divide the {} heads of the {}", c.tp, stack.heads, side));
+  }
+  if (stack.d_ff % c.tp != 0) {
+    impossible(fmt::format("tp: {} does not divide the d_ff of {} of the {}", c.tp, stack.d_ff, side));
+  }
+  auto check_removed = [&](double fraction, int count, std::string_view what) {
+    const auto removed = std::lround(fraction * count);
+    if (fraction != 0 && (removed < 1 || removed >= count)) {
+      impossible(
+          fmt::format("sparsity: '{}' removes {} of {} {} of the {}; at least one must go and one stay",
+                      c.sparsity, removed, count, what, side));
+    }
+  };
+  check_removed(sparsity.heads, stack.heads, "heads");
+  check_removed(sparsity.ffn, stack.d_ff, "FFN columns");
+  check_removed(sparsity.layers, stack.layers, "layers");
+  if (sparsity.two_of_four && stack.d_ff % 4 != 0) {
+    impossible(fmt::format("sparsity: 2:4 needs d_ff divisible by 4, the {} has {}", side, stack.d_ff));
+  }
+}
+
+void check_lengths(const Case& c, const ModelConfig& config) {
+  const bool table = config.position == Position::kSinusoidal ||
+                     config.position == Position::kSinusoidalHalves || config.position == Position::kLearned;
+  auto check_length = [&](std::string_view name, int value) {
+    if (table && value > config.max_positions && axis_used(c.suite, c.op, name)) {
+      impossible(
+          fmt::format("{}: {} is beyond the {} positions of {}", name, value, config.max_positions, c.model));
+    }
+  };
+  check_length("src", c.src);
+  check_length("tgt", c.tgt);
+  source_lengths(parse_lengths(c.lengths), c.batch, c.src,
+                 /*seed=*/1);  // throws for a ratio or file that does not fit
+}
+
+}  // namespace
+
+const std::vector<std::string>& suite_ops(Suite suite) {
+  static const std::vector<std::string> none;
+  static const std::vector<std::string> kernels = {"gemm_qkv",
+                                                   "gemm_out",
+                                                   "gemm_ffn_up",
+                                                   "gemm_ffn_down",
+                                                   "gemm_head",
+                                                   "encoder_attention",
+                                                   "decode_self_attention",
+                                                   "cross_attention",
+                                                   "norm",
+                                                   "embedding",
+                                                   "head_argmax"};
+  static const std::vector<std::string> memory = {"cold_load", "warm_load", "allocation", "peak",
+                                                  "fragmentation"};
+  static const std::vector<std::string> limits = {"read",           "copy",       "l2",       "gemm",
+                                                  "gemm_sustained", "empty_node", "attention"};
+  switch (suite) {
+    case Suite::kKernels:
+      return kernels;
+    case Suite::kMemory:
+      return memory;
+    case Suite::kLimits:
+      return limits;
+    default:
+      return none;
+  }
+}
+
+bool axis_used(Suite suite, std::string_view op, std::string_view axis) {
+  if (one_of(axis, {"engine", "op"})) return true;
+  switch (suite) {
+    case Suite::kEncoder:
+      return !one_of(axis, {"tgt", "kv", "decode", "stop"});
+    case Suite::kDecoder:
+      return axis != "stop";
+    case Suite::kGenerate:
+      return true;
+    case Suite::kKernels:
+      if (axis == "kv") return one_of(op, {"decode_self_attention", "cross_attention"});
+      if (axis == "sparsity") return op.starts_with("gemm_");
+      if (axis == "src" || axis == "lengths") return op != "decode_self_attention";
+      if (axis == "tgt") return op != "encoder_attention";
+      return !one_of(axis, {"weights", "dp", "decode", "stop", "memory"});
+    case Suite::kCollectives:
+      return one_of(axis, {"model", "batch", "src", "precision", "tp", "kernel"});
+    case Suite::kMemory:
+      if (one_of(op, {"cold_load", "warm_load"})) {
+        return one_of(axis, {"model", "weights", "precision", "sparsity", "tp", "memory"});
+      }
+      return !one_of(axis, {"dp", "decode", "stop", "kernel"});
+    case Suite::kLimits:
+      return axis == "precision" && one_of(op, {"gemm", "gemm_sustained", "attention"});
+  }
+  return true;
+}
+
+Case canonical(Case c) {
+  static const Case defaults;
+  const auto& ops = suite_ops(c.suite);
+  if (ops.empty() ? !c.op.empty() : std::find(ops.begin(), ops.end(), c.op) == ops.end()) {
+    throw UsageError(fmt::format("op: '{}' is not allowed in suite {}; {}", c.op, suite_name(c.suite),
+                                 ops.empty() ? "it has none" : fmt::format("{}", fmt::join(ops, " "))));
+  }
+  for (const Axis& a : axes()) {
+    if (!axis_used(c.suite, c.op, a.name)) a.set(c, a.get(defaults));
+  }
+  return c;
+}
+
+void check_combination(const Case& c) {
+  const ModelConfig config = [&] {
+    try {
+      return load_model(c.model);
+    } catch (const IoError& e) {
+      throw UsageError(e.what());
+    }
+  }();
+  const SparsitySpec sparsity = parse_sparsity(c.sparsity);
+  check_side(c, sparsity, "encoder", config.encoder);
+  if (c.suite != Suite::kEncoder) check_side(c, sparsity, "decoder", config.decoder);
+  if (sparsity.two_of_four && (config.d_model % 4 != 0 || config.head_dim % 4 != 0)) {
+    impossible(fmt::format("sparsity: 2:4 needs d_model and head_dim divisible by 4, {} has {} and {}",
+                           c.model, config.d_model, config.head_dim));
+  }
+  if (c.weights == "checkpoint" && !std::filesystem::is_directory(c.model)) {
+    impossible(fmt::format("weights: checkpoint needs a checkpoint folder as model, '{}' is none", c.model));
+  }
+  if (c.suite != Suite::kLimits) check_lengths(c, config);
+  const DecodeSpec decode = parse_decode(c.decode);
+  if (decode.beams > config.vocab || decode.top_k > config.vocab) {
+    impossible(fmt::format("decode: '{}' asks for more than the vocabulary of {}", c.decode, config.vocab));
+  }
+}
+
+}  // namespace tandem

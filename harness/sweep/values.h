@@ -1,0 +1,51 @@
+// The values of axes that have a grammar of their own: sparsity and decode.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace tandem {
+
+/// `sparsity` axis: what is removed from the dense model. "dense", or parts joined by "+", each at most once:
+/// "2:4", "unstructured:R", "heads:R", "ffn:R", "layers:R"; R is the fraction removed, 0 < R < 1.
+struct SparsitySpec {
+  bool two_of_four = false;
+  double unstructured = 0;  ///< of the weights of each matrix; not together with 2:4
+  double heads = 0;         ///< of the attention heads of each layer
+  double ffn = 0;           ///< of the inner dimension of each FFN
+  double layers = 0;        ///< of the layers of each side
+
+  bool dense() const { return *this == SparsitySpec{}; }
+  bool operator==(const SparsitySpec&) const = default;
+};
+/// Throws UsageError naming the allowed forms.
+SparsitySpec parse_sparsity(std::string_view text);
+/// Canonical: parts in the order above, fractions in their shortest form.
+std::string sparsity_text(const SparsitySpec& spec);
+
+/// `decode` axis: "greedy"; "beam:K" with ",length_penalty:A"; "top_k:K" with ",top_p:P" and
+/// ",temperature:T"; "top_p:P" with ",temperature:T".
+struct DecodeSpec {
+  enum class Kind : unsigned char { kGreedy, kBeam, kSample } kind = Kind::kGreedy;
+  int beams = 1;              ///< 2 to 32 for kBeam
+  double length_penalty = 1;  ///< 0 to 10
+  int top_k = 0;              ///< 1 to 1024; 0: all
+  double top_p = 1;           ///< 0 < P <= 1
+  double temperature = 1;     ///< 0 < T <= 100
+
+  bool operator==(const DecodeSpec&) const = default;
+};
+/// Throws UsageError naming the allowed forms.
+DecodeSpec parse_decode(std::string_view text);
+/// Canonical: options in the order above, those at their default left out.
+std::string decode_text(const DecodeSpec& spec);
+
+/// How messages and --help state the two grammars.
+inline constexpr std::string_view kSparsityAllowed =
+    "dense, or 2:4, unstructured:R, heads:R, ffn:R, layers:R joined by '+' (0 < R < 1, the fraction removed; "
+    "2:4 not with unstructured)";
+inline constexpr std::string_view kDecodeAllowed =
+    "greedy, beam:K[,length_penalty:A], top_k:K[,top_p:P][,temperature:T], top_p:P[,temperature:T] "
+    "(K 2 to 32 beams, K 1 to 1024 for top_k, 0 < P <= 1, 0 < T <= 100, 0 <= A <= 10)";
+
+}  // namespace tandem
