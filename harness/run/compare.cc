@@ -16,7 +16,9 @@ double ratio(double difference_squared, double expected_squared) {
   return expected_squared == 0 ? kInfinity : std::sqrt(difference_squared / expected_squared);
 }
 
-bool same_nonfinite(float a, float b) { return (std::isnan(a) && std::isnan(b)) || a == b; }
+bool same_nonfinite(float a, float b) {
+  return (std::isnan(a) && std::isnan(b)) || a == b;
+}
 
 std::string describe(const Comparison& c, size_t actual_size) {
   if (!c.same_size) return fmt::format("{} elements where {} were expected", actual_size, c.elements);
@@ -24,7 +26,8 @@ std::string describe(const Comparison& c, size_t actual_size) {
     return fmt::format("{} elements are NaN or infinite on one side only, the first at [{}, {}]",
                        c.nonfinite_mismatches, c.first_nonfinite / c.cols, c.first_nonfinite % c.cols);
   }
-  if (c.nonfinite_expected > 0) return fmt::format("{} expected values are NaN or infinite", c.nonfinite_expected);
+  if (c.nonfinite_expected > 0)
+    return fmt::format("{} expected values are NaN or infinite", c.nonfinite_expected);
   if (c.worst_index < 0) return {};
   return fmt::format("[{}, {}]: expected {:g}, got {:g}; row {} is off by {:.1e}", c.worst_index / c.cols,
                      c.worst_index % c.cols, c.worst_expected, c.worst_actual, c.worst_row, c.worst_row_l2);
@@ -73,7 +76,8 @@ Comparison compare(std::span<const float> actual, std::span<const float> expecte
       c.worst_row = row;
     }
   }
-  c.relative_l2 = c.nonfinite_mismatches > 0 || c.nonfinite_expected > 0 ? kInfinity : ratio(difference, norm);
+  c.relative_l2 =
+      c.nonfinite_mismatches > 0 || c.nonfinite_expected > 0 ? kInfinity : ratio(difference, norm);
   c.where = describe(c, actual.size());
   return c;
 }

@@ -71,7 +71,8 @@ TEST(Compare, OneWrongRowOfManyIsFound) {
   EXPECT_FALSE(c.within(0.01));
 }
 
-// Breaks when outputs of different sizes compare equal over their common part, or an empty one passes for a full one.
+// Breaks when outputs of different sizes compare equal over their common part, or an empty one passes for a
+// full one.
 TEST(Compare, SizesMustBeEqual) {
   const std::vector<float> two = {1, 2};
   EXPECT_FALSE(compare({}, two, 2).within(1e9));

@@ -1,0 +1,169 @@
+#include "reference/model/decoder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "harness/base/error.h"
+#include "reference/model/sublayer.h"
+#include "reference/ops/attention.h"
+#include "reference/ops/dense.h"
+#include "reference/ops/ffn.h"
+#include "reference/ops/head.h"
+
+namespace tandem::reference {
+namespace {
+
+RelativeBias decoder_bias(const ModelConfig& config, const DecoderWeight& w) {
+  return {.table = w.relative_bias, .bidirectional = false, .max_distance = config.relative_max_distance};
+}
+
+/// Row b of `rows` becomes row b * capacity + position of the cache.
+void append(Matrix& cache, const Matrix& rows, int capacity, int position) {
+  for (int64_t b = 0; b < rows.rows; ++b) {
+    std::copy_n(rows.row(b), rows.cols, cache.row(b * capacity + position));
+  }
+}
+
+/// 0, stride, 2 * stride, ...: count + 1 of them.
+std::vector<int32_t> even_offsets(int count, int stride) {
+  std::vector<int32_t> offsets(count + 1);
+  for (int b = 0; b <= count; ++b) offsets[b] = b * stride;
+  return offsets;
+}
+
+/// One token a sequence: x [batch, d_model] -> [batch, d_model]. Self-attention reads the cache of earlier
+/// steps.
+Matrix decoder_layer_step(const ModelConfig& config, const DecoderLayerWeight& w, const RelativeBias& bias,
+                          DecoderState& state, LayerCache& cache, MatrixView x) {
+  const std::vector<int32_t> one_query = even_offsets(state.batch(), 1);
+  const std::vector<int32_t> cache_rows = even_offsets(state.batch(), state.capacity);
+  const std::vector<int32_t> lengths(state.batch(), state.length + 1);
+
+  const Matrix self = residual(config, w.self_norm, x, [&](MatrixView n) {
+    const Matrix q = dense(n, w.self.q);
+    append(cache.self_k, dense(n, w.self.k), state.capacity, state.length);
+    append(cache.self_v, dense(n, w.self.v), state.capacity, state.length);
+    const Matrix heads = attention({.q = q,
+                                    .query_offsets = one_query,
+                                    .query_position = state.length,
+                                    .k = cache.self_k,
+                                    .v = cache.self_v,
+                                    .key_offsets = cache_rows,
+                                    .mask = {AttentionMask::Kind::kCausal, lengths.data()},
+                                    .heads = config.decoder.heads,
+                                    .scale = config.attention_scale,
+                                    .bias = bias});
+    return dense(heads, w.self.out);
+  });
+  const Matrix cross = residual(config, w.cross_norm, self, [&](MatrixView n) {
+    const Matrix q = dense(n, w.cross.q);
+    const Matrix heads = attention({.q = q,
+                                    .query_offsets = one_query,
+                                    .query_position = state.length,
+                                    .k = cache.cross_k,
+                                    .v = cache.cross_v,
+                                    .key_offsets = state.source_offsets,
+                                    .mask = {AttentionMask::Kind::kCross, state.source_lengths.data()},
+                                    .heads = config.decoder.heads,
+                                    .scale = config.attention_scale});
+    return dense(heads, w.cross.out);
+  });
+  return residual(config, w.ffn_norm, cross,
+                  [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation); });
+}
+
+/// All positions at once: x [target tokens, d_model] -> [target tokens, d_model].
+Matrix decoder_layer_full(const ModelConfig& config, const DecoderLayerWeight& w, const RelativeBias& bias,
+                          const TransformerBatch& source, MatrixView encoder_output,
+                          const TransformerBatch& target, MatrixView x) {
+  const Matrix self = residual(config, w.self_norm, x, [&](MatrixView n) {
+    const Matrix q = dense(n, w.self.q);
+    const Matrix k = dense(n, w.self.k);
+    const Matrix v = dense(n, w.self.v);
+    const Matrix heads = attention({.q = q,
+                                    .query_offsets = target.offsets,
+                                    .k = k,
+                                    .v = v,
+                                    .key_offsets = target.offsets,
+                                    .mask = {AttentionMask::Kind::kCausal, target.lengths.data()},
+                                    .heads = config.decoder.heads,
+                                    .scale = config.attention_scale,
+                                    .bias = bias});
+    return dense(heads, w.self.out);
+  });
+  const Matrix cross = residual(config, w.cross_norm, self, [&](MatrixView n) {
+    const Matrix q = dense(n, w.cross.q);
+    const Matrix k = dense(encoder_output, w.cross.k);
+    const Matrix v = dense(encoder_output, w.cross.v);
+    const Matrix heads = attention({.q = q,
+                                    .query_offsets = target.offsets,
+                                    .k = k,
+                                    .v = v,
+                                    .key_offsets = source.offsets,
+                                    .mask = {AttentionMask::Kind::kCross, source.lengths.data()},
+                                    .heads = config.decoder.heads,
+                                    .scale = config.attention_scale});
+    return dense(heads, w.cross.out);
+  });
+  return residual(config, w.ffn_norm, cross,
+                  [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation); });
+}
+
+Matrix to_logits(const ModelConfig& config, const DecoderWeight& w, MatrixView x) {
+  if (config.final_norm) return head(normalise(config, w.final_norm, x), w.head, config.head_scale);
+  return head(x, w.head, config.head_scale);
+}
+
+}  // namespace
+
+DecoderState start_decoder(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
+                           MatrixView encoder_output, int capacity) {
+  expect_shape(encoder_output, source.tokens(), config.d_model, "encoder output");
+  const int64_t inner = config.inner(config.decoder);
+  const int64_t rows = static_cast<int64_t>(source.size()) * capacity;
+  DecoderState state{.source_lengths = source.lengths,
+                     .source_offsets = source.offsets,
+                     .capacity = capacity,
+                     .length = 0,
+                     .layers = {}};
+  for (const DecoderLayerWeight& layer : w.layers) {
+    state.layers.push_back({.self_k = Matrix(rows, inner),
+                            .self_v = Matrix(rows, inner),
+                            .cross_k = dense(encoder_output, layer.cross.k),
+                            .cross_v = dense(encoder_output, layer.cross.v)});
+  }
+  return state;
+}
+
+Matrix decoder_step(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
+                    std::span<const int32_t> ids) {
+  if (static_cast<int>(ids.size()) != state.batch()) {
+    throw Error(fmt::format("decoder step: {} ids for a batch of {}", ids.size(), state.batch()));
+  }
+  if (state.length >= state.capacity) {
+    throw Error(fmt::format("decoder step: the K/V cache of {} tokens is full", state.capacity));
+  }
+  const std::vector<int32_t> positions(ids.size(), state.length);
+  Matrix x = embed_tokens(config, w, ids, positions);
+  for (size_t i = 0; i < w.layers.size(); ++i) {
+    x = decoder_layer_step(config, w.layers[i], decoder_bias(config, w), state, state.layers[i], x);
+  }
+  state.length += 1;
+  return to_logits(config, w, x);
+}
+
+Matrix decoder_full(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
+                    MatrixView encoder_output, const TransformerBatch& target) {
+  if (target.size() != source.size()) {
+    throw Error(fmt::format("decoder: {} targets for {} sources", target.size(), source.size()));
+  }
+  Matrix x = embed_tokens(config, w, target.ids, packed_positions(target));
+  for (const DecoderLayerWeight& layer : w.layers) {
+    x = decoder_layer_full(config, layer, decoder_bias(config, w), source, encoder_output, target, x);
+  }
+  return to_logits(config, w, x);
+}
+
+}  // namespace tandem::reference

@@ -1,0 +1,47 @@
+// The decoder twice: one token at a time with a K/V cache, and all positions at once without. The second is
+// how the first is checked.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "harness/model/batch.h"
+#include "harness/model/config.h"
+#include "harness/model/weights.h"
+#include "reference/ops/matrix.h"
+
+namespace tandem::reference {
+
+/// Keys and values of one decoder layer.
+struct LayerCache {
+  Matrix self_k, self_v;    ///< [batch * capacity, inner]; row b * capacity + position
+  Matrix cross_k, cross_v;  ///< [source tokens, inner], packed
+};
+
+struct DecoderState {
+  std::vector<int32_t> source_lengths;  ///< [batch]
+  std::vector<int32_t> source_offsets;  ///< [batch + 1]
+  int capacity = 0;                     ///< most tokens a sequence can get
+  int length = 0;                       ///< tokens every sequence has so far
+  std::vector<LayerCache> layers;
+
+  int batch() const { return static_cast<int>(source_lengths.size()); }
+};
+
+/// A state with the cross-attention's keys and values of `encoder_output` [source tokens, d_model] and no
+/// token yet.
+DecoderState start_decoder(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
+                           MatrixView encoder_output, int capacity);
+
+/// Appends one token a sequence, ids [batch], and gives the logits of the next, [batch, vocab]. Throws Error
+/// when the state is full or ids has another size.
+Matrix decoder_step(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
+                    std::span<const int32_t> ids);
+
+/// Logits of all positions of `target` (its first id is the decoder's start), packed [target tokens, vocab],
+/// without a cache: every layer sees all positions under a causal mask. Targets may be ragged.
+Matrix decoder_full(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
+                    MatrixView encoder_output, const TransformerBatch& target);
+
+}  // namespace tandem::reference

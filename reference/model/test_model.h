@@ -1,0 +1,66 @@
+// Tests only: a seeded model in memory, and the seed of a test run.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "harness/base/random.h"
+#include "harness/base/test_seed.h"
+#include "harness/model/batch.h"
+#include "harness/model/config.h"
+#include "harness/model/seeded.h"
+#include "harness/model/weights.h"
+
+namespace tandem::reference {
+
+/// One seed for all tests of a run.
+inline uint64_t run_seed() {
+  static const uint64_t seed = test_seed();
+  return seed;
+}
+
+struct TestModel {
+  ModelConfig config;
+  WeightLayout layout;
+  std::vector<float> arena;
+
+  TestModel(const ModelConfig& c, uint64_t seed)
+      : config(c), layout(weight_layout(c)), arena(layout.elements) {
+    for (const TensorSpec& t : layout.tensors) {
+      fill_seeded({.checkpoint = false, .seed = seed, .outliers = false}, t, 0, tensor(t.name));
+    }
+  }
+
+  ModelWeights weights() const { return bind_weights(config, layout, arena.data(), DType::kF32); }
+  std::span<float> tensor(const std::string& name) {
+    const TensorSpec& t = layout.at(name);
+    return std::span<float>(arena).subspan(t.offset, t.size());
+  }
+};
+
+/// Awkward on purpose: nothing is a power of two or a multiple of 8, and heads * head_dim is not d_model.
+inline ModelConfig small_config() {
+  ModelConfig c;
+  c.name = "small";
+  c.d_model = 20;
+  c.head_dim = 6;
+  c.encoder = {.layers = 2, .heads = 3, .d_ff = 37};
+  c.decoder = {.layers = 3, .heads = 5, .d_ff = 29};
+  c.vocab = 53;
+  c.max_positions = 32;
+  c.attention_scale = 0.4;
+  return c;
+}
+
+/// Decoder inputs [batch, steps]: the decoder's start, then seeded ids.
+inline std::vector<int32_t> test_tokens(const ModelConfig& c, int batch, int steps, uint64_t seed) {
+  std::vector<int32_t> tokens(static_cast<size_t>(batch) * steps);
+  const uint64_t key = stream_key(seed, "test tokens");
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = i % steps == 0 ? c.decoder_start_id : static_cast<int32_t>(uniform_below(key, i, c.vocab));
+  }
+  return tokens;
+}
+
+}  // namespace tandem::reference

@@ -1,0 +1,15 @@
+// The dense layer, y = x W^T + b.
+#pragma once
+
+#include "harness/model/weights.h"
+#include "reference/ops/matrix.h"
+
+namespace tandem::reference {
+
+/// x [tokens, in], weight [out, in], bias [out] or empty -> [tokens, out]. Sums in double.
+Matrix dense(MatrixView x, const DenseWeight& w);
+
+/// Sum of a[i] * b[i] in double.
+double dot(const float* a, const float* b, int64_t n);
+
+}  // namespace tandem::reference

@@ -1,0 +1,19 @@
+// From the decoder's output to a token.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "harness/model/weights.h"
+#include "reference/ops/matrix.h"
+
+namespace tandem::reference {
+
+/// scale * x W^T + b: x [tokens, d_model] -> logits [tokens, vocab].
+Matrix head(MatrixView x, const DenseWeight& w, double scale);
+
+/// Index of the largest value of each row; of equal ones the lowest; the first NaN where there is one, so
+/// that it shows.
+std::vector<int32_t> arg_max(MatrixView logits);
+
+}  // namespace tandem::reference
