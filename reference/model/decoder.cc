@@ -137,8 +137,8 @@ DecoderState start_decoder(const ModelConfig& config, const DecoderWeight& w, co
   return state;
 }
 
-Matrix decoder_step(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
-                    std::span<const int32_t> ids) {
+Matrix append_tokens(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
+                     std::span<const int32_t> ids) {
   if (static_cast<int>(ids.size()) != state.batch()) {
     throw Error(fmt::format("decoder step: {} ids for a batch of {}", ids.size(), state.batch()));
   }
@@ -151,7 +151,12 @@ Matrix decoder_step(const ModelConfig& config, const DecoderWeight& w, DecoderSt
     x = decoder_layer_step(config, w.layers[i], decoder_bias(config, w), state, state.layers[i], x);
   }
   state.length += 1;
-  return to_logits(config, w, x);
+  return x;
+}
+
+Matrix decoder_step(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
+                    std::span<const int32_t> ids) {
+  return to_logits(config, w, append_tokens(config, w, state, ids));
 }
 
 Matrix decoder_full(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,

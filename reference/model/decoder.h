@@ -34,8 +34,12 @@ struct DecoderState {
 DecoderState start_decoder(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
                            MatrixView encoder_output, int capacity);
 
-/// Appends one token a sequence, ids [batch], and gives the logits of the next, [batch, vocab]. Throws Error
-/// when the state is full or ids has another size.
+/// Appends one token a sequence, ids [batch]. Gives the last layer's output [batch, d_model], before the
+/// final norm. Throws Error when the state is full or ids has another size.
+Matrix append_tokens(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
+                     std::span<const int32_t> ids);
+
+/// append_tokens, then the logits of the next token, [batch, vocab].
 Matrix decoder_step(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
                     std::span<const int32_t> ids);
 

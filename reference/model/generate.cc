@@ -27,6 +27,7 @@ Generated greedy_generate(const ModelConfig& config, const ModelWeights& w, cons
   const int steps = options.max_tokens;
   const Matrix encoded = encoder_forward(config, w.encoder, source);
   DecoderState state = start_decoder(config, w.decoder, source, encoded, steps);
+  if (options.progress) options.progress(-1);
 
   Generated out;
   out.tokens.assign(static_cast<size_t>(batch) * steps, config.pad_id);
@@ -49,6 +50,7 @@ Generated greedy_generate(const ModelConfig& config, const ModelWeights& w, cons
       out.lengths[b] += 1;
       ended[b] = options.stop_at_eos && best[b] == config.eos_id;
     }
+    if (options.progress) options.progress(step);
   }
   return out;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -16,6 +17,9 @@ struct GreedyOptions {
   int max_tokens = 1;
   bool stop_at_eos = false;  ///< a sequence ends with its first eos; what would follow is pad
   bool keep_logits = false;
+  /// When given: called with -1 once the source is encoded, then with the step after each step's tokens are
+  /// known.
+  std::function<void(int step)> progress{};
 };
 
 struct Generated {

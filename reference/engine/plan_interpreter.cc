@@ -1,0 +1,380 @@
+#include "reference/engine/plan_interpreter.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "harness/base/error.h"
+#include "harness/base/half.h"
+#include "reference/model/sublayer.h"
+#include "reference/ops/dense.h"
+#include "reference/ops/embedding.h"
+#include "reference/ops/ffn.h"
+#include "reference/ops/head.h"
+
+namespace tandem::reference {
+namespace {
+
+// A NaN that no arithmetic makes in any of the float types, -1 as an id, no flag.
+constexpr std::byte kPoison{0xff};
+
+bool is_poison(const std::byte* p, int64_t bytes) {
+  return std::all_of(p, p + bytes, [](std::byte b) { return b == kPoison; });
+}
+
+float decode(DType dtype, const std::byte* p) {
+  if (dtype == DType::kF32) {
+    float v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return dtype == DType::kF16 ? fp16_to_float(bits) : bf16_to_float(bits);
+}
+
+void encode(DType dtype, float v, std::byte* p) {
+  if (dtype == DType::kF32) {
+    std::memcpy(p, &v, sizeof(v));
+    return;
+  }
+  const uint16_t bits = dtype == DType::kF16 ? float_to_fp16(v) : float_to_bf16(v);
+  std::memcpy(p, &bits, sizeof(bits));
+}
+
+std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets) {
+  std::vector<int32_t> lengths(offsets.size() - 1);
+  for (size_t b = 0; b < lengths.size(); ++b) lengths[b] = offsets[b + 1] - offsets[b];
+  return lengths;
+}
+
+std::vector<int32_t> even_offsets(int64_t count, int stride) {
+  std::vector<int32_t> offsets(count + 1);
+  for (int64_t b = 0; b <= count; ++b) offsets[b] = static_cast<int32_t>(b * stride);
+  return offsets;
+}
+
+Matrix activated(const Matrix& x, Activation activation, bool gated) {
+  Matrix y(x.rows, gated ? x.cols / 2 : x.cols);
+  for (int64_t r = 0; r < y.rows; ++r) {
+    for (int64_t c = 0; c < y.cols; ++c) {
+      const double a = activate(activation, x.row(r)[c]);
+      y.row(r)[c] = static_cast<float>(gated ? a * x.row(r)[y.cols + c] : a);
+    }
+  }
+  return y;
+}
+
+}  // namespace
+
+PlanInterpreter::PlanInterpreter(const StepPlan& plan) : plan_(plan), arena_(plan.arena_bytes, kPoison) {}
+
+// ---- Memory
+// -----------------------------------------------------------------------------------------------------------
+
+const std::byte* PlanInterpreter::address(const PlanTensor& t, int64_t row, int64_t col) const {
+  const PlanBuffer& b = plan_.buffers.at(t.buffer);
+  const int64_t bytes = dtype_bytes(b.dtype);
+  const int64_t at = b.offset_bytes + (t.offset + row * t.stride + col) * bytes;
+  if (at < 0 || at + bytes > plan_.arena_bytes)
+    throw Error(fmt::format("plan: '{}' leaves the arena", b.name));
+  return arena_.data() + at;
+}
+
+std::byte* PlanInterpreter::address(const PlanTensor& t, int64_t row, int64_t col) {
+  return const_cast<std::byte*>(std::as_const(*this).address(t, row, col));
+}
+
+float PlanInterpreter::read(const PlanTensor& t, int64_t row, int64_t col) const {
+  const PlanBuffer& b = plan_.buffers[t.buffer];
+  const std::byte* p = address(t, row, col);
+  if (is_poison(p, dtype_bytes(b.dtype))) {
+    throw Error(fmt::format("plan: operation {} ({}, {}) reads ({}, {}) of buffer '{}', which nobody wrote",
+                            op_, op_name(plan_.ops[op_]), phase_path(plan_.ops[op_].phase), row, col,
+                            b.name));
+  }
+  return decode(b.dtype, p);
+}
+
+int32_t PlanInterpreter::read_int(const PlanTensor& t, int64_t row, int64_t col) const {
+  const PlanBuffer& b = plan_.buffers[t.buffer];
+  const std::byte* p = address(t, row, col);
+  if (is_poison(p, dtype_bytes(b.dtype))) {
+    throw Error(fmt::format("plan: operation {} ({}) reads ({}, {}) of buffer '{}', which nobody wrote", op_,
+                            op_name(plan_.ops[op_]), row, col, b.name));
+  }
+  if (b.dtype == DType::kU8) return static_cast<int32_t>(*p);
+  int32_t v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+void PlanInterpreter::write(const PlanTensor& t, int64_t row, int64_t col, float value) {
+  encode(plan_.buffers[t.buffer].dtype, value, address(t, row, col));
+}
+
+void PlanInterpreter::write_int(const PlanTensor& t, int64_t row, int64_t col, int32_t value) {
+  std::byte* p = address(t, row, col);
+  if (plan_.buffers[t.buffer].dtype == DType::kU8) {
+    *p = static_cast<std::byte>(value);
+  } else {
+    std::memcpy(p, &value, sizeof(value));
+  }
+}
+
+Matrix PlanInterpreter::read(const PlanTensor& t) const {
+  Matrix m(t.rows, t.cols);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t c = 0; c < t.cols; ++c) m.row(r)[c] = read(t, r, c);
+  }
+  return m;
+}
+
+void PlanInterpreter::write(const PlanTensor& t, MatrixView values) {
+  expect_shape(values, t.rows, t.cols, plan_.buffers[t.buffer].name.c_str());
+  for (int64_t r = 0; r < t.rows; ++r) {
+    for (int64_t c = 0; c < t.cols; ++c) write(t, r, c, values.row(r)[c]);
+  }
+}
+
+std::vector<int32_t> PlanInterpreter::read_ints(const PlanTensor& t) const {
+  std::vector<int32_t> v(t.rows * t.cols);
+  for (int64_t i = 0; i < t.rows * t.cols; ++i) v[i] = read_int(t, i / t.cols, i % t.cols);
+  return v;
+}
+
+void PlanInterpreter::set(std::string_view buffer, std::span<const int32_t> values) {
+  const int index = plan_.find(buffer);
+  const auto n = static_cast<int64_t>(values.size());
+  if (n > plan_.buffers[index].elements) throw Error(fmt::format("plan: {} values for '{}'", n, buffer));
+  for (int64_t i = 0; i < n; ++i)
+    write_int({.buffer = index, .rows = 1, .cols = n, .stride = n}, 0, i, values[i]);
+}
+
+std::vector<int32_t> PlanInterpreter::integers(std::string_view buffer) const {
+  const int index = plan_.find(buffer);
+  const int64_t n = plan_.buffers[index].elements;
+  return read_ints({.buffer = index, .rows = 1, .cols = n, .stride = n});
+}
+
+std::vector<float> PlanInterpreter::values(std::string_view buffer) const {
+  const int index = plan_.find(buffer);
+  const int64_t n = plan_.buffers[index].elements;
+  return read(PlanTensor{.buffer = index, .rows = 1, .cols = n, .stride = n}).values;
+}
+
+void PlanInterpreter::poison(const PlanBuffer& buffer) {
+  std::fill_n(arena_.begin() + buffer.offset_bytes, buffer.bytes(), kPoison);
+}
+
+// ---- Operations
+// -------------------------------------------------------------------------------------------------------
+
+void PlanInterpreter::run(PlanSection section) {
+  const OpRange& range = plan_.section(section);
+  for (op_ = range.first; op_ < range.last; ++op_) {
+    const auto scratch_with = [&](int PlanBuffer::*edge) {
+      for (const PlanBuffer& b : plan_.buffers) {
+        if (b.role == BufferRole::kScratch && b.*edge == op_) poison(b);
+      }
+    };
+    scratch_with(&PlanBuffer::first_op);
+    std::visit([this](const auto& body) { apply(body); }, plan_.ops[op_].body);
+    scratch_with(&PlanBuffer::last_op);
+  }
+}
+
+Matrix PlanInterpreter::norm(const NormWeight& w, MatrixView x) const {
+  return normalise(plan_.config, w, x);
+}
+
+RelativeBias PlanInterpreter::bias(const RelativeBiasRef& ref, bool bidirectional) const {
+  if (ref.distance_bias.empty()) return {};
+  return {
+      .table = ref.table, .bidirectional = bidirectional, .max_distance = plan_.config.relative_max_distance};
+}
+
+bool PlanInterpreter::finished(const PlanTensor& flags, int64_t row) const {
+  return !flags.empty() && read_int(flags, 0, row) != 0;
+}
+
+void PlanInterpreter::apply(const EmbedOp& op) {
+  const std::vector<int32_t> ids = read_ints(op.ids);
+  std::vector<int32_t> positions(ids.size());
+  if (op.offsets.empty()) {
+    std::fill(positions.begin(), positions.end(), read_int(op.position, 0, 0));
+  } else {
+    const std::vector<int32_t> offsets = read_ints(op.offsets);
+    for (size_t b = 0; b + 1 < offsets.size(); ++b) {
+      std::iota(positions.begin() + offsets[b], positions.begin() + offsets[b + 1], 0);
+    }
+  }
+  write(op.x, embed(plan_.config,
+                    {.ids = ids, .positions = positions, .table = op.table, .position_table = op.learned}));
+}
+
+void PlanInterpreter::apply(const NormOp& op) {
+  write(op.y, norm(op.weight, read(op.x)));
+}
+
+void PlanInterpreter::apply(const DenseOp& op) {
+  Matrix x = read(op.x);
+  if (op.norm) x = norm(*op.norm, x);
+  if (!op.norm_out.empty()) write(op.norm_out, x);
+  Matrix y = head(x, op.weight, op.scale);
+  if (op.activation) y = activated(y, *op.activation, op.gated);
+  if (!op.residual.empty()) y = add(y, read(op.residual));
+  write(op.y, y);
+}
+
+void PlanInterpreter::apply(const ActivationOp& op) {
+  Matrix x = read(op.x);
+  if (!op.bias.empty()) {
+    const MatrixView b(op.bias);
+    for (int64_t r = 0; r < x.rows; ++r) {
+      for (int64_t c = 0; c < x.cols; ++c) x.row(r)[c] += b.data[c];
+    }
+  }
+  write(op.y, activated(x, op.activation, op.gated));
+}
+
+void PlanInterpreter::apply(const EncoderAttentionOp& op) {
+  const std::vector<int32_t> offsets = read_ints(op.offsets);
+  const std::vector<int32_t> lengths = lengths_of(offsets);
+  const Matrix q = read(op.q), k = read(op.k), v = read(op.v);
+  if (*std::max_element(lengths.begin(), lengths.end()) > op.max_length)
+    throw Error("plan: max_length is too small");
+  write(op.out, attention({.q = q,
+                           .query_offsets = offsets,
+                           .k = k,
+                           .v = v,
+                           .key_offsets = offsets,
+                           .mask = {AttentionMask::Kind::kPadding, lengths.data()},
+                           .heads = op.heads,
+                           .scale = plan_.config.attention_scale,
+                           .bias = bias(op.bias, true)}));
+}
+
+void PlanInterpreter::append(const PlanTensor& rows, const PlanTensor& cache, const SelfAttentionOp& op,
+                             int position) {
+  const int64_t head_dim = cache.cols;
+  for (int64_t b = 0; b < rows.rows; ++b) {
+    if (finished(op.finished, b)) continue;
+    for (int64_t h = 0; h < op.heads; ++h) {
+      for (int64_t i = 0; i < head_dim; ++i) {
+        write(cache, (b * op.heads + h) * op.capacity + position, i, read(rows, b, h * head_dim + i));
+      }
+    }
+  }
+}
+
+Matrix PlanInterpreter::gather(const PlanTensor& cache, const SelfAttentionOp& op, int keys) const {
+  const int64_t head_dim = cache.cols;
+  const int64_t batch = op.q.rows;
+  Matrix m(batch * keys, op.heads * head_dim);
+  for (int64_t b = 0; b < batch; ++b) {
+    if (finished(op.finished, b)) continue;
+    for (int64_t t = 0; t < keys; ++t) {
+      for (int64_t h = 0; h < op.heads; ++h) {
+        for (int64_t i = 0; i < head_dim; ++i) {
+          m.row(b * keys + t)[h * head_dim + i] = read(cache, (b * op.heads + h) * op.capacity + t, i);
+        }
+      }
+    }
+  }
+  return m;
+}
+
+void PlanInterpreter::apply(const SelfAttentionOp& op) {
+  const int position = read_int(op.position, 0, 0);
+  if (position < 0 || position >= op.capacity)
+    throw Error(fmt::format("plan: position {} of {}", position, op.capacity));
+  append(op.k, op.k_cache, op, position);
+  append(op.v, op.v_cache, op, position);
+  const Matrix q = read(op.q), k = gather(op.k_cache, op, position + 1),
+               v = gather(op.v_cache, op, position + 1);
+  const std::vector<int32_t> queries = even_offsets(q.rows, 1), keys = even_offsets(q.rows, position + 1);
+  const std::vector<int32_t> lengths(q.rows, position + 1);
+  Matrix out = attention({.q = q,
+                          .query_offsets = queries,
+                          .query_position = position,
+                          .k = k,
+                          .v = v,
+                          .key_offsets = keys,
+                          .mask = {AttentionMask::Kind::kCausal, lengths.data()},
+                          .heads = op.heads,
+                          .scale = plan_.config.attention_scale,
+                          .bias = bias(op.bias, false)});
+  for (int64_t b = 0; b < out.rows; ++b) {
+    if (finished(op.finished, b)) std::fill_n(out.row(b), out.cols, 0.0f);
+  }
+  write(op.out, out);
+}
+
+void PlanInterpreter::apply(const CrossAttentionOp& op) {
+  const std::vector<int32_t> offsets = read_ints(op.offsets);
+  const std::vector<int32_t> lengths = lengths_of(offsets);
+  const Matrix q = read(op.q), k = read(op.k), v = read(op.v);
+  const std::vector<int32_t> queries = even_offsets(q.rows, 1);
+  Matrix out = attention({.q = q,
+                          .query_offsets = queries,
+                          .k = k,
+                          .v = v,
+                          .key_offsets = offsets,
+                          .mask = {AttentionMask::Kind::kCross, lengths.data()},
+                          .heads = op.heads,
+                          .scale = plan_.config.attention_scale,
+                          .bias = {}});
+  for (int64_t b = 0; b < out.rows; ++b) {
+    if (finished(op.finished, b)) std::fill_n(out.row(b), out.cols, 0.0f);
+  }
+  write(op.out, out);
+}
+
+void PlanInterpreter::apply(const HeadOp& op) {
+  Matrix x = read(op.x);
+  if (op.norm) x = norm(*op.norm, x);
+  logits_ = head(x, op.weight, op.scale);
+  choose(logits_, op.state);
+}
+
+void PlanInterpreter::apply(const SelectOp& op) {
+  logits_ = read(op.logits);
+  if (!op.bias.empty()) {
+    const MatrixView b(op.bias);
+    for (int64_t r = 0; r < logits_.rows; ++r) {
+      for (int64_t c = 0; c < logits_.cols; ++c) logits_.row(r)[c] += b.data[c];
+    }
+    write(op.logits, logits_);
+  }
+  choose(logits_, op.state);
+}
+
+void PlanInterpreter::apply(const FlagsOp& op) {
+  for (int64_t b = 0; b < op.flags.cols; ++b)
+    write_int(op.flags, 0, b, read_int(op.finished, 0, b) != 0 ? 1 : 0);
+}
+
+void PlanInterpreter::choose(const Matrix& logits, const TokenState& state) {
+  const std::vector<int32_t> best = arg_max(logits);
+  const int position = read_int(state.position, 0, 0);
+  int32_t running = 0;
+  for (int64_t b = 0; b < logits.rows; ++b) {
+    int32_t id = best[b];
+    if (!state.finished.empty()) {
+      const bool ended = read_int(state.finished, 0, b) != 0;
+      if (ended) id = plan_.config.pad_id;
+      const bool ends = ended || id == plan_.config.eos_id;
+      write_int(state.finished, 0, b, ends ? 1 : 0);
+      running += ends ? 0 : 1;
+    }
+    write_int(state.next_ids, 0, b, id);
+    if (position < state.tokens.cols) write_int(state.tokens, b, position, id);
+  }
+  write_int(state.position, 0, 0, position + 1);
+  if (!state.running.empty()) write_int(state.running, 0, 0, running);
+}
+
+}  // namespace tandem::reference

@@ -1,0 +1,164 @@
+#include "reference/engine/reference_engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+#include <utility>
+
+#include "harness/base/error.h"
+#include "harness/model/seeded.h"
+#include "harness/run/compare.h"
+#include "reference/engine/workloads.h"
+#include "reference/model/decoder.h"
+#include "reference/model/encoder.h"
+#include "reference/model/generate.h"
+#include "reference/model/rounding.h"
+
+namespace tandem::reference {
+namespace {
+
+constexpr double kSelfTolerance = 1e-5;
+
+/// Throws ImpossibleCase unless the axis has the one value that the reference computes.
+void only(std::string_view axis, std::string_view value, std::string_view allowed) {
+  if (value == allowed) return;
+  throw ImpossibleCase(
+      fmt::format("{}: engine 'reference' computes {} only, not '{}'", axis, allowed, value));
+}
+
+Precision storage(Precision precision) {
+  switch (precision) {
+    case Precision::kFp8:
+    case Precision::kInt8:
+    case Precision::kW8a16:
+    case Precision::kW4a16:
+      return Precision::kBf16;
+    default:
+      return precision;
+  }
+}
+
+CheckResult result(std::string reference, const Comparison& c) {
+  return {.reference = std::move(reference),
+          .error = std::max(c.relative_l2, c.worst_row_l2 / kRowSlack),
+          .tolerance = kSelfTolerance,
+          .where = c.where};
+}
+
+/// The sequences of `batch` in reverse order behind one token that belongs to none of them.
+TransformerBatch reversed_behind_another(const ModelConfig& config, const TransformerBatch& batch) {
+  std::vector<std::vector<int32_t>> sequences = {{batch.ids.front()}};
+  for (int b = batch.size() - 1; b >= 0; --b) {
+    sequences.emplace_back(batch.ids.begin() + batch.offsets[b], batch.ids.begin() + batch.offsets[b + 1]);
+  }
+  return pack(config, sequences);
+}
+
+CheckResult check_encoder(const LoadedModel& m, const TransformerBatch& source) {
+  const Matrix encoded = encoder_forward(m.config, m.weights.encoder, source);
+  const TransformerBatch other = reversed_behind_another(m.config, source);
+  const Matrix other_encoded = encoder_forward(m.config, m.weights.encoder, other);
+  Matrix restored(encoded.rows, encoded.cols);
+  for (int b = 0; b < source.size(); ++b) {
+    const float* from = other_encoded.row(other.offsets[source.size() - b]);
+    std::copy_n(from, source.lengths[b] * encoded.cols, restored.row(source.offsets[b]));
+  }
+  return result("the same sequences packed in another order",
+                compare(encoded.values, restored.values, encoded.cols));
+}
+
+/// Logits of every step along `tokens` [batch, steps], with a cache against without.
+CheckResult check_decoder(const LoadedModel& m, const TransformerBatch& source,
+                          std::span<const int32_t> tokens, int steps) {
+  const Matrix cached = forced_logits(m.config, m.weights, source, tokens, steps);
+  const Matrix uncached = forced_logits_uncached(m.config, m.weights, source, tokens, steps);
+  return result("decoding without a K/V cache", compare(cached.values, uncached.values, cached.cols));
+}
+
+}  // namespace
+
+void ReferenceEngine::check_supported(const Case& c) const {
+  if (c.suite != Suite::kEncoder && c.suite != Suite::kDecoder && c.suite != Suite::kGenerate) {
+    throw ImpossibleCase(fmt::format(
+        "suite: engine 'reference' computes encoder, decoder and generate, not '{}'", suite_name(c.suite)));
+  }
+  if (storage(c.precision) != c.precision) {
+    throw ImpossibleCase(fmt::format("precision: engine 'reference' computes fp32 tf32 fp16 bf16, not '{}'",
+                                     precision_name(c.precision)));
+  }
+  if (parse_weights(c.weights).checkpoint) only("weights", c.weights, "seed:N and seed:N,outliers");
+  only("kv", c.kv, "same");
+  only("sparsity", c.sparsity, "dense");
+  only("tp", std::to_string(c.tp), "1");
+  only("dp", std::to_string(c.dp), "1");
+  only("decode", c.decode, "greedy");
+  only("kernel", c.kernel, "auto");
+}
+
+void ReferenceEngine::load(const Case& c, const ModelConfig& config, Precision rounded_to) {
+  const auto start = std::chrono::steady_clock::now();
+  only("sparsity", c.sparsity, "dense");
+  const WeightsSpec spec = parse_weights(c.weights);
+  if (spec.checkpoint) only("weights", c.weights, "seed:N and seed:N,outliers");
+
+  model_.reset();
+  auto model = std::make_shared<LoadedModel>();
+  model->config = config;
+  model->layout = weight_layout(config);
+  try {
+    model->arena.resize(model->layout.elements);
+  } catch (const std::bad_alloc&) {
+    throw OutOfMemory(model->layout.elements * static_cast<int64_t>(sizeof(float)), "host memory");
+  }
+  for (const TensorSpec& t : model->layout.tensors) {
+    fill_seeded(spec, t, 0, std::span<float>(model->arena).subspan(t.offset, t.size()));
+  }
+  round_weights(storage(rounded_to), model->arena);
+  model->weights = bind_weights(config, model->layout, model->arena.data(), DType::kF32);
+  model_ = std::move(model);
+  load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+}
+
+const LoadedModel& ReferenceEngine::loaded() const {
+  if (!model_) throw Error("engine 'reference': no model is loaded");
+  return *model_;
+}
+
+std::unique_ptr<Workload> ReferenceEngine::prepare(const Case& c, const TransformerBatch& batch) {
+  loaded();
+  switch (c.suite) {
+    case Suite::kEncoder:
+      return encoder_workload(model_, batch);
+    case Suite::kDecoder:
+      return decoder_workload(model_, batch, c.tgt);
+    case Suite::kGenerate:
+      return generate_workload(model_, batch, c.tgt, c.stop == "eos");
+    default:
+      throw ImpossibleCase(fmt::format(
+          "suite: engine 'reference' computes encoder, decoder and generate, not '{}'", suite_name(c.suite)));
+  }
+}
+
+Output ReferenceEngine::forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens,
+                                      int steps) {
+  const LoadedModel& m = loaded();
+  Matrix logits = reference::forced_logits(m.config, m.weights, batch, tokens, steps);
+  return {.values = std::move(logits.values), .rows = logits.rows, .cols = logits.cols, .tokens = {}};
+}
+
+std::optional<CheckResult> ReferenceEngine::self_check(const Case& c, const TransformerBatch& batch) {
+  const LoadedModel& m = loaded();
+  if (c.suite == Suite::kEncoder) return check_encoder(m, batch);
+  // For suite_decoder these are the very tokens of the case; suite_generate's own would prove no more.
+  return check_decoder(m, batch, decoder_prefix(m.config, batch.size(), c.tgt, kInputSeed), c.tgt);
+}
+
+OpWorkload ReferenceEngine::prepare_op(const Case& c, const ModelConfig&) {
+  throw ImpossibleCase(
+      fmt::format("suite: engine 'reference' has no operations of its own to measure, '{}' needs them",
+                  suite_name(c.suite)));
+}
+
+}  // namespace tandem::reference

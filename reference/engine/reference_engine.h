@@ -1,0 +1,51 @@
+// The reference as an engine: any case of suite_encoder, suite_decoder and suite_generate on the CPU. It is
+// the truth that other engines are compared with, and what a machine without a GPU measures.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "harness/model/weights.h"
+#include "harness/run/engine.h"
+
+namespace tandem::reference {
+
+/// A model's weights, fp32 in host memory.
+struct LoadedModel {
+  ModelConfig config;
+  WeightLayout layout;
+  std::vector<float> arena;  ///< [layout.elements]
+  ModelWeights weights;      ///< views into arena
+};
+
+/// Every precision computes the same way: weights rounded as that precision stores them, then fp32 values
+/// with sums in double. 8 and 4-bit precisions get bf16, which their engines keep between operations; what
+/// quantisation adds is theirs.
+class ReferenceEngine : public Engine {
+ public:
+  std::string_view name() const override { return "reference"; }
+  void check_supported(const Case& c) const override;
+  void load(const Case& c, const ModelConfig& config, Precision rounded_to) override;
+  double load_us() const override { return load_us_; }
+
+  /// suite_decoder: decoder_prefix(config, batch, tgt) without its last column fills the cache; the measured
+  /// step appends the last column at position tgt (counted from 1) and so attends to tgt keys.
+  std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;
+  Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) override;
+
+  /// suite_encoder: the same sequences packed in reverse order behind another one. suite_decoder and
+  /// suite_generate: decoding all positions at once without a K/V cache.
+  std::optional<CheckResult> self_check(const Case& c, const TransformerBatch& batch) override;
+
+  /// Throws ImpossibleCase: the reference has no operation of its own to measure.
+  OpWorkload prepare_op(const Case& c, const ModelConfig& config) override;
+
+ private:
+  const LoadedModel& loaded() const;
+
+  // Shared with the workloads, which outlive a second load.
+  std::shared_ptr<const LoadedModel> model_;
+  double load_us_ = 0;
+};
+
+}  // namespace tandem::reference

@@ -1,0 +1,172 @@
+#include "reference/engine/reference_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "harness/base/error.h"
+#include "harness/base/test_seed.h"
+#include "harness/run/compare.h"
+#include "reference/engine/workloads.h"
+
+namespace tandem::reference {
+namespace {
+
+Case tiny_case(Suite suite) {
+  Case c;
+  c.suite = suite;
+  c.model = "tiny";
+  c.batch = 3;
+  c.src = 9;
+  c.tgt = 6;
+  c.precision = Precision::kFp32;
+  c.engine = "reference";
+  return c;
+}
+
+Output run_twice(Engine& engine, const Case& c, const TransformerBatch& batch) {
+  const auto workload = engine.prepare(c, batch);
+  EXPECT_THROW(workload->output(), Error);
+  EXPECT_GT(workload->repeat().total_us, 0);
+  const Output first = workload->output();
+  workload->repeat();
+  const Output second = workload->output();
+  EXPECT_EQ(first.values, second.values);
+  EXPECT_EQ(first.tokens, second.tokens);
+  EXPECT_GT(workload->peak_bytes(), 0);
+  return second;
+}
+
+class ReferenceEngineTest : public testing::Test {
+ protected:
+  ReferenceEngineTest() : config(preset("tiny")), batch(make_batch(config, {9, 4, 1}, test_seed())) {
+    engine.load(tiny_case(Suite::kEncoder), config, Precision::kFp32);
+  }
+
+  ModelConfig config;
+  TransformerBatch batch;
+  ReferenceEngine engine;
+};
+
+// Breaks when a repetition starts from another state than the one before, or an output has another shape than
+// promised.
+TEST_F(ReferenceEngineTest, RepetitionsAreEqualAndShapesAsPromised) {
+  EXPECT_GT(engine.load_us(), 0);
+  const Output encoded = run_twice(engine, tiny_case(Suite::kEncoder), batch);
+  EXPECT_EQ(encoded.rows, batch.tokens());
+  EXPECT_EQ(encoded.cols, config.d_model);
+  EXPECT_EQ(static_cast<int64_t>(encoded.values.size()), encoded.rows * encoded.cols);
+
+  const Output step = run_twice(engine, tiny_case(Suite::kDecoder), batch);
+  EXPECT_EQ(step.rows, 3);
+  EXPECT_EQ(step.cols, config.vocab);
+  EXPECT_EQ(step.tokens.size(), 3u);
+
+  const Output generated = run_twice(engine, tiny_case(Suite::kGenerate), batch);
+  EXPECT_EQ(generated.tokens.size(), 3u * 6);
+  EXPECT_TRUE(generated.values.empty());
+}
+
+// Breaks when suite_decoder measures another step than the one that appends position tgt to its prefix.
+TEST_F(ReferenceEngineTest, DecoderStepIsTheLastForcedStep) {
+  for (const int tgt : {1, 2, 6}) {
+    Case c = tiny_case(Suite::kDecoder);
+    c.tgt = tgt;
+    const Output step = run_twice(engine, c, batch);
+    const Output forced = engine.forced_logits(batch, decoder_prefix(config, 3, tgt, kInputSeed), tgt);
+    ASSERT_EQ(forced.rows, 3 * tgt);
+    const std::span<const float> last = std::span(forced.values).subspan((tgt - 1) * 3 * config.vocab);
+    EXPECT_TRUE(compare(step.values, last, config.vocab).within(1e-6)) << "tgt " << tgt;
+    for (int b = 0; b < 3; ++b) {
+      const auto row = last.begin() + b * config.vocab;
+      EXPECT_EQ(step.tokens[b], std::max_element(row, row + config.vocab) - row);
+    }
+  }
+}
+
+// Breaks when generated tokens are not what forcing them gives back, or times are not in order.
+TEST_F(ReferenceEngineTest, GenerationRetracesItsTokens) {
+  const auto workload = engine.prepare(tiny_case(Suite::kGenerate), batch);
+  const Repetition r = workload->repeat();
+  ASSERT_TRUE(r.step_us && r.first_token_us);
+  EXPECT_GT(*r.step_us, 0);
+  EXPECT_GT(*r.first_token_us, *r.step_us * 0.01);
+  EXPECT_LE(*r.first_token_us, r.total_us);
+  EXPECT_LE(*r.step_us * 6, r.total_us);
+
+  const std::vector<int32_t> tokens = workload->output().tokens;
+  std::vector<int32_t> inputs(tokens.size(), config.decoder_start_id);
+  for (int b = 0; b < 3; ++b) std::copy_n(tokens.begin() + b * 6, 5, inputs.begin() + b * 6 + 1);
+  const Output forced = engine.forced_logits(batch, inputs, 6);
+  for (int i = 0; i < 18; ++i) {
+    const auto row =
+        forced.values.begin() + static_cast<int64_t>(i) * config.vocab;  // step i / 3, sequence i % 3
+    EXPECT_EQ(tokens[(i % 3) * 6 + i / 3], std::max_element(row, row + config.vocab) - row);
+  }
+}
+
+// Breaks when the reference's second way disagrees with its first in some family.
+TEST_F(ReferenceEngineTest, ChecksItself) {
+  for (const Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+    const auto r = engine.self_check(tiny_case(suite), batch);
+    ASSERT_TRUE(r);
+    EXPECT_TRUE(r->ok()) << suite_name(suite) << ": " << r->error << " " << r->where;
+    EXPECT_GT(r->tolerance, 0);
+    EXPECT_FALSE(r->reference.empty());
+  }
+}
+
+// Breaks when a lower precision's weights are not rounded to its grid, or quantised ones are not to bf16.
+TEST_F(ReferenceEngineTest, WeightsAreRoundedAsStored) {
+  const Case c = tiny_case(Suite::kEncoder);
+  const Output exact = run_twice(engine, c, batch);
+  engine.load(c, config, Precision::kBf16);
+  const Output bf16 = run_twice(engine, c, batch);
+  EXPECT_GT(relative_l2(bf16.values, exact.values), 1e-4);
+  EXPECT_LT(relative_l2(bf16.values, exact.values), 2e-2);
+  engine.load(c, config, Precision::kFp8);
+  EXPECT_EQ(run_twice(engine, c, batch).values, bf16.values);
+}
+
+// Breaks when a second load changes a case that was prepared before it.
+TEST_F(ReferenceEngineTest, WorkloadsKeepTheirWeights) {
+  const Case c = tiny_case(Suite::kEncoder);
+  const auto before = engine.prepare(c, batch);
+  before->repeat();
+  const Output expected = before->output();
+  Case other = c;
+  other.weights = "seed:9";
+  engine.load(other, config, Precision::kFp32);
+  before->repeat();
+  EXPECT_EQ(before->output().values, expected.values);
+  EXPECT_NE(run_twice(engine, c, batch).values, expected.values);
+}
+
+// Breaks when a case that the reference does not compute is computed as another one.
+TEST_F(ReferenceEngineTest, NamesWhatItDoesNotCompute) {
+  const auto refused = [&](const std::string& field, auto change) {
+    Case c = tiny_case(Suite::kGenerate);
+    EXPECT_NO_THROW(engine.check_supported(c));
+    change(c);
+    try {
+      engine.check_supported(c);
+      ADD_FAILURE() << field << " was accepted";
+    } catch (const ImpossibleCase& e) {
+      EXPECT_EQ(std::string(e.what()).find(field + ":"), 0u) << e.what();
+    }
+  };
+  refused("suite", [](Case& c) { c.suite = Suite::kLimits; });
+  refused("precision", [](Case& c) { c.precision = Precision::kFp8; });
+  refused("kv", [](Case& c) { c.kv = "fp8"; });
+  refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
+  refused("tp", [](Case& c) { c.tp = 2; });
+  refused("dp", [](Case& c) { c.dp = 2; });
+  refused("decode", [](Case& c) { c.decode = "beam:4"; });
+  refused("kernel", [](Case& c) { c.kernel = "own"; });
+  refused("weights", [](Case& c) { c.weights = "checkpoint"; });
+  EXPECT_THROW(engine.prepare_op(tiny_case(Suite::kKernels), config), ImpossibleCase);
+  EXPECT_THROW(ReferenceEngine().prepare(tiny_case(Suite::kEncoder), batch), Error);
+}
+
+}  // namespace
+}  // namespace tandem::reference

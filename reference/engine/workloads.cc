@@ -1,0 +1,155 @@
+#include "reference/engine/workloads.h"
+
+#include <sys/resource.h>
+
+#include <chrono>
+#include <utility>
+
+#include "harness/base/error.h"
+#include "reference/model/decoder.h"
+#include "reference/model/encoder.h"
+#include "reference/model/generate.h"
+#include "reference/ops/head.h"
+
+namespace tandem::reference {
+namespace {
+
+class Stopwatch {
+ public:
+  double us() const {
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+class ReferenceWorkload : public Workload {
+ public:
+  ReferenceWorkload(std::shared_ptr<const LoadedModel> model, TransformerBatch source)
+      : model_(std::move(model)), source_(std::move(source)) {}
+
+  Output output() override {
+    if (!computed_) throw Error("output asked for before the first repetition");
+    return output_;
+  }
+
+  /// Peak resident memory of the whole process: a CPU engine has no memory of its own.
+  int64_t peak_bytes() const override {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+  }
+
+ protected:
+  const ModelConfig& config() const { return model_->config; }
+  const ModelWeights& weights() const { return model_->weights; }
+  void keep(Output output) {
+    output_ = std::move(output);
+    computed_ = true;
+  }
+  static Output as_output(Matrix m) {
+    return {.values = std::move(m.values), .rows = m.rows, .cols = m.cols, .tokens = {}};
+  }
+
+  std::shared_ptr<const LoadedModel> model_;
+  TransformerBatch source_;
+
+ private:
+  Output output_;
+  bool computed_ = false;
+};
+
+class EncoderWorkload : public ReferenceWorkload {
+ public:
+  using ReferenceWorkload::ReferenceWorkload;
+
+  Repetition repeat() override {
+    const Stopwatch watch;
+    Matrix encoded = encoder_forward(config(), weights().encoder, source_);
+    const Repetition r{.total_us = watch.us(), .step_us = {}, .first_token_us = {}};
+    keep(as_output(std::move(encoded)));
+    return r;
+  }
+};
+
+class DecoderWorkload : public ReferenceWorkload {
+ public:
+  DecoderWorkload(std::shared_ptr<const LoadedModel> model, const TransformerBatch& source, int tgt)
+      : ReferenceWorkload(std::move(model), source) {
+    const std::vector<int32_t> prefix = decoder_prefix(config(), source_.size(), tgt, kInputSeed);
+    state_ = start_decoder(config(), weights().decoder, source_,
+                           encoder_forward(config(), weights().encoder, source_), tgt);
+    for (int step = 0; step + 1 < tgt; ++step) {
+      append_tokens(config(), weights().decoder, state_, token_column(prefix, tgt, step));
+    }
+    last_ids_ = token_column(prefix, tgt, tgt - 1);
+  }
+
+  Repetition repeat() override {
+    state_.length = state_.capacity - 1;  // takes the previous repetition's token back
+    const Stopwatch watch;
+    Matrix logits = decoder_step(config(), weights().decoder, state_, last_ids_);
+    std::vector<int32_t> best = arg_max(logits);
+    const Repetition r{.total_us = watch.us(), .step_us = {}, .first_token_us = {}};
+    Output out = as_output(std::move(logits));
+    out.tokens = std::move(best);
+    keep(std::move(out));
+    return r;
+  }
+
+ private:
+  DecoderState state_;
+  std::vector<int32_t> last_ids_;
+};
+
+class GenerateWorkload : public ReferenceWorkload {
+ public:
+  GenerateWorkload(std::shared_ptr<const LoadedModel> model, const TransformerBatch& source, int tgt,
+                   bool stop_at_eos)
+      : ReferenceWorkload(std::move(model), source), tgt_(tgt), stop_at_eos_(stop_at_eos) {}
+
+  Repetition repeat() override {
+    const Stopwatch watch;
+    double encoded_us = 0, first_us = 0, last_us = 0;
+    Generated g = greedy_generate(
+        config(), weights(), source_,
+        {.max_tokens = tgt_, .stop_at_eos = stop_at_eos_, .keep_logits = false, .progress = [&](int step) {
+           (step < 0 ? encoded_us : last_us) = watch.us();
+           if (step == 0) first_us = last_us;
+         }});
+    const Repetition r{
+        .total_us = watch.us(), .step_us = (last_us - encoded_us) / tgt_, .first_token_us = first_us};
+    keep({.values = {}, .rows = 0, .cols = 0, .tokens = std::move(g.tokens)});
+    return r;
+  }
+
+ private:
+  int tgt_;
+  bool stop_at_eos_;
+};
+
+}  // namespace
+
+std::vector<int32_t> token_column(std::span<const int32_t> tokens, int steps, int step) {
+  std::vector<int32_t> column;
+  for (size_t row = 0; row * steps < tokens.size(); ++row) column.push_back(tokens[row * steps + step]);
+  return column;
+}
+
+std::unique_ptr<Workload> encoder_workload(std::shared_ptr<const LoadedModel> model,
+                                           const TransformerBatch& source) {
+  return std::make_unique<EncoderWorkload>(std::move(model), source);
+}
+
+std::unique_ptr<Workload> decoder_workload(std::shared_ptr<const LoadedModel> model,
+                                           const TransformerBatch& source, int tgt) {
+  return std::make_unique<DecoderWorkload>(std::move(model), source, tgt);
+}
+
+std::unique_ptr<Workload> generate_workload(std::shared_ptr<const LoadedModel> model,
+                                            const TransformerBatch& source, int tgt, bool stop_at_eos) {
+  return std::make_unique<GenerateWorkload>(std::move(model), source, tgt, stop_at_eos);
+}
+
+}  // namespace tandem::reference
