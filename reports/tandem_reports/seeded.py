@@ -1,7 +1,7 @@
 """Seeded weights in Python: the twin of harness/base/random.h and harness/model/seeded.h, bit for bit.
 
-A value is a pure function of seed, tensor name and index. Integers wrap modulo 2^64 as uint64_t does; the only floating
-point operations are one conversion, one multiplication by a power of two and one addition, each in fp32.
+A value is a pure function of seed, tensor name and index. Integers wrap modulo 2^64 as uint64_t does; the
+only floating point operations are one conversion, one multiplication by a power of two and one addition.
 """
 
 from __future__ import annotations
@@ -16,77 +16,12 @@ GOLDEN = 0x9E3779B97F4A7C15
 CENTRED_SUM_STD = 37837.23
 
 # Quantiles of a log-normal distribution (sigma 0.5, unit root mean square), times 256.
-OUTLIER_SCALE = np.array(
-    # fmt: off
-    [
-        60,
-        75,
-        83,
-        90,
-        96,
-        102,
-        107,
-        111,
-        115,
-        119,
-        123,
-        127,
-        131,
-        135,
-        138,
-        142,
-        145,
-        149,
-        152,
-        156,
-        159,
-        163,
-        166,
-        170,
-        173,
-        177,
-        181,
-        184,
-        188,
-        192,
-        195,
-        199,
-        203,
-        207,
-        211,
-        216,
-        220,
-        224,
-        229,
-        234,
-        239,
-        244,
-        249,
-        254,
-        260,
-        266,
-        272,
-        279,
-        286,
-        293,
-        301,
-        309,
-        318,
-        328,
-        339,
-        351,
-        365,
-        380,
-        399,
-        421,
-        448,
-        486,
-        544,
-        674,
-    ],
-    # fmt: on
-    dtype=np.int32,
+_SCALES = (
+    "60 75 83 90 96 102 107 111 115 119 123 127 131 135 138 142 145 149 152 156 159 163 166 170 "
+    "173 177 181 184 188 192 195 199 203 207 211 216 220 224 229 234 239 244 249 254 260 266 272 "
+    "279 286 293 301 309 318 328 339 351 365 380 399 421 448 486 544 674"
 )
+OUTLIER_SCALE = np.array([int(scale) for scale in _SCALES.split()], dtype=np.int32)
 OUTLIER_SHIFT = 8
 
 
@@ -120,7 +55,8 @@ def centred_sum(key: int, index: U64) -> NDArray[np.int32]:
     r = random_bits(key, index)
     low = np.uint64(0xFFFF)
     total = (r & low) + ((r >> np.uint64(16)) & low) + ((r >> np.uint64(32)) & low) + (r >> np.uint64(48))
-    return (total.astype(np.int64) - 131070).astype(np.int32)
+    centred: NDArray[np.int32] = (total.astype(np.int64) - 131070).astype(np.int32)
+    return centred
 
 
 def uniform_below(key: int, index: U64, n: int) -> NDArray[np.int64]:
@@ -138,7 +74,10 @@ def seeded_tensor(
     exponent: int,
     outliers: bool = False,
 ) -> NDArray[np.float32]:
-    """All values of a tensor, fp32. With `outliers` the last dimension is a row and each row has its own scale."""
+    """All values of a tensor, fp32.
+
+    With `outliers` the last dimension is a row, and each row has a scale of its own.
+    """
     key = stream_key(seed, name)
     size = int(np.prod(shape))
     cols = shape[-1]

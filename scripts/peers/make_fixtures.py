@@ -4,12 +4,13 @@
     python3 -m venv venv && venv/bin/pip install numpy torch transformers
     venv/bin/python scripts/peers/make_fixtures.py [--out reference/testdata]
 
-Each family becomes one JSON file. Its weights are not stored: they are a function of seed, tensor name and index
-(tandem_reports.seeded), so the file holds their names, shapes and scales only. Stored are our model configuration,
-ragged source and target ids, and the outputs in float32 with eager attention on the CPU: the encoder's and the
-teacher-forced logits, each sequence computed alone and unpadded, one after the other.
+Each family becomes one JSON file. Its weights are not stored: they are a function of seed, tensor name and
+index (tandem_reports.seeded), so the file holds their names, shapes and scales only. Stored are our model
+configuration, ragged source and target ids, and the outputs in float32 with eager attention on the CPU: the
+encoder's and the teacher-forced logits, each sequence computed alone and unpadded, one after the other.
 
-The shapes are awkward on purpose: nothing is a multiple of 64, vocabularies are odd, T5's heads * d_kv is not d_model.
+The shapes are awkward on purpose: nothing is a multiple of 64, vocabularies are odd, T5's heads * d_kv is not
+d_model.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import transformers
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "reports"))
 
-from tandem_reports import seeded  # noqa: E402
+from tandem_reports import seeded  # noqa: E402 (needs the path above)
 
 SEED = 20260101
 SOURCE_LENGTHS = [19, 7, 1, 30]
@@ -68,19 +69,42 @@ def t5_config(name: str, gated: bool) -> Family:
     """T5: rms, pre, relative positions, no bias, unscaled scores; v1.1 gated with a head of its own."""
     vocab, d_model, d_kv, heads, d_ff = (101, 44, 12, 3, 70) if gated else (99, 24, 5, 6, 50)
     hf = transformers.T5Config(
-        vocab_size=vocab, d_model=d_model, d_kv=d_kv, num_heads=heads, d_ff=d_ff, num_layers=2, num_decoder_layers=3,
-        relative_attention_num_buckets=8, relative_attention_max_distance=20,
-        feed_forward_proj="gated-gelu" if gated else "relu", tie_word_embeddings=not gated,
-    )  # fmt: skip
+        vocab_size=vocab,
+        d_model=d_model,
+        d_kv=d_kv,
+        num_heads=heads,
+        d_ff=d_ff,
+        num_layers=2,
+        num_decoder_layers=3,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=20,
+        feed_forward_proj="gated-gelu" if gated else "relu",
+        tie_word_embeddings=not gated,
+    )
     config = {
-        "name": name, "d_model": d_model, "head_dim": d_kv, "vocab": vocab,
-        "encoder": {"layers": 2, "heads": heads, "d_ff": d_ff}, "decoder": {"layers": 3, "heads": heads, "d_ff": d_ff},
-        "norm": "rms", "placement": "pre", "final_norm": True, "norm_eps": 1e-6,
-        "position": "relative", "relative_buckets": 8, "relative_max_distance": 20,
-        "activation": "gelu_tanh" if gated else "relu", "gated": gated, "bias": False,
-        "attention_scale": 1.0, "head_scale": 1.0 if gated else d_model**-0.5, "tied_head": not gated,
-        "pad_id": 0, "eos_id": 1, "decoder_start_id": 0,
-    }  # fmt: skip
+        "name": name,
+        "d_model": d_model,
+        "head_dim": d_kv,
+        "vocab": vocab,
+        "encoder": {"layers": 2, "heads": heads, "d_ff": d_ff},
+        "decoder": {"layers": 3, "heads": heads, "d_ff": d_ff},
+        "norm": "rms",
+        "placement": "pre",
+        "final_norm": True,
+        "norm_eps": 1e-6,
+        "position": "relative",
+        "relative_buckets": 8,
+        "relative_max_distance": 20,
+        "activation": "gelu_tanh" if gated else "relu",
+        "gated": gated,
+        "bias": False,
+        "attention_scale": 1.0,
+        "head_scale": 1.0 if gated else d_model**-0.5,
+        "tied_head": not gated,
+        "pad_id": 0,
+        "eos_id": 1,
+        "decoder_start_id": 0,
+    }
     return Family(transformers.T5ForConditionalGeneration, hf, config, t5=True, tied=not gated)
 
 
@@ -88,15 +112,33 @@ def bart_like(name: str, hf: transformers.PreTrainedConfig, model: type, **words
     """What BART, Marian and M2M100 share: separate biases, one shared embedding that is also the head."""
     head_dim = hf.d_model // hf.encoder_attention_heads
     config = {
-        "name": name, "d_model": hf.d_model, "head_dim": head_dim, "vocab": hf.vocab_size,
-        "encoder": {"layers": hf.encoder_layers, "heads": hf.encoder_attention_heads, "d_ff": hf.encoder_ffn_dim},
-        "decoder": {"layers": hf.decoder_layers, "heads": hf.decoder_attention_heads, "d_ff": hf.decoder_ffn_dim},
-        "norm": "layer", "norm_eps": 1e-5, "max_positions": hf.max_position_embeddings, "bias": True,
-        "attention_scale": head_dim**-0.5, "embedding_scale": math.sqrt(hf.d_model) if hf.scale_embedding else 1.0,
-        "pad_id": hf.pad_token_id, "eos_id": hf.eos_token_id, "decoder_start_id": hf.decoder_start_token_id,
+        "name": name,
+        "d_model": hf.d_model,
+        "head_dim": head_dim,
+        "vocab": hf.vocab_size,
+        "encoder": {
+            "layers": hf.encoder_layers,
+            "heads": hf.encoder_attention_heads,
+            "d_ff": hf.encoder_ffn_dim,
+        },
+        "decoder": {
+            "layers": hf.decoder_layers,
+            "heads": hf.decoder_attention_heads,
+            "d_ff": hf.decoder_ffn_dim,
+        },
+        "norm": "layer",
+        "norm_eps": 1e-5,
+        "max_positions": hf.max_position_embeddings,
+        "bias": True,
+        "attention_scale": head_dim**-0.5,
+        "embedding_scale": math.sqrt(hf.d_model) if hf.scale_embedding else 1.0,
+        "pad_id": hf.pad_token_id,
+        "eos_id": hf.eos_token_id,
+        "decoder_start_id": hf.decoder_start_token_id,
         **words,
-    }  # fmt: skip
-    fixed = [] if config["position"] == "learned" else [f"model.{side}.embed_positions.weight" for side in SIDES]
+    }
+    learned = config["position"] == "learned"
+    fixed = [] if learned else [f"model.{side}.embed_positions.weight" for side in SIDES]
     return Family(model, hf, config, fixed=fixed)
 
 
@@ -112,36 +154,80 @@ def families() -> dict[str, Family]:
         "bart": bart_like(
             "bart",
             transformers.BartConfig(
-                vocab_size=83, d_model=30, encoder_attention_heads=5, decoder_attention_heads=5, encoder_ffn_dim=66,
-                decoder_ffn_dim=45, activation_function="gelu", scale_embedding=False, pad_token_id=1, bos_token_id=0,
-                eos_token_id=2, decoder_start_token_id=2, **shape,
+                vocab_size=83,
+                d_model=30,
+                encoder_attention_heads=5,
+                decoder_attention_heads=5,
+                encoder_ffn_dim=66,
+                decoder_ffn_dim=45,
+                activation_function="gelu",
+                scale_embedding=False,
+                pad_token_id=1,
+                bos_token_id=0,
+                eos_token_id=2,
+                decoder_start_token_id=2,
+                **shape,
             ),
             transformers.BartForConditionalGeneration,
-            placement="post", position="learned", position_offset=2, embedding_norm=True, activation="gelu",
+            placement="post",
+            position="learned",
+            position_offset=2,
+            embedding_norm=True,
+            activation="gelu",
             head_bias=True,
         ),
         "marian": bart_like(
             "marian",
             transformers.MarianConfig(
-                vocab_size=91, d_model=28, encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=50,
-                decoder_ffn_dim=70, activation_function="swish", scale_embedding=True, pad_token_id=90, eos_token_id=0,
-                decoder_start_token_id=90, forced_eos_token_id=0, **shape,
+                vocab_size=91,
+                d_model=28,
+                encoder_attention_heads=4,
+                decoder_attention_heads=4,
+                encoder_ffn_dim=50,
+                decoder_ffn_dim=70,
+                activation_function="swish",
+                scale_embedding=True,
+                pad_token_id=90,
+                eos_token_id=0,
+                decoder_start_token_id=90,
+                forced_eos_token_id=0,
+                **shape,
             ),
             transformers.MarianMTModel,
-            placement="post", position="sinusoidal_halves", activation="silu", head_bias=True,
+            placement="post",
+            position="sinusoidal_halves",
+            activation="silu",
+            head_bias=True,
         ),
         "m2m100": bart_like(
             "m2m100",
             transformers.M2M100Config(
-                vocab_size=97, d_model=40, encoder_attention_heads=5, decoder_attention_heads=5, encoder_ffn_dim=75,
-                decoder_ffn_dim=90, activation_function="relu", scale_embedding=True, pad_token_id=1, bos_token_id=0,
-                eos_token_id=2, decoder_start_token_id=2, encoder_layerdrop=0.0, decoder_layerdrop=0.0, **shape,
+                vocab_size=97,
+                d_model=40,
+                encoder_attention_heads=5,
+                decoder_attention_heads=5,
+                encoder_ffn_dim=75,
+                decoder_ffn_dim=90,
+                activation_function="relu",
+                scale_embedding=True,
+                pad_token_id=1,
+                bos_token_id=0,
+                eos_token_id=2,
+                decoder_start_token_id=2,
+                encoder_layerdrop=0.0,
+                decoder_layerdrop=0.0,
+                **shape,
             ),
             transformers.M2M100ForConditionalGeneration,
-            placement="pre", final_norm=True, position="sinusoidal_halves", position_offset=2, sinusoid_spans_end=True,
-            activation="relu", head_bias=False,
+            placement="pre",
+            final_norm=True,
+            position="sinusoidal_halves",
+            position_offset=2,
+            sinusoid_spans_end=True,
+            activation="relu",
+            head_bias=False,
         ),
-    }  # fmt: skip
+    }
 
 
 def t5_tensors(f: Family) -> Iterator[Tensor]:
@@ -153,23 +239,25 @@ def t5_tensors(f: Family) -> Iterator[Tensor]:
     if not f.tied:
         yield Tensor("head.weight", "lm_head.weight", d**-0.5)
     for side, layers in (("encoder", f.hf.num_layers), ("decoder", f.hf.num_decoder_layers)):
-        yield Tensor(f"{side}.relative_bias",
-                     f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 1.0)  # fmt: skip
+        first = f"{side}.block.0.layer.0.SelfAttention"
+        yield Tensor(f"{side}.relative_bias", f"{first}.relative_attention_bias.weight", 1.0)
         yield Tensor(f"{side}.final_norm.gamma", f"{side}.final_layer_norm.weight", 0.1, 1.0)
-        attentions = [("self", "SelfAttention")] + ([("cross", "EncDecAttention")] if side == "decoder" else [])
+        attentions = [("self", "SelfAttention"), ("cross", "EncDecAttention")][: 1 + (side == "decoder")]
         for i in range(layers):
             ours, block = f"{side}.layers.{i}", f"{side}.block.{i}.layer"
             for j, (ours_name, hf_name) in enumerate(attentions):
                 yield Tensor(f"{ours}.{ours_name}_norm.gamma", f"{block}.{j}.layer_norm.weight", 0.1, 1.0)
+                attention = f"{block}.{j}.{hf_name}"
                 for part, hf_part in zip(("q", "k", "v", "out"), ("q", "k", "v", "o"), strict=True):
-                    yield Tensor(f"{ours}.{ours_name}.{part}.weight", f"{block}.{j}.{hf_name}.{hf_part}.weight",
-                                 deviations[part])  # fmt: skip
+                    weight = f"{ours}.{ours_name}.{part}.weight"
+                    yield Tensor(weight, f"{attention}.{hf_part}.weight", deviations[part])
             last = len(attentions)
             yield Tensor(f"{ours}.ffn_norm.gamma", f"{block}.{last}.layer_norm.weight", 0.1, 1.0)
             ups = [("gate", "wi_0"), ("up", "wi_1")] if not f.tied else [("up", "wi")]
+            ffn = f"{block}.{last}.DenseReluDense"
             for part, hf_part in ups:
-                yield Tensor(f"{ours}.ffn.{part}.weight", f"{block}.{last}.DenseReluDense.{hf_part}.weight", d**-0.5)
-            yield Tensor(f"{ours}.ffn.down.weight", f"{block}.{last}.DenseReluDense.wo.weight", f.hf.d_ff**-0.5)
+                yield Tensor(f"{ours}.ffn.{part}.weight", f"{ffn}.{hf_part}.weight", d**-0.5)
+            yield Tensor(f"{ours}.ffn.down.weight", f"{ffn}.wo.weight", f.hf.d_ff**-0.5)
 
 
 def norm(ours: str, hf: str) -> Iterator[Tensor]:
@@ -197,7 +285,7 @@ def bart_tensors(f: Family) -> Iterator[Tensor]:
             yield from norm(f"{side}.embedding_norm", f"model.{side}.layernorm_embedding")
         if f.config.get("final_norm"):
             yield from norm(f"{side}.final_norm", f"model.{side}.layer_norm")
-        attentions = [("self", "self_attn")] + ([("cross", "encoder_attn")] if side == "decoder" else [])
+        attentions = [("self", "self_attn"), ("cross", "encoder_attn")][: 1 + (side == "decoder")]
         for i in range(f.config[side]["layers"]):
             ours, layer = f"{side}.layers.{i}", f"model.{side}.layers.{i}"
             for ours_name, hf_name in attentions:
@@ -257,11 +345,12 @@ def make(f: Family) -> dict[str, Any]:
     encoded, logits = [], []
     with torch.no_grad():
         for source, target in zip(sources, targets, strict=True):
-            out = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([target]), use_cache=False)
+            source_ids, target_ids = torch.tensor([source]), torch.tensor([target])
+            out = model(input_ids=source_ids, decoder_input_ids=target_ids, use_cache=False)
             encoded += nine_digits(out.encoder_last_hidden_state)
             logits += nine_digits(out.logits)
     return {
-        "made_by": f"transformers {transformers.__version__}, torch {torch.__version__}, float32, eager attention, CPU",
+        "made_by": f"transformers {transformers.__version__}, torch {torch.__version__}, float32, eager, CPU",
         "config": f.config,
         "seed": SEED,
         "tensors": tensors,
@@ -274,13 +363,14 @@ def make(f: Family) -> dict[str, Any]:
 
 def write(path: Path, fixture: dict[str, Any]) -> None:
     """One line a key, so that a change shows where it is."""
-    lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in fixture.items()]
+    lines = [f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in fixture.items()]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def main() -> None:
     """Writes the fixtures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--out", type=Path, default=ROOT / "reference" / "testdata")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
