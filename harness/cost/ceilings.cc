@@ -1,0 +1,143 @@
+#include "harness/cost/ceilings.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <fstream>
+
+#include "harness/base/error.h"
+
+namespace tandem {
+namespace {
+
+struct Terms {
+  std::optional<double> bytes_us, flops_us;
+};
+
+std::optional<double> operator+(std::optional<double> a, std::optional<double> b) {
+  if (!a || !b) return std::nullopt;
+  return *a + *b;
+}
+
+/// `amount` at `per_us`; nothing takes no time even at an unknown rate.
+std::optional<double> time_us(double amount, std::optional<double> per_us) {
+  if (amount == 0) return 0.0;
+  if (!per_us || !(*per_us > 0)) return std::nullopt;
+  return amount / *per_us;
+}
+
+std::optional<double> scaled(std::optional<double> v, double factor) {
+  return v ? std::optional(*v * factor) : std::nullopt;
+}
+
+Terms phase_terms(const PhaseCost& p, Precision precision, const Ceilings& c) {
+  return {time_us(p.bytes_read(), scaled(c.read_gbs, 1e3)) + time_us(p.written_bytes, scaled(c.copy_gbs, 1e3)),
+          time_us(p.flops, scaled(c.rate_tflops(precision, p.unit), 1e6))};
+}
+
+std::optional<Floor> larger(std::optional<double> bytes_us, std::optional<double> flops_us) {
+  if (!bytes_us || !flops_us) return std::nullopt;
+  return Floor{std::max(*bytes_us, *flops_us), *bytes_us >= *flops_us};
+}
+
+nlohmann::json number(std::optional<double> v) { return v ? nlohmann::json(*v) : nlohmann::json(); }
+
+std::optional<double> positive(const nlohmann::json& j, const std::string& key) {
+  if (j.is_null()) return std::nullopt;
+  if (!j.is_number() || !std::isfinite(j.get<double>()) || j.get<double>() <= 0) {
+    throw UsageError(fmt::format("ceilings: {} must be a number over 0 or null", key));
+  }
+  return j.get<double>();
+}
+
+}  // namespace
+
+std::optional<double> Ceilings::rate_tflops(Precision precision, ComputeUnit unit) const {
+  Precision by = precision;
+  const bool weight_only = precision == Precision::kW8a16 || precision == Precision::kW4a16;
+  const bool narrow = precision == Precision::kFp8 || precision == Precision::kInt8;
+  if (weight_only || (unit == ComputeUnit::kAttention && narrow)) by = Precision::kBf16;
+  return burst_tflops[static_cast<size_t>(by)];
+}
+
+void to_json(nlohmann::json& j, const Ceilings& c) {
+  nlohmann::json burst = nlohmann::json::object(), sustained = nlohmann::json::object();
+  for (int i = 0; i < kPrecisions; ++i) {
+    const std::string name(precision_name(static_cast<Precision>(i)));
+    burst[name] = number(c.burst_tflops[i]);
+    sustained[name] = number(c.sustained_tflops[i]);
+  }
+  j = {{"machine", c.machine},           {"measured_at", c.measured_at},
+       {"read_gbs", number(c.read_gbs)}, {"copy_gbs", number(c.copy_gbs)},
+       {"l2_gbs", number(c.l2_gbs)},     {"empty_node_us", number(c.empty_node_us)},
+       {"burst_tflops", burst},          {"sustained_tflops", sustained}};
+}
+
+void from_json(const nlohmann::json& j, Ceilings& c) {
+  if (!j.is_object()) throw UsageError("ceilings: must be a JSON object");
+  c = {};
+  for (const auto& [key, value] : j.items()) {
+    if (key == "machine" || key == "measured_at") {
+      if (!value.is_string()) throw UsageError(fmt::format("ceilings: {} must be text", key));
+      (key == "machine" ? c.machine : c.measured_at) = value.get<std::string>();
+    } else if (key == "read_gbs") {
+      c.read_gbs = positive(value, key);
+    } else if (key == "copy_gbs") {
+      c.copy_gbs = positive(value, key);
+    } else if (key == "l2_gbs") {
+      c.l2_gbs = positive(value, key);
+    } else if (key == "empty_node_us") {
+      c.empty_node_us = positive(value, key);
+    } else if ((key == "burst_tflops" || key == "sustained_tflops") && value.is_object()) {
+      auto& table = key == "burst_tflops" ? c.burst_tflops : c.sustained_tflops;
+      for (const auto& [name, rate] : value.items()) {
+        table[static_cast<size_t>(parse_precision(name))] = positive(rate, key + "." + name);
+      }
+    } else {
+      throw UsageError(fmt::format("ceilings: '{}' is not a key (machine measured_at read_gbs copy_gbs l2_gbs "
+                                   "empty_node_us burst_tflops sustained_tflops)",
+                                   key));
+    }
+  }
+}
+
+Ceilings read_ceilings(const std::string& path) {
+  std::ifstream in(path);
+  if (!in) throw IoError(fmt::format("{}: cannot read", path));
+  try {
+    return nlohmann::json::parse(in).get<Ceilings>();
+  } catch (const nlohmann::json::exception& e) {
+    throw UsageError(fmt::format("{}: not JSON: {}", path, e.what()));
+  } catch (const UsageError& e) {
+    throw UsageError(fmt::format("{}: {}", path, e.what()));
+  }
+}
+
+std::optional<Floor> floor_us(const Cost& cost, const Ceilings& ceilings) {
+  std::optional<double> bytes = 0.0, flops = 0.0;
+  for (const PhaseCost& p : cost.phases) {
+    const Terms t = phase_terms(p, cost.precision, ceilings);
+    bytes = bytes + t.bytes_us;
+    flops = flops + t.flops_us;
+  }
+  return larger(bytes, flops);
+}
+
+std::optional<double> floor_phases_us(const Cost& cost, const Ceilings& ceilings) {
+  std::optional<double> sum = 0.0;
+  for (const PhaseCost& p : cost.phases) {
+    const Terms t = phase_terms(p, cost.precision, ceilings);
+    const auto phase = larger(t.bytes_us, t.flops_us);
+    sum = sum + (phase ? std::optional(phase->us) : std::nullopt);
+  }
+  return sum;
+}
+
+std::optional<double> floor_l2_us(const Cost& cost, const Ceilings& ceilings) {
+  Ceilings resident = ceilings;
+  resident.read_gbs = resident.copy_gbs = ceilings.l2_gbs;
+  const auto floor = floor_us(cost, resident);
+  return floor ? std::optional(floor->us) : std::nullopt;
+}
+
+}  // namespace tandem

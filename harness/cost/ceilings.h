@@ -1,0 +1,46 @@
+// Measured rates of one machine, and the floors that stand on them.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "harness/cost/cost.h"
+
+namespace tandem {
+
+/// What `suite_limits --measure-ceilings` measured. Absent: not measured, so no floor that needs it.
+struct Ceilings {
+  std::string machine;                 ///< card name and UUID, or the CPU's name
+  std::string measured_at;             ///< UTC
+  std::optional<double> read_gbs;      ///< read-only stream, 1e9 bytes/s
+  std::optional<double> copy_gbs;      ///< copy, bytes read plus written
+  std::optional<double> l2_gbs;        ///< read of a resident set
+  std::optional<double> empty_node_us; ///< one dependent empty kernel of a graph
+  /// Best rate at any shape, TFLOP/s, by precision; 16-bit weight-only precisions use bf16's.
+  std::array<std::optional<double>, kPrecisions> burst_tflops, sustained_tflops;
+
+  std::optional<double> rate_tflops(Precision precision, ComputeUnit unit) const;
+};
+void to_json(nlohmann::json& j, const Ceilings& c);
+/// Throws UsageError for a key or a value that to_json does not write.
+void from_json(const nlohmann::json& j, Ceilings& c);
+/// Throws IoError, or UsageError naming the file.
+Ceilings read_ceilings(const std::string& path);
+
+struct Floor {
+  double us = 0;
+  bool bytes_bound = false;  ///< otherwise the operations bind
+};
+
+/// The strict floor: the larger of all bytes (read at the read-only rate, written at copy's) and all operations at their
+/// units' burst rates. Absent when a rate it needs is.
+std::optional<Floor> floor_us(const Cost& cost, const Ceilings& ceilings);
+/// The same phase by phase, summed: each phase waits for the one before.
+std::optional<double> floor_phases_us(const Cost& cost, const Ceilings& ceilings);
+/// The strict floor with every byte at L2 bandwidth.
+std::optional<double> floor_l2_us(const Cost& cost, const Ceilings& ceilings);
+
+}  // namespace tandem

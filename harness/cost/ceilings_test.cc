@@ -1,0 +1,77 @@
+#include "harness/cost/ceilings.h"
+
+#include <gtest/gtest.h>
+
+#include "harness/base/error.h"
+
+namespace tandem {
+namespace {
+
+Cost one_phase(double read, double written, double flops) {
+  Cost c;
+  c.precision = Precision::kBf16;
+  c.phases.push_back({.side = Side::kDecoder, .kind = PhaseKind::kHead, .weight_bytes = read, .written_bytes = written,
+                      .flops = flops});
+  return c;
+}
+
+Ceilings card() {
+  Ceilings c;
+  c.read_gbs = 4400;
+  c.copy_gbs = 4250;
+  c.l2_gbs = 8800;
+  c.burst_tflops[static_cast<size_t>(Precision::kBf16)] = 786;
+  return c;
+}
+
+// Breaks when the floor is not the larger of the two terms, each at its measured rate.
+TEST(Floor, LargerOfBytesAndOperations) {
+  const auto bytes = floor_us(one_phase(4.4e9, 0, 1e6), card());
+  ASSERT_TRUE(bytes);
+  EXPECT_NEAR(bytes->us, 1000, 1e-9);
+  EXPECT_TRUE(bytes->bytes_bound);
+  const auto flops = floor_us(one_phase(1e3, 0, 786e9), card());
+  EXPECT_NEAR(flops->us, 1000, 1e-9);
+  EXPECT_FALSE(flops->bytes_bound);
+  EXPECT_NEAR(floor_us(one_phase(0, 4.25e9, 0), card())->us, 1000, 1e-9);  // writes at copy's rate
+  EXPECT_NEAR(*floor_l2_us(one_phase(8.8e9, 0, 0), card()), 1000, 1e-9);
+}
+
+// Breaks when phases overlap in the phase-by-phase floor.
+TEST(Floor, PhaseFloorSumsTheLargerTerms) {
+  Cost c = one_phase(4.4e9, 0, 0);
+  c.phases.push_back({.side = Side::kDecoder, .kind = PhaseKind::kFfnUp, .flops = 786e9});
+  EXPECT_NEAR(floor_us(c, card())->us, 1000, 1e-9);
+  EXPECT_NEAR(*floor_phases_us(c, card()), 2000, 1e-9);
+}
+
+// Breaks when a missing rate becomes a floor of 0, or is needed for work that is not there.
+TEST(Floor, MissingRateGivesNoFloor) {
+  Ceilings c = card();
+  c.copy_gbs.reset();
+  EXPECT_FALSE(floor_us(one_phase(1, 1, 1), c));
+  EXPECT_TRUE(floor_us(one_phase(1, 0, 1), c));
+  c = card();
+  c.burst_tflops = {};
+  EXPECT_FALSE(floor_us(one_phase(1, 0, 1), c));
+  EXPECT_FALSE(floor_phases_us(one_phase(1, 0, 1), c));
+  EXPECT_TRUE(floor_us(one_phase(1, 0, 0), c));
+}
+
+// Breaks when ceilings do not survive their file, or a wrong file passes.
+TEST(Ceilings, JsonRoundTrip) {
+  const nlohmann::json j = card();
+  const auto back = j.get<Ceilings>();
+  EXPECT_EQ(back.read_gbs, 4400);
+  EXPECT_FALSE(back.empty_node_us);
+  EXPECT_EQ(back.rate_tflops(Precision::kW8a16, ComputeUnit::kProduct), 786);
+  EXPECT_FALSE(back.rate_tflops(Precision::kFp8, ComputeUnit::kProduct));
+  EXPECT_EQ(back.rate_tflops(Precision::kFp8, ComputeUnit::kAttention), 786);
+  EXPECT_THROW((nlohmann::json{{"reed_gbs", 1}}.get<Ceilings>()), UsageError);
+  EXPECT_THROW((nlohmann::json{{"read_gbs", 0}}.get<Ceilings>()), UsageError);
+  EXPECT_THROW((nlohmann::json{{"read_gbs", "fast"}}.get<Ceilings>()), UsageError);
+  EXPECT_THROW(read_ceilings("/nonexistent/ceilings.json"), IoError);
+}
+
+}  // namespace
+}  // namespace tandem

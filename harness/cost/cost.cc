@@ -1,0 +1,169 @@
+#include "harness/cost/cost.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace tandem {
+namespace {
+
+constexpr double kIdBytes = 4;
+
+/// Adds phases of one side; sizes are for all its layers.
+class Builder {
+ public:
+  Builder(const ModelConfig& config, Side side, const CostOptions& options)
+      : config_(config), side_(side), stack_(side == Side::kEncoder ? config.encoder : config.decoder), options_(options) {
+    cost_.precision = options.precision;
+  }
+
+  PhaseCost& at(PhaseKind kind) {
+    for (PhaseCost& p : cost_.phases) {
+      if (p.side == side_ && p.kind == kind) return p;
+    }
+    cost_.phases.push_back({.side = side_, .kind = kind});
+    return cost_.phases.back();
+  }
+
+  /// A product [rows, in] x [out, in]^T in each layer.
+  void product(PhaseKind kind, double rows, double in, double out) {
+    PhaseCost& p = at(kind);
+    const double bias = config_.bias ? out * small_bytes() : 0;
+    p.weight_bytes += stack_.layers * (in * out * weight_bytes(options_.precision) + bias);
+    p.flops += stack_.layers * 2.0 * rows * in * out;
+  }
+
+  /// `query_keys`: pairs of query and key a head, all sequences.
+  void attention(PhaseKind kind, double query_keys) {
+    PhaseCost& p = at(kind);
+    p.unit = ComputeUnit::kAttention;
+    p.flops += stack_.layers * 4.0 * query_keys * inner();
+  }
+
+  void norms(double count) {
+    const double params = config_.norm == Norm::kLayer ? 2.0 : 1.0;
+    at(PhaseKind::kNorm).weight_bytes += count * params * config_.d_model * small_bytes();
+  }
+
+  void ffn(double rows) {
+    product(PhaseKind::kFfnUp, rows, config_.d_model, (config_.gated ? 2.0 : 1.0) * stack_.d_ff);
+    product(PhaseKind::kFfnDown, rows, stack_.d_ff, config_.d_model);
+  }
+
+  /// Norms around the layers: embedding norm and final norm.
+  double outer_norms() const { return (config_.embedding_norm ? 1 : 0) + (config_.final_norm ? 1 : 0); }
+
+  double inner() const { return static_cast<double>(stack_.heads) * config_.head_dim; }
+  double layers() const { return stack_.layers; }
+  /// K and V of one token in one layer.
+  double kv_token_bytes() const {
+    return 2.0 * stack_.heads * static_cast<double>(kv_head_bytes(options_.precision, options_.kv, config_.head_dim));
+  }
+  double activation_bytes() const { return static_cast<double>(dtype_bytes(activation_dtype(options_.precision))); }
+  /// Biases, norms and tables stay in the type of activations.
+  double small_bytes() const { return activation_bytes(); }
+
+  Cost take() { return std::move(cost_); }
+
+ private:
+  const ModelConfig& config_;
+  Side side_;
+  const StackConfig& stack_;
+  CostOptions options_;
+  Cost cost_;
+};
+
+double total(std::span<const int32_t> lengths) { return std::accumulate(lengths.begin(), lengths.end(), 0.0); }
+
+}  // namespace
+
+double Cost::bytes_read() const {
+  return std::accumulate(phases.begin(), phases.end(), 0.0, [](double s, const PhaseCost& p) { return s + p.bytes_read(); });
+}
+
+double Cost::bytes_written() const {
+  return std::accumulate(phases.begin(), phases.end(), 0.0, [](double s, const PhaseCost& p) { return s + p.written_bytes; });
+}
+
+double Cost::flops() const {
+  return std::accumulate(phases.begin(), phases.end(), 0.0, [](double s, const PhaseCost& p) { return s + p.flops; });
+}
+
+const PhaseCost* Cost::find(Side side, PhaseKind kind) const {
+  const auto it = std::find_if(phases.begin(), phases.end(),
+                               [&](const PhaseCost& p) { return p.side == side && p.kind == kind; });
+  return it == phases.end() ? nullptr : &*it;
+}
+
+void Cost::add(const Cost& other, double times) {
+  for (const PhaseCost& p : other.phases) {
+    auto it = std::find_if(phases.begin(), phases.end(),
+                           [&](const PhaseCost& q) { return q.side == p.side && q.kind == p.kind; });
+    if (it == phases.end()) it = phases.insert(it, {.side = p.side, .kind = p.kind, .unit = p.unit});
+    it->weight_bytes += times * p.weight_bytes;
+    it->kv_bytes += times * p.kv_bytes;
+    it->other_bytes += times * p.other_bytes;
+    it->written_bytes += times * p.written_bytes;
+    it->flops += times * p.flops;
+  }
+}
+
+Cost encoder_cost(const ModelConfig& config, std::span<const int32_t> lengths, const CostOptions& options) {
+  Builder b(config, Side::kEncoder, options);
+  const double tokens = total(lengths);
+  b.at(PhaseKind::kEmbed).other_bytes = tokens * kIdBytes;
+  b.norms(2 * b.layers() + b.outer_norms());
+  b.product(PhaseKind::kSelfQkv, tokens, config.d_model, 3 * b.inner());
+  b.attention(PhaseKind::kSelfAttention,
+              std::accumulate(lengths.begin(), lengths.end(), 0.0,
+                              [](double s, int32_t n) { return s + static_cast<double>(n) * n; }));
+  b.product(PhaseKind::kSelfOut, tokens, b.inner(), config.d_model);
+  b.ffn(tokens);
+  b.at(PhaseKind::kFfnDown).written_bytes = tokens * config.d_model * b.activation_bytes();
+  return b.take();
+}
+
+Cost cross_kv_cost(const ModelConfig& config, std::span<const int32_t> lengths, const CostOptions& options) {
+  Builder b(config, Side::kDecoder, options);
+  const double tokens = total(lengths);
+  b.product(PhaseKind::kCrossKv, tokens, config.d_model, 2 * b.inner());
+  PhaseCost& p = b.at(PhaseKind::kCrossKv);
+  p.other_bytes = tokens * config.d_model * b.activation_bytes();
+  p.written_bytes = b.layers() * tokens * b.kv_token_bytes();
+  return b.take();
+}
+
+Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> lengths, double tgt,
+                      const CostOptions& options) {
+  Builder b(config, Side::kDecoder, options);
+  const auto rows = static_cast<double>(lengths.size());
+  const double sources = total(lengths);
+  b.at(PhaseKind::kEmbed).other_bytes = rows * kIdBytes;
+  b.norms(3 * b.layers() + b.outer_norms());
+  b.product(PhaseKind::kSelfQkv, rows, config.d_model, 3 * b.inner());
+  // The token's own key and value are written once and not read back: tgt positions move tgt - 1 reads and 1 write.
+  b.attention(PhaseKind::kSelfAttention, rows * tgt);
+  b.at(PhaseKind::kSelfAttention).kv_bytes = b.layers() * rows * (tgt - 1) * b.kv_token_bytes();
+  b.at(PhaseKind::kSelfAttention).written_bytes = b.layers() * rows * b.kv_token_bytes();
+  b.product(PhaseKind::kSelfOut, rows, b.inner(), config.d_model);
+  b.product(PhaseKind::kCrossQkv, rows, config.d_model, b.inner());
+  b.attention(PhaseKind::kCrossAttention, sources);
+  b.at(PhaseKind::kCrossAttention).kv_bytes = b.layers() * sources * b.kv_token_bytes();
+  b.product(PhaseKind::kCrossOut, rows, b.inner(), config.d_model);
+  b.ffn(rows);
+  PhaseCost& head = b.at(PhaseKind::kHead);
+  head.weight_bytes = static_cast<double>(config.vocab) *
+                      (config.d_model * head_bytes(options.precision) + (config.head_bias ? b.small_bytes() : 0));
+  head.flops = 2.0 * rows * config.d_model * config.vocab;
+  b.at(PhaseKind::kSelect).written_bytes = rows * kIdBytes;
+  return b.take();
+}
+
+Cost generate_cost(const ModelConfig& config, std::span<const int32_t> lengths, int tgt, const CostOptions& options) {
+  Cost cost = encoder_cost(config, lengths, options);
+  cost.add(cross_kv_cost(config, lengths, options));
+  // A step's cost is linear in its position: tgt times the step at the mean position is their sum exactly.
+  cost.add(decode_step_cost(config, lengths, (tgt + 1) / 2.0, options), tgt);
+  return cost;
+}
+
+}  // namespace tandem

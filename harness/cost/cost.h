@@ -1,0 +1,65 @@
+// The fewest bytes through device memory and the operations of a pass, phase by phase: what the floor of a case is made of.
+//
+// Counted: weights, biases and norms once a pass (not the rows of the embedding tables: under 0.1 %), K/V, ids and the
+// pass's outputs once. Activations are taken as staying on chip. Operations: 2 a multiply-add of products and attention;
+// norms, activations and softmax are not counted.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "harness/base/phase.h"
+#include "harness/base/precision.h"
+#include "harness/model/config.h"
+
+namespace tandem {
+
+/// Which rate bounds the operations of a phase: the precision's own products, or 16-bit (fp32 in fp32 cases) attention.
+enum class ComputeUnit : uint8_t { kProduct, kAttention };
+
+struct PhaseCost {
+  Side side = Side::kEncoder;
+  PhaseKind kind = PhaseKind::kEmbed;
+  double weight_bytes = 0;   ///< read
+  double kv_bytes = 0;       ///< read
+  double other_bytes = 0;    ///< read: ids
+  double written_bytes = 0;  ///< K/V appended, outputs
+  double flops = 0;
+  ComputeUnit unit = ComputeUnit::kProduct;
+
+  double bytes_read() const { return weight_bytes + kv_bytes + other_bytes; }
+  double bytes() const { return bytes_read() + written_bytes; }
+};
+
+/// Phases of all layers of a side together; each (side, kind) at most once. Totals are sums over phases, nothing else.
+struct Cost {
+  Precision precision = Precision::kBf16;
+  std::vector<PhaseCost> phases;
+
+  double bytes_read() const;
+  double bytes_written() const;
+  double bytes() const { return bytes_read() + bytes_written(); }
+  double flops() const;
+  /// The phase, or nullptr.
+  const PhaseCost* find(Side side, PhaseKind kind) const;
+  /// Adds `times` repetitions of `other`, phase by phase.
+  void add(const Cost& other, double times = 1);
+};
+
+struct CostOptions {
+  Precision precision = Precision::kBf16;
+  KvType kv = KvType::kSame;
+};
+
+/// One encoder pass over sequences of these lengths, without the cross-K/V projection. Writes its output.
+Cost encoder_cost(const ModelConfig& config, std::span<const int32_t> lengths, const CostOptions& options);
+/// Cross-attention keys and values of all decoder layers, once per source.
+Cost cross_kv_cost(const ModelConfig& config, std::span<const int32_t> lengths, const CostOptions& options);
+/// The decode step that appends position `tgt` (1-based) of every sequence: self-attention over tgt positions.
+Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> lengths, double tgt,
+                      const CostOptions& options);
+/// Encoder, cross-K/V and the steps that append positions 1 .. tgt.
+Cost generate_cost(const ModelConfig& config, std::span<const int32_t> lengths, int tgt, const CostOptions& options);
+
+}  // namespace tandem

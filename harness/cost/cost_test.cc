@@ -1,0 +1,141 @@
+#include "harness/cost/cost.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <numeric>
+
+#include <nlohmann/json.hpp>
+
+namespace tandem {
+namespace {
+
+std::vector<int32_t> full(int batch, int src) { return std::vector<int32_t>(static_cast<size_t>(batch), src); }
+
+double weights_of(const Cost& cost, bool head) {
+  double sum = 0;
+  for (const PhaseCost& p : cost.phases) sum += (p.kind == PhaseKind::kHead) == head ? p.weight_bytes : 0;
+  return sum;
+}
+
+// Breaks when bytes or operations drift from the independent machine model: 64 cases made with another program.
+TEST(Cost, EqualsTheCommittedTableWithinOnePercent) {
+  std::ifstream in("harness/cost/testdata/roofline.json");
+  const auto table = nlohmann::json::parse(in);
+  ASSERT_GE(table.size(), 40u);
+  for (const auto& row : table) {
+    SCOPED_TRACE(row.dump());
+    const ModelConfig config = preset(row["model"].get<std::string>());
+    const CostOptions options{.precision = parse_precision(row["precision"].get<std::string>())};
+    const auto lengths = full(row["batch"], row["src"]);
+    auto close = [&](double got, const char* key) { EXPECT_NEAR(got / row[key].get<double>(), 1, 0.01) << key; };
+    const Cost step = decode_step_cost(config, lengths, row["tgt"].get<int>(), options);
+    const PhaseCost& self = *step.find(Side::kDecoder, PhaseKind::kSelfAttention);
+    close(weights_of(step, false), "weights");
+    close(weights_of(step, true), "head");
+    close(self.kv_bytes + self.written_bytes, "self_kv");
+    close(step.find(Side::kDecoder, PhaseKind::kCrossAttention)->kv_bytes, "cross_kv");
+    close(step.bytes(), "step_bytes");
+    close(step.flops(), "step_flops");
+    const Cost encoder = encoder_cost(config, lengths, options);
+    close(weights_of(encoder, false), "encoder_weights");
+    close(encoder.flops(), "encoder_flops");
+    close(cross_kv_cost(config, lengths, options).bytes_written(), "cross_kv_write");
+  }
+}
+
+// Breaks when a total is anything else than the sum of its phases.
+TEST(Cost, PhasesSumToTotalsExactly) {
+  for (const std::string& name : preset_names()) {
+    const Cost cost = generate_cost(preset(name), std::vector<int32_t>{7, 3, 12}, 9, {});
+    double bytes = 0, flops = 0;
+    for (const PhaseCost& p : cost.phases) {
+      bytes += p.bytes();
+      flops += p.flops;
+    }
+    EXPECT_DOUBLE_EQ(bytes, cost.bytes()) << name;
+    EXPECT_DOUBLE_EQ(flops, cost.flops()) << name;
+  }
+}
+
+// Breaks when the mean position stands for the wrong sum of steps.
+TEST(Cost, GenerationIsTheSumOfItsSteps) {
+  const ModelConfig config = preset("t5-small");
+  const std::vector<int32_t> lengths = {5, 11};
+  const CostOptions options{.precision = Precision::kFp16};
+  Cost sum = encoder_cost(config, lengths, options);
+  sum.add(cross_kv_cost(config, lengths, options));
+  for (int t = 1; t <= 6; ++t) sum.add(decode_step_cost(config, lengths, t, options));
+  const Cost whole = generate_cost(config, lengths, 6, options);
+  EXPECT_NEAR(whole.bytes() / sum.bytes(), 1, 1e-12);
+  EXPECT_NEAR(whole.flops() / sum.flops(), 1, 1e-12);
+  ASSERT_EQ(whole.phases.size(), sum.phases.size());
+}
+
+// tiny: d 64, 4 heads of 16 (inner 64), d_ff 128, vocab 256, 2 + 2 layers, biased, layer norm, post. fp32, batch 1, source 8.
+// Breaks when a phase of a plain biased model is counted wrong.
+TEST(Cost, TinyByHand) {
+  const ModelConfig config = preset("tiny");
+  const CostOptions options{.precision = Precision::kFp32};
+  const Cost e = encoder_cost(config, full(1, 8), options);
+  auto phase = [](const Cost& c, Side side, PhaseKind kind) -> const PhaseCost& { return *c.find(side, kind); };
+  const Side E = Side::kEncoder, D = Side::kDecoder;
+  // qkv: 2 layers x (64 x 192 + 192) x 4 bytes; 2 x 8 x 64 x 192 operations a layer
+  EXPECT_EQ(phase(e, E, PhaseKind::kSelfQkv).weight_bytes, 2 * (64 * 192 + 192) * 4);
+  EXPECT_EQ(phase(e, E, PhaseKind::kSelfQkv).flops, 2 * 2 * 8 * 64 * 192);
+  EXPECT_EQ(phase(e, E, PhaseKind::kSelfAttention).flops, 2 * 4 * 8 * 8 * 64);
+  EXPECT_EQ(phase(e, E, PhaseKind::kSelfOut).weight_bytes, 2 * (64 * 64 + 64) * 4);
+  EXPECT_EQ(phase(e, E, PhaseKind::kFfnUp).weight_bytes, 2 * (64 * 128 + 128) * 4);
+  EXPECT_EQ(phase(e, E, PhaseKind::kFfnDown).weight_bytes, 2 * (128 * 64 + 64) * 4);
+  EXPECT_EQ(phase(e, E, PhaseKind::kFfnDown).written_bytes, 8 * 64 * 4);
+  EXPECT_EQ(phase(e, E, PhaseKind::kNorm).weight_bytes, 4 * 2 * 64 * 4);  // 2 a layer, gamma and beta
+  EXPECT_EQ(phase(e, E, PhaseKind::kEmbed).other_bytes, 8 * 4);
+
+  const Cost x = cross_kv_cost(config, full(1, 8), options);
+  EXPECT_EQ(x.bytes_written(), 2 * 8 * 2 * 64 * 4);  // layers, tokens, K and V
+  EXPECT_EQ(x.flops(), 2 * 2 * 8 * 64 * 128);
+
+  const Cost d = decode_step_cost(config, full(1, 8), 5, options);
+  EXPECT_EQ(phase(d, D, PhaseKind::kSelfAttention).kv_bytes, 2 * 4 * 2 * 64 * 4);  // layers, 4 older positions
+  EXPECT_EQ(phase(d, D, PhaseKind::kSelfAttention).written_bytes, 2 * 2 * 64 * 4);
+  EXPECT_EQ(phase(d, D, PhaseKind::kSelfAttention).flops, 2 * 4 * 5 * 64);
+  EXPECT_EQ(phase(d, D, PhaseKind::kCrossQkv).weight_bytes, 2 * (64 * 64 + 64) * 4);
+  EXPECT_EQ(phase(d, D, PhaseKind::kCrossAttention).kv_bytes, 2 * 8 * 2 * 64 * 4);
+  EXPECT_EQ(phase(d, D, PhaseKind::kHead).weight_bytes, 256 * 64 * 4);
+  EXPECT_EQ(phase(d, D, PhaseKind::kHead).flops, 2 * 64 * 256);
+  EXPECT_EQ(phase(d, D, PhaseKind::kNorm).weight_bytes, 6 * 2 * 64 * 4);
+  EXPECT_EQ(phase(d, D, PhaseKind::kSelect).written_bytes, 4);
+}
+
+// Breaks when the third matrix of a gated FFN, an inner width that is not d_model, rms norms or missing biases are miscounted.
+TEST(Cost, GatedByHand) {
+  ModelConfig c = preset("flan-t5-base");
+  c.d_model = 24;
+  c.head_dim = 8;
+  c.encoder = c.decoder = {.layers = 1, .heads = 4, .d_ff = 40};
+  c.vocab = 100;
+  const Cost d = decode_step_cost(c, std::vector<int32_t>{3, 2}, 1, {.precision = Precision::kBf16});
+  const auto at = [&](PhaseKind k) { return *d.find(Side::kDecoder, k); };
+  EXPECT_EQ(at(PhaseKind::kSelfQkv).weight_bytes, 24 * 96 * 2);
+  EXPECT_EQ(at(PhaseKind::kSelfOut).weight_bytes, 32 * 24 * 2);
+  EXPECT_EQ(at(PhaseKind::kFfnUp).weight_bytes, 2 * 24 * 40 * 2);
+  EXPECT_EQ(at(PhaseKind::kFfnUp).flops, 2 * 2 * 24 * 80);
+  EXPECT_EQ(at(PhaseKind::kFfnDown).weight_bytes, 40 * 24 * 2);
+  EXPECT_EQ(at(PhaseKind::kNorm).weight_bytes, 4 * 24 * 2);  // three and the final one, gamma only
+  EXPECT_EQ(at(PhaseKind::kCrossAttention).kv_bytes, 5 * 2 * 32 * 2);
+  EXPECT_EQ(at(PhaseKind::kSelfAttention).kv_bytes, 0);
+  EXPECT_EQ(at(PhaseKind::kHead).weight_bytes, 100 * 24 * 2);
+}
+
+// Breaks when final_logits_bias, the embedding norm or int8's scales are left out.
+TEST(Cost, BiasedHeadAndInt8Kv) {
+  ModelConfig c = preset("bart-base");
+  const Cost d = decode_step_cost(c, full(2, 4), 3, {.precision = Precision::kBf16, .kv = KvType::kInt8});
+  EXPECT_EQ(d.find(Side::kDecoder, PhaseKind::kHead)->weight_bytes, 50265.0 * (768 * 2 + 2));
+  EXPECT_EQ(d.find(Side::kDecoder, PhaseKind::kNorm)->weight_bytes, (3 * 6 + 1) * 2 * 768 * 2);
+  // K and V of a token and layer: 12 heads x (64 bytes + one fp32 scale)
+  EXPECT_EQ(d.find(Side::kDecoder, PhaseKind::kCrossAttention)->kv_bytes, 6.0 * 8 * 2 * 12 * (64 + 4));
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,70 @@
+#include "harness/run/case_cost.h"
+
+#include <numeric>
+
+#include "harness/base/error.h"
+#include "harness/model/batch.h"
+#include "harness/run/engine.h"
+
+namespace tandem {
+namespace {
+
+std::vector<int32_t> lengths_of(const Case& c) {
+  return source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
+}
+
+CostOptions options_of(const Case& c) { return {.precision = c.precision, .kv = parse_kv(c.kv)}; }
+
+void put_floor(Record& r, const Cost& cost, const Ceilings& ceilings) {
+  if (const auto floor = floor_us(cost, ceilings)) {
+    r.floor.floor_us = floor->us;
+    r.floor.bound = floor->bytes_bound ? "bytes" : "operations";
+    if (r.summary && floor->us > 0) r.floor.ratio = r.summary->median_us / floor->us;
+  }
+}
+
+}  // namespace
+
+Cost case_cost(const Case& c, const ModelConfig& config) {
+  const auto lengths = lengths_of(c);
+  switch (c.suite) {
+    case Suite::kEncoder:
+      return encoder_cost(config, lengths, options_of(c));
+    case Suite::kDecoder:
+      return decode_step_cost(config, lengths, c.tgt, options_of(c));
+    case Suite::kGenerate:
+      return generate_cost(config, lengths, c.tgt, options_of(c));
+    default:
+      throw Error("case_cost: only encoder, decoder and generate have the cost of a model pass");
+  }
+}
+
+void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings, std::optional<double> l2_bytes) {
+  const Cost cost = case_cost(r.c, config);
+  r.bytes = cost.bytes();
+  r.flops = cost.flops();
+  for (const PhaseCost& p : cost.phases) {
+    r.phases.push_back({std::string(side_name(p.side)), std::string(phase_name(p.kind)), p.bytes_read(),
+                        p.written_bytes, p.flops});
+  }
+  put_floor(r, cost, ceilings);
+  r.floor.floor_phases_us = floor_phases_us(cost, ceilings);
+  if (r.c.suite == Suite::kGenerate) {
+    const auto step = floor_us(decode_step_cost(config, lengths_of(r.c), (r.c.tgt + 1) / 2.0, options_of(r.c)), ceilings);
+    if (step) r.floor.step_floor_us = step->us;
+  }
+  if (l2_bytes) {
+    const bool resident = cost.bytes() < 2 * *l2_bytes;
+    r.l2 = resident ? "resident" : "in_situ";
+    if (resident) r.floor.floor_l2_us = floor_l2_us(cost, ceilings);
+  }
+}
+
+void fill_op_floor(Record& r, double bytes_read, double bytes_written, double flops, const Ceilings& ceilings) {
+  Cost cost;
+  cost.precision = r.c.precision;
+  cost.phases.push_back({.other_bytes = bytes_read, .written_bytes = bytes_written, .flops = flops});
+  if (bytes_read + bytes_written + flops > 0) put_floor(r, cost, ceilings);
+}
+
+}  // namespace tandem
