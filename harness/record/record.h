@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "harness/record/line_log.h"
 #include "harness/sweep/case.h"
 
 namespace tandem {
@@ -24,48 +25,49 @@ struct Summary {
   int64_t n = 0;
   double median_us = 0;
   double q1_us = 0, q3_us = 0, min_us = 0;
-  std::optional<double> p95_us;             ///< from 20 samples
-  std::optional<double> p99_us;             ///< from 100 samples
+  std::optional<double> p95_us;                  ///< from 20 samples
+  std::optional<double> p99_us;                  ///< from 100 samples
   std::optional<double> ci95_lo_us, ci95_hi_us;  ///< of the median, by order statistics; from 6 samples
 };
-/// Throws Error for an empty, non-finite or non-positive sample.
+/// Quartiles and percentiles interpolate linearly between order statistics. Throws Error for no sample, and
+/// for one that is not finite or not positive.
 Summary summarize(std::vector<float> samples_us);
 
 struct SamplesRef {
-  std::string file;  ///< relative to the run folder
+  std::string file = {};  ///< relative to the run folder
   int64_t n = 0;
-  std::string sha256;
+  std::string sha256 = {};
 };
 
 struct Check {
-  std::string reference;
-  std::optional<double> error;
-  std::optional<double> tolerance;
-  std::optional<std::string> where;
-  std::optional<bool> tokens_equal;
-  std::optional<int64_t> tokens_compared, tokens_excused;
-  std::optional<std::string> digest, digest_after;
+  std::string reference = {};
+  std::optional<double> error = {};
+  std::optional<double> tolerance = {};
+  std::optional<std::string> where = {};
+  std::optional<bool> tokens_equal = {};
+  std::optional<int64_t> tokens_compared = {}, tokens_excused = {};
+  std::optional<std::string> digest = {}, digest_after = {};
 };
 
 struct PhaseRow {
-  std::string side, phase;
+  std::string side = {}, phase = {};
   double bytes_read = 0, bytes_written = 0, flops = 0;
 };
 
 struct Metrics {
-  std::optional<double> step_us, first_token_us, tokens_per_second, graph_build_us, load_us, gigabytes_per_second,
-      teraflops;
+  std::optional<double> step_us = {}, first_token_us = {}, tokens_per_second = {}, graph_build_us = {},
+                        load_us = {}, gigabytes_per_second = {}, teraflops = {};
 };
 
 struct FloorRow {
-  std::optional<double> floor_us, floor_phases_us, floor_l2_us, step_floor_us, ratio;
-  std::optional<std::string> bound;
+  std::optional<double> floor_us = {}, floor_phases_us = {}, floor_l2_us = {}, step_floor_us = {}, ratio = {};
+  std::optional<std::string> bound = {};
 };
 
 struct ClockBlock {
   int64_t first_sample = 0, samples = 0;
-  std::optional<double> sm_mhz, temperature_c, power_w;
-  std::vector<std::string> reasons;
+  std::optional<double> sm_mhz = {}, temperature_c = {}, power_w = {};
+  std::vector<std::string> reasons = {};
 };
 
 struct Record {
@@ -93,6 +95,9 @@ struct Record {
   std::optional<bool> stop_reached;
   std::vector<ClockBlock> clock_blocks;
   std::optional<int64_t> throttled_samples;
+  nlohmann::json accuracy;  ///< an object or null
+  std::vector<nlohmann::json> ranks;
+  uint64_t input_seed = 1;  ///< kInputSeed of run/engine.h
   std::optional<uint64_t> order_seed;
   std::optional<bool> profiler_mapped;
   std::optional<std::string> choices_sha256;
@@ -107,27 +112,25 @@ Check check_from_json(const nlohmann::json& j);
 Record make_record(const Case& c, int worker, int attempt);
 /// Absent values are null, never 0; a NaN or infinity throws Error.
 nlohmann::json record_to_json(const Record& r);
-/// Throws UsageError naming the field for anything the schema does not allow, and for an unknown major version.
+/// Throws UsageError naming the field for anything the schema does not allow, and for an unknown major
+/// version.
 Record record_from_json(const nlohmann::json& j);
 
-/// Appends whole lines to records.jsonl, each fsynced. An unterminated last line left by a kill is cut off at opening.
+/// Appends whole lines to records.jsonl, each fsynced. An unterminated last line left by a kill is cut off at
+/// opening.
 class RecordWriter {
  public:
-  /// Throws IoError.
-  explicit RecordWriter(std::string path);
-  ~RecordWriter();
-  RecordWriter(const RecordWriter&) = delete;
-  RecordWriter& operator=(const RecordWriter&) = delete;
+  /// Throws IoError, also when another process writes the file.
+  explicit RecordWriter(std::string path) : log_(std::move(path)) {}
   /// Throws IoError (a full disk): the file then ends with the last whole record.
   void append(const Record& r);
 
  private:
-  std::string path_;
-  int fd_ = -1;
+  LineLog log_;
 };
 
-/// Reads records.jsonl. An unterminated last line is ignored and reported in `warning`; any other malformed line throws
-/// UsageError with its number.
+/// Reads records.jsonl. An unterminated last line is ignored and reported in `warning`; any other malformed
+/// line throws UsageError with its number.
 std::vector<Record> read_records(const std::string& path, std::string* warning);
 
 }  // namespace tandem

@@ -90,13 +90,14 @@ void expand_group(const Group& group, const ExpandOptions& options, std::set<std
     SkippedCase skipped{c, {}, false};
     try {
       check_combination(c);
-      const int wanted = c.engine == "cuda" ? c.tp * c.dp : group.needs_device ? 1 : 0;
-      if (wanted > options.devices) {
-        skipped.for_device = true;
-        skipped.reason = options.devices == 0 ? "needs a CUDA device, there is none that can be used"
-                                              : fmt::format("tp {} x dp {} needs {} devices, there are {}",
-                                                            c.tp, c.dp, wanted, options.devices);
+      const int ranks = c.tp * c.dp;
+      if ((c.engine == "cuda" || group.needs_device) && !options.device) {
+        skipped.reason = "needs a CUDA device, there is none that can be used";
+      } else if (c.engine == "cuda" && options.devices && ranks > *options.devices) {
+        skipped.reason =
+            fmt::format("tp {} x dp {} needs {} devices, there are {}", c.tp, c.dp, ranks, *options.devices);
       }
+      skipped.for_device = !skipped.reason.empty();
     } catch (const ImpossibleCase& e) {
       skipped.reason = e.what();
     }

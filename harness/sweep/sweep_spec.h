@@ -30,7 +30,8 @@ struct SweepCases {
 /// What the sweep is expanded for.
 struct ExpandOptions {
   std::string engine = "reference";  ///< the resolved engine: that of every group that does not name one
-  int devices = 0;  ///< usable devices; groups with "needs": "device" and engine cuda are skipped without
+  bool device = false;  ///< is there a usable device? without, "needs": "device" and engine cuda are skipped
+  std::optional<int> devices = {};      ///< how many, when known: cases of more ranks are skipped
   std::vector<std::string> peers = {};  ///< engines beside cuda and reference that a case may name
 };
 

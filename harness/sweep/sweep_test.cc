@@ -288,7 +288,7 @@ TEST(Sweep, CasesWithoutTheirDeviceAreSkipped) {
   EXPECT_EQ(none.cases.size(), 2u);
   EXPECT_EQ(none.skipped.size(), 3u);
   for (const SkippedCase& s : none.skipped) EXPECT_TRUE(s.for_device);
-  const SweepCases one = expand_sweep(sweep, {.engine = "cuda", .devices = 1});
+  const SweepCases one = expand_sweep(sweep, {.engine = "cuda", .device = true, .devices = 1});
   EXPECT_EQ(one.cases.size(), 4u);
   ASSERT_EQ(one.skipped.size(), 1u);
   EXPECT_EQ(one.skipped[0].reason, "tp 2 x dp 1 needs 2 devices, there are 1");

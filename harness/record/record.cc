@@ -1,0 +1,356 @@
+#include "harness/record/record.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "harness/base/error.h"
+#include "harness/record/json_schema.h"
+
+namespace tandem {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::array<std::string_view, 8> kStatusNames = {"ok",      "invalid", "skipped",   "oom",
+                                                          "crashed", "timeout", "rank_lost", "error"};
+
+template <typename T>
+json maybe(const std::optional<T>& value) {
+  return value ? json(*value) : json();
+}
+
+/// Null and absent both mean: not known.
+template <typename T>
+void read(const json& j, const char* key, std::optional<T>& value) {
+  const auto it = j.find(key);
+  if (it != j.end() && !it->is_null()) value = it->get<T>();
+}
+
+/// `j` where any of its values is known, otherwise null.
+json known_or_null(json j) {
+  for (const auto& [key, value] : j.items()) {
+    if (!value.is_null()) return j;
+  }
+  return {};
+}
+
+/// The object under `key`, or an empty one.
+const json& part(const json& j, const char* key) {
+  static const json empty = json::object();
+  const auto it = j.find(key);
+  return it != j.end() && it->is_object() ? *it : empty;
+}
+
+json summary_to_json(const Summary& s) {
+  json ci;
+  if (s.ci95_lo_us && s.ci95_hi_us) ci = {*s.ci95_lo_us, *s.ci95_hi_us};
+  return {{"n", s.n},           {"median_us", s.median_us},  {"q1_us", s.q1_us}, {"q3_us", s.q3_us},
+          {"min_us", s.min_us}, {"p95_us", maybe(s.p95_us)}, {"ci95_us", ci},    {"p99_us", maybe(s.p99_us)}};
+}
+
+Summary summary_from_json(const json& j) {
+  Summary s;
+  s.n = j.at("n").get<int64_t>();
+  s.median_us = j.at("median_us").get<double>();
+  auto or_median = [&](const char* key) {
+    return j.at(key).is_null() ? s.median_us : j.at(key).get<double>();
+  };
+  s.q1_us = or_median("q1_us");
+  s.q3_us = or_median("q3_us");
+  s.min_us = or_median("min_us");
+  read(j, "p95_us", s.p95_us);
+  read(j, "p99_us", s.p99_us);
+  if (j.at("ci95_us").is_array()) {
+    s.ci95_lo_us = j["ci95_us"][0].get<double>();
+    s.ci95_hi_us = j["ci95_us"][1].get<double>();
+  }
+  return s;
+}
+
+json metrics_to_json(const Metrics& m) {
+  return known_or_null({{"step_us", maybe(m.step_us)},
+                        {"first_token_us", maybe(m.first_token_us)},
+                        {"tokens_per_second", maybe(m.tokens_per_second)},
+                        {"graph_build_us", maybe(m.graph_build_us)},
+                        {"load_us", maybe(m.load_us)},
+                        {"gigabytes_per_second", maybe(m.gigabytes_per_second)},
+                        {"teraflops", maybe(m.teraflops)}});
+}
+
+void metrics_from_json(const json& j, Metrics& m) {
+  read(j, "step_us", m.step_us);
+  read(j, "first_token_us", m.first_token_us);
+  read(j, "tokens_per_second", m.tokens_per_second);
+  read(j, "graph_build_us", m.graph_build_us);
+  read(j, "load_us", m.load_us);
+  read(j, "gigabytes_per_second", m.gigabytes_per_second);
+  read(j, "teraflops", m.teraflops);
+}
+
+json floor_to_json(const FloorRow& f) {
+  return known_or_null({{"floor_us", maybe(f.floor_us)},
+                        {"floor_phases_us", maybe(f.floor_phases_us)},
+                        {"floor_l2_us", maybe(f.floor_l2_us)},
+                        {"step_floor_us", maybe(f.step_floor_us)},
+                        {"ratio", maybe(f.ratio)},
+                        {"bound", maybe(f.bound)}});
+}
+
+void floor_from_json(const json& j, FloorRow& f) {
+  read(j, "floor_us", f.floor_us);
+  read(j, "floor_phases_us", f.floor_phases_us);
+  read(j, "floor_l2_us", f.floor_l2_us);
+  read(j, "step_floor_us", f.step_floor_us);
+  read(j, "ratio", f.ratio);
+  read(j, "bound", f.bound);
+}
+
+json cost_to_json(const Record& r) {
+  if (!r.bytes && !r.flops) return {};
+  json phases = json::array();
+  for (const PhaseRow& p : r.phases) {
+    phases.push_back({{"side", p.side},
+                      {"phase", p.phase},
+                      {"bytes_read", p.bytes_read},
+                      {"bytes_written", p.bytes_written},
+                      {"flops", p.flops}});
+  }
+  json cost = {{"phases", phases}};
+  if (r.bytes) cost["bytes"] = *r.bytes;
+  if (r.flops) cost["flops"] = *r.flops;
+  return cost;
+}
+
+void cost_from_json(const json& j, Record& r) {
+  read(j, "bytes", r.bytes);
+  read(j, "flops", r.flops);
+  for (const json& p : j.value("phases", json::array())) {
+    r.phases.push_back({.side = p.at("side").get<std::string>(),
+                        .phase = p.at("phase").get<std::string>(),
+                        .bytes_read = p.at("bytes_read").get<double>(),
+                        .bytes_written = p.at("bytes_written").get<double>(),
+                        .flops = p.at("flops").get<double>()});
+  }
+}
+
+json clocks_to_json(const Record& r) {
+  if (r.clock_blocks.empty()) return {};
+  json blocks = json::array();
+  std::vector<double> mhz;
+  for (const ClockBlock& b : r.clock_blocks) {
+    blocks.push_back({{"first_sample", b.first_sample},
+                      {"samples", b.samples},
+                      {"sm_mhz", maybe(b.sm_mhz)},
+                      {"temperature_c", maybe(b.temperature_c)},
+                      {"power_w", maybe(b.power_w)},
+                      {"reasons", b.reasons}});
+    if (b.sm_mhz) mhz.push_back(*b.sm_mhz);
+  }
+  std::sort(mhz.begin(), mhz.end());
+  return {{"sm_mhz_median", mhz.empty() ? json() : json(mhz[mhz.size() / 2])},
+          {"sm_mhz_min", mhz.empty() ? json() : json(mhz[0])},
+          {"throttled_samples", maybe(r.throttled_samples)},
+          {"blocks", blocks}};
+}
+
+void clocks_from_json(const json& j, Record& r) {
+  read(j, "throttled_samples", r.throttled_samples);
+  for (const json& b : j.value("blocks", json::array())) {
+    ClockBlock block{.first_sample = b.value("first_sample", int64_t{0}),
+                     .samples = b.value("samples", int64_t{0})};
+    read(b, "sm_mhz", block.sm_mhz);
+    read(b, "temperature_c", block.temperature_c);
+    read(b, "power_w", block.power_w);
+    block.reasons = b.value("reasons", std::vector<std::string>{});
+    r.clock_blocks.push_back(std::move(block));
+  }
+}
+
+void check_version(const json& j) {
+  const auto it = j.find("schema");
+  if (it == j.end() || !it->is_string()) return;  // the schema says what is wrong
+  const auto version = it->get<std::string>();
+  if (!version.starts_with("1.")) {
+    throw UsageError(fmt::format("schema: version {} is not understood; this build reads 1.x", version));
+  }
+}
+
+Record parse(const json& j) {
+  Record r;
+  r.c = case_from_json(j.at("case"));
+  r.id = j.at("id").get<std::string>();
+  r.name = j.at("name").get<std::string>();
+  r.worker = j.at("worker").get<int>();
+  r.attempt = j.at("attempt").get<int>();
+  r.status = parse_status(j.at("status").get<std::string>());
+  read(j, "reason", r.reason);
+  if (const json& s = part(j, "samples"); !s.empty()) {
+    r.samples = SamplesRef{s.at("file").get<std::string>(), s.at("n").get<int64_t>(),
+                           s.at("sha256").get<std::string>()};
+  }
+  if (const json& s = part(j, "summary"); !s.empty()) r.summary = summary_from_json(s);
+  metrics_from_json(part(j, "metrics"), r.metrics);
+  floor_from_json(part(j, "floor"), r.floor);
+  cost_from_json(part(j, "cost"), r);
+  read(part(j, "memory"), "peak_bytes", r.peak_bytes);
+  read(part(j, "memory"), "planned_bytes", r.planned_bytes);
+  if (const json& c = part(j, "check"); !c.empty()) r.check = check_from_json(c);
+  if (const json& a = part(j, "accuracy"); !a.empty()) r.accuracy = a;
+  read(j, "regime", r.regime);
+  read(j, "l2", r.l2);
+  read(j, "contended", r.contended);
+  read(part(j, "warmup"), "repetitions", r.warmup_repetitions);
+  read(part(j, "warmup"), "seconds", r.warmup_s);
+  read(part(j, "warmup"), "steady", r.warmup_steady);
+  read(part(j, "stop"), "rule", r.stop_rule);
+  read(part(j, "stop"), "target", r.stop_target);
+  read(part(j, "stop"), "reached", r.stop_reached);
+  clocks_from_json(part(j, "clocks"), r);
+  r.ranks = j.value("ranks", std::vector<json>{});
+  r.input_seed = j.at("seeds").at("inputs").get<uint64_t>();
+  read(part(j, "seeds"), "order", r.order_seed);
+  read(part(j, "process"), "profiler_mapped", r.profiler_mapped);
+  read(j, "choices_sha256", r.choices_sha256);
+  read(j, "started", r.started);
+  r.wall_s = j.at("wall_s").get<double>();
+  return r;
+}
+
+}  // namespace
+
+std::string_view status_name(Status status) {
+  return kStatusNames[static_cast<size_t>(status)];
+}
+
+Status parse_status(std::string_view name) {
+  for (size_t i = 0; i < kStatusNames.size(); ++i) {
+    if (kStatusNames[i] == name) return static_cast<Status>(i);
+  }
+  throw UsageError(fmt::format("status: '{}' is not allowed; {}", name, fmt::join(kStatusNames, " ")));
+}
+
+json check_to_json(const Check& c) {
+  return {{"reference", c.reference},
+          {"error", maybe(c.error)},
+          {"tolerance", maybe(c.tolerance)},
+          {"where", maybe(c.where)},
+          {"tokens_equal", maybe(c.tokens_equal)},
+          {"tokens_compared", maybe(c.tokens_compared)},
+          {"tokens_excused", maybe(c.tokens_excused)},
+          {"digest", maybe(c.digest)},
+          {"digest_after", maybe(c.digest_after)}};
+}
+
+Check check_from_json(const json& j) {
+  static const json schema = [] {
+    json s = record_schema().at("properties").at("check");
+    s["$defs"] = record_schema().at("$defs");
+    return s;
+  }();
+  if (const auto error = schema_error(schema, j)) throw UsageError("check: " + *error);
+  Check c;
+  c.reference = j.at("reference").get<std::string>();
+  read(j, "error", c.error);
+  read(j, "tolerance", c.tolerance);
+  read(j, "where", c.where);
+  read(j, "tokens_equal", c.tokens_equal);
+  read(j, "tokens_compared", c.tokens_compared);
+  read(j, "tokens_excused", c.tokens_excused);
+  read(j, "digest", c.digest);
+  read(j, "digest_after", c.digest_after);
+  return c;
+}
+
+Record make_record(const Case& c, int worker, int attempt) {
+  Record r;
+  r.c = c;
+  r.id = case_id(c);
+  r.name = case_name(c);
+  r.worker = worker;
+  r.attempt = attempt;
+  return r;
+}
+
+json record_to_json(const Record& r) {
+  json warmup = known_or_null({{"repetitions", maybe(r.warmup_repetitions)},
+                               {"seconds", maybe(r.warmup_s)},
+                               {"steady", maybe(r.warmup_steady)}});
+  json stop = known_or_null(
+      {{"rule", maybe(r.stop_rule)}, {"target", maybe(r.stop_target)}, {"reached", maybe(r.stop_reached)}});
+  // The schema has no null inside these two: what is not known is left out.
+  for (json* j : {&warmup, &stop}) {
+    for (auto it = j->begin(); it != j->end();) it = it->is_null() ? j->erase(it) : std::next(it);
+  }
+  json samples, process;
+  if (r.samples) samples = {{"file", r.samples->file}, {"n", r.samples->n}, {"sha256", r.samples->sha256}};
+  if (r.profiler_mapped) process = {{"profiler_mapped", *r.profiler_mapped}};
+  json j = {{"schema", kRecordSchema},
+            {"id", r.id},
+            {"name", r.name},
+            {"suite", suite_name(r.c.suite)},
+            {"case", case_to_json(r.c)},
+            {"worker", r.worker},
+            {"attempt", r.attempt},
+            {"status", status_name(r.status)},
+            {"reason", maybe(r.reason)},
+            {"samples", samples},
+            {"summary", r.summary ? summary_to_json(*r.summary) : json()},
+            {"metrics", metrics_to_json(r.metrics)},
+            {"floor", floor_to_json(r.floor)},
+            {"cost", cost_to_json(r)},
+            {"memory",
+             known_or_null({{"peak_bytes", maybe(r.peak_bytes)}, {"planned_bytes", maybe(r.planned_bytes)}})},
+            {"check", r.check ? check_to_json(*r.check) : json()},
+            {"accuracy", r.accuracy},
+            {"regime", maybe(r.regime)},
+            {"l2", maybe(r.l2)},
+            {"contended", maybe(r.contended)},
+            {"warmup", warmup},
+            {"stop", stop},
+            {"clocks", clocks_to_json(r)},
+            {"ranks", r.ranks},
+            {"seeds", {{"inputs", r.input_seed}, {"order", maybe(r.order_seed)}}},
+            {"process", process},
+            {"choices_sha256", maybe(r.choices_sha256)},
+            {"started", maybe(r.started)},
+            {"wall_s", r.wall_s}};
+  if (const auto field = nonfinite_field(j)) {
+    throw Error(fmt::format("record of {}: {} is not a finite number", r.name, *field));
+  }
+  return j;
+}
+
+Record record_from_json(const json& j) {
+  check_version(j);
+  if (const auto error = schema_error(record_schema(), j)) throw UsageError(*error);
+  try {
+    return parse(j);
+  } catch (const json::exception& e) {
+    throw UsageError(e.what());
+  }
+}
+
+void RecordWriter::append(const Record& r) {
+  // A reason may quote what a worker printed, which need not be UTF-8.
+  log_.append(record_to_json(r).dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
+std::vector<Record> read_records(const std::string& path, std::string* warning) {
+  std::vector<Record> records;
+  const std::string cut = for_each_line(path, [&](int number, const std::string& line) {
+    try {
+      records.push_back(record_from_json(json::parse(line)));
+    } catch (const json::exception& e) {
+      throw UsageError(fmt::format("{}:{}: not JSON: {}", path, number, e.what()));
+    } catch (const UsageError& e) {
+      throw UsageError(fmt::format("{}:{}: {}", path, number, e.what()));
+    }
+  });
+  if (warning != nullptr) *warning = cut;
+  return records;
+}
+
+}  // namespace tandem

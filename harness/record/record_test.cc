@@ -1,0 +1,266 @@
+#include "harness/record/record.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "harness/base/error.h"
+#include "harness/base/test_seed.h"
+#include "harness/record/environment.h"
+#include "harness/record/json_schema.h"
+#include "harness/record/testing/full_record.h"
+#include "harness/sweep/files.h"
+
+namespace tandem {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+class RecordFile : public ::testing::Test {
+ protected:
+  RecordFile() {
+    std::string name = (fs::temp_directory_path() / "tandem_record_test.XXXXXX").string();
+    folder_ = ::mkdtemp(name.data());
+    path_ = folder_ / "records.jsonl";
+  }
+  ~RecordFile() override { fs::remove_all(folder_); }
+  fs::path folder_;
+  std::string path_;
+};
+
+template <typename E = UsageError>
+std::string error_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const E& e) {
+    return e.what();
+  }
+  return "(nothing thrown)";
+}
+
+// Without it the writer and the committed schema drift apart, and no reader can rely on either.
+TEST(Record, WhatIsWrittenFollowsTheSchema) {
+  for (const Record& r : {testing::full_record(), make_record(Case{}, 0, 1)}) {
+    const json j = record_to_json(r);
+    EXPECT_EQ(schema_error(record_schema(), j), std::nullopt);
+    const json committed = json::parse(std::ifstream("harness/record/record.schema.json"));
+    EXPECT_EQ(committed, record_schema());
+    for (const auto& [key, value] : j.items()) EXPECT_TRUE(committed["properties"].contains(key)) << key;
+  }
+}
+
+// Without it a field that reading forgets is lost when a run is resumed.
+TEST(Record, RoundTrips) {
+  const json j = record_to_json(testing::full_record());
+  EXPECT_EQ(record_to_json(record_from_json(j)), j);
+  EXPECT_EQ(record_to_json(record_from_json(json::parse(j.dump()))), j);
+  const json empty = record_to_json(make_record(Case{}, 3, 2));
+  EXPECT_EQ(record_to_json(record_from_json(empty)), empty);
+  EXPECT_TRUE(empty["summary"].is_null() && empty["floor"].is_null() && empty["memory"].is_null());
+}
+
+// Without it a missing number could be written as NaN, which no strict JSON reader takes.
+TEST(Record, ANumberThatIsNotFiniteIsRefused) {
+  Record r = testing::full_record();
+  r.floor.ratio = NAN;
+  EXPECT_NE(error_of<Error>([&] { record_to_json(r); }).find("floor.ratio is not a finite number"),
+            std::string::npos);
+  r = testing::full_record();
+  r.clock_blocks[0].power_w = INFINITY;
+  EXPECT_THROW(record_to_json(r), Error);
+}
+
+// Without it a broken or foreign record would be read as a good one. Each row breaks one keyword of the
+// schema.
+TEST(Record, WhatTheSchemaDoesNotAllowIsRefusedAndNamed) {
+  const json good = record_to_json(testing::full_record());
+  const std::tuple<const char*, json, const char*> bad[] = {
+      {"/schema", "2.0.0", "schema: version 2.0.0 is not understood; this build reads 1.x"},
+      {"/schema", "1.x", "schema: \"1.x\" does not match"},
+      {"/id", "0123", "id: \"0123\" does not match"},
+      {"/suite", "encode", "suite: \"encode\" is not one of"},
+      {"/status", "fine", "status: \"fine\" is not one of"},
+      {"/worker", -1, "worker: -1 is under the minimum of 0"},
+      {"/worker", 0.5, "worker: 0.5 is not of type \"integer\""},
+      {"/attempt", 0, "attempt: 0 is under the minimum of 1"},
+      {"/case/batch", 0, "case.batch: 0 is under the minimum of 1"},
+      {"/case/precision", "fp33", "precision: 'fp33' is not allowed"},
+      {"/summary/median_us", 0, "summary.median_us: 0 is not more than 0"},
+      {"/summary/ci95_us", {1.0}, "summary.ci95_us: 1 items, minItems is 2"},
+      {"/summary/ci95_us", {1.0, 2.0, 3.0}, "summary.ci95_us: 3 items, maxItems is 2"},
+      {"/samples/sha256", "abc", "samples.sha256: \"abc\" does not match"},
+      {"/floor/bound", "latency", "floor.bound: \"latency\" is not one of"},
+      {"/cost/phases/0/side", "middle", "cost.phases[0].side: \"middle\" is not one of"},
+      {"/metrics/step_us", -1, "metrics.step_us: -1 is not more than 0"},
+      {"/reason", 7, "reason: 7 is not of type"},
+      {"/wall_s", -0.1, "wall_s: -0.1 is under the minimum of 0"},
+  };
+  for (const auto& [at, value, message] : bad) {
+    json j = good;
+    j[json::json_pointer(at)] = value;
+    const std::string error = error_of([&] { record_from_json(j); });
+    EXPECT_NE(error.find(message), std::string::npos) << at << ": " << error;
+  }
+  for (const auto& field : record_schema()["required"]) {
+    json j = good;
+    j.erase(field.get<std::string>());
+    EXPECT_EQ(error_of([&] { record_from_json(j); }), field.get<std::string>() + ": missing");
+  }
+  json newer = good;
+  newer["schema"] = "1.9.0";
+  newer["something_new"] = {1, 2};
+  EXPECT_NO_THROW(record_from_json(newer)) << "a newer minor version may add fields";
+}
+
+// Without it a keyword added to a schema would be passed over in silence.
+TEST(JsonSchema, AKeywordThatIsNotUnderstoodThrows) {
+  EXPECT_THROW(schema_error({{"maximum", 3}}, 1), Error);
+  EXPECT_THROW(schema_error({{"additionalProperties", false}}, json::object()), Error);
+}
+
+// Without it the environment and its committed schema drift apart.
+TEST(Environment, FollowsTheSchema) {
+  const json committed = json::parse(std::ifstream("harness/record/environment.schema.json"));
+  EXPECT_EQ(committed, environment_schema());
+  CardInfo card;
+  card.name = "NVIDIA H200";
+  card.uuid = "GPU-1";
+  card.ecc = true;
+  card.nvlinks = {0, 1};
+  card.driver = "580.1";
+  const json j = capture_environment({.command = {"tandem", "run"},
+                                      .sweep = SweepRef{"smoke.json", std::string(64, 'a'), 2},
+                                      .binaries = {{"suite_decoder", std::string(64, 'b')}},
+                                      .cards = std::vector<CardInfo>{card}});
+  EXPECT_EQ(schema_error(environment_schema(), j), std::nullopt);
+  EXPECT_EQ(j["software"]["driver"], "580.1");
+  EXPECT_EQ(j["cards"][0]["ecc"], true);
+  EXPECT_TRUE(j["cards"][0]["mig"].is_null());
+  EXPECT_TRUE(j["ceilings"].is_null());
+  const json bare = capture_environment({});
+  EXPECT_EQ(schema_error(environment_schema(), bare), std::nullopt);
+  EXPECT_FALSE(bare["command"].empty());
+  EXPECT_NE(bare["run_id"], j["run_id"]);
+  EXPECT_FALSE(nonfinite_field(bare));
+}
+
+// Without it secrets in the environment would end up in committed baselines.
+TEST(Environment, OnlyAllowedVariablesAreTaken) {
+  std::string a = "CUDA_VISIBLE_DEVICES=1", b = "API_TOKEN=secret", c = "NCCL_DEBUG=INFO", d = "HOME=/root",
+              e = "broken";
+  char* environ_like[] = {a.data(), b.data(), c.data(), d.data(), e.data(), nullptr};
+  EXPECT_EQ(allowed_environment(environ_like),
+            (std::map<std::string, std::string>{{"CUDA_VISIBLE_DEVICES", "1"}, {"NCCL_DEBUG", "INFO"}}));
+}
+
+// Without it a summary could be off by a rank, or claim an interval that six samples cannot give.
+TEST(Summary, PublishedRanksAndQuantiles) {
+  std::vector<float> s;
+  for (int i = 1; i <= 100; ++i) s.push_back(static_cast<float>(i));
+  std::shuffle(s.begin(), s.end(), std::mt19937_64(test_seed()));
+  Summary r = summarize(s);
+  EXPECT_EQ(r.n, 100);
+  EXPECT_DOUBLE_EQ(r.median_us, 50.5);
+  EXPECT_DOUBLE_EQ(r.q1_us, 25.75);
+  EXPECT_DOUBLE_EQ(r.q3_us, 75.25);
+  EXPECT_DOUBLE_EQ(r.min_us, 1);
+  EXPECT_NEAR(*r.p95_us, 95.05, 1e-9);
+  EXPECT_NEAR(*r.p99_us, 99.01, 1e-9);
+  // Ranks 40 and 61 of 100 (Hollander & Wolfe, Nonparametric Statistical Methods, table of the sign test).
+  EXPECT_EQ(r.ci95_lo_us, 40);
+  EXPECT_EQ(r.ci95_hi_us, 61);
+  const std::pair<int, int> ranks[] = {{6, 1}, {8, 1}, {9, 2}, {12, 3}, {15, 4}, {20, 6}, {25, 8}, {50, 18}};
+  for (const auto& [n, rank] : ranks) {
+    std::vector<float> v;
+    for (int i = 1; i <= n; ++i) v.push_back(static_cast<float>(i));
+    EXPECT_EQ(summarize(v).ci95_lo_us, rank) << n;
+    EXPECT_EQ(summarize(v).ci95_hi_us, n + 1 - rank) << n;
+  }
+  r = summarize({3, 1, 2, 5, 4});
+  EXPECT_FALSE(r.ci95_lo_us || r.p95_us || r.p99_us);
+  EXPECT_EQ(r.median_us, 3);
+  EXPECT_FALSE(summarize(std::vector<float>(19, 1)).p95_us);
+  EXPECT_TRUE(summarize(std::vector<float>(20, 1)).p95_us);
+  EXPECT_FALSE(summarize(std::vector<float>(99, 1)).p99_us);
+  EXPECT_TRUE(summarize(std::vector<float>(100000, 2)).ci95_lo_us) << "no underflow at many samples";
+  for (const float bad : {0.0f, -1.0f, NAN, INFINITY}) EXPECT_THROW(summarize({1, bad}), Error);
+  EXPECT_THROW(summarize({}), Error);
+}
+
+// Without it a kill in the middle of a line would corrupt the run, or cost the records before it.
+TEST_F(RecordFile, AKillAtAnyByteLeavesTheWholeRecords) {
+  std::string whole;
+  {
+    RecordWriter writer(path_);
+    for (int worker = 0; worker < 3; ++worker) writer.append(make_record(Case{}, worker, 1));
+  }
+  whole = read_file(path_);
+  std::string warning;
+  EXPECT_EQ(read_records(path_, &warning).size(), 3u);
+  EXPECT_EQ(warning, "");
+  for (size_t bytes = 0; bytes < whole.size(); bytes += 37) {
+    std::ofstream(path_, std::ios::trunc) << whole.substr(0, bytes);
+    const auto lines = static_cast<size_t>(std::count(whole.begin(), whole.begin() + bytes, '\n'));
+    EXPECT_EQ(read_records(path_, &warning).size(), lines);
+    EXPECT_EQ(warning.empty(), bytes == 0 || whole[bytes - 1] == '\n');
+    RecordWriter(path_).append(make_record(Case{}, 9, 1));
+    const auto again = read_records(path_, &warning);
+    ASSERT_EQ(again.size(), lines + 1);
+    EXPECT_EQ(again.back().worker, 9);
+    EXPECT_EQ(warning, "");
+  }
+}
+
+// Without it a damaged line in the middle would be passed over, and its case lost.
+TEST_F(RecordFile, ADamagedLineIsAnErrorWithItsNumber) {
+  { RecordWriter(path_).append(make_record(Case{}, 0, 1)); }
+  std::ofstream(path_, std::ios::app) << "garbage\n";
+  EXPECT_NE(error_of([&] { read_records(path_, nullptr); }).find("records.jsonl:2: not JSON"),
+            std::string::npos);
+}
+
+// Without it two drivers on one folder would interleave their records.
+TEST_F(RecordFile, ASecondWriterIsRefused) {
+  RecordWriter first(path_);
+  EXPECT_NE(error_of<IoError>([&] { RecordWriter second(path_); }).find("another process is writing it"),
+            std::string::npos);
+}
+
+// Without it a full disk would leave half a line, and an error that does not say which file.
+TEST_F(RecordFile, AFullDiskKeepsTheWholeRecords) {
+  EXPECT_EQ(error_of<IoError>([] { LineLog("/dev/full").append("x"); }),
+            "cannot write /dev/full: No space left on device");
+
+  RecordWriter writer(path_);
+  writer.append(make_record(Case{}, 0, 1));
+  const auto size = fs::file_size(path_);
+  // A limit on the size of files stands for the disk: the next line does not fit whole.
+  ::signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  ::getrlimit(RLIMIT_FSIZE, &old);
+  const rlimit small{size + 100, old.rlim_max};
+  ::setrlimit(RLIMIT_FSIZE, &small);
+  const std::string error = error_of<IoError>([&] { writer.append(make_record(Case{}, 1, 1)); });
+  ::setrlimit(RLIMIT_FSIZE, &old);
+  EXPECT_EQ(error, "cannot write " + path_ + ": File too large");
+  EXPECT_EQ(fs::file_size(path_), size);
+  writer.append(make_record(Case{}, 2, 1));
+  EXPECT_EQ(read_records(path_, nullptr).size(), 2u);
+}
+
+// Without it a reason quoting a worker's binary output would make the writer throw, and lose the record.
+TEST_F(RecordFile, AReasonNeedNotBeUtf8) {
+  Record r = make_record(Case{}, 0, 1);
+  r.reason = "died: \xff\xfe";
+  { RecordWriter(path_).append(r); }
+  EXPECT_EQ(read_records(path_, nullptr).size(), 1u);
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,72 @@
+// A record with every field set, for tests.
+#pragma once
+
+#include "harness/record/record.h"
+
+namespace tandem::testing {
+
+inline Record full_record() {
+  Case c;
+  c.model = "transformer-big";
+  c.batch = 8;
+  c.kv = "fp8";
+  c.engine = "reference";
+  Record r = make_record(c, 2, 1);
+  r.status = Status::kOk;
+  r.reason = "none";
+  r.samples = SamplesRef{"samples/" + r.id + "-2.f32", 6, std::string(64, 'a')};
+  r.summary = summarize({10, 11, 12, 13, 14, 15});
+  r.metrics = {.step_us = 1.5,
+               .first_token_us = 3,
+               .tokens_per_second = 64,
+               .graph_build_us = 7,
+               .load_us = 8,
+               .gigabytes_per_second = 9,
+               .teraflops = 0.25};
+  r.floor = {.floor_us = 5,
+             .floor_phases_us = 6,
+             .floor_l2_us = 4,
+             .step_floor_us = 1,
+             .ratio = 2.5,
+             .bound = "bytes"};
+  r.bytes = 1e6;
+  r.flops = 2e6;
+  r.phases = {{"decoder", "self.qkv", 1, 2, 3}};
+  r.peak_bytes = 1 << 20;
+  r.planned_bytes = 1 << 19;
+  r.check = Check{.reference = "reference",
+                  .error = 1e-6,
+                  .tolerance = 1e-5,
+                  .where = "row 1",
+                  .tokens_equal = true,
+                  .tokens_compared = 8,
+                  .tokens_excused = 0,
+                  .digest = "d",
+                  .digest_after = "d"};
+  r.accuracy = {{"logits", 0.01}};
+  r.ranks = {{{"rank", 0}}};
+  r.regime = "burst";
+  r.l2 = "in_situ";
+  r.contended = false;
+  r.warmup_repetitions = 4;
+  r.warmup_s = 0.1;
+  r.warmup_steady = true;
+  r.stop_rule = "ci";
+  r.stop_target = 0.01;
+  r.stop_reached = true;
+  r.clock_blocks = {{.first_sample = 0,
+                     .samples = 6,
+                     .sm_mhz = 1980,
+                     .temperature_c = 50,
+                     .power_w = 400,
+                     .reasons = {"sw_power_cap"}}};
+  r.throttled_samples = 6;
+  r.order_seed = 18446744073709551615ull;
+  r.profiler_mapped = false;
+  r.choices_sha256 = std::string(64, 'c');
+  r.started = "2026-01-31T12:00:00Z";
+  r.wall_s = 1.25;
+  return r;
+}
+
+}  // namespace tandem::testing
