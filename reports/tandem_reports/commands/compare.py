@@ -1,0 +1,185 @@
+"""tandem-report compare: runs side by side, case by case."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tandem_reports import __version__, formats, glossary, page
+from tandem_reports.compare_views import CAVEAT, comparison_csv, counts_text, markdown, terminal
+from tandem_reports.comparison import Comparison, Rules, compare, interval_text
+from tandem_reports.errors import BAD_RESULT, GOOD, USAGE, ReportError
+from tandem_reports.labels import axis_names, common_text, split_axes
+from tandem_reports.overview import conditions, environment_table, machine
+from tandem_reports.runs import load_runs
+from tandem_reports.tables import Cell, Column, Row, Table
+
+DESCRIPTION = """\
+Compares run A with run B, and with every further run: for each case that both measured the two medians, the
+ratio B/A with its 95 % interval, and what that is evidence for:
+
+  slower, faster   the change is beyond the minimum effect, at a false call rate of 5 %
+  same             the interval lies wholly inside the equivalence band
+  unknown          neither; always so with fewer than six workers a side
+  not-comparable   another card, driver, clock setting, regime or L2 state
+
+Cases that only one side measured are listed. The runs were made one after the other, so that drift between
+them is not in the interval.
+"""
+EPILOG = """\
+exit codes:
+  0  nothing is slower, and all that A measured was measured in B
+  1  something is slower, missing or failed in B, or the output could not be written
+  2  usage, a run that cannot be read, no case in common, or nothing comparable
+"""
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage such as 0.5") from None
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not over 0 and under 100 percent")
+    return value / 100
+
+
+def add(commands: Any) -> None:
+    """Declares the subcommand."""
+    parser = commands.add_parser(
+        "compare",
+        help="compare runs: medians, ratios, intervals",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("a", metavar="A", type=Path, help="the run that the others are compared with")
+    parser.add_argument("others", metavar="B", nargs="+", type=Path, help="a run to compare with A")
+    parser.add_argument(
+        "--format",
+        choices=("terminal", "markdown", "csv", "html"),
+        default="terminal",
+        help="default: terminal",
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write there instead of to stdout")
+    parser.add_argument(
+        "--minimum-effect", metavar="PERCENT", type=_percent, default=0.005,
+        help="changes up to this much are never called faster or slower (default: 0.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--equivalence", metavar="PERCENT", type=_percent, default=0.01,
+        help="half width of the band that counts as the same (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--any-machine",
+        action="store_true",
+        help="compare across cards, drivers and clock settings; the verdict is then about machine and build",
+    )
+    parser.set_defaults(run=run)
+
+
+def _table(comparison: Comparison) -> Table:
+    cases = [pair.case for pair in comparison.pairs]
+    varying, common = split_axes(cases)
+    axes = [axis for axis in axis_names(cases) if axis in varying]
+    columns = [Column("suite", "case", numeric=False)]
+    columns += [Column(axis, "case", numeric=axis in ("batch", "src", "tgt", "tp", "dp")) for axis in axes]
+    columns += [
+        Column("A (µs)", "median"), Column("B (µs)", "median"), Column("B/A", "ratio-ba", main=True),
+        Column("95 % interval", "ratio-interval"), Column("status", "status", numeric=False),
+        Column("note", numeric=False),
+    ]  # fmt: skip
+    rows = []
+    for pair in comparison.pairs:
+        tip = f"{pair.case.name}\nid {pair.case.id}"
+        cells = [Cell(pair.case.suite, sort=pair.case.suite, tip=tip)]
+        for axis in axes:
+            value = pair.case.axes.get(axis)
+            cells.append(Cell(formats.MISSING if value in (None, "") else str(value), sort=value, tip=tip))
+        for side in (pair.a, pair.b):
+            text = formats.plural(len(side.ok), "worker")
+            cells.append(Cell(formats.micros(side.median_us), text, side.median_us))
+        if pair.ratio is None:
+            cells.append(Cell(formats.MISSING))
+        else:
+            cells.append(Cell(f"{pair.ratio:.4f}", formats.change(pair.ratio), pair.ratio))
+        covered = "" if pair.interval is None else f"coverage {100 * pair.interval.coverage:.1f} %"
+        cells += [
+            Cell(interval_text(pair.interval), covered),
+            Cell(pair.status, sort=pair.status, css=f"status {pair.status}"),
+            Cell(pair.note),
+        ]
+        rows.append(Row(pair.case.name, tuple(cells)))
+    return Table(tuple(columns), tuple(rows), common_text(cases, common))
+
+
+def _html(comparisons: Sequence[Comparison], rules: Rules) -> str:
+    # Drawing takes a while to import, and only this format draws.
+    from tandem_reports.figures.ratios import ratios
+
+    runs = [comparisons[0].a, *(comparison.b for comparison in comparisons)]
+    sections = [
+        {
+            "comparison": comparison,
+            "counts": counts_text(comparison),
+            "table": _table(comparison) if comparison.pairs else None,
+            "figure": ratios(comparison, f"ratios-{index}", rules.equivalence),
+        }
+        for index, comparison in enumerate(comparisons, start=1)
+    ]
+    terms = [term for term in glossary.terms()["report"] if term.key in ("case", "worker", "median")]
+    return page.render(
+        "compare.html.j2",
+        title=f"Tandem comparison: {', '.join(run.label for run in runs)}",
+        machine=", ".join(dict.fromkeys(machine(run.environment) for run in runs)),
+        runs=runs,
+        conditions=conditions,
+        sections=sections,
+        rules=rules,
+        caveat=CAVEAT,
+        environment=environment_table(runs),
+        terms=[*terms, *glossary.terms()["comparison"]],
+        version=__version__,
+    )
+
+
+def _render(comparisons: Sequence[Comparison], rules: Rules, arguments: argparse.Namespace) -> str:
+    if arguments.format == "html":
+        return _html(comparisons, rules)
+    if arguments.format == "csv":
+        return comparison_csv(comparisons)
+    if arguments.format == "markdown":
+        return "\n".join(markdown(comparison) for comparison in comparisons)
+    colour = arguments.out is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return "\n".join(terminal(comparison, colour) for comparison in comparisons)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Does the work; prints the comparison, or the path of the file it was written to."""
+    runs = load_runs([arguments.a, *arguments.others])
+    for warning in (warning for run in runs for warning in run.warnings):
+        print(f"tandem-report: warning: {warning}", file=sys.stderr)
+    rules = Rules(arguments.minimum_effect, arguments.equivalence, arguments.any_machine)
+    comparisons = [compare(runs[0], other, rules) for other in runs[1:]]
+    for comparison in comparisons:
+        if comparison.common == 0:
+            raise ReportError(f"{comparison.a.path} and {comparison.b.path} have no case in common")
+    text = _render(comparisons, rules, arguments)
+    if arguments.out is None:
+        sys.stdout.write(text)
+    else:
+        page.write(arguments.out, text)
+        print(arguments.out)
+    judged = [pair for comparison in comparisons for pair in comparison.pairs]
+    if all(pair.status == "not-comparable" for pair in judged):
+        why = next((pair.note for pair in judged), "no case was measured in both")
+        print(f"tandem-report: nothing is comparable: {why}", file=sys.stderr)
+        return USAGE
+    bad = any(pair.status == "slower" for pair in judged) or any(
+        comparison.lost for comparison in comparisons
+    )
+    return BAD_RESULT if bad else GOOD

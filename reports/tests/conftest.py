@@ -1,0 +1,73 @@
+"""Shared by all tests: the fixtures' folder and a way to call the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fixture_runs
+import pytest
+
+from tandem_reports.cli import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Calls tandem-report in this process."""
+
+    def call(*arguments: object) -> Outcome:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def gpu_a() -> Path:
+    return fixture_runs.FIXTURES / "gpu_a"
+
+
+@pytest.fixture
+def gpu_b() -> Path:
+    return fixture_runs.FIXTURES / "gpu_b"
+
+
+@pytest.fixture
+def cpu_smoke() -> Path:
+    return fixture_runs.FIXTURES / "cpu_smoke"
+
+
+@pytest.fixture
+def good_record(gpu_a: Path) -> dict[str, Any]:
+    """One measured record, as a dictionary that a test may spoil."""
+    record: dict[str, Any] = json.loads((gpu_a / "records.jsonl").read_text().splitlines()[0])
+    return record
+
+
+@pytest.fixture
+def run_with(tmp_path: Path) -> Callable[..., Path]:
+    """A run folder that holds exactly these records or these raw lines."""
+
+    def make(*records: Any, name: str = "run", tail: str = "") -> Path:
+        path = fixture_runs.write_run(tmp_path / name, fixture_runs.gpu_environment(name), [])
+        lines = [r if isinstance(r, str) else json.dumps(r) for r in records]
+        (path / "records.jsonl").write_text("".join(f"{line}\n" for line in lines) + tail)
+        return path
+
+    return make
