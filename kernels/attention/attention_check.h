@@ -1,0 +1,29 @@
+// What the launchers of this folder ask of their fields, and how they learn about the card.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "harness/base/tensor.h"
+
+namespace tandem::kernels {
+
+/// Throws UsageError "<kernel>: <field> is <value>, allowed: <allowed>" unless `ok`.
+void require_field(bool ok, std::string_view kernel, std::string_view field, int64_t value, const std::string& allowed);
+/// A pointer that must be there and 16-byte aligned.
+void require_pointer(const void* pointer, std::string_view kernel, std::string_view field);
+/// A stride in elements of `dtype`: at least `least`, and a whole number of 16 bytes.
+void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view kernel, std::string_view field);
+/// kF32, kF16 or kBF16.
+void require_float(DType dtype, std::string_view kernel);
+void require_head_dim(int head_dim, std::string_view kernel);
+
+/// May kernels use what sm_90 brought (clusters, TMA, wgmma)? False on older cards and when TANDEM_ARCH=sm80.
+bool use_sm90();
+/// Multiprocessors of the current device.
+int multiprocessors();
+
+}  // namespace tandem::kernels

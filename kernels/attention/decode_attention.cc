@@ -1,0 +1,133 @@
+#include "kernels/attention/decode_attention.h"
+
+#include <fmt/format.h>
+
+#include "harness/base/error.h"
+#include "kernels/attention/attention_check.h"
+#include "kernels/attention/attention_index.h"
+#include "kernels/attention/decode_kernel.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kMaxGridY = 65535;
+
+int choose_splits(int asked, int64_t pairs, int max_length, std::string_view kernel) {
+  require_field(asked == 0 || asked == 1 || asked == 2 || asked == 4 || asked == kDecodeMaxSplits, kernel, "splits", asked,
+                "0, 1, 2, 4 or 8");
+  if (!use_sm90()) return 1;  // partial results meet in a cluster, which only sm_90 has
+  return asked != 0 ? asked : decode_splits(pairs, max_length, multiprocessors());
+}
+
+void check_common(int head_dim, int heads, float scale, DType dtype, std::string_view kernel) {
+  require_float(dtype, kernel);
+  require_head_dim(head_dim, kernel);
+  require_field(heads >= 1, kernel, "heads", heads, "at least 1");
+  if (!(scale > 0.0f)) throw UsageError(fmt::format("{}: scale is {}, allowed: above 0", kernel, scale));
+}
+
+void launch_decode(DType dtype, bool self, const DecodeArgs& args, const DecodeLaunch& how) {
+  if (dtype == DType::kF32) return launch_decode_f32(self, args, how);
+  launch_decode_16bit(dtype, self, args, how);
+}
+
+}  // namespace
+
+void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream_t stream) {
+  constexpr std::string_view kName = "decode self-attention";
+  check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
+  const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
+  require_pointer(p.q, kName, "q");
+  require_pointer(p.k, kName, "k");
+  require_pointer(p.v, kName, "v");
+  require_pointer(p.k_cache, kName, "k_cache");
+  require_pointer(p.v_cache, kName, "v_cache");
+  require_pointer(p.out, kName, "out");
+  require_stride(p.qkv_stride, inner, p.dtype, kName, "qkv_stride");
+  require_stride(p.out_stride, inner, p.dtype, kName, "out_stride");
+  if (p.position == nullptr) throw UsageError("decode self-attention: position is null");
+  require_field(p.batch >= 1 && p.batch <= kMaxGridY, kName, "batch", p.batch, "1 to 65535");
+  require_field(p.max_length >= 1, kName, "max_length", p.max_length, "at least 1");
+  require_field(p.distance_bias == nullptr || (p.max_distance >= 1 && p.max_distance <= kMaxDistance), kName,
+                "max_distance", p.max_distance, fmt::format("1 to {}", kMaxDistance));
+  const DecodeArgs args{
+      .q = p.q,
+      .new_k = p.k,
+      .new_v = p.v,
+      .k = p.k_cache,
+      .v = p.v_cache,
+      .out = p.out,
+      .position = p.position,
+      .offsets = nullptr,
+      .finished = p.finished,
+      .ancestry = p.ancestry,
+      .bias = p.distance_bias,
+      .q_stride = p.qkv_stride,
+      .out_stride = p.out_stride,
+      .source_stride = inner * p.max_length,
+      .head_stride = static_cast<int64_t>(p.max_length) * p.head_dim,
+      .token_stride = p.head_dim,
+      .max_distance = p.max_distance,
+      .max_length = p.max_length,
+      .rows_per_source = 1,
+      .row_groups = 1,
+      .heads = p.heads,
+      .head_dim = p.head_dim,
+      .splits = choose_splits(p.splits, static_cast<int64_t>(p.batch) * p.heads, p.max_length, kName),
+      .scale = p.scale,
+      .kv_ready = p.kv_ready && p.dependent,
+  };
+  launch_decode(p.dtype, true, args, {.sources = p.batch, .dependent = p.dependent, .stream = stream});
+}
+
+void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStream_t stream) {
+  constexpr std::string_view kName = "decode cross-attention";
+  check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
+  const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
+  require_pointer(p.q, kName, "q");
+  require_pointer(p.k, kName, "k");
+  require_pointer(p.v, kName, "v");
+  require_pointer(p.out, kName, "out");
+  require_stride(p.q_stride, inner, p.dtype, kName, "q_stride");
+  require_stride(p.out_stride, inner, p.dtype, kName, "out_stride");
+  require_stride(p.token_stride, p.head_dim, p.dtype, kName, "token_stride");
+  require_stride(p.head_stride, p.head_dim, p.dtype, kName, "head_stride");
+  if (p.offsets == nullptr) throw UsageError("decode cross-attention: offsets is null");
+  require_field(p.rows_per_source >= 1, kName, "rows_per_source", p.rows_per_source, "at least 1");
+  const int rows_per_block = p.dtype == DType::kF32 ? kDecodeRowsF32 : kDecodeRows16;
+  const int groups = ceil_div(p.rows_per_source, rows_per_block);
+  require_field(p.sources >= 1 && static_cast<int64_t>(p.sources) * groups <= kMaxGridY, kName, "sources", p.sources,
+                fmt::format("1 to {}", kMaxGridY / groups));
+  require_field(p.max_source_length >= 1, kName, "max_source_length", p.max_source_length, "at least 1");
+  const DecodeArgs args{
+      .q = p.q,
+      .new_k = nullptr,
+      .new_v = nullptr,
+      // Cross-attention never writes through these.
+      .k = const_cast<void*>(p.k),
+      .v = const_cast<void*>(p.v),
+      .out = p.out,
+      .position = nullptr,
+      .offsets = p.offsets,
+      .finished = p.finished,
+      .ancestry = nullptr,
+      .bias = nullptr,
+      .q_stride = p.q_stride,
+      .out_stride = p.out_stride,
+      .source_stride = 0,
+      .head_stride = p.head_stride,
+      .token_stride = p.token_stride,
+      .max_distance = 0,
+      .max_length = 0,
+      .rows_per_source = p.rows_per_source,
+      .row_groups = groups,
+      .heads = p.heads,
+      .head_dim = p.head_dim,
+      .splits = choose_splits(p.splits, static_cast<int64_t>(p.sources) * groups * p.heads, p.max_source_length, kName),
+      .scale = p.scale,
+      .kv_ready = p.kv_ready && p.dependent,
+  };
+  launch_decode(p.dtype, false, args, {.sources = p.sources, .dependent = p.dependent, .stream = stream});
+}
+
+}  // namespace tandem::kernels
