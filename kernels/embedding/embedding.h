@@ -41,14 +41,15 @@ void launch_embedding(const EmbeddingParams& params, cudaStream_t stream);
 struct SinusoidShape {
   int rows = 0;
   int d = 0;
-  bool halves = false;  ///< [sin of all frequencies, cos of all] instead of sin, cos interleaved
-  /// Frequency i is 10000^(-i / frequency_steps); 0: d / 2, as in Vaswani et al. 2017 (section 3.5) and
-  /// Marian. tensor2tensor, fairseq and M2M100 use d / 2 - 1.
-  double frequency_steps = 0;
+  bool halves =
+      false;  ///< the sines of all frequencies, then their cosines (Marian); otherwise sin, cos interleaved
+  /// Frequency i is 10000^(-i / (d/2 - 1)) (tensor2tensor, fairseq, M2M100, NLLB) instead of 10000^(-2i / d)
+  /// (Vaswani et al. 2017, section 3.5).
+  bool spans_end = false;
 };
 
-/// [rows, d] in row order, sines and cosines taken in double and rounded once. An odd d ends with a sine
-/// column when interleaved and with one sine column more than cosine columns when halves. Throws UsageError.
+/// [rows, d] in row order, sines and cosines taken in double and rounded once; row r belongs to position r.
+/// Throws UsageError for an odd d or, with spans_end, d < 4.
 std::vector<float> sinusoid_table(const SinusoidShape& shape);
 
 }  // namespace tandem::kernels

@@ -4,8 +4,9 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
+
+#include "harness/base/precision.h"
 
 namespace tandem::kernels {
 
@@ -28,18 +29,13 @@ Limit measure_l2_gbs(int64_t bytes = 0, int samples = 15);
 /// launch.
 Limit measure_empty_node_us(bool dependent, int nodes = 200, int samples = 15);
 
-enum class GemmRate : uint8_t { kFp32, kTf32, kFp16, kBf16, kFp8, kInt8 };
-std::string_view gemm_rate_name(GemmRate rate);  // fp32 tf32 fp16 bf16 fp8 int8
-/// Throws UsageError naming the allowed ones.
-GemmRate parse_gemm_rate(std::string_view name);
-
 enum class Regime : uint8_t {
   kBurst,      ///< the first products after a rest: full clock
   kSustained,  ///< after half a second without pause: often at the power limit
 };
 
 struct GemmRateParams {
-  GemmRate rate = GemmRate::kBf16;
+  Precision precision = Precision::kBf16;  ///< fp32 tf32 fp16 bf16 fp8 int8
   int64_t m = 8192;
   int64_t n = 8192;
   int64_t k = 8192;

@@ -1,0 +1,141 @@
+#include "kernels/activation/activation.h"
+
+#include <algorithm>
+#include <string>
+
+#include "harness/base/error.h"
+#include "kernels/common/device.cuh"
+#include "kernels/common/launch.h"
+#include "kernels/common/row_access.cuh"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kMaxBlock = 256;
+// Rows that a thread has in flight at once: 16 bytes each, twice that when gated.
+constexpr int kManyRows = 4;
+constexpr int kManyRowsGated = 2;
+constexpr int64_t kMaxGridRows = 65535;
+
+__device__ inline float sigmoid(float x) {
+  return __fdividef(1.0f, 1.0f + expf(-x));
+}
+
+/// The switch is outside the loop: `activation` is the same for the whole grid.
+template <int V>
+__device__ inline void activate(Activation activation, float (&v)[V]) {
+  const auto each = [&](auto f) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] = f(v[j]);
+  };
+  switch (activation) {
+    case Activation::kRelu:
+      // Not fmaxf, which would turn a NaN into 0 and hide it.
+      return each([](float x) { return x < 0.0f ? 0.0f : x; });
+    case Activation::kGelu:
+      return each([](float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); });
+    case Activation::kGeluTanh:
+      // 0.5 x (1 + tanh(u)) = x sigmoid(2 u), without the cancellation for negative u.
+      return each([](float x) { return x * sigmoid(1.5957691f * (x + 0.044715f * x * x * x)); });
+    case Activation::kSilu:
+      return each([](float x) { return x * sigmoid(x); });
+    case Activation::kTanh:
+      return each([](float x) { return tanhf(x); });
+    case Activation::kSigmoid:
+      return each([](float x) { return sigmoid(x); });
+  }
+}
+
+/// Threads along a row, ROWS rows at a time so that enough loads are in flight.
+template <typename T, int V, int ROWS, bool GATED>
+__global__ void __launch_bounds__(kMaxBlock) activation_kernel(ActivationParams p) {
+  constexpr bool kF32 = sizeof(T) == 4;
+  const int64_t col = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * V;
+  const int64_t row_elements = GATED ? 2 * p.f : p.f;
+  const bool inside = col < p.f;
+  float bias[GATED ? 2 : 1][V] = {};
+  if (inside && p.bias != nullptr) {
+    load_row<T>(p.bias, col, kF32, bias[0]);
+    if constexpr (GATED) load_row<T>(p.bias, p.f + col, kF32, bias[1]);
+  }
+  pdl_launch_dependents();
+  pdl_wait();
+  if (!inside) return;
+  for (int64_t first = static_cast<int64_t>(blockIdx.y) * ROWS; first < p.m;
+       first += static_cast<int64_t>(gridDim.y) * ROWS) {
+    float x[ROWS][V];
+    float up[GATED ? ROWS : 1][V];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      if (first + r >= p.m) break;
+      load_row<T>(p.x, (first + r) * row_elements + col, kF32, x[r]);
+      if constexpr (GATED) load_row<T>(p.x, (first + r) * row_elements + p.f + col, kF32, up[r]);
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+      if (first + r >= p.m) break;
+#pragma unroll
+      for (int j = 0; j < V; ++j) x[r][j] += bias[0][j];
+      activate(p.activation, x[r]);
+      if constexpr (GATED) {
+#pragma unroll
+        for (int j = 0; j < V; ++j) x[r][j] *= up[r][j] + bias[1][j];
+      }
+      store_row<T>(p.y, (first + r) * p.f + col, kF32, x[r]);
+    }
+  }
+}
+
+template <typename T, int V, int ROWS, bool GATED>
+void launch_with(const ActivationParams& p, cudaStream_t stream) {
+  const int64_t vectors = (p.f + V - 1) / V;
+  const int64_t threads = std::min<int64_t>((vectors + kWarp - 1) / kWarp * kWarp, kMaxBlock);
+  const dim3 grid(static_cast<unsigned>((vectors + threads - 1) / threads),
+                  static_cast<unsigned>(std::min((p.m + ROWS - 1) / ROWS, kMaxGridRows)));
+  launch(activation_kernel<T, V, ROWS, GATED>,
+         {.grid = grid, .block = dim3(static_cast<unsigned>(threads)), .dependent = p.dependent}, stream, p);
+}
+
+template <typename T, bool GATED>
+void dispatch(const ActivationParams& p, cudaStream_t stream) {
+  constexpr int V = kVec<T>;
+  constexpr int64_t kSmall = 1 << 20;  // below, one row a thread spreads the work over more blocks
+  const auto bits = static_cast<uintptr_t>(p.f * dtype_bytes(p.dtype)) | reinterpret_cast<uintptr_t>(p.x) |
+                    reinterpret_cast<uintptr_t>(p.bias) | reinterpret_cast<uintptr_t>(p.y);
+  if (bits % 16 != 0) return launch_with<T, 1, 1, GATED>(p, stream);
+  if (p.m * p.f < kSmall) return launch_with<T, V, 1, GATED>(p, stream);
+  return launch_with < T, V, GATED ? kManyRowsGated : kManyRows, GATED > (p, stream);
+}
+
+template <typename T>
+void dispatch(const ActivationParams& p, cudaStream_t stream) {
+  if (p.gated) return dispatch<T, true>(p, stream);
+  return dispatch<T, false>(p, stream);
+}
+
+void check(const ActivationParams& p) {
+  const auto refuse = [](const std::string& what) { throw UsageError("activation: " + what); };
+  if (p.dtype != DType::kF32 && p.dtype != DType::kF16 && p.dtype != DType::kBF16) {
+    refuse("dtype must be f32, f16 or bf16");
+  }
+  if (p.m < 0 || p.f < 1) refuse("m must be at least 0 and f at least 1");
+  if (p.x == nullptr || p.y == nullptr) refuse("x and y must not be null");
+  if (p.gated && p.x == p.y) refuse("y may be x's buffer only when plain");
+}
+
+}  // namespace
+
+void launch_activation(const ActivationParams& params, cudaStream_t stream) {
+  check(params);
+  if (params.m == 0) return;
+  switch (params.dtype) {
+    case DType::kF16:
+      return dispatch<__half>(params, stream);
+    case DType::kBF16:
+      return dispatch<__nv_bfloat16>(params, stream);
+    default:
+      return dispatch<float>(params, stream);
+  }
+}
+
+}  // namespace tandem::kernels

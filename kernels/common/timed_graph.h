@@ -1,0 +1,77 @@
+// Work captured once into a CUDA graph and timed with events: no host time between its kernels.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "harness/base/cuda_check.h"
+
+namespace tandem::kernels {
+
+class TimedGraph {
+ public:
+  /// Captures what `work(stream)` enqueues. `stream` must not be the default stream; everything that `work`
+  /// launches should have run once before, so that no kernel is loaded inside the capture.
+  template <typename Work>
+  TimedGraph(cudaStream_t stream, Work&& work) : stream_(stream) {
+    cudaGraph_t graph = nullptr;
+    TANDEM_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    try {
+      std::forward<Work>(work)(stream);
+    } catch (...) {
+      cudaStreamEndCapture(stream, &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      cudaGetLastError();
+      throw;
+    }
+    TANDEM_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    const cudaError_t status = cudaGraphInstantiate(&exec_, graph, 0);
+    TANDEM_CUDA_WARN(cudaGraphDestroy(graph));
+    TANDEM_CUDA_CHECK(status);
+    TANDEM_CUDA_CHECK(cudaEventCreate(&begin_));
+    TANDEM_CUDA_CHECK(cudaEventCreate(&end_));
+  }
+  ~TimedGraph() {
+    if (begin_ != nullptr) TANDEM_CUDA_WARN(cudaEventDestroy(begin_));
+    if (end_ != nullptr) TANDEM_CUDA_WARN(cudaEventDestroy(end_));
+    if (exec_ != nullptr) TANDEM_CUDA_WARN(cudaGraphExecDestroy(exec_));
+  }
+  TimedGraph(TimedGraph&& other) noexcept
+      : stream_(other.stream_),
+        exec_(std::exchange(other.exec_, nullptr)),
+        begin_(std::exchange(other.begin_, nullptr)),
+        end_(std::exchange(other.end_, nullptr)) {}
+  TimedGraph& operator=(TimedGraph&&) = delete;
+
+  void launch() { TANDEM_CUDA_CHECK(cudaGraphLaunch(exec_, stream_)); }
+
+  /// One replay between two events, waited for; us. `replays` > 1: so many back to back, us of all of them.
+  double time_us(int replays = 1) {
+    TANDEM_CUDA_CHECK(cudaEventRecord(begin_, stream_));
+    for (int i = 0; i < replays; ++i) launch();
+    TANDEM_CUDA_CHECK(cudaEventRecord(end_, stream_));
+    TANDEM_CUDA_CHECK(cudaEventSynchronize(end_));
+    float ms = 0;
+    TANDEM_CUDA_CHECK(cudaEventElapsedTime(&ms, begin_, end_));
+    return ms * 1e3;
+  }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaGraphExec_t exec_ = nullptr;
+  cudaEvent_t begin_ = nullptr;
+  cudaEvent_t end_ = nullptr;
+};
+
+/// Middle of a non-empty sample (mean of the two middle values when their number is even).
+inline double median(std::vector<double> v) {
+  const auto middle = v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2);
+  std::nth_element(v.begin(), middle, v.end());
+  if (v.size() % 2 == 1) return *middle;
+  return (*middle + *std::max_element(v.begin(), middle)) / 2;
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,205 @@
+#include "kernels/gemm/choices.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <string>
+
+#include "harness/base/error.h"
+#include "kernels/gemm/problem.h"
+
+namespace tandem::kernels {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A path in a fresh folder that is removed at the end.
+class ChoicesFile : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "tandem-choices-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    folder_ = name;
+    path_ = (folder_ / "sub" / "choices.json").string();
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  void write(const std::string& text) {
+    fs::create_directories(fs::path(path_).parent_path());
+    std::ofstream(path_) << text;
+  }
+
+  fs::path folder_;
+  std::string path_;
+};
+
+const GemmPlace kPlace{"A card", 130100};
+const GemmProblem kProblem{.m = 64, .n = 3072, .k = 1024, .epilogue = GemmEpilogue::kBiasRelu};
+
+GemmChoice some_choice(uint8_t first) {
+  GemmChoice c{.workspace_bytes = 4096, .us = 5.25, .candidates = 40, .description = "algo 66 \"quoted\""};
+  for (size_t i = 0; i < c.algo.size(); ++i) c.algo[i] = static_cast<uint8_t>(first + 37 * i);
+  return c;
+}
+
+// Without it: two different products share a key, or a key read from a file means another product.
+TEST(GemmProblem, TextRoundTrips) {
+  const GemmProblem problems[] = {
+      kProblem,
+      {.m = 1, .n = 50265, .k = 1024, .in = DType::kF16, .out = DType::kF32},
+      {.m = 7, .n = 8, .k = 9, .in = DType::kF32, .out = DType::kF32, .tf32 = true, .alignment = 4},
+      {.m = 7,
+       .n = 8,
+       .k = 9,
+       .epilogue = GemmEpilogue::kBias,
+       .residual = true,
+       .ldx = 12,
+       .ldy = 16,
+       .alignment = 2},
+      {.m = 7, .n = 8, .k = 9, .epilogue = GemmEpilogue::kBiasGeluTanh},
+  };
+  for (const GemmProblem& p : problems) {
+    EXPECT_EQ(parse_problem(problem_text(p)), p) << problem_text(p);
+    for (const GemmProblem& q : problems) {
+      EXPECT_EQ(problem_text(p) == problem_text(q), p == q);
+      EXPECT_EQ(std::hash<GemmProblem>()(p) == std::hash<GemmProblem>()(q), p == q);
+    }
+  }
+  EXPECT_EQ(problem_text(kProblem), "m64 n3072 k1024 bf16-bf16 bias_relu");
+  GemmProblem dense = kProblem;
+  dense.ldx = dense.k;
+  EXPECT_EQ(problem_text(dense), problem_text(kProblem)) << "a stride equal to the width is no stride";
+}
+
+// Without it: an impossible product reaches the library, whose error names nothing.
+TEST(GemmProblem, ChecksNameTheProduct) {
+  const auto refused = [](const std::function<void(GemmProblem&)>& change) {
+    GemmProblem p = kProblem;
+    change(p);
+    try {
+      check(p);
+      ADD_FAILURE() << problem_text(p) << " was accepted";
+    } catch (const UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find("k1024"), std::string::npos) << error.what();
+    }
+  };
+  refused([](GemmProblem& p) { p.m = 0; });
+  refused([](GemmProblem& p) { p.n = -1; });
+  refused([](GemmProblem& p) { p.m = int64_t{1} << 31; });
+  refused([](GemmProblem& p) { p.in = DType::kI8; });
+  refused([](GemmProblem& p) { p.out = DType::kF16; });
+  refused([](GemmProblem& p) { p.tf32 = true; });
+  refused([](GemmProblem& p) { p.residual = true; });
+  refused([](GemmProblem& p) { p.ldx = 1023; });
+  refused([](GemmProblem& p) { p.ldy = 3071; });
+  refused([](GemmProblem& p) { p.alignment = 1; });
+  refused([](GemmProblem& p) { p.alignment = 32; });
+  refused([](GemmProblem& p) { p.alignment = 12; });
+  for (const char* text :
+       {"", "m1 n2 k3 bf16-bf16", "m1 n2 kx bf16-bf16 none", "m1 n2 k3 bf16 none", "m1 n2 k3 bf16-f16 none",
+        "m1 n2 k3 bf16-bf16 gelu", "m1 n2 k3 bf16-bf16 none ldz4", "m1 n2 k3 bf16-bf16 tf32",
+        "n1 m2 k3 bf16-bf16 none"}) {
+    EXPECT_THROW(parse_problem(text), UsageError) << text;
+  }
+  EXPECT_EQ(pointer_alignment(nullptr), 16);
+  EXPECT_EQ(pointer_alignment(reinterpret_cast<void*>(0x1002)), 2);
+  EXPECT_EQ(pointer_alignment(reinterpret_cast<void*>(0x1008)), 8);
+  EXPECT_EQ(pointer_alignment(reinterpret_cast<void*>(0x1100)), 16);
+}
+
+// Without it: a choice is lost or altered on its way through the file, or another card sees it.
+TEST_F(ChoicesFile, RoundTrips) {
+  GemmChoices choices(path_, GemmChoices::Mode::kSearch);
+  EXPECT_FALSE(choices.find(kPlace, kProblem));
+  EXPECT_EQ(choices.size(), 0u);
+  choices.put(kPlace, kProblem, some_choice(200));
+  choices.put({"B card", 130100}, kProblem, some_choice(3));
+  choices.save();
+  const GemmChoices again(path_, GemmChoices::Mode::kReadOnly);
+  EXPECT_EQ(again.size(), 2u);
+  EXPECT_EQ(again.at(kPlace, kProblem), some_choice(200));
+  EXPECT_EQ(again.at({"B card", 130100}, kProblem), some_choice(3));
+  EXPECT_FALSE(again.find({"A card", 130200}, kProblem)) << "another library version";
+  EXPECT_EQ(again.text(), choices.text());
+  EXPECT_EQ(again.sha256(), choices.sha256());
+  EXPECT_EQ(again.sha256().size(), 64u);
+  choices.put(kPlace, kProblem, some_choice(201));
+  EXPECT_NE(again.sha256(), choices.sha256());
+}
+
+// Without it: a repeated run silently uses other kernels than the run it repeats.
+TEST_F(ChoicesFile, ReadOnlyNamesWhatIsMissing) {
+  EXPECT_THROW(GemmChoices(path_, GemmChoices::Mode::kReadOnly), IoError) << "no file";
+  GemmChoices(path_, GemmChoices::Mode::kSearch).save();
+  GemmChoices choices(path_, GemmChoices::Mode::kReadOnly);
+  try {
+    (void)choices.at(kPlace, kProblem);
+    ADD_FAILURE() << "a missing choice was found";
+  } catch (const UsageError& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find(problem_text(kProblem)), std::string::npos) << text;
+    EXPECT_NE(text.find("A card"), std::string::npos) << text;
+    EXPECT_NE(text.find(path_), std::string::npos) << text;
+  }
+  EXPECT_THROW(choices.put(kPlace, kProblem, some_choice(1)), UsageError);
+}
+
+// Without it: a damaged file stops every run, or half of it is believed.
+TEST_F(ChoicesFile, CorruptFileIsIgnoredAndRebuilt) {
+  GemmChoices good;
+  good.put(kPlace, kProblem, some_choice(9));
+  const std::string text = good.text();
+  std::string bad_hex = text;
+  bad_hex[bad_hex.find("\"algo\": \"") + 12] = 'z';
+  std::string bad_key = text;
+  bad_key.replace(bad_key.find("m64"), 3, "q64");
+  for (const std::string& damaged :
+       {std::string("{"), std::string(), text.substr(0, text.size() / 2), bad_hex, bad_key,
+        std::string("[1, 2]"), std::string(R"({"schema": "other/1", "places": []})"),
+        std::string("\xff\xfe\x00", 3)}) {
+    write(damaged);
+    ::testing::internal::CaptureStderr();
+    GemmChoices choices(path_, GemmChoices::Mode::kSearch);
+    EXPECT_EQ(choices.size(), 0u) << damaged;
+    EXPECT_NE(::testing::internal::GetCapturedStderr().find(path_), std::string::npos) << damaged;
+    EXPECT_THROW(GemmChoices(path_, GemmChoices::Mode::kReadOnly), IoError) << damaged;
+    choices.put(kPlace, kProblem, some_choice(9));
+    ::testing::internal::CaptureStderr();
+    choices.save();
+    ::testing::internal::GetCapturedStderr();
+    EXPECT_EQ(GemmChoices(path_, GemmChoices::Mode::kReadOnly).at(kPlace, kProblem), some_choice(9));
+  }
+}
+
+// Without it: the last of several workers to save removes what the others found.
+TEST_F(ChoicesFile, SaveMerges) {
+  GemmChoices first(path_, GemmChoices::Mode::kSearch);
+  GemmChoices second(path_, GemmChoices::Mode::kSearch);
+  GemmProblem other = kProblem;
+  other.m = 65;
+  first.put(kPlace, kProblem, some_choice(1));
+  second.put(kPlace, other, some_choice(2));
+  first.save();
+  second.save();
+  const GemmChoices both(path_, GemmChoices::Mode::kReadOnly);
+  EXPECT_EQ(both.at(kPlace, kProblem), some_choice(1));
+  EXPECT_EQ(both.at(kPlace, other), some_choice(2));
+  for (const auto& entry : fs::directory_iterator(fs::path(path_).parent_path())) {
+    EXPECT_EQ(entry.path().string().find(".tmp"), std::string::npos) << entry.path();
+  }
+}
+
+// Without it: a run on a full or read-only disk ends in silence.
+TEST_F(ChoicesFile, UnwritableFolderIsAnError) {
+  write("{}");
+  const std::string below_a_file = path_ + "/choices.json";
+  GemmChoices choices(below_a_file, GemmChoices::Mode::kSearch);
+  choices.put(kPlace, kProblem, some_choice(1));
+  EXPECT_THROW(choices.save(), IoError);
+}
+
+}  // namespace
+}  // namespace tandem::kernels

@@ -1,0 +1,233 @@
+#include "kernels/gemm/gemm.h"
+
+#include <cublasLt.h>
+
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "harness/base/cuda_check.h"
+#include "kernels/gemm/candidates.h"
+#include "kernels/gemm/lt.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kWorkspaceAlignment = 256;
+
+cudaDataType_t cuda_type(DType t) {
+  switch (t) {
+    case DType::kF16:
+      return CUDA_R_16F;
+    case DType::kBF16:
+      return CUDA_R_16BF;
+    default:
+      return CUDA_R_32F;
+  }
+}
+
+cublasLtEpilogue_t lt_epilogue(GemmEpilogue e) {
+  switch (e) {
+    case GemmEpilogue::kNone:
+      return CUBLASLT_EPILOGUE_DEFAULT;
+    case GemmEpilogue::kBias:
+      return CUBLASLT_EPILOGUE_BIAS;
+    case GemmEpilogue::kRelu:
+      return CUBLASLT_EPILOGUE_RELU;
+    case GemmEpilogue::kBiasRelu:
+      return CUBLASLT_EPILOGUE_RELU_BIAS;
+    case GemmEpilogue::kGeluTanh:
+      return CUBLASLT_EPILOGUE_GELU;
+    case GemmEpilogue::kBiasGeluTanh:
+      return CUBLASLT_EPILOGUE_GELU_BIAS;
+  }
+  return CUBLASLT_EPILOGUE_DEFAULT;
+}
+
+LtLayout layout(cudaDataType_t type, int64_t rows, int64_t cols, int64_t stride) {
+  LtLayout l;
+  TANDEM_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(l.put(), type, static_cast<uint64_t>(rows),
+                                                 static_cast<uint64_t>(cols), stride));
+  return l;
+}
+
+LtMatmul describe(const GemmProblem& p) {
+  check(p);
+  LtMatmul d;
+  const auto compute = p.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+  TANDEM_CUBLAS_CHECK(cublasLtMatmulDescCreate(d.operation.put(), compute, CUDA_R_32F));
+  set_attribute(d.operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+  set_attribute(d.operation, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
+  set_attribute(d.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, lt_epilogue(p.epilogue));
+  if (has_bias(p.epilogue)) {
+    set_attribute(d.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(p.out));
+    // Never read: run() sets the real one. Its alignment is what the heuristic may count on.
+    const auto placeholder = reinterpret_cast<const void*>(static_cast<uintptr_t>(4096 + p.alignment));
+    set_attribute(d.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, placeholder);
+  }
+  d.w = layout(cuda_type(p.in), p.k, p.n, p.k);
+  d.x = layout(cuda_type(p.in), p.k, p.m, p.x_stride());
+  d.y = layout(cuda_type(p.out), p.n, p.m, p.y_stride());
+  return d;
+}
+
+cublasLtHandle_t native(const CublasLt& lt) {
+  return static_cast<cublasLtHandle_t>(lt.handle());
+}
+
+template <typename T>
+T config(const cublasLtMatmulAlgo_t& algo, cublasLtMatmulAlgoConfigAttributes_t attribute) {
+  T value{};
+  size_t written = 0;
+  TANDEM_CUBLAS_CHECK(
+      cublasLtMatmulAlgoConfigGetAttribute(&algo, attribute, &value, sizeof(value), &written));
+  return value;
+}
+
+}  // namespace
+
+CublasLt::CublasLt() {
+  TANDEM_CUDA_CHECK(cudaGetDevice(&device_));
+  cudaDeviceProp properties{};
+  TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, device_));
+  cublasLtHandle_t handle = nullptr;
+  TANDEM_CUBLAS_CHECK(cublasLtCreate(&handle));
+  handle_ = handle;
+  place_ = {properties.name, static_cast<int64_t>(cublasLtGetVersion())};
+}
+
+CublasLt::~CublasLt() {
+  cublasLtDestroy(native(*this));
+}
+
+std::vector<GemmChoice> candidates(const CublasLt& lt, const GemmProblem& problem, int count,
+                                   int64_t max_workspace_bytes) {
+  const LtMatmul d = describe(problem);
+  LtPreference preference;
+  TANDEM_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.put()));
+  set_attribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                static_cast<uint64_t>(max_workspace_bytes));
+  // Partial sums of split-K in fp32 in the workspace, added in a fixed order. In place they would be rounded
+  // to `out`.
+  set_attribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  for (auto which :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+    set_attribute(preference, which, static_cast<uint32_t>(problem.alignment));
+  }
+  std::vector<cublasLtMatmulHeuristicResult_t> results(static_cast<size_t>(count));
+  int found = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(native(lt), d.operation.get(), d.w.get(), d.x.get(), d.y.get(),
+                                     d.y.get(), preference.get(), count, results.data(), &found);
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) found = 0;
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED) TANDEM_CUBLAS_CHECK(status);
+
+  std::vector<GemmChoice> choices;
+  for (int i = 0; i < found; ++i) {
+    const cublasLtMatmulHeuristicResult_t& r = results[static_cast<size_t>(i)];
+    if (r.state != CUBLAS_STATUS_SUCCESS) continue;
+    const auto reduction = config<uint32_t>(r.algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME);
+    if (reduction != CUBLASLT_REDUCTION_SCHEME_NONE && reduction != CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE)
+      continue;
+    GemmChoice c;
+    static_assert(sizeof(r.algo) == sizeof(c.algo));
+    std::memcpy(c.algo.data(), &r.algo, c.algo.size());
+    c.workspace_bytes = static_cast<int64_t>(r.workspaceSize);
+    c.description = fmt::format("algo {} tile {} stages {} split-k {} swizzle {} custom {} reduction {}",
+                                config<int32_t>(r.algo, CUBLASLT_ALGO_CONFIG_ID),
+                                config<uint32_t>(r.algo, CUBLASLT_ALGO_CONFIG_TILE_ID),
+                                config<uint32_t>(r.algo, CUBLASLT_ALGO_CONFIG_STAGES_ID),
+                                config<int32_t>(r.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM),
+                                config<uint32_t>(r.algo, CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING),
+                                config<uint32_t>(r.algo, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION), reduction);
+    choices.push_back(std::move(c));
+  }
+  return choices;
+}
+
+GemmChoice suggested(const CublasLt& lt, const GemmProblem& problem, int64_t max_workspace_bytes) {
+  // More than one is asked for because the first may be of a reduction scheme that candidates() leaves out.
+  const auto found = candidates(lt, problem, 8, max_workspace_bytes);
+  if (found.empty()) throw UsageError(no_algorithm_text(problem));
+  return found.front();
+}
+
+std::string no_algorithm_text(const GemmProblem& problem) {
+  return fmt::format("cuBLASLt has no algorithm for product {}", problem_text(problem));
+}
+
+struct Gemm::Impl {
+  cublasLtHandle_t handle = nullptr;
+  GemmProblem problem;
+  GemmChoice choice;
+  LtMatmul matmul;
+  cublasLtMatmulAlgo_t algo{};
+};
+
+Gemm::Gemm(const CublasLt& lt, const GemmProblem& problem, const GemmChoice& choice) : impl_(new Impl) {
+  impl_->handle = native(lt);
+  impl_->problem = problem;
+  impl_->choice = choice;
+  impl_->matmul = describe(problem);
+  std::memcpy(&impl_->algo, choice.algo.data(), sizeof(impl_->algo));
+  const LtMatmul& d = impl_->matmul;
+  cublasLtMatmulHeuristicResult_t result{};
+  const cublasStatus_t status = cublasLtMatmulAlgoCheck(native(lt), d.operation.get(), d.w.get(), d.x.get(),
+                                                        d.y.get(), d.y.get(), &impl_->algo, &result);
+  if (status != CUBLAS_STATUS_SUCCESS) {
+    throw UsageError(fmt::format("product {}: the library refuses the chosen algorithm ({}): {}",
+                                 problem_text(problem), choice.description, cublasLtGetStatusString(status)));
+  }
+  if (static_cast<int64_t>(result.workspaceSize) > choice.workspace_bytes) {
+    throw UsageError(
+        fmt::format("product {}: the chosen algorithm needs {} bytes of workspace, the choice says {}",
+                    problem_text(problem), result.workspaceSize, choice.workspace_bytes));
+  }
+}
+Gemm::~Gemm() = default;
+Gemm::Gemm(Gemm&&) noexcept = default;
+Gemm& Gemm::operator=(Gemm&&) noexcept = default;
+
+const GemmProblem& Gemm::problem() const {
+  return impl_->problem;
+}
+const GemmChoice& Gemm::choice() const {
+  return impl_->choice;
+}
+
+void Gemm::run(const GemmArgs& args, cudaStream_t stream) {
+  const GemmProblem& p = impl_->problem;
+  const auto need = [&](const void* pointer, const char* name, int alignment) {
+    if (pointer == nullptr) throw UsageError(fmt::format("product {}: {} is null", problem_text(p), name));
+    if (reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(alignment) != 0) {
+      throw UsageError(
+          fmt::format("product {}: {} must be {}-byte aligned", problem_text(p), name, alignment));
+    }
+  };
+  need(args.x, "x", p.alignment);
+  need(args.w, "w", p.alignment);
+  need(args.y, "y", p.alignment);
+  if (p.residual) need(args.residual, "residual", p.alignment);
+  if (has_bias(p.epilogue)) {
+    need(args.bias, "bias", p.alignment);
+    set_attribute(impl_->matmul.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+  }
+  const int64_t workspace_bytes = impl_->choice.workspace_bytes;
+  if (workspace_bytes > 0) {
+    need(args.workspace, "workspace", kWorkspaceAlignment);
+    if (args.workspace_bytes < workspace_bytes) {
+      throw UsageError(fmt::format("product {}: workspace of {} bytes, the algorithm needs {}",
+                                   problem_text(p), args.workspace_bytes, workspace_bytes));
+    }
+  }
+  const float beta = p.residual ? 1.0f : 0.0f;
+  const LtMatmul& d = impl_->matmul;
+  TANDEM_CUBLAS_CHECK(cublasLtMatmul(impl_->handle, d.operation.get(), &args.alpha, args.w, d.w.get(), args.x,
+                                     d.x.get(), &beta, p.residual ? args.residual : args.y, d.y.get(), args.y,
+                                     d.y.get(), &impl_->algo, workspace_bytes > 0 ? args.workspace : nullptr,
+                                     static_cast<size_t>(workspace_bytes), stream));
+}
+
+}  // namespace tandem::kernels

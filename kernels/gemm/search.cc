@@ -1,0 +1,215 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "harness/base/cuda_check.h"
+#include "kernels/common/device_buffer.h"
+#include "kernels/common/timed_graph.h"
+#include "kernels/gemm/candidates.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm/operands.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kFirstRounds = 3;
+constexpr size_t kFinalists = 6;
+constexpr double kTie = 1.01;
+constexpr int64_t kMaxCopies = 256;
+constexpr double kGraphUs = 400;  // enough for the events' resolution of about half a microsecond
+
+struct Timed {
+  GemmChoice choice;
+  int order = 0;  // in the library's order, smaller workspaces first
+  std::vector<double> us;
+};
+
+/// Expected time of a product, only to decide how many go into one graph.
+double rough_us(const GemmProblem& p) {
+  const double tflops = p.in != DType::kF32 ? 500 : p.tf32 ? 250 : 40;
+  const double bytes = static_cast<double>(p.n * p.k * dtype_bytes(p.in) + p.m * p.k * dtype_bytes(p.in) +
+                                           p.m * p.n * dtype_bytes(p.out));
+  return std::max({p.flops() / tflops * 1e-6, bytes / 3e6, 2.0});
+}
+
+/// Operands of one problem, the weights so often that a rotation through them finds none in L2.
+class Operands {
+ public:
+  Operands(const CublasLt& lt, const GemmProblem& p, int64_t workspace_bytes, cudaStream_t stream)
+      : problem_(p) {
+    int l2_bytes = 0;
+    TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, lt.device()));
+    const int64_t in = dtype_bytes(p.in);
+    const int64_t out = dtype_bytes(p.out);
+    const int64_t w_bytes = p.n * p.k * in;
+    w_stride_ = (w_bytes + p.alignment + 255) / 256 * 256;
+    copies_ =
+        static_cast<int>(std::clamp<int64_t>((3ll * l2_bytes + w_stride_ - 1) / w_stride_, 1, kMaxCopies));
+    w_ = DeviceBuffer(w_stride_ * copies_ + 256);
+    x_ = DeviceBuffer(p.m * p.x_stride() * in + 256);
+    y_ = DeviceBuffer(p.m * p.y_stride() * out + 256);
+    residual_ = DeviceBuffer(p.residual ? p.m * p.y_stride() * out + 256 : 0);
+    bias_ = DeviceBuffer(p.n * out + 256);
+    workspace_ = DeviceBuffer(workspace_bytes);
+    digest_ = DeviceBuffer(sizeof(uint64_t));
+    const float w_scale = 1.7f / std::sqrt(static_cast<float>(p.k));  // keeps y near 1
+    const auto fill = [&](const DeviceBuffer& buffer, DType type, uint64_t key, float scale) {
+      launch_random_fill({.out = buffer.data(),
+                          .dtype = type,
+                          .count = buffer.bytes() / dtype_bytes(type),
+                          .key = key,
+                          .scale = scale},
+                         stream);
+    };
+    fill(w_, p.in, 1, w_scale);
+    fill(x_, p.in, 2, 1.7f);
+    fill(residual_, p.out, 3, 1.0f);
+    fill(bias_, p.out, 4, 1.0f);
+  }
+
+  int copies() const { return copies_; }
+
+  GemmArgs args(int turn) const {
+    // Allocations are 256-byte aligned: the shift gives pointers exactly the alignment that the problem
+    // promises.
+    const int64_t shift = problem_.alignment;
+    return {.x = x_.data<char>() + shift,
+            .w = w_.data<char>() + shift + w_stride_ * (turn % copies_),
+            .bias = bias_.data<char>() + shift,
+            .residual = problem_.residual ? residual_.data<char>() + shift : nullptr,
+            .y = y_.data<char>() + shift,
+            .workspace = workspace_.data(),
+            .workspace_bytes = workspace_.bytes()};
+  }
+
+  uint64_t digest(Gemm& gemm, cudaStream_t stream) const {
+    TANDEM_CUDA_CHECK(cudaMemsetAsync(digest_.data(), 0, sizeof(uint64_t), stream));
+    gemm.run(args(0), stream);
+    const int64_t out = dtype_bytes(problem_.out);
+    launch_digest({.data = args(0).y,
+                   .rows = problem_.m,
+                   .row_bytes = problem_.n * out,
+                   .stride_bytes = problem_.y_stride() * out,
+                   .digest = digest_.data<uint64_t>()},
+                  stream);
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+    return digest_.to_host<uint64_t>().front();
+  }
+
+ private:
+  GemmProblem problem_;
+  int64_t w_stride_ = 0;
+  int copies_ = 1;
+  DeviceBuffer w_, x_, y_, residual_, bias_, workspace_, digest_;
+};
+
+std::vector<Timed> all_candidates(const CublasLt& lt, const GemmProblem& problem, const GemmSearch& how) {
+  std::vector<Timed> all;
+  int64_t previous = -1;
+  for (int64_t asked : {int64_t{0}, int64_t{4} << 20, int64_t{32} << 20, how.max_workspace_bytes}) {
+    const int64_t bytes = std::min(asked, how.max_workspace_bytes);
+    if (bytes <= previous) continue;
+    previous = bytes;
+    for (GemmChoice& c : candidates(lt, problem, how.candidates, bytes)) {
+      const bool known =
+          std::any_of(all.begin(), all.end(), [&](const Timed& t) { return t.choice.algo == c.algo; });
+      if (!known) all.push_back({std::move(c), static_cast<int>(all.size()), {}});
+    }
+  }
+  return all;
+}
+
+/// A candidate with its graph, kept while it is a finalist.
+struct Runner {
+  Timed timed;
+  std::unique_ptr<Gemm> gemm;
+  std::unique_ptr<TimedGraph> graph;
+};
+
+/// Nothing when the library refuses at the launch what its heuristic offered.
+std::optional<Runner> make_runner(const CublasLt& lt, const GemmProblem& problem, Timed timed,
+                                  const Operands& operands, int launches, cudaStream_t stream) {
+  Runner r{std::move(timed), nullptr, nullptr};
+  try {
+    r.gemm = std::make_unique<Gemm>(lt, problem, r.timed.choice);
+    r.gemm->run(operands.args(0), stream);  // loads the kernel, which a capture must not do
+  } catch (const Error&) {
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));  // a fault of the card is not a refusal
+    return std::nullopt;
+  }
+  TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+  r.graph = std::make_unique<TimedGraph>(stream, [&](cudaStream_t s) {
+    for (int i = 0; i < launches; ++i) r.gemm->run(operands.args(i), s);
+  });
+  return r;
+}
+
+}  // namespace
+
+GemmChoice search(const CublasLt& lt, const GemmProblem& problem, cudaStream_t stream,
+                  const GemmSearch& how) {
+  check(problem);
+  std::vector<Timed> all = all_candidates(lt, problem, how);
+  if (all.empty()) throw UsageError(no_algorithm_text(problem));
+  int64_t workspace_bytes = 0;
+  for (const Timed& t : all) workspace_bytes = std::max(workspace_bytes, t.choice.workspace_bytes);
+  const Operands operands(lt, problem, workspace_bytes, stream);
+  const int by_time = static_cast<int>(std::clamp(kGraphUs / rough_us(problem), 3.0, 64.0));
+  const int launches = std::max(by_time, operands.copies());
+
+  // First a look at all of them one by one; only the best few keep their graphs.
+  const auto faster = [](const Runner& a, const Runner& b) {
+    return median(a.timed.us) < median(b.timed.us);
+  };
+  std::vector<Runner> finalists;
+  int tried = 0;
+  for (Timed& t : all) {
+    std::optional<Runner> r = make_runner(lt, problem, std::move(t), operands, launches, stream);
+    if (!r) continue;
+    ++tried;
+    r->graph->time_us();
+    for (int i = 0; i < kFirstRounds; ++i) r->timed.us.push_back(r->graph->time_us() / launches);
+    finalists.push_back(std::move(*r));
+    std::stable_sort(finalists.begin(), finalists.end(), faster);
+    if (finalists.size() > kFinalists) finalists.pop_back();
+  }
+
+  // Then the best few in turns, so that a falling clock hits all of them alike.
+  std::erase_if(finalists, [&](Runner& r) {
+    const uint64_t first = operands.digest(*r.gemm, stream);
+    for (int i = 0; i < 3; ++i) {
+      if (operands.digest(*r.gemm, stream) != first) return true;
+    }
+    return false;
+  });
+  if (finalists.empty()) throw UsageError(no_algorithm_text(problem) + " whose result repeats");
+  for (Runner& r : finalists) r.timed.us.clear();
+  for (int round = 0; round < how.rounds; ++round) {
+    for (Runner& r : finalists) r.timed.us.push_back(r.graph->time_us() / launches);
+  }
+  double best = median(finalists.front().timed.us);
+  for (const Runner& r : finalists) best = std::min(best, median(r.timed.us));
+  std::erase_if(finalists, [&](const Runner& r) { return median(r.timed.us) > best * kTie; });
+  const auto winner =
+      std::min_element(finalists.begin(), finalists.end(), [](const Runner& a, const Runner& b) {
+        return std::pair(a.timed.choice.workspace_bytes, a.timed.order) <
+               std::pair(b.timed.choice.workspace_bytes, b.timed.order);
+      });
+  GemmChoice choice = winner->timed.choice;
+  choice.us = median(winner->timed.us);
+  choice.candidates = tried;
+  return choice;
+}
+
+GemmChoice choose(const CublasLt& lt, GemmChoices& choices, const GemmProblem& problem, cudaStream_t stream) {
+  if (choices.mode() == GemmChoices::Mode::kReadOnly) return choices.at(lt.place(), problem);
+  if (auto known = choices.find(lt.place(), problem)) return *known;
+  const GemmChoice found = search(lt, problem, stream);
+  choices.put(lt.place(), problem, found);
+  return found;
+}
+
+}  // namespace tandem::kernels

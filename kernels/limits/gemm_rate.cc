@@ -1,0 +1,279 @@
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "harness/base/cuda_check.h"
+#include "harness/base/error.h"
+#include "harness/base/half.h"
+#include "harness/base/random.h"
+#include "kernels/common/device_buffer.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm/lt.h"
+#include "kernels/limits/limit_stream.h"
+#include "kernels/limits/limits.h"
+#include "kernels/limits/rate_operands.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int64_t kWorkspaceBytes = 64ll << 20;
+constexpr int kCandidates = 16;
+constexpr int kBurst = 20;  // products of one burst sample
+constexpr int kSampledOutputs = 64;
+constexpr auto kRest = std::chrono::milliseconds(500);
+constexpr double kSettleUs = 500e3;  // without pause before the first sustained sample
+constexpr double kSampleUs = 50e3;   // of one sustained sample
+
+/// The library's types for y = x w^T, and how far a sampled output may be from the exact one: `tolerance`
+/// times the root of the sum of squared products, which is what rounding errors grow with.
+struct Types {
+  cublasComputeType_t compute;
+  cudaDataType_t scale;
+  cudaDataType_t operand;
+  cudaDataType_t out;
+  int64_t out_bytes;
+  double tolerance;
+};
+
+Types types_of(Precision precision) {
+  switch (precision) {
+    case Precision::kFp32:
+      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_32F, CUDA_R_32F, 4, 1e-4};
+    case Precision::kTf32:
+      return {CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F, CUDA_R_32F, CUDA_R_32F, 4, 1e-2};
+    case Precision::kFp16:
+      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_16F, CUDA_R_16F, 2, 1e-2};
+    case Precision::kBf16:
+      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_16BF, CUDA_R_16BF, 2, 3e-2};
+    case Precision::kFp8:
+      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_8F_E4M3, CUDA_R_16BF, 2, 1e-1};
+    case Precision::kInt8:
+      return {CUBLAS_COMPUTE_32I, CUDA_R_32I, CUDA_R_8I, CUDA_R_32I, 4, 0};
+    default:
+      throw UsageError("matrix rate: precision must be fp32, tf32, fp16, bf16, fp8 or int8");
+  }
+}
+
+double output_value(cudaDataType_t type, const void* raw) {
+  switch (type) {
+    case CUDA_R_16F: {
+      uint16_t bits = 0;
+      std::memcpy(&bits, raw, sizeof(bits));
+      return fp16_to_float(bits);
+    }
+    case CUDA_R_16BF: {
+      uint16_t bits = 0;
+      std::memcpy(&bits, raw, sizeof(bits));
+      return bf16_to_float(bits);
+    }
+    case CUDA_R_32I: {
+      int32_t v = 0;
+      std::memcpy(&v, raw, sizeof(v));
+      return v;
+    }
+    default: {
+      float v = 0;
+      std::memcpy(&v, raw, sizeof(v));
+      return v;
+    }
+  }
+}
+
+/// One product with its operands and the algorithm in use.
+class Product {
+ public:
+  explicit Product(const GemmRateParams& p)
+      : p_(p), types_(types_of(p.precision)), size_(operand_bytes(p.precision)) {
+    TANDEM_CUBLAS_CHECK(cublasLtMatmulDescCreate(matmul_.operation.put(), types_.compute, types_.scale));
+    set_attribute(matmul_.operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    set_attribute(matmul_.operation, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
+    if (p.precision == Precision::kFp8) {
+      // The tensor cores' own accumulation, which the card's peak is quoted for: about 14 bits.
+      set_attribute(matmul_.operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
+    }
+    const auto layout = [](LtLayout& l, cudaDataType_t type, int64_t rows, int64_t cols) {
+      TANDEM_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(l.put(), type, static_cast<uint64_t>(rows),
+                                                     static_cast<uint64_t>(cols), rows));
+    };
+    layout(matmul_.w, types_.operand, p.k, p.n);
+    layout(matmul_.x, types_.operand, p.k, p.m);
+    layout(matmul_.y, types_.out, p.n, p.m);
+    x_ = DeviceBuffer(p.m * p.k * size_);
+    w_ = DeviceBuffer(p.n * p.k * size_);
+    y_ = DeviceBuffer(p.m * p.n * types_.out_bytes);
+    workspace_ = DeviceBuffer(kWorkspaceBytes);
+    launch_rate_fill({.out = x_.data(), .precision = p.precision, .count = p.m * p.k, .key = 1},
+                     stream_.get());
+    launch_rate_fill({.out = w_.data(), .precision = p.precision, .count = p.n * p.k, .key = 2},
+                     stream_.get());
+    stream_.wait();
+  }
+
+  const LimitStream& stream() const { return stream_; }
+
+  /// Tries the library's candidates and keeps the fastest; returns the time of one product.
+  double choose_us() {
+    LtPreference preference;
+    TANDEM_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.put()));
+    set_attribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                  static_cast<uint64_t>(kWorkspaceBytes));
+    std::vector<cublasLtMatmulHeuristicResult_t> results(kCandidates);
+    int found = 0;
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle(), matmul_.operation.get(), matmul_.w.get(), matmul_.x.get(), matmul_.y.get(), matmul_.y.get(),
+        preference.get(), kCandidates, results.data(), &found);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) TANDEM_CUBLAS_CHECK(status);
+    double best_us = 0;
+    cublasLtMatmulAlgo_t best{};
+    for (int i = 0; i < found; ++i) {
+      if (results[static_cast<size_t>(i)].state != CUBLAS_STATUS_SUCCESS) continue;
+      algo_ = results[static_cast<size_t>(i)].algo;
+      if (enqueue() != CUBLAS_STATUS_SUCCESS) continue;
+      stream_.wait();
+      const double us = std::min(time_us(3), time_us(3)) / 3;
+      if (best_us == 0 || us < best_us) {
+        best_us = us;
+        best = algo_;
+      }
+    }
+    if (best_us == 0) {
+      throw UsageError(fmt::format("matrix rate: cuBLASLt has no {} kernel for m {}, n {}, k {} on this card",
+                                   precision_name(p_.precision), p_.m, p_.n, p_.k));
+    }
+    algo_ = best;
+    return best_us;
+  }
+
+  /// `count` products back to back between two events; us of all of them.
+  double time_us(int count) {
+    TANDEM_CUDA_CHECK(cudaEventRecord(events_.begin, stream_.get()));
+    for (int i = 0; i < count; ++i) TANDEM_CUBLAS_CHECK(enqueue());
+    TANDEM_CUDA_CHECK(cudaEventRecord(events_.end, stream_.get()));
+    TANDEM_CUDA_CHECK(cudaEventSynchronize(events_.end));
+    float ms = 0;
+    TANDEM_CUDA_CHECK(cudaEventElapsedTime(&ms, events_.begin, events_.end));
+    return ms * 1e3;
+  }
+
+  /// Fills y with a pattern that no product gives before the samples that check_output looks at.
+  void poison() {
+    TANDEM_CUDA_CHECK(cudaMemsetAsync(y_.data(), 0x7f, static_cast<size_t>(y_.bytes()), stream_.get()));
+  }
+
+  /// Compares sampled outputs with products computed here in double; empty when all are right.
+  std::string check_output() const {
+    stream_.wait();
+    std::vector<char> x(static_cast<size_t>(p_.k * size_));
+    std::vector<char> w(x.size());
+    for (int s = 0; s < kSampledOutputs; ++s) {
+      // The corners first, then anywhere.
+      const auto pick = [&](uint64_t key, int64_t size) {
+        return s < 2 ? s * (size - 1)
+                     : static_cast<int64_t>(
+                           uniform_below(key, static_cast<uint64_t>(s), static_cast<uint32_t>(size)));
+      };
+      const int64_t i = pick(3, p_.m);
+      const int64_t j = pick(4, p_.n);
+      copy_row(x_, i, x);
+      copy_row(w_, j, w);
+      double exact = 0;
+      double squares = 0;
+      for (int64_t k = 0; k < p_.k; ++k) {
+        const double term =
+            operand_value(p_.precision, x.data(), k) * operand_value(p_.precision, w.data(), k);
+        exact += term;
+        squares += term * term;
+      }
+      char raw[4] = {};
+      TANDEM_CUDA_CHECK(cudaMemcpy(raw, y_.data<char>() + (i * p_.n + j) * types_.out_bytes,
+                                   static_cast<size_t>(types_.out_bytes), cudaMemcpyDeviceToHost));
+      const double got = output_value(types_.out, raw);
+      // Written so that a NaN fails.
+      if (!(std::abs(got - exact) <= types_.tolerance * std::sqrt(squares))) {
+        return fmt::format("output [{}, {}] is {}, not {}", i, j, got, exact);
+      }
+    }
+    return {};
+  }
+
+ private:
+  struct Events {
+    cudaEvent_t begin = nullptr;
+    cudaEvent_t end = nullptr;
+    Events() {
+      TANDEM_CUDA_CHECK(cudaEventCreate(&begin));
+      TANDEM_CUDA_CHECK(cudaEventCreate(&end));
+    }
+    ~Events() {
+      TANDEM_CUDA_WARN(cudaEventDestroy(begin));
+      TANDEM_CUDA_WARN(cudaEventDestroy(end));
+    }
+    Events(const Events&) = delete;
+    Events& operator=(const Events&) = delete;
+  };
+
+  cublasLtHandle_t handle() const { return static_cast<cublasLtHandle_t>(lt_.handle()); }
+
+  cublasStatus_t enqueue() {
+    const float one = 1;
+    const float zero = 0;
+    const int32_t one_int = 1;
+    const int32_t zero_int = 0;
+    const bool integer = types_.scale == CUDA_R_32I;
+    const void* alpha = integer ? static_cast<const void*>(&one_int) : &one;
+    const void* beta = integer ? static_cast<const void*>(&zero_int) : &zero;
+    return cublasLtMatmul(handle(), matmul_.operation.get(), alpha, w_.data(), matmul_.w.get(), x_.data(),
+                          matmul_.x.get(), beta, y_.data(), matmul_.y.get(), y_.data(), matmul_.y.get(),
+                          &algo_, workspace_.data(), static_cast<size_t>(kWorkspaceBytes), stream_.get());
+  }
+
+  void copy_row(const DeviceBuffer& matrix, int64_t row, std::vector<char>& out) const {
+    TANDEM_CUDA_CHECK(
+        cudaMemcpy(out.data(), matrix.data<char>() + row * p_.k * size_, out.size(), cudaMemcpyDeviceToHost));
+  }
+
+  GemmRateParams p_;
+  Types types_;
+  int64_t size_;
+  LimitStream stream_;
+  CublasLt lt_;
+  LtMatmul matmul_;
+  DeviceBuffer x_, w_, y_, workspace_;
+  Events events_;
+  cublasLtMatmulAlgo_t algo_{};
+};
+
+}  // namespace
+
+Limit measure_gemm_tflops(const GemmRateParams& p) {
+  if (p.m < 1 || p.n < 1 || p.k < 1) throw UsageError("matrix rate: m, n and k must be at least 1");
+  if (p.samples < 1) throw UsageError("matrix rate: samples must be at least 1");
+  Product product(p);
+  const double one_us = product.choose_us();
+  const double flops = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  product.poison();
+  std::vector<double> tflops;
+  if (p.regime == Regime::kBurst) {
+    for (int i = 0; i < p.samples; ++i) {
+      product.stream().wait();
+      std::this_thread::sleep_for(kRest);
+      tflops.push_back(flops * kBurst / product.time_us(kBurst) * 1e-6);
+    }
+  } else {
+    const int block = std::max(1, static_cast<int>(kSampleUs / one_us));
+    for (double spent = 0; spent < kSettleUs;) spent += product.time_us(block);
+    for (int i = 0; i < p.samples; ++i) tflops.push_back(flops * block / product.time_us(block) * 1e-6);
+  }
+  const std::string wrong = product.check_output();
+  if (!wrong.empty()) return wrong_limit(wrong);
+  return good_limit(std::move(tflops));
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,271 @@
+#include <algorithm>
+#include <string>
+
+#include "harness/base/error.h"
+#include "kernels/common/device.cuh"
+#include "kernels/common/launch.h"
+#include "kernels/common/row_access.cuh"
+#include "kernels/norm/norm.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kWarpBlock = 128;  // threads of a block whose warps own a row each
+constexpr int kAnyBlock = 256;   // threads of the fallback's block, which owns a row
+constexpr int kMaxBlock = 1024;
+constexpr int64_t kManyRows = 2048;  // from here one warp a row fills the card
+
+/// Sum over the threads of a row; every thread gets it, added in the same order each time. `partial` may not
+/// be used by another call without a barrier between.
+template <bool WARP>
+__device__ float row_sum(float v, float* partial) {
+  v = warp_sum(v);
+  if constexpr (WARP) return v;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if (lane == 0) partial[threadIdx.x / kWarp] = v;
+  __syncthreads();
+  return warp_sum(lane < static_cast<int>(blockDim.x) / kWarp ? partial[lane] : 0.0f);
+}
+
+/// A row in registers: FLOATS of it a thread. WARP: one warp owns it, otherwise the block does.
+template <typename T, int FLOATS, bool WARP>
+__global__ void __launch_bounds__(WARP ? kWarpBlock : kMaxBlock) norm_kernel(NormParams p) {
+  constexpr int V = kVec<T>;
+  constexpr int CHUNKS = FLOATS / V;
+  constexpr bool kEarlyWeights = CHUNKS == 1;  // few rows: latency counts and registers are free
+  constexpr bool kF32 = sizeof(T) == 4;
+  __shared__ float partial[2][kWarp];
+  const bool x_f32 = kF32 || p.x_dtype == DType::kF32;
+  const bool stream_f32 = kF32 || p.stream_dtype == DType::kF32;
+  const int threads = WARP ? kWarp : static_cast<int>(blockDim.x);
+  const int place = WARP ? static_cast<int>(threadIdx.x) % kWarp : static_cast<int>(threadIdx.x);
+  const int64_t row =
+      WARP ? static_cast<int64_t>(blockIdx.x) * (kWarpBlock / kWarp) + threadIdx.x / kWarp : blockIdx.x;
+  const int64_t start = row * p.d;
+
+  float gamma[V];
+  float beta[V];
+  if (kEarlyWeights && place * V < p.d) {
+    load_row<T>(p.gamma, place * V, kF32, gamma);
+    if (p.beta != nullptr) load_row<T>(p.beta, place * V, kF32, beta);
+  }
+  pdl_launch_dependents();
+  pdl_wait();
+  if (WARP && row >= p.rows) return;
+
+  float s[CHUNKS][V];
+  float total = 0;
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+    const int i = (c * threads + place) * V;
+    if (i < p.d) {
+      load_row<T>(p.x, start + i, x_f32, s[c]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < V; ++j) s[c][j] = 0;
+    }
+  }
+  if (p.bias != nullptr) {
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+      const int i = (c * threads + place) * V;
+      float b[V];
+      if (i >= p.d) continue;
+      load_row<T>(p.bias, i, kF32, b);
+#pragma unroll
+      for (int j = 0; j < V; ++j) s[c][j] += b[j];
+    }
+  }
+  if (p.residual != nullptr) {
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+      const int i = (c * threads + place) * V;
+      float r[V];
+      if (i >= p.d) continue;
+      load_row<T>(p.residual, start + i, stream_f32, r);
+#pragma unroll
+      for (int j = 0; j < V; ++j) s[c][j] += r[j];
+    }
+  }
+  if (p.sum != nullptr) {
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+      const int i = (c * threads + place) * V;
+      if (i < p.d) store_row<T>(p.sum, start + i, stream_f32, s[c]);
+    }
+  }
+
+  float mean = 0;
+  if (p.norm == Norm::kLayer) {
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+#pragma unroll
+      for (int j = 0; j < V; ++j) total += s[c][j];
+    }
+    mean = row_sum<WARP>(total, partial[0]) / static_cast<float>(p.d);
+  }
+  float squares = 0;
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+    if ((c * threads + place) * V >= p.d) continue;
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      s[c][j] -= mean;
+      squares += s[c][j] * s[c][j];
+    }
+  }
+  const float scale = rsqrtf(row_sum<WARP>(squares, partial[1]) / static_cast<float>(p.d) + p.eps);
+
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+    const int i = (c * threads + place) * V;
+    if (i >= p.d) continue;
+    if (!kEarlyWeights) {
+      load_row<T>(p.gamma, i, kF32, gamma);
+      if (p.beta != nullptr) load_row<T>(p.beta, i, kF32, beta);
+    }
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      s[c][j] *= scale * gamma[j];
+      if (p.beta != nullptr) s[c][j] += beta[j];
+    }
+    store_row<T>(p.y, start + i, kF32, s[c]);
+  }
+}
+
+/// Any d and any alignment: one block a row, read three times. `sum` and `y` are written in the last pass
+/// only, each element by the thread that read it, because they may be the buffers that are read.
+template <typename T>
+__global__ void __launch_bounds__(kAnyBlock) norm_any_kernel(NormParams p) {
+  constexpr bool kF32 = sizeof(T) == 4;
+  __shared__ float partial[2][kWarp];
+  const int64_t start = static_cast<int64_t>(blockIdx.x) * p.d;
+  pdl_launch_dependents();
+  pdl_wait();
+
+  const auto element = [&](int i) {
+    float x[1];
+    load_row<T>(p.x, start + i, kF32 || p.x_dtype == DType::kF32, x);
+    float v[1];
+    if (p.bias != nullptr) {
+      load_row<T>(p.bias, i, kF32, v);
+      x[0] += v[0];
+    }
+    if (p.residual != nullptr) {
+      load_row<T>(p.residual, start + i, kF32 || p.stream_dtype == DType::kF32, v);
+      x[0] += v[0];
+    }
+    return x[0];
+  };
+  float mean = 0;
+  if (p.norm == Norm::kLayer) {
+    float total = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < p.d; i += kAnyBlock) total += element(i);
+    mean = row_sum<false>(total, partial[0]) / static_cast<float>(p.d);
+  }
+  float squares = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < p.d; i += kAnyBlock) {
+    const float v = element(i) - mean;
+    squares += v * v;
+  }
+  const float scale = rsqrtf(row_sum<false>(squares, partial[1]) / static_cast<float>(p.d) + p.eps);
+  for (int i = static_cast<int>(threadIdx.x); i < p.d; i += kAnyBlock) {
+    const float s[1] = {element(i)};
+    float gamma[1];
+    float beta[1] = {0};
+    load_row<T>(p.gamma, i, kF32, gamma);
+    if (p.beta != nullptr) load_row<T>(p.beta, i, kF32, beta);
+    if (p.sum != nullptr) store_row<T>(p.sum, start + i, kF32 || p.stream_dtype == DType::kF32, s);
+    const float y[1] = {(s[0] - mean) * (scale * gamma[0]) + beta[0]};
+    store_row<T>(p.y, start + i, kF32, y);
+  }
+}
+
+template <typename T, int FLOATS>
+void launch_warps(const NormParams& p, cudaStream_t stream) {
+  constexpr int kRows = kWarpBlock / kWarp;
+  launch(norm_kernel<T, FLOATS, true>,
+         {.grid = dim3(static_cast<unsigned>((p.rows + kRows - 1) / kRows)),
+          .block = dim3(kWarpBlock),
+          .dependent = p.dependent},
+         stream, p);
+}
+
+template <typename T, int FLOATS>
+void launch_block(const NormParams& p, cudaStream_t stream) {
+  const int threads = (p.d + FLOATS - 1) / FLOATS;
+  launch(norm_kernel<T, FLOATS, false>,
+         {.grid = dim3(static_cast<unsigned>(p.rows)),
+          .block = dim3(static_cast<unsigned>((threads + kWarp - 1) / kWarp * kWarp)),
+          .dependent = p.dependent},
+         stream, p);
+}
+
+template <typename T>
+void launch_any(const NormParams& p, cudaStream_t stream) {
+  launch(norm_any_kernel<T>,
+         {.grid = dim3(static_cast<unsigned>(p.rows)), .block = dim3(kAnyBlock), .dependent = p.dependent},
+         stream, p);
+}
+
+bool vectors_fit(const NormParams& p) {
+  const int64_t d_bytes = p.d * dtype_bytes(p.dtype);
+  uintptr_t bits = static_cast<uintptr_t>(d_bytes);
+  for (const void* q : {p.x, p.bias, p.residual, static_cast<const void*>(p.sum), p.gamma, p.beta,
+                        static_cast<const void*>(p.y)}) {
+    bits |= reinterpret_cast<uintptr_t>(q);
+  }
+  return bits % 16 == 0;
+}
+
+template <typename T>
+void dispatch(const NormParams& p, cudaStream_t stream) {
+  constexpr int V = kVec<T>;
+  if (!vectors_fit(p) || p.d > 32 * kMaxBlock) return launch_any<T>(p, stream);
+  if (p.rows >= kManyRows) {
+    if (p.d <= 16 * kWarp) return launch_warps<T, 16>(p, stream);
+    if (p.d <= 32 * kWarp) return launch_warps<T, 32>(p, stream);
+    if (p.d <= 64 * kWarp) return launch_warps<T, 64>(p, stream);
+    if (p.d <= 16 * 256) return launch_block<T, 16>(p, stream);
+    return launch_block<T, 32>(p, stream);
+  }
+  if (p.d <= V * kMaxBlock) return launch_block<T, V>(p, stream);
+  return launch_block<T, 32>(p, stream);
+}
+
+void check(const NormParams& p) {
+  const auto refuse = [](const std::string& what) { throw UsageError("norm: " + what); };
+  const auto type_fits = [&](DType t) { return t == p.dtype || t == DType::kF32; };
+  if (p.dtype != DType::kF32 && p.dtype != DType::kF16 && p.dtype != DType::kBF16) {
+    refuse("dtype must be f32, f16 or bf16");
+  }
+  if (!type_fits(p.x_dtype)) refuse("x_dtype must be dtype or f32");
+  if (!type_fits(p.stream_dtype)) refuse("stream_dtype must be dtype or f32");
+  if (p.d < 1) refuse("d must be at least 1");
+  if (p.rows < 0 || p.rows > 0x7fffffff) refuse("rows must be in 0 .. 2147483647");
+  if (p.x == nullptr || p.gamma == nullptr || p.y == nullptr) refuse("x, gamma and y must not be null");
+  if (p.sum == p.y) refuse("sum and y must be two buffers");
+  // Elements are read and written by the same thread only while a buffer holds one type.
+  if (p.y == p.x && p.x_dtype != p.dtype) refuse("y may be x's buffer only with x_dtype = dtype");
+  if (p.y == p.residual && p.stream_dtype != p.dtype)
+    refuse("y may be residual's buffer only with stream_dtype = dtype");
+  if (p.sum == p.x && p.x_dtype != p.stream_dtype)
+    refuse("sum may be x's buffer only with x_dtype = stream_dtype");
+}
+
+}  // namespace
+
+void launch_norm(const NormParams& params, cudaStream_t stream) {
+  check(params);
+  if (params.rows == 0) return;
+  switch (params.dtype) {
+    case DType::kF16:
+      return dispatch<__half>(params, stream);
+    case DType::kBF16:
+      return dispatch<__nv_bfloat16>(params, stream);
+    default:
+      return dispatch<float>(params, stream);
+  }
+}
+
+}  // namespace tandem::kernels

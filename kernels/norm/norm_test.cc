@@ -1,0 +1,243 @@
+#include "kernels/norm/norm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/base/error.h"
+#include "kernels/common/device_test.h"
+#include "kernels/common/timed_graph.h"
+
+namespace tandem::kernels {
+namespace {
+
+/// One call of launch_norm: what is there, what shares a buffer, and how far from aligned everything is.
+struct NormCase {
+  NormParams params;
+  bool with_bias = false;
+  bool with_beta = true;
+  bool with_residual = false;
+  bool with_sum = false;
+  bool sum_is_residual = false;
+  bool y_is_x = false;
+  int64_t shift = 0;
+  float mean = 0.5f;
+};
+
+std::string text(const NormCase& c) {
+  const NormParams& p = c.params;
+  std::string s = std::string(dtype_name(p.dtype)) + " x " + std::string(dtype_name(p.x_dtype)) + " stream " +
+                  std::string(dtype_name(p.stream_dtype)) + (p.norm == Norm::kRms ? " rms " : " layer ") +
+                  std::to_string(p.rows) + " x " + std::to_string(p.d) + " shift " + std::to_string(c.shift);
+  if (c.with_bias) s += " bias";
+  if (c.with_residual) s += " residual";
+  if (c.with_sum) s += c.sum_is_residual ? " sum=residual" : " sum";
+  if (c.y_is_x) s += " y=x";
+  return s;
+}
+
+void check_norm(const NormCase& c, RandomValues& random) {
+  NormParams p = c.params;
+  const int64_t count = p.rows * p.d;
+  const auto x = random.normal(count, p.x_dtype, c.mean, 1);
+  const auto residual = random.normal(count, p.stream_dtype, -0.25f, 2);
+  const auto bias = random.normal(p.d, p.dtype);
+  const auto gamma = random.normal(p.d, p.dtype, 1, 0.2f);
+  const auto beta = random.normal(p.d, p.dtype);
+
+  std::vector<double> sum(x.size());
+  std::vector<double> y(x.size());
+  for (int64_t r = 0; r < p.rows; ++r) {
+    double total = 0;
+    for (int64_t i = r * p.d; i < (r + 1) * p.d; ++i) {
+      sum[i] = x[i];
+      if (c.with_bias) sum[i] += bias[i - r * p.d];
+      if (c.with_residual) sum[i] += residual[i];
+      total += sum[i];
+    }
+    const double mean = p.norm == Norm::kLayer ? total / p.d : 0;
+    double squares = 0;
+    for (int64_t i = r * p.d; i < (r + 1) * p.d; ++i) squares += (sum[i] - mean) * (sum[i] - mean);
+    const double scale = 1 / std::sqrt(squares / p.d + p.eps);
+    for (int64_t j = 0; j < p.d; ++j) {
+      y[r * p.d + j] = (sum[r * p.d + j] - mean) * scale * gamma[j] + (c.with_beta ? beta[j] : 0);
+    }
+  }
+
+  const DeviceTensor device_x(x, p.x_dtype, c.shift);
+  const DeviceTensor device_residual(residual, p.stream_dtype, c.shift);
+  const DeviceTensor device_bias(bias, p.dtype, c.shift);
+  const DeviceTensor device_gamma(gamma, p.dtype, c.shift);
+  const DeviceTensor device_beta(beta, p.dtype, c.shift);
+  const DeviceTensor device_sum(count, p.stream_dtype, c.shift);
+  const DeviceTensor device_y(count, p.dtype, c.shift);
+  p.x = device_x.data();
+  p.bias = c.with_bias ? device_bias.data() : nullptr;
+  p.residual = c.with_residual ? device_residual.data() : nullptr;
+  if (c.with_sum) p.sum = c.sum_is_residual ? device_residual.data() : device_sum.data();
+  p.gamma = device_gamma.data();
+  p.beta = c.with_beta ? device_beta.data() : nullptr;
+  p.y = c.y_is_x ? device_x.data() : device_y.data();
+  launch_norm(p, nullptr);
+
+  const auto got = (c.y_is_x ? device_x : device_y).values();
+  // Half a unit in the last place for the rounding to dtype, and what fp32 loses on the way.
+  expect_near(got, y, 0.51 * epsilon(p.dtype), 3e-6 * (1 + std::abs(c.mean)), text(c) + ": y");
+  if (c.with_sum) {
+    const auto got_sum = (c.sum_is_residual ? device_residual : device_sum).values();
+    expect_near(got_sum, sum, 0.51 * epsilon(p.stream_dtype), 2e-6, text(c) + ": sum");
+  }
+  if (!c.y_is_x) expect_near(device_x.values(), {x.begin(), x.end()}, 0, 0, text(c) + ": x must stay");
+}
+
+// Without it: a wrong column tail, a wrong reduction, or one layout's kernel being wrong, at the widths that
+// models have and at odd ones, in each of the kernel's forms (warp a row, block a row, unaligned).
+TEST(Norm, EveryFormMatchesDouble) {
+  TANDEM_NEEDS_DEVICE();
+  RandomValues random(test_seed());
+  struct Shape {
+    int64_t rows;
+    int d;
+  };
+  const Shape shapes[] = {{1, 512},     {1, 1024},    {3, 8},       {5, 7},       {64, 1024},  {2, 768},
+                          {1, 1},       {17, 129},    {2, 4096},    {2, 8192},    {1, 16384},  {1, 36000},
+                          {3, 1000},    {2048, 64},   {2049, 512},  {2050, 520},  {2051, 768}, {2048, 1024},
+                          {2053, 1536}, {2048, 2048}, {2049, 4096}, {2048, 5120}, {2047, 1024}};
+  for (const Shape& shape : shapes) {
+    for (DType dtype : kFloatTypes) {
+      for (Norm norm : {Norm::kLayer, Norm::kRms}) {
+        NormCase c;
+        c.params = {.dtype = dtype,
+                    .x_dtype = dtype,
+                    .stream_dtype = dtype,
+                    .norm = norm,
+                    .rows = shape.rows,
+                    .d = shape.d,
+                    .eps = 1e-5f};
+        c.with_beta = norm == Norm::kLayer;
+        c.with_residual = true;
+        c.with_sum = true;
+        check_norm(c, random);
+      }
+    }
+  }
+}
+
+// Without it: a combination of optional inputs, shared buffers, mixed types or misaligned pointers reads or
+// writes the wrong place.
+TEST(Norm, RandomCombinations) {
+  TANDEM_NEEDS_DEVICE();
+  RandomValues random(test_seed());
+  for (int i = 0; i < 300; ++i) {
+    NormCase c;
+    NormParams& p = c.params;
+    p.dtype = random.one_of(kFloatTypes);
+    p.x_dtype = random.coin() ? p.dtype : DType::kF32;
+    p.stream_dtype = random.coin() ? p.dtype : DType::kF32;
+    p.norm = random.coin() ? Norm::kLayer : Norm::kRms;
+    p.rows = random.between(1, 40);
+    p.d = static_cast<int>(random.coin() ? 8 * random.between(1, 300) : random.between(1, 2100));
+    p.eps = random.coin() ? 1e-5f : 1e-6f;
+    c.with_bias = random.coin();
+    c.with_beta = random.coin();
+    c.with_residual = random.coin();
+    c.with_sum = random.coin();
+    c.sum_is_residual = c.with_sum && c.with_residual && random.coin();
+    c.y_is_x = p.x_dtype == p.dtype && random.coin();
+    c.shift = random.coin() ? 0 : random.between(1, 9);
+    check_norm(c, random);
+  }
+}
+
+// Without it: the variance could be E[x^2] - E[x]^2, which cancels when the mean is far from 0.
+TEST(Norm, LargeMeanDoesNotCancel) {
+  TANDEM_NEEDS_DEVICE();
+  RandomValues random(test_seed());
+  for (const auto& [rows, d] : {std::pair{2, 1024}, {2048, 1024}, {2, 1001}}) {
+    NormCase c;
+    c.params = {
+        .dtype = DType::kF32, .x_dtype = DType::kF32, .stream_dtype = DType::kF32, .rows = rows, .d = d};
+    c.mean = 1000;
+    check_norm(c, random);
+  }
+}
+
+// Without it: an epsilon of the wrong place (a row of zeros must give beta, not NaN).
+TEST(Norm, ConstantRowGivesBeta) {
+  TANDEM_NEEDS_DEVICE();
+  const DeviceTensor x(std::vector<float>(64, 0.0f), DType::kBF16);
+  const DeviceTensor gamma(std::vector<float>(64, 3.0f), DType::kBF16);
+  const DeviceTensor beta(std::vector<float>(64, 0.5f), DType::kBF16);
+  const DeviceTensor y(64, DType::kBF16);
+  launch_norm({.rows = 1, .d = 64, .x = x.data(), .gamma = gamma.data(), .beta = beta.data(), .y = y.data()},
+              nullptr);
+  expect_near(y.values(), std::vector<double>(64, 0.5), 0, 0, "beta");
+}
+
+// Without it: a dependent launch could read what the kernel before it has not yet written.
+TEST(Norm, DependentChainEqualsPlainChain) {
+  TANDEM_NEEDS_DEVICE();
+  RandomValues random(test_seed());
+  constexpr int kLength = 24;
+  const int64_t rows = random.between(1, 300);
+  const int d = 1024;
+  const DeviceTensor gamma(random.normal(d, DType::kBF16, 1, 0.1f), DType::kBF16);
+  const DeviceTensor beta(random.normal(d, DType::kBF16), DType::kBF16);
+  const auto start = random.normal(rows * d, DType::kBF16);
+  std::vector<uint8_t> results[2];
+  for (bool dependent : {false, true}) {
+    cudaStream_t stream = nullptr;
+    TANDEM_CUDA_CHECK(cudaStreamCreate(&stream));
+    {
+      const DeviceTensor x(start, DType::kBF16);
+      const DeviceTensor stream_buffer(start, DType::kBF16);
+      const DeviceTensor y(rows * d, DType::kBF16);
+      const auto chain = [&](cudaStream_t s) {
+        for (int i = 0; i < kLength; ++i) {
+          launch_norm({.rows = rows,
+                       .d = d,
+                       .x = i % 2 == 0 ? x.data() : y.data(),
+                       .residual = stream_buffer.data(),
+                       .sum = stream_buffer.data(),
+                       .gamma = gamma.data(),
+                       .beta = beta.data(),
+                       .y = i % 2 == 0 ? y.data() : x.data(),
+                       .dependent = dependent},
+                      s);
+        }
+      };
+      TimedGraph graph(stream, chain);
+      for (int i = 0; i < 5; ++i) graph.launch();
+      TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+      results[dependent ? 1 : 0] = x.bytes();
+    }
+    TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
+  }
+  EXPECT_TRUE(results[0] == results[1]);
+}
+
+// Without it: wrong parameters reach the device and fail there, far from their cause.
+TEST(Norm, RefusesWrongParameters) {
+  int dummy = 0;
+  const NormParams good{.rows = 1, .d = 8, .x = &dummy, .gamma = &dummy, .y = &dummy};
+  const auto refused = [&](auto change) {
+    NormParams p = good;
+    change(p);
+    EXPECT_THROW(launch_norm(p, nullptr), UsageError);
+  };
+  refused([](NormParams& p) { p.dtype = DType::kI8; });
+  refused([](NormParams& p) { p.x_dtype = DType::kF16; });
+  refused([](NormParams& p) { p.stream_dtype = DType::kF16; });
+  refused([](NormParams& p) { p.d = 0; });
+  refused([](NormParams& p) { p.rows = -1; });
+  refused([](NormParams& p) { p.x = nullptr; });
+  refused([](NormParams& p) { p.gamma = nullptr; });
+  refused([](NormParams& p) { p.sum = p.y; });
+  refused([](NormParams& p) { p.x_dtype = DType::kF32; });
+}
+
+}  // namespace
+}  // namespace tandem::kernels

@@ -1,0 +1,117 @@
+#include <algorithm>
+#include <string>
+
+#include "harness/base/error.h"
+#include "kernels/common/device.cuh"
+#include "kernels/common/launch.h"
+#include "kernels/seeded/seeded_fill.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlocks = 8192;
+
+struct Fill {
+  uint64_t key;
+  float base;
+  int exponent;
+  bool outliers;
+  bool whole_rows;  // consecutive in the tensor, so an index needs no row
+  int64_t tensor_cols;
+  int64_t first_row;
+  int64_t first_col;
+  int64_t cols;
+  int64_t count;
+  int32_t scales[kOutlierSlots];
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) seeded_fill_kernel(Fill p, T* out) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.count; i += step) {
+    int64_t index = p.first_row * p.tensor_cols + i;
+    int32_t scale = 1;
+    if (p.outliers || !p.whole_rows) {
+      // A 64-bit division costs more than the value itself, and no slice comes near 2^32 elements.
+      const int64_t r =
+          p.count >> 32 == 0 ? static_cast<uint32_t>(i) / static_cast<uint32_t>(p.cols) : i / p.cols;
+      const int64_t row = p.first_row + r;
+      index = row * p.tensor_cols + p.first_col + (i - r * p.cols);
+      if (p.outliers) scale = p.scales[outlier_slot(p.key, static_cast<uint64_t>(row))];
+    }
+    out[i] = from_float<T>(seeded_value(p.key, static_cast<uint64_t>(index), p.base, p.exponent, scale));
+  }
+}
+
+template <typename T>
+void launch_with(const Fill& fill, void* out, cudaStream_t stream) {
+  const int64_t blocks = std::min((fill.count + kThreads - 1) / kThreads, kMaxBlocks);
+  launch(seeded_fill_kernel<T>, {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads)},
+         stream, fill, static_cast<T*>(out));
+}
+
+}  // namespace
+
+void launch_seeded_slice(const SeededSliceParams& p, cudaStream_t stream) {
+  if (p.spec == nullptr || p.tensor == nullptr || p.out == nullptr) {
+    throw UsageError("seeded fill: spec, tensor and out must not be null");
+  }
+  const TensorSpec& t = *p.tensor;
+  if (p.spec->checkpoint) throw UsageError("seeded fill: checkpoint values do not come from a seed");
+  if (p.first_row < 0 || p.rows < 0 || p.first_row + p.rows > t.rows || p.first_col < 0 || p.cols < 0 ||
+      p.first_col + p.cols > t.cols) {
+    const auto range = [](int64_t first, int64_t count) {
+      return std::to_string(first) + " + " + std::to_string(count);
+    };
+    throw UsageError("seeded fill: rows " + range(p.first_row, p.rows) + ", columns " +
+                     range(p.first_col, p.cols) + " are outside " + t.name + " [" + std::to_string(t.rows) +
+                     ", " + std::to_string(t.cols) + "]");
+  }
+  if (p.rows * p.cols == 0) return;
+  const bool outliers = p.spec->outliers && t.outlier_rows;
+  Fill fill{.key = stream_key(p.spec->seed, t.name),
+            .base = t.base,
+            .exponent = outliers ? t.exponent - kOutlierShift : t.exponent,
+            .outliers = outliers,
+            .whole_rows = p.cols == t.cols,
+            .tensor_cols = t.cols,
+            .first_row = p.first_row,
+            .first_col = p.first_col,
+            .cols = p.cols,
+            .count = p.rows * p.cols,
+            .scales = {}};
+  std::copy(std::begin(kOutlierScale), std::end(kOutlierScale), std::begin(fill.scales));
+  switch (p.dtype) {
+    case DType::kF32:
+      return launch_with<float>(fill, p.out, stream);
+    case DType::kF16:
+      return launch_with<__half>(fill, p.out, stream);
+    case DType::kBF16:
+      return launch_with<__nv_bfloat16>(fill, p.out, stream);
+    default:
+      throw UsageError("seeded fill: dtype must be f32, f16 or bf16");
+  }
+}
+
+void launch_seeded_arena(const SeededArenaParams& p, cudaStream_t stream) {
+  if (p.spec == nullptr || p.arena == nullptr)
+    throw UsageError("seeded fill: spec and arena must not be null");
+  const int64_t size = dtype_bytes(p.dtype);
+  TANDEM_CUDA_CHECK(cudaMemsetAsync(p.arena, 0, static_cast<size_t>(p.elements * size), stream));
+  for (const TensorSpec& t : p.tensors) {
+    if (t.offset < 0 || t.offset + t.size() > p.elements) {
+      throw UsageError("seeded fill: " + t.name + " is outside the arena of " + std::to_string(p.elements) +
+                       " elements");
+    }
+    launch_seeded_slice({.spec = p.spec,
+                         .tensor = &t,
+                         .rows = t.rows,
+                         .cols = t.cols,
+                         .dtype = p.dtype,
+                         .out = static_cast<char*>(p.arena) + t.offset * size},
+                        stream);
+  }
+}
+
+}  // namespace tandem::kernels

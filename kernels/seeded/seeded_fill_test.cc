@@ -1,0 +1,112 @@
+#include "kernels/seeded/seeded_fill.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "harness/base/error.h"
+#include "kernels/common/device_test.h"
+
+namespace tandem::kernels {
+namespace {
+
+std::vector<uint8_t> host_bits(const WeightsSpec& spec, const TensorSpec& tensor, DType dtype) {
+  std::vector<float> values(static_cast<size_t>(tensor.size()));
+  fill_seeded(spec, tensor, 0, values);
+  return encoded(values, dtype);
+}
+
+// Without it: the device's weights differ from the host's, so that every comparison with the reference
+// compares two models; or padding between tensors is left as it was.
+TEST(SeededFill, WholeArenaEqualsTheHostBitForBit) {
+  TANDEM_NEEDS_DEVICE();
+  const WeightLayout layout = weight_layout(preset("tiny"));
+  const uint64_t seed = test_seed();
+  for (bool outliers : {false, true}) {
+    const WeightsSpec spec{.seed = seed, .outliers = outliers};
+    for (DType dtype : kFloatTypes) {
+      const DeviceTensor arena(layout.elements, dtype);
+      launch_seeded_arena({.spec = &spec,
+                           .tensors = layout.tensors,
+                           .elements = layout.elements,
+                           .dtype = dtype,
+                           .arena = arena.data()},
+                          nullptr);
+      std::vector<uint8_t> want(static_cast<size_t>(layout.elements * dtype_bytes(dtype)), 0);
+      for (const TensorSpec& t : layout.tensors) {
+        const auto bits = host_bits(spec, t, dtype);
+        std::copy(bits.begin(), bits.end(), want.begin() + t.offset * dtype_bytes(dtype));
+      }
+      EXPECT_TRUE(arena.bytes() == want) << dtype_name(dtype) << (outliers ? " outliers" : "");
+    }
+  }
+}
+
+// Without it: a rank of a tensor-parallel group gets other weights than its part of the whole model.
+TEST(SeededFill, SlicesAreParts) {
+  TANDEM_NEEDS_DEVICE();
+  RandomValues random(test_seed());
+  for (int i = 0; i < 60; ++i) {
+    const WeightsSpec spec{.seed = static_cast<uint64_t>(random.between(0, 1 << 30)),
+                           .outliers = random.coin()};
+    const DType dtype = random.one_of(kFloatTypes);
+    const TensorSpec tensor{.name = "some.tensor." + std::to_string(i),
+                            .rows = random.between(1, 50),
+                            .cols = random.between(1, 300),
+                            .base = random.coin() ? 1.0f : 0.0f,
+                            .exponent = static_cast<int>(random.between(-24, -15)),
+                            .outlier_rows = random.coin()};
+    SeededSliceParams p{.spec = &spec, .tensor = &tensor, .dtype = dtype};
+    p.first_row = random.between(0, tensor.rows - 1);
+    p.rows = random.between(0, tensor.rows - p.first_row);
+    p.first_col = random.coin() ? 0 : random.between(0, tensor.cols - 1);
+    p.cols = random.coin() ? tensor.cols - p.first_col : random.between(0, tensor.cols - p.first_col);
+    const DeviceTensor out(p.rows * p.cols, dtype);
+    p.out = out.data();
+    launch_seeded_slice(p, nullptr);
+    const auto whole = host_bits(spec, tensor, dtype);
+    const int64_t size = dtype_bytes(dtype);
+    std::vector<uint8_t> want;
+    for (int64_t r = p.first_row; r < p.first_row + p.rows; ++r) {
+      const auto row = whole.begin() + (r * tensor.cols + p.first_col) * size;
+      want.insert(want.end(), row, row + p.cols * size);
+    }
+    EXPECT_TRUE(out.bytes() == want) << tensor.name << " rows " << p.first_row << " + " << p.rows
+                                     << " columns " << p.first_col << " + " << p.cols;
+  }
+}
+
+// Without it: a tensor larger than one pass of the grid is left half filled.
+TEST(SeededFill, LargeTensor) {
+  TANDEM_NEEDS_DEVICE();
+  const WeightsSpec spec{.seed = 7, .outliers = true};
+  const TensorSpec tensor{.name = "large", .rows = 3001, .cols = 1025, .exponent = -20, .outlier_rows = true};
+  const DeviceTensor out(tensor.size(), DType::kBF16);
+  launch_seeded_slice(
+      {.spec = &spec, .tensor = &tensor, .rows = tensor.rows, .cols = tensor.cols, .out = out.data()},
+      nullptr);
+  EXPECT_TRUE(out.bytes() == host_bits(spec, tensor, DType::kBF16));
+}
+
+// Without it: a slice outside its tensor, or a checkpoint, silently gets random numbers.
+TEST(SeededFill, RefusesWrongParameters) {
+  const WeightsSpec seeded{.seed = 1};
+  const WeightsSpec checkpoint{.checkpoint = true};
+  const TensorSpec tensor{.name = "t", .rows = 4, .cols = 8};
+  int dummy = 0;
+  EXPECT_THROW(
+      launch_seeded_slice(
+          {.spec = &seeded, .tensor = &tensor, .first_row = 3, .rows = 2, .cols = 8, .out = &dummy}, nullptr),
+      UsageError);
+  EXPECT_THROW(
+      launch_seeded_slice(
+          {.spec = &seeded, .tensor = &tensor, .rows = 1, .first_col = 8, .cols = 1, .out = &dummy}, nullptr),
+      UsageError);
+  EXPECT_THROW(launch_seeded_slice(
+                   {.spec = &checkpoint, .tensor = &tensor, .rows = 1, .cols = 1, .out = &dummy}, nullptr),
+               UsageError);
+}
+
+}  // namespace
+}  // namespace tandem::kernels
