@@ -1,0 +1,46 @@
+#include "harness/parallel/parallel.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "harness/base/error.h"
+
+namespace tandem {
+namespace {
+
+class SingleCommunicator : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  void all_reduce(std::span<float>) override {}
+};
+
+Slice equal_share(const char* field, int total, int degree, int rank) {
+  if (total % degree != 0) {
+    throw ImpossibleCase(fmt::format("tp: {} does not divide {} {}", degree, field, total));
+  }
+  return {rank * (total / degree), total / degree};
+}
+
+}  // namespace
+
+LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degree, int rank, int max_sequence) {
+  if (degree < 1) throw UsageError(fmt::format("tp: {} is not allowed; 1, 2, 4 or 8", degree));
+  if (rank < 0 || rank >= degree) {
+    throw UsageError(fmt::format("rank: {} is not allowed; from 0 to {}", rank, degree - 1));
+  }
+  const int share = (vocab + degree - 1) / degree;
+  const int first = std::min(vocab, rank * share);
+  return {.heads = stack.heads,
+          .degree = degree,
+          .max_sequence = max_sequence,
+          .rank = rank,
+          .head_slice = equal_share("heads", stack.heads, degree, rank),
+          .ffn_slice = equal_share("d_ff", stack.d_ff, degree, rank),
+          .vocab_slice = {first, std::min(share, vocab - first)}};
+}
+
+std::unique_ptr<Communicator> make_single_communicator() { return std::make_unique<SingleCommunicator>(); }
+
+}  // namespace tandem

@@ -1,0 +1,49 @@
+// How layers and heads are laid over ranks, and what ranks say to each other. One rank today; tensor parallelism takes the
+// same types.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "harness/model/config.h"
+
+namespace tandem {
+
+/// Half-open range of heads, columns or rows that a rank owns.
+struct Slice {
+  int first = 0;
+  int count = 0;
+  int end() const { return first + count; }
+  bool operator==(const Slice&) const = default;
+};
+
+/// One side's layers over `degree` ranks, Megatron style (Shoeybi et al. 2019): each rank owns whole heads and an equal
+/// share of d_ff; vocabulary slices are padded to a common size.
+struct LayerParallelParam {
+  int heads = 0;
+  int degree = 1;
+  int max_sequence = 0;
+  int rank = 0;
+  Slice head_slice;   ///< heads of this rank
+  Slice ffn_slice;    ///< columns of d_ff of this rank
+  Slice vocab_slice;  ///< ids of this rank; the last rank's may be shorter
+};
+
+/// Throws ImpossibleCase naming tp and the field that it does not divide (heads, d_ff), UsageError for a rank outside it.
+LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degree, int rank, int max_sequence);
+
+/// What ranks of a group do together. Buffers are device memory for a device communicator, host memory otherwise.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// Sums `values` over all ranks, in rank order, in place: every rank gets the same bits.
+  virtual void all_reduce(std::span<float> values) = 0;
+};
+
+/// The group of one rank: nothing to exchange.
+std::unique_ptr<Communicator> make_single_communicator();
+
+}  // namespace tandem
