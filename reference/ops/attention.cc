@@ -62,7 +62,7 @@ Matrix attention(const AttentionParams& p) {
   const int64_t head_dim = p.q.cols / p.heads;
 
   Matrix y(p.q.rows, p.q.cols);
-#pragma omp parallel for collapse(2) if (p.q.rows * p.k.rows * p.q.cols > 1 << 18)
+#pragma omp parallel for collapse(2) if (p.q.rows * p.k.rows * p.q.cols > 1 << 21)
   for (int b = 0; b < batch; ++b) {
     for (int head = 0; head < p.heads; ++head) {
       for (int query = 0; query < p.query_offsets[b + 1] - p.query_offsets[b]; ++query) {

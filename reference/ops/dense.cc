@@ -17,7 +17,7 @@ Matrix dense(MatrixView x, const DenseWeight& w) {
 
   Matrix y(x.rows, weight.rows);
   // Outputs outside, tokens inside: every weight is read once, whatever the batch.
-#pragma omp parallel for if (x.rows * weight.rows * weight.cols > 1 << 18)
+#pragma omp parallel for if (x.rows * weight.rows * weight.cols > 1 << 21)
   for (int64_t out = 0; out < weight.rows; ++out) {
     const double b = bias.empty() ? 0.0 : bias.data[out];
     for (int64_t t = 0; t < x.rows; ++t) {

@@ -31,7 +31,7 @@ Matrix feed_forward(MatrixView x, const FfnWeight& w, Activation activation) {
   const Matrix gate = gated ? dense(x, w.gate) : Matrix();
 
   Matrix hidden(up.rows, up.cols);
-#pragma omp parallel for if (up.rows * up.cols > 1 << 14)
+#pragma omp parallel for if (up.rows * up.cols > 1 << 16)
   for (int64_t i = 0; i < up.rows * up.cols; ++i) {
     const double u = up.values[i];
     hidden.values[i] =
