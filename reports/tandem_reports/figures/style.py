@@ -104,7 +104,8 @@ def picture(name: str, title: str, caption: str, figure: Figure) -> Picture:
     """Renders a figure. Neither file holds a date or a program's version."""
     svg, png = io.BytesIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    options = {"compress_level": 4}
+    figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None}, pil_kwargs=options)
     return Picture(name, title, caption, svg.getvalue(), png.getvalue())
 
 
