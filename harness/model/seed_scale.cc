@@ -2,43 +2,57 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "harness/base/random.h"
 
 namespace tandem {
 namespace {
 
-constexpr double kLogitDeviation = 3;  // a softmax neither flat nor one-hot, for a vocabulary of 256 to 256 k
-constexpr double kScoreDeviation = 2;  // of attention scores before the softmax
-constexpr double kContextDeviation = 0.5;  // of the weighted mean of unit values under such scores
-constexpr double kHiddenDeviation = 1.4;   // of the FFN before its activation
-constexpr double kBiasShare = 0.1;         // of a projection's output
-constexpr double kEcho = 1;  // deviations by which the input token's own logit stands out (header)
+constexpr double kLogitDeviation = 3;     // a softmax neither flat nor one-hot for 256 to 256 k tokens
+constexpr double kScoreDeviation = 1;     // of attention scores before the softmax
+constexpr double kHiddenDeviation = 1.4;  // of the FFN before its activation
+constexpr double kThreshold = 0.6;        // hidden deviations
+constexpr double kBiasShare = 0.1;        // of a projection's output
+constexpr double kAttentionShare = 0.3;
+constexpr double kEcho = 2;
+constexpr double kPositionShare = 1.0 / 3;  // learned positions, of the token
 
-// E[act(z)^2] for a normal z of deviation kHiddenDeviation, over its variance.
-double activation_power(Activation activation) {
+double activate(Activation activation, double x) {
   switch (activation) {
     case Activation::kRelu:
-      return 0.5;
+      return std::max(x, 0.0);
     case Activation::kGelu:
     case Activation::kGeluTanh:
-      return 0.46;
+      return 0.5 * x * std::erfc(-x / std::numbers::sqrt2);
     case Activation::kSilu:
-      return 0.36;
+      return x / (1 + std::exp(-x));
     case Activation::kTanh:
-      return 0.25;
+      return std::tanh(x);
     case Activation::kSigmoid:
-      return 0.16;
+      return 1 / (1 + std::exp(-x));
   }
-  return 0.5;
+  return x;
+}
+
+// E[act(z)^2] for a normal z.
+double mean_square(Activation activation, double mean, double deviation) {
+  constexpr double kStep = 1.0 / 64;
+  double sum = 0;
+  for (int i = -512; i <= 512; ++i) {
+    const double z = i * kStep;
+    const double y = activate(activation, mean + deviation * z);
+    sum += kStep * std::exp(-z * z / 2) * y * y;
+  }
+  return sum / std::sqrt(2 * std::numbers::pi);
 }
 
 }  // namespace
 
 int seed_exponent(double deviation) {
-  // By comparison, not by log2: exact on every machine.
+  // By comparison, not by log2: the same on every machine.
   int e = -40;
-  while (e < 40 && kCentredSumStd * std::ldexp(1.0, e) * std::sqrt(2.0) < deviation) ++e;
+  while (e < 40 && kCentredSumStd * std::ldexp(1.0, e) * std::numbers::sqrt2 < deviation) ++e;
   return e;
 }
 
@@ -47,57 +61,67 @@ double seed_deviation(double deviation) {
 }
 
 SeedScale::SeedScale(const ModelConfig& config) : config_(config) {
-  const double root = std::sqrt(config.d_model);
-  head = kLogitDeviation / (config.head_scale * root);
-  embedding = config.tied_head ? head : 1 / config.embedding_scale;
-  const double token = seed_deviation(embedding) * config.embedding_scale;
-  position = token / 3;  // leaves the token the larger part
-
-  encoder_ = stream(2 * config.encoder.layers);
-  decoder_ = stream(3 * config.decoder.layers);
+  head_ = kLogitDeviation / (config.head_scale * std::sqrt(config.d_model));
+  embedding_ = config.tied_head ? head_ : 1 / config.embedding_scale;
+  position_ = kPositionShare * seed_deviation(embedding_) * config.embedding_scale;
+  encoder_ = stream(config.encoder, 1);
+  decoder_ = stream(config.decoder, 2);
 }
 
-SeedScale::Stream SeedScale::stream(int sublayers) const {
-  Stream s;
-  const double token = seed_deviation(embedding) * config_.embedding_scale;
-  double place = 0;
-  if (config_.position == Position::kLearned) place = seed_deviation(position);
+SeedScale::Stream SeedScale::stream(const StackConfig& stack, int attentions) const {
+  Stream s{.stack = stack, .attentions = attentions};
+  double position = 0;
+  if (config_.position == Position::kLearned) position = seed_deviation(position_);
   if (config_.position == Position::kSinusoidal || config_.position == Position::kSinusoidalHalves) {
-    place = std::sqrt(0.5);
+    position = 1 / std::numbers::sqrt2;
   }
-  if (!config_.embedding_norm) s.start = std::hypot(token, place);
+  if (!config_.embedding_norm)
+    s.start = std::hypot(seed_deviation(embedding_) * config_.embedding_scale, position);
+
+  // The ratio for which the variance grows by 1 / share^2 over all layers.
   const double share = std::min(0.5, kEcho / std::sqrt(config_.d_model));
-  s.ratio = std::sqrt(std::pow(share, -2.0 / sublayers) - 1);
+  const double layer_growth = std::pow(share, -2.0 / stack.layers);
+  double low = 0;
+  double high = 1 / share;
+  for (int i = 0; i < 60; ++i) {
+    s.ffn = (low + high) / 2;
+    s.attention = kAttentionShare * s.ffn;
+    double growth = 1 + s.ffn * s.ffn;
+    for (int a = 0; a < attentions; ++a) growth *= 1 + s.attention * s.attention;
+    (growth < layer_growth ? low : high) = s.ffn;
+  }
   return s;
 }
 
-double SeedScale::added(const Stream& stream, int sublayer) const {
-  if (config_.placement == NormPlacement::kPost) return stream.ratio * (sublayer == 0 ? stream.start : 1);
-  return stream.ratio * stream.start * std::pow(1 + stream.ratio * stream.ratio, 0.5 * sublayer);
+double SeedScale::before(const Stream& s, int layer, int sublayer) const {
+  if (config_.placement == NormPlacement::kPost) return layer == 0 && sublayer == 0 ? s.start : 1;
+  const double attention = std::sqrt(1 + s.attention * s.attention);
+  const double ffn = std::sqrt(1 + s.ffn * s.ffn);
+  return s.start * std::pow(ffn * std::pow(attention, s.attentions), layer) * std::pow(attention, sublayer);
 }
 
-AttentionScale SeedScale::attention(const Stream& stream, int sublayer, int64_t inner) const {
-  // The input of q, k and v has unit variance: it is normed (post-norm: but for the first layer's, which is
-  // close).
+AttentionScale SeedScale::attention(const Stream& s, int layer, int sublayer) const {
+  // q, k and v read a normed stream (post-norm: but for the first sublayer, which is a few times larger).
   const double unit = 1 / std::sqrt(config_.d_model);
   const double key = seed_deviation(unit) / unit;
   const double query = kScoreDeviation / (config_.attention_scale * std::sqrt(config_.head_dim) * key);
-  const double value = seed_deviation(unit) / unit;
-  const double out = added(stream, sublayer);
-  return {.q = {query * unit, kBiasShare * query},
-          .k = {unit, kBiasShare},
-          .v = {unit, kBiasShare},
-          .out = {out / (kContextDeviation * value * std::sqrt(inner)), kBiasShare * out}};
+  const double out = s.attention * before(s, layer, sublayer);
+  return {.q = {.weight = query * unit, .bias = kBiasShare * query},
+          .k = {.weight = unit, .bias = kBiasShare},
+          .v = {.weight = unit, .bias = kBiasShare},
+          .out = {.weight = out / (key * std::sqrt(config_.inner(s.stack))), .bias = kBiasShare * out}};
 }
 
-FfnScale SeedScale::ffn(const Stream& stream, int sublayer, int64_t d_ff) const {
+FfnScale SeedScale::ffn(const Stream& s, int layer) const {
   const double unit = 1 / std::sqrt(config_.d_model);
   const double hidden = seed_deviation(kHiddenDeviation * unit) / unit;
-  double power = hidden * hidden * activation_power(config_.activation);
+  // A gated product has no mean to begin with.
+  const double threshold = config_.bias && !config_.gated ? -kThreshold * hidden : 0;
+  double power = mean_square(config_.activation, threshold, hidden);
   if (config_.gated) power *= hidden * hidden;
-  const double out = added(stream, sublayer);
-  return {.up = {kHiddenDeviation * unit, kBiasShare},
-          .down = {out / std::sqrt(power * static_cast<double>(d_ff)), kBiasShare * out}};
+  const double out = s.ffn * before(s, layer, s.attentions);
+  return {.up = {.weight = kHiddenDeviation * unit, .bias = kBiasShare, .bias_mean = threshold},
+          .down = {.weight = out / std::sqrt(power * s.stack.d_ff), .bias = kBiasShare * out}};
 }
 
 }  // namespace tandem

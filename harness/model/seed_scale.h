@@ -1,22 +1,24 @@
-// How large the seeded weights of each tensor are: chosen so that activations and logits stay in a sensible
-// range at any depth and that greedy decoding does not repeat one token.
+// How large the seeded weights of each tensor are: activations and logits stay in a sensible range at any depth, and
+// greedy decoding neither repeats a token nor forgets its source.
 //
-// Two things make a random encoder-decoder degenerate:
-// - A tied head compares the final state with the input token's own embedding. If the embedding is a share
-// `a` of the
-//   final stream (as a standard deviation), that token's logit stands a * sqrt(d_model) deviations out,
-//   against sqrt(2 ln vocab) for the largest of all the others: a must be about 1 / sqrt(d_model) or the
-//   arg-max repeats its input. So each sublayer adds `ratio` times the stream's present deviation, and sqrt(1
-//   + ratio^2)^sublayers = sqrt(d_model).
-// - Attention that is near uniform gives every step the same context: scores get a deviation of
-// kScoreDeviation.
+// What makes a random encoder-decoder degenerate, and what is done about it here:
+// - A tied head compares the final state with the input token's own embedding, so the arg-max repeats its input as soon as
+//   that embedding keeps a share of the final stream near sqrt(2 ln vocab) / sqrt(d_model). Each sublayer adds a part of
+//   the stream's present size, so that the share falls to kEcho / sqrt(d_model) whatever the depth; and the gamma of the
+//   norm before a tied head is -1, not 1, which turns what is left against the input token.
+// - Attention averages, and what it averages is common to all positions; a few layers of that and all states are equal
+//   (Dong et al. 2021, "Attention is not all you need"). Attention adds kAttentionShare of what the FFN adds.
+// - Relu and its kin have a positive mean, a vector common to all tokens. The bias of the FFN's first product is centred
+//   kThreshold deviations below zero, which makes the hidden units sparse as trained ones are. T5 has no bias: it keeps
+//   more of the common vector and uses fewer distinct tokens than the others.
+// - Scores: T5 does not divide by sqrt(head_dim), so its queries are smaller by that much.
 #pragma once
 
 #include "harness/model/config.h"
 
 namespace tandem {
 
-inline constexpr double kGammaDeviation = 0.1;  ///< around 1
+inline constexpr double kGammaDeviation = 0.1;  ///< around 1 or -1
 inline constexpr double kBetaDeviation = 0.1;
 inline constexpr double kRelativeBiasDeviation = 0.5;
 inline constexpr double kHeadBiasDeviation = 0.25;
@@ -26,10 +28,11 @@ int seed_exponent(double deviation);
 /// kCentredSumStd * 2^seed_exponent(deviation): what a tensor really gets.
 double seed_deviation(double deviation);
 
-/// Standard deviations of one projection.
+/// Standard deviations of one projection, and the mean of its bias.
 struct DenseScale {
   double weight = 0;
   double bias = 0;
+  double bias_mean = 0;
 };
 
 struct AttentionScale {
@@ -45,36 +48,38 @@ class SeedScale {
  public:
   explicit SeedScale(const ModelConfig& config);
 
-  double embedding = 0;
-  double position = 0;  ///< learned positions
-  double head = 0;      ///< head of its own
+  double embedding() const { return embedding_; }
+  double position() const { return position_; }  ///< learned positions
+  double head() const { return head_; }          ///< a head of its own
+  /// Mean of the gamma of the decoder's last norm.
+  double last_gamma() const { return config_.tied_head ? -1 : 1; }
 
-  AttentionScale encoder_self(int layer) const {
-    return attention(encoder_, 2 * layer, config_.inner(config_.encoder));
-  }
-  FfnScale encoder_ffn(int layer) const { return ffn(encoder_, 2 * layer + 1, config_.encoder.d_ff); }
-  AttentionScale decoder_self(int layer) const {
-    return attention(decoder_, 3 * layer, config_.inner(config_.decoder));
-  }
-  AttentionScale decoder_cross(int layer) const {
-    return attention(decoder_, 3 * layer + 1, config_.inner(config_.decoder));
-  }
-  FfnScale decoder_ffn(int layer) const { return ffn(decoder_, 3 * layer + 2, config_.decoder.d_ff); }
+  AttentionScale encoder_self(int layer) const { return attention(encoder_, layer, 0); }
+  FfnScale encoder_ffn(int layer) const { return ffn(encoder_, layer); }
+  AttentionScale decoder_self(int layer) const { return attention(decoder_, layer, 0); }
+  AttentionScale decoder_cross(int layer) const { return attention(decoder_, layer, 1); }
+  FfnScale decoder_ffn(int layer) const { return ffn(decoder_, layer); }
 
  private:
-  // One side's residual stream: its deviation where the first sublayer reads it, and what each sublayer adds.
+  // One side's residual stream: its size where the first sublayer reads it, and what each sublayer adds relative to it.
   struct Stream {
+    StackConfig stack;
+    int attentions = 1;  // sublayers of attention in a layer
     double start = 1;
-    double ratio = 0.5;
+    double ffn = 0.5;
+    double attention = 0.15;
   };
 
-  Stream stream(int sublayers) const;
-  double added(const Stream& stream,
-               int sublayer) const;  // deviation of what sublayer number `sublayer` adds
-  AttentionScale attention(const Stream& stream, int sublayer, int64_t inner) const;
-  FfnScale ffn(const Stream& stream, int sublayer, int64_t d_ff) const;
+  Stream stream(const StackConfig& stack, int attentions) const;
+  // Size of the stream that sublayer `sublayer` of `layer` reads (and adds to).
+  double before(const Stream& stream, int layer, int sublayer) const;
+  AttentionScale attention(const Stream& stream, int layer, int sublayer) const;
+  FfnScale ffn(const Stream& stream, int layer) const;
 
   ModelConfig config_;
+  double head_ = 0;
+  double embedding_ = 0;
+  double position_ = 0;
   Stream encoder_;
   Stream decoder_;
 };

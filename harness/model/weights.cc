@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
 #include <stdexcept>
 #include <string_view>
+#include <utility>
 
 #include "harness/model/seed_scale.h"
 
@@ -37,11 +39,11 @@ class Builder {
     add({.name = std::move(name), .rows = rows, .cols = cols, .exponent = seed_exponent(deviation)});
   }
 
-  void norm(const std::string& name) {
+  void norm(const std::string& name, double gamma = 1) {
     group();
     add({.name = name + ".gamma",
          .cols = config_.d_model,
-         .base = 1,
+         .base = static_cast<float>(gamma),
          .exponent = seed_exponent(kGammaDeviation)});
     if (config_.norm != Norm::kLayer) return;
     group();
@@ -68,7 +70,10 @@ class Builder {
     if (!config_.bias) return;
     group();
     for (const Dense& d : parts) {
-      add({.name = d.name + ".bias", .cols = d.out, .exponent = seed_exponent(d.scale.bias)});
+      add({.name = d.name + ".bias",
+           .cols = d.out,
+           .base = static_cast<float>(d.scale.bias_mean),
+           .exponent = seed_exponent(d.scale.bias)});
     }
   }
 
@@ -86,9 +91,9 @@ class Builder {
 void add_front(Builder& b, const ModelConfig& c, std::string_view side, const StackConfig& stack,
                const SeedScale& scale) {
   const std::string prefix = std::string(side) + ".";
-  if (!c.shared_embeddings) b.table(prefix + "embedding", c.vocab, c.d_model, scale.embedding);
+  if (!c.shared_embeddings) b.table(prefix + "embedding", c.vocab, c.d_model, scale.embedding());
   if (c.position == Position::kLearned) {
-    b.table(prefix + "position", c.position_offset + c.max_positions, c.d_model, scale.position);
+    b.table(prefix + "position", c.position_offset + c.max_positions, c.d_model, scale.position());
   }
   if (c.embedding_norm) b.norm(prefix + "embedding_norm");
   if (c.position == Position::kRelative) {
@@ -114,9 +119,9 @@ void add_cross(Builder& b, const ModelConfig& c, int layer, int64_t inner, const
 }
 
 void add_ffn(Builder& b, const ModelConfig& c, std::string_view side, int layer, int64_t d_ff,
-             const FfnScale& s) {
+             const FfnScale& s, double gamma = 1) {
   const int64_t d = c.d_model;
-  b.norm(layer_name(side, layer, "ffn_norm"));
+  b.norm(layer_name(side, layer, "ffn_norm"), gamma);
   if (c.gated) {
     b.dense({{layer_name(side, layer, "ffn.gate"), d_ff, d, s.up},
              {layer_name(side, layer, "ffn.up"), d_ff, d, s.up}});
@@ -207,7 +212,7 @@ WeightLayout weight_layout(const ModelConfig& c) {
   const int64_t decoder_inner = c.inner(c.decoder);
   Builder b(c);
 
-  if (c.shared_embeddings) b.table("shared.embedding", c.vocab, c.d_model, scale.embedding);
+  if (c.shared_embeddings) b.table("shared.embedding", c.vocab, c.d_model, scale.embedding());
 
   add_front(b, c, "encoder", c.encoder, scale);
   for (int layer = 0; layer < c.encoder.layers; ++layer) {
@@ -227,11 +232,14 @@ WeightLayout weight_layout(const ModelConfig& c) {
   for (int layer = 0; layer < c.decoder.layers; ++layer) {
     add_self(b, c, "decoder", layer, decoder_inner, scale.decoder_self(layer));
     add_cross(b, c, layer, decoder_inner, scale.decoder_cross(layer));
-    add_ffn(b, c, "decoder", layer, c.decoder.d_ff, scale.decoder_ffn(layer));
+    const bool last_norm =
+        c.placement == NormPlacement::kPost && !c.final_norm && layer + 1 == c.decoder.layers;
+    add_ffn(b, c, "decoder", layer, c.decoder.d_ff, scale.decoder_ffn(layer),
+            last_norm ? scale.last_gamma() : 1);
   }
-  if (c.final_norm) b.norm("decoder.final_norm");
+  if (c.final_norm) b.norm("decoder.final_norm", scale.last_gamma());
 
-  if (!c.tied_head) b.table("head.weight", c.vocab, c.d_model, scale.head);
+  if (!c.tied_head) b.table("head.weight", c.vocab, c.d_model, scale.head());
   if (c.head_bias) b.table("head.bias", 1, c.vocab, kHeadBiasDeviation);
   return b.finish();
 }

@@ -22,7 +22,7 @@ struct TensorSpec {
   std::string name;  ///< "encoder.layers.3.self.q.weight"
   int64_t rows = 1;
   int64_t cols = 0;
-  float base = 0;  ///< 1 for norm gammas
+  float base = 0;  ///< 1 for norm gammas; the mean in general (seed_scale.h)
   int exponent = 0;
   bool outlier_rows = false;  ///< takes a per-row scale when outliers are asked for
   int64_t offset = 0;         ///< elements from the start of the arena
