@@ -1,0 +1,302 @@
+// The plan of the CUDA engine, interpreted with the reference's operations on a machine that needs no GPU.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "harness/base/error.h"
+#include "harness/base/test_seed.h"
+#include "harness/model/batch.h"
+#include "harness/model/seeded.h"
+#include "harness/run/compare.h"
+#include "kernels/engine/model_cover.h"
+#include "kernels/engine/plan_builder.h"
+#include "reference/engine/plan_interpreter.h"
+#include "reference/model/decoder.h"
+#include "reference/model/encoder.h"
+#include "reference/model/generate.h"
+
+namespace tandem {
+namespace {
+
+using kernels::CoverCase;
+using kernels::PlanRequest;
+
+constexpr int kSteps = 5;
+
+/// A model with seeded weights and a batch, in fp32 on the host.
+struct Fixture {
+  explicit Fixture(const CoverCase& c, uint64_t seed = 7) : cover(c), layout(weight_layout(c.config)) {
+    arena.resize(layout.elements);
+    const WeightsSpec spec{.seed = seed};
+    for (const TensorSpec& t : layout.tensors) {
+      fill_seeded(spec, t, 0, std::span(arena).subspan(t.offset, t.size()));
+    }
+    weights = bind_weights(c.config, layout, arena.data(), DType::kF32);
+    batch = make_batch(c.config, c.lengths, seed);
+  }
+
+  PlanRequest request() const {
+    return {.config = cover.config,
+            .weights = weights,
+            .precision = cover.precision,
+            .kernel = kernels::parse_kernel(cover.kernel),
+            .batch = batch.size(),
+            .source_tokens = batch.tokens(),
+            .max_source = batch.max_length,
+            .capacity = kSteps};
+  }
+
+  CoverCase cover;
+  WeightLayout layout;
+  std::vector<float> arena;
+  ModelWeights weights;
+  TransformerBatch batch;
+};
+
+void set_inputs(reference::PlanInterpreter& run, const StepPlan& plan, const TransformerBatch& batch) {
+  run.set(plan_names::kSourceIds, batch.ids);
+  run.set(plan_names::kSourceOffsets, batch.offsets);
+  if (plan.capacity == 0) return;
+  run.set(plan_names::kNextIds, std::vector<int32_t>(batch.size(), plan.config.decoder_start_id));
+  run.set(plan_names::kTokens, std::vector<int32_t>(batch.size() * plan.capacity, plan.config.pad_id));
+  run.set(plan_names::kPosition, std::vector<int32_t>{0});
+  if (!plan.has(plan_names::kFinished)) return;
+  run.set(plan_names::kFinished, std::vector<int32_t>(batch.size(), 0));
+  run.set(plan_names::kRunning, std::vector<int32_t>{batch.size()});
+  run.set(plan_names::kFlags, std::vector<int32_t>(batch.size(), 0));
+}
+
+/// Relative L2 errors of an interpreted plan against the reference's forward pass.
+struct Errors {
+  double encoder = 0;
+  double logits = 0;  ///< teacher-forced, all steps
+};
+
+Errors interpret(const Fixture& f) {
+  const ModelConfig& config = f.cover.config;
+  const StepPlan plan = kernels::build_plan(f.request());
+  const reference::Matrix encoded = reference::encoder_forward(config, f.weights.encoder, f.batch);
+  const auto truth = reference::greedy_generate(config, f.weights, f.batch, {.max_tokens = kSteps, .keep_logits = true});
+
+  reference::PlanInterpreter run(plan);
+  set_inputs(run, plan, f.batch);
+  run.run(PlanSection::kEncoder);
+  Errors errors{.encoder = relative_l2(run.values(plan_names::kEncoderOutput), encoded.values)};
+  run.run(PlanSection::kCrossKv);
+  std::vector<float> logits;
+  for (int t = 0; t < kSteps; ++t) {
+    // Fed the reference's tokens, so that one rounding that tips an arg-max does not end the comparison.
+    if (t > 0) {
+      std::vector<int32_t> ids(f.batch.size());
+      for (int b = 0; b < f.batch.size(); ++b) ids[b] = truth.tokens[b * kSteps + t - 1];
+      run.set(plan_names::kNextIds, ids);
+    }
+    run.run(PlanSection::kStep);
+    logits.insert(logits.end(), run.logits().values.begin(), run.logits().values.end());
+  }
+  errors.logits = relative_l2(logits, truth.logits.values);
+  if (plan.buffer(plan_names::kEncoderOutput).dtype == DType::kF32) {
+    EXPECT_EQ(run.integers(plan_names::kTokens), truth.tokens);
+  }
+  return errors;
+}
+
+/// fp32 storage: equal but for the order of roundings. 16 bits: no worse than the other 16-bit type says of the model (its
+/// unit is 8 times as large, or as small), for some random models turn roundings into errors many times their size.
+void expect_matches_reference(const CoverCase& c) {
+  SCOPED_TRACE(c.text);
+  const Errors errors = interpret(Fixture(c));
+  Errors bound{1e-5, 1e-5};
+  if (c.precision == Precision::kFp16 || c.precision == Precision::kBf16) {
+    const bool fp16 = c.precision == Precision::kFp16;
+    CoverCase other = c;
+    other.precision = fp16 ? Precision::kBf16 : Precision::kFp16;
+    const Errors theirs = interpret(Fixture(other));
+    const double spec = fp16 ? 4e-3 : 2e-2;
+    const double ratio = 10 * (fp16 ? 1.0 / 8 : 8.0);
+    bound = {std::max(spec, ratio * theirs.encoder), std::max(spec, ratio * theirs.logits)};
+  }
+  EXPECT_LE(errors.encoder, bound.encoder);
+  EXPECT_LE(errors.logits, bound.logits);
+}
+
+// A builder that orders, wires or places anything wrong for some combination of the model's features.
+TEST(Plan, MatchesReferenceOverCoveringArray) {
+  const auto cases = kernels::covering_cases(test_seed(), {Precision::kFp32, Precision::kTf32, Precision::kFp16,
+                                                           Precision::kBf16});
+  fmt::print("{} rows\n", cases.size());
+  for (const CoverCase& c : cases) expect_matches_reference(c);
+}
+
+CoverCase small_case() {
+  CoverCase c;
+  c.config = preset("tiny");
+  c.lengths = {5, 1, 9};
+  c.text = "tiny";
+  return c;
+}
+
+// Sequences that end would go on, or their caches be read, or the count of running ones be wrong.
+TEST(Plan, StopsAtEos) {
+  CoverCase c = small_case();
+  Fixture f(c);
+  const auto free_run = reference::greedy_generate(c.config, f.weights, f.batch, {.max_tokens = kSteps});
+  f.cover.config.eos_id = free_run.tokens[1];  // the first sequence ends at its second token
+  PlanRequest request = f.request();
+  request.stop_at_eos = true;
+  const StepPlan plan = kernels::build_plan(request);
+  const auto truth = reference::greedy_generate(f.cover.config, f.weights, f.batch,
+                                                {.max_tokens = kSteps, .stop_at_eos = true});
+  reference::PlanInterpreter run(plan);
+  set_inputs(run, plan, f.batch);
+  run.run(PlanSection::kEncoder);
+  run.run(PlanSection::kCrossKv);
+  int running = f.batch.size();
+  for (int t = 0; t < kSteps && running > 0; ++t) {
+    run.run(PlanSection::kStep);
+    const int expected = static_cast<int>(
+        std::count_if(truth.lengths.begin(), truth.lengths.end(), [&](int32_t n) { return n > t + 1; }));
+    // The reference counts a sequence that ends exactly at the last step as complete, not as ended.
+    running = run.integers(plan_names::kRunning)[0];
+    if (t + 1 < kSteps) {
+      EXPECT_EQ(running, expected) << "step " << t;
+    }
+  }
+  EXPECT_EQ(run.integers(plan_names::kTokens), truth.tokens);
+}
+
+// Pre-norm without a norm at the end: what leaves the layers is a bare sum.
+TEST(Plan, PreNormWithoutFinalNorm) {
+  CoverCase c = small_case();
+  c.config.placement = NormPlacement::kPre;
+  c.config.final_norm = false;
+  for (const bool embedding_norm : {false, true}) {
+    c.config.embedding_norm = embedding_norm;
+    expect_matches_reference(c);
+  }
+}
+
+// Batches beyond the skinny kernels (over 64 rows) take another path through every product, norm and head.
+TEST(Plan, LargeBatchMatchesReference) {
+  CoverCase c = small_case();
+  c.lengths.assign(70, 2);
+  c.lengths[3] = 1;
+  expect_matches_reference(c);
+}
+
+// Above the threshold each layer's cross keys and values are a matrix of their own.
+TEST(Plan, CrossKeysValuesByLayerAboveThreshold) {
+  CoverCase c = small_case();
+  c.lengths.assign(3, 700);
+  const Fixture f(c);
+  const StepPlan plan = kernels::build_plan(f.request());
+  EXPECT_TRUE(plan.has("decoder/1/cross.kv"));
+  EXPECT_FALSE(plan.has("decoder/cross.kv"));
+}
+
+// The claim of eight dependent kernels a decoder layer, embedding and head beside them.
+TEST(Plan, DecodeStepHasEightOperationsALayer) {
+  for (const char* name : {"transformer-big", "t5-large", "bart-large"}) {
+    const ModelConfig config = preset(name);
+    const WeightLayout layout = weight_layout(config);
+    // Views are never read, so any address will do.
+    const ModelWeights weights = bind_weights(config, layout, reinterpret_cast<const void*>(4096), DType::kBF16);
+    const StepPlan plan = kernels::build_plan(
+        {.config = config, .weights = weights, .source_tokens = 128, .max_source = 128, .capacity = 128});
+    const OpRange step = plan.section(PlanSection::kStep);
+    EXPECT_EQ(step.last - step.first, 8 * config.decoder.layers + 2) << name << "\n" << plan_text(plan);
+  }
+}
+
+// Scratch that is not reused would make a deep model's plan as large as all its activations together.
+TEST(Plan, ScratchDoesNotGrowWithLayers) {
+  const auto scratch_bytes = [](int layers) {
+    ModelConfig config = preset("transformer-big");
+    config.encoder.layers = layers;
+    const ModelWeights weights =
+        bind_weights(config, weight_layout(config), reinterpret_cast<const void*>(4096), DType::kBF16);
+    return kernels::build_plan({.config = config, .weights = weights, .batch = 8, .source_tokens = 1024, .max_source = 128})
+        .arena_bytes;
+  };
+  EXPECT_EQ(scratch_bytes(2), scratch_bytes(24));
+}
+
+/// A plan to break.
+struct Broken {
+  Broken() : fixture(small_case()), plan(kernels::build_plan(fixture.request())) {}
+  int scratch(int skip) const {
+    for (size_t i = 0; i < plan.buffers.size(); ++i) {
+      const PlanBuffer& b = plan.buffers[i];
+      if (b.role == BufferRole::kScratch && b.last_op > b.first_op && skip-- == 0) return static_cast<int>(i);
+    }
+    ADD_FAILURE() << "no scratch buffer";
+    return 0;
+  }
+  Fixture fixture;
+  StepPlan plan;
+};
+
+// The checks of a plan that never fail check nothing.
+TEST(PlanCheck, RefusesSharedMemoryWrongLifetimesAndOrder) {
+  {
+    Broken b;
+    const PlanBuffer& first = b.plan.buffers[b.scratch(0)];
+    for (PlanBuffer& other : b.plan.buffers) {
+      if (&other != &first && other.role == BufferRole::kState) other.offset_bytes = first.offset_bytes;
+    }
+    EXPECT_THROW(check_plan(b.plan), Error);
+  }
+  {
+    Broken b;
+    b.plan.buffers[b.scratch(1)].last_op -= 1;
+    EXPECT_THROW(check_plan(b.plan), Error);
+  }
+  {
+    Broken b;
+    std::swap(b.plan.ops[2], b.plan.ops[3]);
+    find_lifetimes(b.plan);
+    EXPECT_THROW(check_plan(b.plan), Error);
+  }
+  {
+    Broken b;
+    b.plan.arena_bytes -= 1;
+    EXPECT_THROW(check_plan(b.plan), Error);
+  }
+}
+
+// An interpreter that does not see wrong plans proves nothing about right ones.
+TEST(PlanInterpreter, SeesDeadAndUnwrittenMemory) {
+  Broken b;
+  reference::PlanInterpreter run(b.plan);
+  EXPECT_THROW(run.run(PlanSection::kEncoder), Error) << "no ids were set";
+  set_inputs(run, b.plan, b.fixture.batch);
+  b.plan.buffers[b.scratch(1)].last_op -= 1;
+  EXPECT_THROW(run.run(PlanSection::kEncoder), Error) << "a buffer died before its last reader";
+}
+
+// Two live buffers in one place: no poison is read, but the result must be visibly wrong.
+TEST(PlanInterpreter, SharedMemoryGivesAWrongResult) {
+  Broken b;
+  const reference::Matrix encoded =
+      reference::encoder_forward(b.fixture.cover.config, b.fixture.weights.encoder, b.fixture.batch);
+  // The first layer's residual and the projections made from it live together.
+  PlanBuffer& x = b.plan.buffers[b.scratch(0)];
+  PlanBuffer& qkv = b.plan.buffers[b.scratch(1)];
+  ASSERT_LE(x.first_op, qkv.last_op);
+  x.offset_bytes = qkv.offset_bytes;
+  reference::PlanInterpreter run(b.plan);
+  set_inputs(run, b.plan, b.fixture.batch);
+  bool caught = false;
+  try {
+    run.run(PlanSection::kEncoder);
+    caught = !(relative_l2(run.values(plan_names::kEncoderOutput), encoded.values) < 1e-5);
+  } catch (const Error&) {
+    caught = true;
+  }
+  EXPECT_TRUE(caught);
+}
+
+}  // namespace
+}  // namespace tandem
