@@ -1,7 +1,7 @@
 #include "harness/memory/caching_resource.h"
 
-#include <algorithm>
-#include <cassert>
+#include <cstdio>
+#include <cstdlib>
 #include <iterator>
 
 #include "harness/base/error.h"
@@ -9,7 +9,9 @@
 namespace tandem {
 namespace {
 
-int64_t rounded(int64_t bytes, int64_t to) { return (bytes + to - 1) / to * to; }
+int64_t rounded(int64_t bytes, int64_t to) {
+  return (bytes + to - 1) / to * to;
+}
 
 }  // namespace
 
@@ -50,8 +52,11 @@ void* CachingResource::allocate(int64_t bytes) {
   auto block = fit != free_.end() ? blocks_.find(fit->second) : reserve(need);
   release_free(block);
   if (block->second.bytes > need) {
-    const auto rest = blocks_.insert({block->first + need, {.bytes = block->second.bytes - need,
-                                                            .segment = block->second.segment, .free = false}}).first;
+    const auto rest =
+        blocks_
+            .insert({block->first + need,
+                     {.bytes = block->second.bytes - need, .segment = block->second.segment, .free = false}})
+            .first;
     block->second.bytes = need;
     add_free(rest);
   }
@@ -61,7 +66,12 @@ void* CachingResource::allocate(int64_t bytes) {
 
 void CachingResource::deallocate(void* address, int64_t) noexcept {
   auto block = blocks_.find(static_cast<char*>(address));
-  assert(block != blocks_.end() && !block->second.free);
+  if (block == blocks_.end() || block->second.free) {
+    // Going on would hand one block out twice; there is no caller to throw to.
+    std::fprintf(stderr, "tandem: Level-2 cache: block %p was not handed out, or was returned before\n",
+                 address);
+    std::abort();
+  }
   counters_.deallocated(block->second.bytes);
   auto merge = [this](Blocks::iterator into, Blocks::iterator from) {
     into->second.bytes += from->second.bytes;

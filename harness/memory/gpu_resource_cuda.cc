@@ -22,6 +22,7 @@ class GpuResource : public MemoryResource {
   explicit GpuResource(int device) : device_(device) {}
 
   void* allocate(int64_t bytes) override {
+    if (bytes <= 0) throw OutOfMemory(bytes, "GPU memory");  // cudaMalloc of 0 succeeds with a null pointer
     const DeviceScope scope(device_);
     void* block = nullptr;
     const cudaError_t status = cudaMalloc(&block, static_cast<size_t>(bytes));
@@ -52,7 +53,9 @@ class GpuResource : public MemoryResource {
 
 }  // namespace
 
-std::unique_ptr<MemoryResource> make_gpu_resource(int device) { return std::make_unique<GpuResource>(device); }
+std::unique_ptr<MemoryResource> make_gpu_resource(int device) {
+  return std::make_unique<GpuResource>(device);
+}
 
 PageLock::PageLock(void* data, int64_t bytes) {
   if (cudaHostRegister(data, static_cast<size_t>(bytes), cudaHostRegisterReadOnly) == cudaSuccess) {

@@ -6,12 +6,15 @@
 namespace tandem {
 namespace {
 
-int64_t rounded(int64_t bytes) { return (bytes + kMemoryAlignment - 1) / kMemoryAlignment * kMemoryAlignment; }
+int64_t rounded(int64_t bytes) {
+  return (bytes + kMemoryAlignment - 1) / kMemoryAlignment * kMemoryAlignment;
+}
 
 class HostResource : public MemoryResource {
  public:
   void* allocate(int64_t bytes) override {
-    void* block = bytes > 0 ? std::aligned_alloc(kMemoryAlignment, static_cast<size_t>(rounded(bytes))) : nullptr;
+    void* block =
+        bytes > 0 ? std::aligned_alloc(kMemoryAlignment, static_cast<size_t>(rounded(bytes))) : nullptr;
     if (block == nullptr) throw OutOfMemory(bytes, "host memory");
     counters_.reserved(bytes);
     counters_.allocated(bytes);
@@ -31,6 +34,8 @@ class HostResource : public MemoryResource {
 
 }  // namespace
 
-std::unique_ptr<MemoryResource> make_host_resource() { return std::make_unique<HostResource>(); }
+std::unique_ptr<MemoryResource> make_host_resource() {
+  return std::make_unique<HostResource>();
+}
 
 }  // namespace tandem

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -11,9 +10,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <utility>
 
 #include "harness/base/error.h"
@@ -26,7 +29,10 @@ namespace fs = std::filesystem;
 
 constexpr const char* kPrefix = "tandem-level1-";
 constexpr const char* kOwner = "owner";
+constexpr const char* kObject = ".object";
+constexpr const char* kMaking = ".making";
 constexpr int64_t kDefaultCap = int64_t{24} << 30;
+constexpr std::chrono::minutes kUnownedAge{1};
 
 /// A file descriptor that closes itself, and with it any flock on it.
 class Descriptor {
@@ -53,9 +59,53 @@ std::string directory_of(const Level1Cache::Options& options, const std::string&
 }
 
 /// The driver if there is one: workers are its children and share what it removes.
-pid_t owner_pid() {
+long owner_pid() {
   const char* driver = std::getenv("TANDEM_DRIVER_PID");
-  return driver != nullptr ? static_cast<pid_t>(std::atol(driver)) : ::getpid();
+  return driver != nullptr ? std::atol(driver) : static_cast<long>(::getpid());
+}
+
+/// When a process started, in clock ticks since boot (proc(5), field 22 of stat); 0 when it does not run. With the id it
+/// names one process for good: ids come round again.
+uint64_t start_time(long pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  std::string text;
+  std::getline(file, text);
+  const size_t name_end = text.rfind(')');  // the name before it may hold spaces and brackets
+  if (name_end == std::string::npos) return 0;
+  std::istringstream fields(text.substr(name_end + 1));
+  std::string skipped;
+  for (int field = 3; field < 22; ++field) fields >> skipped;
+  uint64_t ticks = 0;
+  fields >> ticks;
+  return ticks;
+}
+
+/// Is the owner of a cache's folder gone? A folder without an owner yet is being made, unless it is old.
+bool abandoned(const fs::path& directory) {
+  long pid = 0;
+  uint64_t started = 0;
+  if (std::ifstream(directory / kOwner) >> pid >> started) return started == 0 || start_time(pid) != started;
+  std::error_code ec;
+  const auto changed = fs::last_write_time(directory, ec);
+  return !ec && fs::file_time_type::clock::now() - changed > kUnownedAge;
+}
+
+/// Objects whose maker died. Only under the lock: nobody is making one then.
+void remove_unfinished(const std::string& directory) {
+  std::error_code ec;
+  for (const auto& entry : fs::directory_iterator(directory, ec)) {
+    if (entry.path().extension() == kMaking) fs::remove(entry.path(), ec);
+  }
+}
+
+/// Whole or not at all: another process may be looking for leftovers.
+void write_owner(const std::string& directory) {
+  const std::string path = (fs::path(directory) / kOwner).string();
+  const std::string making = fmt::format("{}.{}", path, ::getpid());
+  std::ofstream file(making);
+  file << owner_pid() << ' ' << start_time(owner_pid()) << '\n';
+  file.close();
+  if (!file || ::rename(making.c_str(), path.c_str()) != 0) fail(path, "cannot write");
 }
 
 void* map_file(const std::string& path, int64_t bytes, int protection) {
@@ -87,7 +137,7 @@ Level1Cache::Level1Cache(const Options& options) {
     fs::create_directories(directory_, ec);
     if (ec) throw IoError(fmt::format("{}: {}", directory_, ec.message()));
   }
-  std::ofstream(fs::path(directory_) / kOwner) << owner_pid();
+  write_owner(directory_);
   struct statvfs space {};
   int64_t free_bytes = kDefaultCap;
   if (::statvfs(directory_.c_str(), &space) == 0) {
@@ -100,23 +150,25 @@ int64_t Level1Cache::used_bytes() const {
   int64_t used = 0;
   std::error_code ec;
   for (const auto& entry : fs::directory_iterator(directory_, ec)) {
-    if (entry.path().extension() == ".object") used += static_cast<int64_t>(entry.file_size(ec));
+    if (entry.path().extension() == kObject) used += static_cast<int64_t>(entry.file_size(ec));
   }
   return used;
 }
 
 Level1Object Level1Cache::get(const std::string& key, int64_t bytes,
                               const std::function<void(std::span<std::byte>)>& fill) {
+  if (bytes <= 0) throw OutOfMemory(bytes, "Level-1 cache");
   const std::string base = (fs::path(directory_) / sha256_hex(fmt::format("{}:{}", bytes, key))).string();
-  const std::string path = base + ".object";
+  const std::string path = base + kObject;
   if (!fs::exists(path)) {
     // One lock for the whole cache: the cap is a property of all objects together.
     const std::string lock_path = (fs::path(directory_) / "lock").string();
     const Descriptor lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (lock.get() < 0 || ::flock(lock.get(), LOCK_EX) != 0) fail(lock_path, "cannot lock");
     if (!fs::exists(path)) {
+      remove_unfinished(directory_);
       if (used_bytes() + bytes > cap_bytes_) throw OutOfMemory(bytes, "Level-1 cache");
-      const std::string making = base + ".making";  // a maker that died leaves this; the next one starts over
+      const std::string making = base + kMaking;
       {
         const Descriptor file(::open(making.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
         if (file.get() < 0) fail(making, "cannot create");
@@ -152,9 +204,7 @@ int Level1Cache::remove_leftovers(const std::string& shared_dir) noexcept {
   std::error_code ec;
   for (const auto& entry : fs::directory_iterator(shared_dir, ec)) {
     if (entry.path().filename().string().rfind(kPrefix, 0) != 0) continue;
-    long owner = 0;
-    std::ifstream(entry.path() / kOwner) >> owner;
-    if (owner > 0 && (::kill(static_cast<pid_t>(owner), 0) == 0 || errno == EPERM)) continue;
+    if (!abandoned(entry.path())) continue;
     if (fs::remove_all(entry.path(), ec) > 0 && !ec) ++removed;
   }
   return removed;

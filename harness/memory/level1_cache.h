@@ -32,17 +32,18 @@ class Level1Object {
 class Level1Cache {
  public:
   struct Options {
-    std::string run_dir;        ///< names the cache, and holds it where there is no shared memory
-    int64_t cap_bytes = 0;      ///< 0: 24 GiB or what the shared file system has free, whichever is less
+    std::string run_dir;    ///< names the cache, and holds it where there is no shared memory
+    int64_t cap_bytes = 0;  ///< 0: 24 GiB or what the shared file system has free, whichever is less
     std::string shared_dir = "/dev/shm";
   };
-  /// Throws IoError when neither place can be written.
+  /// Uses a folder of its own in shared_dir, or in run_dir where that cannot be made. Throws IoError when neither can.
   explicit Level1Cache(const Options& options);
 
   /// The object of `key`, of exactly `bytes`. The first process that asks makes it (`fill`) under a lock; the others wait
   /// and map it. Throws OutOfMemory over the cap, IoError when the file cannot be made. A maker that died leaves nothing
   /// that others would take for whole.
-  Level1Object get(const std::string& key, int64_t bytes, const std::function<void(std::span<std::byte>)>& fill);
+  Level1Object get(const std::string& key, int64_t bytes,
+                   const std::function<void(std::span<std::byte>)>& fill);
 
   const std::string& directory() const { return directory_; }
   int64_t cap_bytes() const { return cap_bytes_; }
@@ -51,7 +52,8 @@ class Level1Cache {
 
   /// Removes the cache of one run: what the driver does at its end. Never throws.
   static void remove(const Options& options) noexcept;
-  /// Removes caches whose owner, the process that made them, is dead. Returns how many.
+  /// Removes caches whose owner is dead: the driver (TANDEM_DRIVER_PID) or, without one, the process that made them.
+  /// Returns how many.
   static int remove_leftovers(const std::string& shared_dir = "/dev/shm") noexcept;
 
  private:

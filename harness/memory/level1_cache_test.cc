@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -26,7 +27,8 @@ class Level1 : public ::testing::Test {
   }
   void TearDown() override { fs::remove_all(root_); }
   Level1Cache::Options options() {
-    return {.run_dir = (root_ / "run").string(), .cap_bytes = 1 << 20, .shared_dir = (root_ / "shm").string()};
+    return {
+        .run_dir = (root_ / "run").string(), .cap_bytes = 1 << 20, .shared_dir = (root_ / "shm").string()};
   }
   static std::function<void(std::span<std::byte>)> filler(int value, int* calls = nullptr) {
     return [=](std::span<std::byte> out) {
@@ -92,6 +94,28 @@ TEST_F(Level1, DeadMakerLeavesNothing) {
   EXPECT_EQ(static_cast<const unsigned char*>(object.data())[0], 4);
 }
 
+// Breaks when what dead makers left fills the shared memory until the run ends.
+TEST_F(Level1, UnfinishedObjectsAreRemovedByTheNextMaker) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    Level1Cache cache(options());
+    cache.get("first", 5000, [](std::span<std::byte>) { ::_exit(9); });
+  }
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  Level1Cache cache(options());
+  const Level1Object object = cache.get("second", 5000, filler(4));
+  for (const auto& entry : fs::directory_iterator(cache.directory())) {
+    EXPECT_NE(entry.path().extension(), ".making") << entry.path();
+  }
+}
+
+// Breaks when an object of no bytes is made.
+TEST_F(Level1, NothingIsRefused) {
+  Level1Cache cache(options());
+  EXPECT_THROW(cache.get("k", 0, filler(1)), OutOfMemory);
+}
+
 // Breaks when the cap is not kept, or the error does not say how much of what.
 TEST_F(Level1, CapIsAnOutOfMemory) {
   Level1Cache cache(options());
@@ -130,6 +154,20 @@ TEST_F(Level1, LeftoversOfTheDeadAreRemoved) {
   Level1Cache living(options());
   EXPECT_EQ(Level1Cache::remove_leftovers(options().shared_dir), 1);
   EXPECT_TRUE(fs::exists(living.directory()));
+}
+
+// Breaks when a process that got a dead owner's id keeps its cache alive, or a cache that is being made is removed.
+TEST_F(Level1, OwnersAreProcessesNotIds) {
+  Level1Cache cache(options());
+  std::ofstream(fs::path(cache.directory()) / "owner")
+      << ::getpid() << " 1\n";  // this id, but started at boot
+  EXPECT_EQ(Level1Cache::remove_leftovers(options().shared_dir), 1);
+
+  const fs::path fresh = root_ / "shm" / "tandem-level1-fresh";
+  fs::create_directories(fresh);
+  EXPECT_EQ(Level1Cache::remove_leftovers(options().shared_dir), 0);
+  fs::last_write_time(fresh, fs::file_time_type::clock::now() - std::chrono::hours(1));
+  EXPECT_EQ(Level1Cache::remove_leftovers(options().shared_dir), 1);
 }
 
 }  // namespace

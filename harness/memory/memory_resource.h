@@ -11,10 +11,10 @@
 namespace tandem {
 
 struct MemoryStats {
-  int64_t current_bytes = 0;    ///< handed out now
-  int64_t peak_bytes = 0;       ///< most handed out at once
-  int64_t reserved_bytes = 0;   ///< held from the level below, handed out or not
-  int64_t upstream_calls = 0;   ///< calls of the level below (allocate and deallocate)
+  int64_t current_bytes = 0;   ///< handed out now
+  int64_t peak_bytes = 0;      ///< most handed out at once
+  int64_t reserved_bytes = 0;  ///< held from the level below, handed out or not
+  int64_t upstream_calls = 0;  ///< calls of the level below (allocate and deallocate)
 };
 
 /// Allocations are aligned to kMemoryAlignment and of any size over 0. Not thread-safe: one thread an engine.

@@ -1,16 +1,15 @@
-// One conformance suite for every level that a host has, then what is special about the caching one.
+// The conformance suite over the levels that a host has, then what is special about the caching one.
 #include "harness/memory/memory_resource.h"
 
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <functional>
-#include <random>
-#include <vector>
+#include <memory>
+#include <utility>
 
 #include "harness/base/error.h"
-#include "harness/base/test_seed.h"
 #include "harness/memory/caching_resource.h"
+#include "harness/memory/memory_conformance.h"
 
 namespace tandem {
 namespace {
@@ -32,77 +31,28 @@ class LimitedUpstream : public MemoryResource {
   std::unique_ptr<MemoryResource> host_ = make_host_resource();
 };
 
-struct Level {
-  std::unique_ptr<MemoryResource> upstream;
-  std::unique_ptr<MemoryResource> resource;
-};
-Level host_level() { return {nullptr, make_host_resource()}; }
-Level caching_level() {
+MemoryLevel on_host(std::unique_ptr<MemoryResource> upstream, std::unique_ptr<MemoryResource> resource) {
+  return {
+      .upstream = std::move(upstream),
+      .resource = std::move(resource),
+      .fill = [](void* to, int value, int64_t bytes) { std::memset(to, value, static_cast<size_t>(bytes)); },
+      .read = [](const void* from) { return static_cast<int>(*static_cast<const unsigned char*>(from)); }};
+}
+MemoryLevel host_level() {
+  return on_host(nullptr, make_host_resource());
+}
+MemoryLevel caching_level() {
   auto upstream = make_host_resource();
   auto caching = std::make_unique<CachingResource>(*upstream);
-  return {std::move(upstream), std::move(caching)};
+  return on_host(std::move(upstream), std::move(caching));
 }
 
-class Conformance : public ::testing::TestWithParam<std::function<Level()>> {};
+}  // namespace
 
-// Breaks when blocks overlap, are misaligned, lose their content, or are miscounted.
-TEST_P(Conformance, BlocksAreDisjointAlignedAndCounted) {
-  Level level = GetParam()();
-  MemoryResource& r = *level.resource;
-  std::mt19937_64 rng(test_seed());
-  struct Held {
-    unsigned char* data;
-    int64_t bytes;
-    unsigned char fill;
-  };
-  std::vector<Held> held;
-  for (int i = 0; i < 2000; ++i) {
-    if (held.empty() || rng() % 3 != 0) {
-      const auto bytes = static_cast<int64_t>(1 + rng() % (rng() % 50 == 0 ? 5'000'000 : 20'000));
-      auto* data = static_cast<unsigned char*>(r.allocate(bytes));
-      ASSERT_EQ(reinterpret_cast<uintptr_t>(data) % kMemoryAlignment, 0u);
-      const auto fill = static_cast<unsigned char>(rng());
-      std::memset(data, fill, static_cast<size_t>(bytes));
-      held.push_back({data, bytes, fill});
-    } else {
-      std::swap(held[rng() % held.size()], held.back());
-      const Held h = held.back();
-      ASSERT_EQ(h.data[0], h.fill);
-      ASSERT_EQ(h.data[h.bytes - 1], h.fill);
-      r.deallocate(h.data, h.bytes);
-      held.pop_back();
-    }
-    ASSERT_LE(r.stats().current_bytes, r.stats().peak_bytes);
-    ASSERT_LE(r.stats().current_bytes, r.stats().reserved_bytes);
-  }
-  for (const Held& h : held) r.deallocate(h.data, h.bytes);
-  EXPECT_EQ(r.stats().current_bytes, 0);
-  EXPECT_GT(r.stats().peak_bytes, 0);
-}
-
-// Breaks when asking for nothing gives a block.
-TEST_P(Conformance, NothingIsRefused) {
-  Level level = GetParam()();
-  EXPECT_THROW(level.resource->allocate(0), OutOfMemory);
-  EXPECT_THROW(level.resource->allocate(-1), OutOfMemory);
-}
-
-// Breaks when a moved or dropped block is returned twice or never.
-TEST_P(Conformance, OwnedBlocksReturnOnce) {
-  Level level = GetParam()();
-  {
-    MemoryBlock a(*level.resource, 1000);
-    MemoryBlock b = std::move(a);
-    EXPECT_FALSE(a);
-    EXPECT_TRUE(b);
-    a = MemoryBlock(*level.resource, 500);
-    b = std::move(a);
-  }
-  EXPECT_EQ(level.resource->stats().current_bytes, 0);
-}
-
-INSTANTIATE_TEST_SUITE_P(Levels, Conformance, ::testing::Values(host_level, caching_level),
+INSTANTIATE_TEST_SUITE_P(Levels, MemoryConformance, ::testing::Values(host_level, caching_level),
                          [](const auto& info) { return info.index == 0 ? "Host" : "Caching"; });
+
+namespace {
 
 // Breaks when a steady state still calls the level below.
 TEST(Caching, SteadyStateMakesNoUpstreamCall) {
@@ -164,6 +114,18 @@ TEST(Caching, NeighboursMerge) {
   const int64_t calls = cache.stats().upstream_calls;
   MemoryBlock again(cache, 8 << 20);
   EXPECT_EQ(cache.stats().upstream_calls, calls);
+}
+
+// Breaks when a block that was never handed out, or was returned before, silently corrupts the cache.
+TEST(CachingDeathTest, ForeignAndDoubleReturnsAbort) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  auto host = make_host_resource();
+  CachingResource cache(*host);
+  void* block = cache.allocate(1000);
+  cache.deallocate(block, 1000);
+  EXPECT_DEATH(cache.deallocate(block, 1000), "Level-2 cache: .* was not handed out");
+  int other = 0;
+  EXPECT_DEATH(cache.deallocate(&other, 4), "Level-2 cache: .* was not handed out");
 }
 
 }  // namespace
