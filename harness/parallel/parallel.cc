@@ -25,7 +25,16 @@ Slice equal_share(const char* field, int total, int degree, int rank) {
 
 }  // namespace
 
-LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degree, int rank, int max_sequence) {
+RankGroup rank_group(int tp, int dp, int rank) {
+  if (tp < 1) throw UsageError(fmt::format("tp: {} is not 1 or more", tp));
+  if (dp < 1) throw UsageError(fmt::format("dp: {} is not 1 or more", dp));
+  if (rank < 0 || rank >= tp * dp)
+    throw UsageError(fmt::format("rank: {} is not from 0 to {}", rank, tp * dp - 1));
+  return {.tp = tp, .dp = dp, .tensor_rank = rank % tp, .replica = rank / tp};
+}
+
+LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degree, int rank,
+                                  int max_sequence) {
   if (degree < 1) throw UsageError(fmt::format("tp: {} is not allowed; 1, 2, 4 or 8", degree));
   if (rank < 0 || rank >= degree) {
     throw UsageError(fmt::format("rank: {} is not allowed; from 0 to {}", rank, degree - 1));
@@ -41,6 +50,8 @@ LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degre
           .vocab_slice = {first, std::min(share, vocab - first)}};
 }
 
-std::unique_ptr<Communicator> make_single_communicator() { return std::make_unique<SingleCommunicator>(); }
+std::unique_ptr<Communicator> make_single_communicator() {
+  return std::make_unique<SingleCommunicator>();
+}
 
 }  // namespace tandem

@@ -31,7 +31,26 @@ struct LayerParallelParam {
 };
 
 /// Throws ImpossibleCase naming tp and the field that it does not divide (heads, d_ff), UsageError for a rank outside it.
-LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degree, int rank, int max_sequence);
+LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degree, int rank,
+                                  int max_sequence);
+
+/// Where one rank stands among tp * dp ranks. Ranks of one replica are neighbours (rank = replica * tp + tensor_rank), so
+/// that a replica stays within a host.
+struct RankGroup {
+  int tp = 1;           ///< ranks that share one replica's matrices
+  int dp = 1;           ///< replicas
+  int tensor_rank = 0;  ///< within the replica, 0 .. tp - 1
+  int replica = 0;      ///< 0 .. dp - 1
+
+  int size() const { return tp * dp; }
+  int rank() const { return replica * tp + tensor_rank; }
+  /// The rank that holds the same slice in another replica.
+  int twin(int other_replica) const { return other_replica * tp + tensor_rank; }
+  bool operator==(const RankGroup&) const = default;
+};
+
+/// Throws UsageError naming tp, dp or rank.
+RankGroup rank_group(int tp, int dp, int rank);
 
 /// What ranks of a group do together. Buffers are device memory for a device communicator, host memory otherwise.
 class Communicator {

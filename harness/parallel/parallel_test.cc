@@ -40,6 +40,24 @@ TEST(LayerParallel, ImpossibleSplitsAreNamed) {
   EXPECT_THROW(layer_parallel({}, 100, 0, 0, 128), UsageError);
 }
 
+// Breaks when two ranks have one place, or a replica is spread over others.
+TEST(RankGroup, EveryRankHasItsPlace) {
+  for (int tp : {1, 2, 4}) {
+    for (int dp : {1, 2, 3}) {
+      for (int rank = 0; rank < tp * dp; ++rank) {
+        const RankGroup g = rank_group(tp, dp, rank);
+        EXPECT_EQ(g.size(), tp * dp);
+        EXPECT_EQ(g.rank(), rank);
+        EXPECT_EQ(g.twin(g.replica), rank);
+        EXPECT_EQ(rank_group(tp, dp, g.twin(dp - 1)).tensor_rank, g.tensor_rank);
+      }
+    }
+  }
+  EXPECT_THROW(rank_group(2, 2, 4), UsageError);
+  EXPECT_THROW(rank_group(0, 1, 0), UsageError);
+  EXPECT_THROW(rank_group(1, 0, 0), UsageError);
+}
+
 // Breaks when a group of one changes what it sums.
 TEST(Communicator, OneRankSumsToItself) {
   auto c = make_single_communicator();
