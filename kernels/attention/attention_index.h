@@ -102,6 +102,12 @@ TANDEM_HD constexpr int swizzled_chunk(int row, int chunk, int chunks) {
   return chunks == 4 ? chunk ^ ((row >> 1) & 3) : chunk ^ (row & 7);
 }
 
+/// Work of a persistent grid: item of block `block` in its `round`, or one at or beyond `total` when it has none. Rounds
+/// rotate, so that a block does not meet the same query tile of every sequence (the last ones are empty when ragged).
+TANDEM_HD constexpr int64_t persistent_item(int64_t round, int block, int blocks) {
+  return round * blocks + (block + round) % blocks;
+}
+
 // ---- Splits of a decode step ------------------------------------------------------------------------------------------
 
 inline constexpr int kDecodeWarps = 4;       ///< warps of a decode block

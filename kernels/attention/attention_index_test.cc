@@ -110,6 +110,24 @@ TEST(EncoderTiles, SwizzleIsAConflictFreePermutation) {
   }
 }
 
+// A query tile that no block takes is never computed; one that two take is computed twice.
+TEST(EncoderTiles, PersistentBlocksTakeEveryItemOnce) {
+  for (const int blocks : {1, 2, 7, 131, 132}) {
+    for (const int64_t total : {1, 5, 131, 132, 133, 512, 1000}) {
+      std::set<int64_t> taken;
+      const int64_t rounds = (total + blocks - 1) / blocks;
+      for (int block = 0; block < blocks; ++block) {
+        for (int64_t round = 0; round < rounds; ++round) {
+          const int64_t item = persistent_item(round, block, blocks);
+          ASSERT_TRUE(item >= total || taken.insert(item).second);
+        }
+        ASSERT_GE(persistent_item(rounds, block, blocks), total);
+      }
+      ASSERT_EQ(static_cast<int64_t>(taken.size()), total);
+    }
+  }
+}
+
 // A key in no share is forgotten, a key in two counts twice.
 TEST(DecodeSplits, RangesCoverEveryKeyOnce) {
   for (const int splits : {1, 2, 4, 8}) {

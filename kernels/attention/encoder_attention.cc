@@ -38,6 +38,8 @@ void check(const EncoderAttentionParams& p) {
 void launch_encoder_attention(const EncoderAttentionParams& params, cudaStream_t stream) {
   check(params);
   if (params.dtype == DType::kF32) return launch_encoder_attention_f32(params, stream);
+  const bool fast_shape = params.head_dim == 64 || params.head_dim == 128;
+  if (fast_shape && use_sm90()) return launch_encoder_attention_wgmma(params, stream);
   launch_encoder_attention_mma(params, stream);
 }
 

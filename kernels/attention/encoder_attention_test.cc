@@ -222,6 +222,16 @@ TEST_P(EncoderAttention, RandomRagged) {
   }
 }
 
+// More query tiles than multiprocessors: blocks that go on to a second tile start from the state that the first one left.
+TEST_P(EncoderAttention, ManyTiles) {
+  for (const int dim : {64, 128}) {
+    std::vector<int> lengths(36);
+    for (int& n : lengths) n = 1 + below(170);
+    lengths[3] = 260;
+    run({.heads = 6, .head_dim = dim, .lengths = lengths, .max_distance = dim == 64 ? 30 : 0}, random_());
+  }
+}
+
 // Scores in the hundreds, as T5's unscaled products are: exponentials must not overflow.
 TEST_P(EncoderAttention, LargeScores) {
   for (const DType dtype : kTypes) {

@@ -1,0 +1,548 @@
+// Encoder attention for fp16 and bf16 on sm_90a, after FlashAttention-3 (Shah et al. 2024): a producer warp feeds keys and
+// values through the tensor copy engine; two warpgroups of 64 queries each run warpgroup products out of shared memory, and
+// a tile's softmax overlaps both the same warpgroup's previous product with the values and the other warpgroup's products.
+// The grid is persistent: the producer is already fetching the next query tile while the last one is being stored.
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+#include <string>
+
+#include "harness/base/cuda_check.h"
+#include "harness/base/error.h"
+#include "kernels/attention/attention_check.h"
+#include "kernels/attention/encoder_bias.cuh"
+#include "kernels/attention/encoder_kernel.h"
+#include "kernels/attention/hopper_ptx.cuh"
+#include "kernels/common/device.cuh"
+#include "kernels/common/launch.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kConsumers = 2;                 // warpgroups
+constexpr int kGroupQueries = 64;             // queries of a warpgroup
+constexpr int kQueries = kConsumers * kGroupQueries;
+constexpr int kKeys = 128;
+constexpr int kGroupThreads = 128;
+constexpr int kThreads = (1 + kConsumers) * kGroupThreads;
+constexpr int kRowBytes = 128;                // a tile row: 64 elements, the width of the copy engine's swizzle
+static_assert(kBiasMargin >= kGroupQueries + kKeys - 2);
+
+struct WgmmaArgs {
+  void* out;
+  const int32_t* offsets;
+  const float* distance_bias;
+  int64_t out_stride;
+  int64_t items;
+  int query_tiles;  ///< of the longest sequence
+  int heads;
+  int max_distance;
+  float scale;
+  bool causal;
+};
+
+/// Shared memory from its first 1024-byte boundary on.
+template <int Dim>
+struct Layout {
+  static constexpr int kHalves = Dim / 64;  // tiles of 64 columns a head
+  static constexpr int kStages = Dim == 64 ? 3 : 2;
+  static constexpr int kQueryTile = kGroupQueries * kRowBytes;
+  static constexpr int kKeyTile = kKeys * kRowBytes;
+  static constexpr int kQueryBytes = kConsumers * kHalves * kQueryTile;
+  static constexpr int kStageBytes = kHalves * kKeyTile;
+  static constexpr int kKeysAt = kQueryBytes;
+  static constexpr int kValuesAt = kKeysAt + kStages * kStageBytes;
+  static constexpr int kOutAt = kValuesAt + kStages * kStageBytes;
+  static constexpr int kBarriersAt = kOutAt + kQueryBytes;
+  static constexpr int kBarriers = 2 + 4 * kStages;
+  static constexpr int kBiasAt = kBarriersAt + (8 * kBarriers + 127) / 128 * 128;
+  static constexpr int kBytes = kBiasAt;  // and the bias
+};
+
+/// Addresses of the barriers. "full": the copy engine has delivered; "empty": every consumer warp is done.
+template <int Dim>
+struct Barriers {
+  uint32_t base;
+  static constexpr int kStages = Layout<Dim>::kStages;
+  __device__ uint32_t query_full() const { return base; }
+  __device__ uint32_t query_empty() const { return base + 8; }
+  __device__ uint32_t key_full(int s) const { return base + 16 + 8 * s; }
+  __device__ uint32_t key_empty(int s) const { return base + 16 + 8 * (kStages + s); }
+  __device__ uint32_t value_full(int s) const { return base + 16 + 8 * (2 * kStages + s); }
+  __device__ uint32_t value_empty(int s) const { return base + 16 + 8 * (3 * kStages + s); }
+};
+
+/// Position in the ring of stages; the parity flips each time round.
+template <int Stages>
+struct Ring {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void advance() {
+    if (++stage == Stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+/// One query tile of one head of one sequence; length 0 when the tile lies beyond its sequence.
+struct Item {
+  int head;
+  int first_token;
+  int length;
+  int q0;
+  int tiles;  ///< of keys
+};
+__device__ inline Item locate(const WgmmaArgs& a, int64_t index) {
+  Item item;
+  const int tile = static_cast<int>(index % a.query_tiles);
+  const int64_t rest = index / a.query_tiles;
+  item.head = static_cast<int>(rest % a.heads);
+  const int sequence = static_cast<int>(rest / a.heads);
+  item.first_token = a.offsets[sequence];
+  item.length = a.offsets[sequence + 1] - item.first_token;
+  item.q0 = tile * kQueries;
+  if (item.q0 >= item.length) item.length = 0;
+  item.tiles = item.length == 0 ? 0 : key_tiles(item.length, item.q0, kQueries, kKeys, a.causal);
+  return item;
+}
+
+/// One thread. Runs through the same items and tiles as the consumers.
+template <int Dim>
+__device__ void produce(const WgmmaArgs& a, const CUtensorMap* q, const CUtensorMap* k, const CUtensorMap* v,
+                        uint32_t shared, const Barriers<Dim>& barriers) {
+  using L = Layout<Dim>;
+  Ring<L::kStages> ring;
+  uint32_t query_parity = 0;
+  const int blocks = static_cast<int>(gridDim.x);
+  for (int64_t round = 0; round * blocks < a.items; ++round) {
+    const int64_t index = persistent_item(round, static_cast<int>(blockIdx.x), blocks);
+    if (index >= a.items) continue;
+    const Item item = locate(a, index);
+    if (item.length == 0) continue;
+    const int column = item.head * Dim;
+    barrier_wait(barriers.query_empty(), query_parity ^ 1);
+    query_parity ^= 1;
+    barrier_arrive_expect(barriers.query_full(), L::kQueryBytes);
+    for (int g = 0; g < kConsumers; ++g) {
+      for (int h = 0; h < L::kHalves; ++h) {
+        copy_box(shared + (g * L::kHalves + h) * L::kQueryTile, q, column + 64 * h,
+                 item.first_token + item.q0 + g * kGroupQueries, barriers.query_full());
+      }
+    }
+    for (int tile = 0; tile < item.tiles; ++tile) {
+      const int row = item.first_token + tile * kKeys;
+      barrier_wait(barriers.key_empty(ring.stage), ring.parity ^ 1);
+      barrier_arrive_expect(barriers.key_full(ring.stage), L::kStageBytes);
+      for (int h = 0; h < L::kHalves; ++h) {
+        copy_box(shared + L::kKeysAt + ring.stage * L::kStageBytes + h * L::kKeyTile, k, column + 64 * h, row,
+                 barriers.key_full(ring.stage));
+      }
+      barrier_wait(barriers.value_empty(ring.stage), ring.parity ^ 1);
+      barrier_arrive_expect(barriers.value_full(ring.stage), L::kStageBytes);
+      for (int h = 0; h < L::kHalves; ++h) {
+        copy_box(shared + L::kValuesAt + ring.stage * L::kStageBytes + h * L::kKeyTile, v, column + 64 * h, row,
+                 barriers.value_full(ring.stage));
+      }
+      ring.advance();
+    }
+  }
+}
+
+/// s = queries of a warpgroup times a stage of keys; not waited for.
+template <typename T, int Dim>
+__device__ inline void issue_scores(float (&s)[kKeys / 8][4], uint32_t queries, uint32_t keys) {
+#pragma unroll
+  for (int j = 0; j < Dim / 16; ++j) {
+    const uint32_t within = 32 * (j % 4);  // 16 elements further inside the swizzled 128 bytes
+    wgmma_shared<T>(s, tile_descriptor(queries + (j / 4) * Layout<Dim>::kQueryTile + within, 0),
+                    tile_descriptor(keys + (j / 4) * Layout<Dim>::kKeyTile + within, 0), j != 0);
+  }
+}
+
+/// o += probabilities times a stage of values; not waited for.
+template <typename T, int Dim>
+__device__ inline void issue_values(float (&o)[Dim / 8][4], const uint32_t (&p)[kKeys / 16][4], uint32_t values) {
+#pragma unroll
+  for (int j = 0; j < kKeys / 16; ++j) {
+    wgmma_registers<T>(o, p[j], tile_descriptor(values + 16 * kRowBytes * j, Layout<Dim>::kKeyTile), true);
+  }
+}
+
+/// What a tile of scores needs to know about where it is.
+struct TilePlace {
+  const float* bias;  ///< in shared memory, or null
+  int max_distance;
+  int length;
+  int group_q0;  ///< first query of the warpgroup
+  int row;       ///< this thread's first query; the second is row + 8
+  int k0;
+  int column;    ///< this thread's first key of every eight
+  float scale;   ///< in units of log 2
+  bool causal;
+};
+
+/// Bias and mask.
+__device__ inline void finish_scores(float (&s)[kKeys / 8][4], const TilePlace& at) {
+  if (at.bias != nullptr) {
+    const BiasTile kind = bias_tile(at.group_q0, kGroupQueries, at.k0, kKeys, at.max_distance);
+    if (kind == BiasTile::kNear) {
+      const float* near = at.bias + extended_bias_index(at.k0 + at.column - at.row, at.max_distance, kBiasMargin);
+      float before0 = near[-8];  // query row + 8 at keys 8 j is at the distance of query row at keys 8 (j - 1)
+      float before1 = near[-7];
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+        const float here0 = near[8 * j];
+        const float here1 = near[8 * j + 1];
+        s[j][0] = fmaf(s[j][0], at.scale, here0);
+        s[j][1] = fmaf(s[j][1], at.scale, here1);
+        s[j][2] = fmaf(s[j][2], at.scale, before0);
+        s[j][3] = fmaf(s[j][3], at.scale, before1);
+        before0 = here0;
+        before1 = here1;
+      }
+    } else {
+      const float constant =
+          at.bias[kind == BiasTile::kBefore ? 0 : extended_bias_size(at.max_distance, kBiasMargin) - 1];
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) s[j][e] = fmaf(s[j][e], at.scale, constant);
+      }
+    }
+  }
+  if (tile_needs_mask(at.length, at.group_q0, at.k0, kKeys, at.causal)) {
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int key = at.k0 + 8 * j + at.column + (e & 1);
+        if (key >= at.length || (at.causal && key > at.row + 8 * (e >> 1))) s[j][e] = -INFINITY;
+      }
+    }
+  }
+}
+
+/// Running softmax of a thread's two queries.
+struct Softmax {
+  float maximum[2] = {-INFINITY, -INFINITY};
+  float total[2] = {0.0f, 0.0f};
+
+  /// Scores to probabilities in place; rescale[i] is what earlier sums of query i must be multiplied by. late_scale: what
+  /// finish_scores has not yet applied (scale without a bias, 1 with one).
+  __device__ void step(float (&s)[kKeys / 8][4], float late_scale, float (&rescale)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float top = maximum[half];
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) top = fmaxf(top, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+      // Key 0 is in the first tile and every query sees it: the maximum is finite from here on.
+      const float offset = -top * late_scale;
+      rescale[half] = fast_exp2(fmaf(maximum[half], late_scale, offset));
+      maximum[half] = top;
+      float sum = 0.0f;
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+        s[j][2 * half] = fast_exp2(fmaf(s[j][2 * half], late_scale, offset));
+        s[j][2 * half + 1] = fast_exp2(fmaf(s[j][2 * half + 1], late_scale, offset));
+        sum += s[j][2 * half] + s[j][2 * half + 1];
+      }
+      total[half] = fmaf(total[half], rescale[half], sum);
+    }
+  }
+};
+
+/// Accumulators of the scores as operand of the product with the values.
+template <typename T>
+__device__ inline void to_operand(uint32_t (&p)[kKeys / 16][4], const float (&s)[kKeys / 8][4]) {
+#pragma unroll
+  for (int j = 0; j < kKeys / 16; ++j) {
+    p[j][0] = pack2<T>(s[2 * j][0], s[2 * j][1]);
+    p[j][1] = pack2<T>(s[2 * j][2], s[2 * j][3]);
+    p[j][2] = pack2<T>(s[2 * j + 1][0], s[2 * j + 1][1]);
+    p[j][3] = pack2<T>(s[2 * j + 1][2], s[2 * j + 1][3]);
+  }
+}
+
+/// Rows beyond the sequence belong to the next one: their probability is 0, but 0 times a NaN is not. Both warpgroups
+/// write the same zeros, each before its own product.
+template <int Dim>
+__device__ inline void clear_values(unsigned char* values, int valid, int thread, int barrier_id) {
+  for (int h = 0; h < Layout<Dim>::kHalves; ++h) {
+    unsigned char* tile = values + h * Layout<Dim>::kKeyTile;
+    for (int at = valid * kRowBytes + 16 * thread; at < kKeys * kRowBytes; at += 16 * kGroupThreads) {
+      *reinterpret_cast<uint4*>(tile + at) = make_uint4(0, 0, 0, 0);
+    }
+  }
+  fence_async_proxy();
+  warpgroup_barrier(barrier_id);
+}
+
+/// Stores the rows of a warp through its own 16 rows of the staging tile, 16 bytes at a time.
+template <typename T, int Dim>
+__device__ inline void store_rows(unsigned char* staging, const float (&o)[Dim / 8][4], const float (&inverse)[2],
+                                  T* out, int64_t out_stride, int valid_rows, int lane) {
+  constexpr int kChunks = Dim / 8;
+  const auto at = [&](int row, int chunk) { return staging + row * (Dim * 2) + 16 * swizzled_chunk(row, chunk, kChunks); };
+  __syncwarp();  // the previous tile has left
+#pragma unroll
+  for (int j = 0; j < kChunks; ++j) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      *reinterpret_cast<uint32_t*>(at((lane >> 2) + 8 * half, j) + 4 * (lane & 3)) =
+          pack2<T>(o[j][2 * half] * inverse[half], o[j][2 * half + 1] * inverse[half]);
+    }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 16 * kChunks / kWarp; ++i) {
+    const int row = (lane + i * kWarp) / kChunks;
+    const int chunk = (lane + i * kWarp) % kChunks;
+    if (row < valid_rows) {
+      *reinterpret_cast<uint4*>(out + row * out_stride + 8 * chunk) = *reinterpret_cast<const uint4*>(at(row, chunk));
+    }
+  }
+}
+
+template <typename T, int Dim>
+__device__ void consume(const WgmmaArgs& a, unsigned char* shared, const Barriers<Dim>& barriers, int group, int thread) {
+  using L = Layout<Dim>;
+  const int lane = thread % kWarp;
+  const int warp = thread / kWarp;
+  const uint32_t base = shared_address(shared);
+  const uint32_t queries = base + group * L::kHalves * L::kQueryTile;
+  const float scale = a.scale * kLog2E;
+  const float late_scale = a.distance_bias != nullptr ? 1.0f : scale;
+  const int blocks = static_cast<int>(gridDim.x);
+  float* const bias = reinterpret_cast<float*>(shared + L::kBiasAt);
+  int bias_head = -1;
+  Ring<L::kStages> ring;
+  uint32_t query_parity = 0;
+
+  const auto release = [&](uint32_t barrier) {  // the warp's products that read it have been waited for
+    if (lane == 0) barrier_arrive(barrier);
+  };
+
+  for (int64_t round = 0; round * blocks < a.items; ++round) {
+    const int64_t index = persistent_item(round, static_cast<int>(blockIdx.x), blocks);
+    if (index >= a.items) continue;
+    const Item item = locate(a, index);
+    if (item.length == 0) continue;
+    if (a.distance_bias != nullptr && item.head != bias_head) {  // each warpgroup has a table of its own
+      bias_head = item.head;
+      warpgroup_barrier(1 + group);
+      fill_bias(bias + group * extended_bias_size(a.max_distance, kBiasMargin), a.distance_bias, item.head, a.max_distance,
+                thread, kGroupThreads);
+      warpgroup_barrier(1 + group);
+    }
+    const int group_q0 = item.q0 + group * kGroupQueries;
+    barrier_wait(barriers.query_full(), query_parity);
+    query_parity ^= 1;
+    if (group_q0 >= item.length) {  // nothing to compute, but the producer counts on every warp
+      release(barriers.query_empty());
+      for (int tile = 0; tile < item.tiles; ++tile, ring.advance()) {
+        barrier_wait(barriers.key_full(ring.stage), ring.parity);
+        release(barriers.key_empty(ring.stage));
+        barrier_wait(barriers.value_full(ring.stage), ring.parity);
+        release(barriers.value_empty(ring.stage));
+      }
+      continue;
+    }
+
+    TilePlace place{.bias = a.distance_bias != nullptr
+                                ? bias + group * extended_bias_size(a.max_distance, kBiasMargin)
+                                : nullptr,
+                    .max_distance = a.max_distance,
+                    .length = item.length,
+                    .group_q0 = group_q0,
+                    .row = group_q0 + 16 * warp + (lane >> 2),
+                    .k0 = 0,
+                    .column = 2 * (lane & 3),
+                    .scale = scale,
+                    .causal = a.causal};
+    float s[kKeys / 8][4];
+    float o[Dim / 8][4] = {};
+    uint32_t p[kKeys / 16][4];
+    float rescale[2];
+    Softmax softmax;
+
+    barrier_wait(barriers.key_full(ring.stage), ring.parity);
+    wgmma_begin();
+    issue_scores<T, Dim>(s, queries, base + L::kKeysAt + ring.stage * L::kStageBytes);
+    wgmma_commit();
+    wgmma_wait<0>();
+    hold(s);
+    release(barriers.key_empty(ring.stage));
+    finish_scores(s, place);
+    softmax.step(s, late_scale, rescale);
+    to_operand<T>(p, s);
+
+    for (int tile = 1; tile < item.tiles; ++tile) {
+      const Ring<L::kStages> previous = ring;
+      ring.advance();
+      barrier_wait(barriers.value_full(previous.stage), previous.parity);  // requested before the keys
+      barrier_wait(barriers.key_full(ring.stage), ring.parity);
+      wgmma_begin();
+      issue_scores<T, Dim>(s, queries, base + L::kKeysAt + ring.stage * L::kStageBytes);
+      wgmma_commit();
+      issue_values<T, Dim>(o, p, base + L::kValuesAt + previous.stage * L::kStageBytes);
+      wgmma_commit();
+      wgmma_wait<1>();
+      hold(s);
+      release(barriers.key_empty(ring.stage));
+      place.k0 = tile * kKeys;
+      finish_scores(s, place);
+      softmax.step(s, late_scale, rescale);
+      wgmma_wait<0>();
+      hold(o);
+      hold(p);
+      release(barriers.value_empty(previous.stage));
+#pragma unroll
+      for (int j = 0; j < Dim / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) o[j][e] *= rescale[e >> 1];
+      }
+      to_operand<T>(p, s);
+    }
+    release(barriers.query_empty());
+
+    barrier_wait(barriers.value_full(ring.stage), ring.parity);
+    const int valid = item.length - (item.tiles - 1) * kKeys;
+    if (valid < kKeys) {
+      clear_values<Dim>(shared + L::kValuesAt + ring.stage * L::kStageBytes, valid, thread, 1 + group);
+    }
+    wgmma_begin();
+    issue_values<T, Dim>(o, p, base + L::kValuesAt + ring.stage * L::kStageBytes);
+    wgmma_commit();
+    wgmma_wait<0>();
+    hold(o);
+    release(barriers.value_empty(ring.stage));
+    ring.advance();
+
+    float inverse[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float total = softmax.total[half];
+      total += __shfl_xor_sync(0xffffffffu, total, 1);
+      total += __shfl_xor_sync(0xffffffffu, total, 2);
+      inverse[half] = 1.0f / total;
+    }
+    const int first_row = group_q0 + 16 * warp;
+    T* out = static_cast<T*>(a.out) + static_cast<int64_t>(item.first_token + first_row) * a.out_stride + item.head * Dim;
+    store_rows<T, Dim>(shared + L::kOutAt + (group * 4 + warp) * 16 * Dim * 2, o, inverse, out, a.out_stride,
+                       item.length - first_row, lane);
+  }
+}
+
+template <typename T, int Dim>
+__global__ void __launch_bounds__(kThreads, 1)
+    encoder_wgmma_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,
+                         const __grid_constant__ CUtensorMap v, const WgmmaArgs a) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  using L = Layout<Dim>;
+  extern __shared__ __align__(1024) unsigned char raw[];
+  // The swizzle is a function of the address: tiles begin at multiples of 1024 bytes of the shared window.
+  unsigned char* const shared = raw + (1024 - shared_address(raw) % 1024) % 1024;
+  pdl_launch_dependents();
+  const Barriers<Dim> barriers{shared_address(shared) + L::kBarriersAt};
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread == 0) {
+    prefetch_map(&q);
+    prefetch_map(&k);
+    prefetch_map(&v);
+    constexpr int kWarps = kConsumers * kGroupThreads / kWarp;
+    barrier_init(barriers.query_full(), 1);
+    barrier_init(barriers.query_empty(), kWarps);
+    for (int s = 0; s < L::kStages; ++s) {
+      barrier_init(barriers.key_full(s), 1);
+      barrier_init(barriers.key_empty(s), kWarps);
+      barrier_init(barriers.value_full(s), 1);
+      barrier_init(barriers.value_empty(s), kWarps);
+    }
+    fence_barrier_init();
+  }
+  __syncthreads();
+  pdl_wait();
+  const int group = thread / kGroupThreads;
+  if (group == 0) {
+    fewer_registers<24>();
+    if (thread == 0) produce<Dim>(a, &q, &k, &v, shared_address(shared), barriers);
+  } else {
+    more_registers<240>();
+    consume<T, Dim>(a, shared, barriers, group - 1, thread % kGroupThreads);
+  }
+#else
+  __trap();
+#endif
+}
+
+/// The driver's encoder of tensor maps, without linking the driver.
+PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
+  static const auto encode = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    TANDEM_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
+                                                       &result));
+    if (result != cudaDriverEntryPointSuccess) throw DeviceError("the driver lacks cuTensorMapEncodeTiled (CUDA 12.0)");
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+  }();
+  return encode;
+}
+
+/// Boxes of `rows` tokens and 64 columns of a [tokens, columns] matrix; zeros beyond its end.
+CUtensorMap tensor_map(const EncoderAttentionParams& p, const void* data, int64_t stride, int rows) {
+  CUtensorMap map;
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(p.heads) * p.head_dim, static_cast<cuuint64_t>(p.tokens)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride) * 2};
+  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(rows)};
+  const cuuint32_t steps[2] = {1, 1};
+  const CUresult status = tensor_map_encoder()(
+      &map, p.dtype == DType::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
+      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (status != CUDA_SUCCESS) {
+    throw CudaError("encoder attention: cuTensorMapEncodeTiled failed with " + std::to_string(status), status);
+  }
+  return map;
+}
+
+template <typename T, int Dim>
+void launch_instance(const EncoderAttentionParams& p, cudaStream_t stream) {
+  const int query_tiles = ceil_div(p.max_length, kQueries);
+  const WgmmaArgs args{.out = p.out,
+                       .offsets = p.offsets,
+                       .distance_bias = p.distance_bias,
+                       .out_stride = p.out_stride,
+                       .items = static_cast<int64_t>(p.batch) * p.heads * query_tiles,
+                       .query_tiles = query_tiles,
+                       .heads = p.heads,
+                       .max_distance = p.max_distance,
+                       .scale = p.scale,
+                       .causal = p.causal};
+  const size_t bytes = 1024 + Layout<Dim>::kBytes + kConsumers * bias_shared_bytes(p);
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(encoder_wgmma_kernel<T, Dim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         static_cast<int>(bytes)));
+  const int64_t processors = multiprocessors();
+  const dim3 grid(static_cast<unsigned>(args.items < processors ? args.items : processors));
+  launch(encoder_wgmma_kernel<T, Dim>,
+         {.grid = grid, .block = dim3(kThreads), .shared_bytes = bytes, .dependent = p.dependent}, stream,
+         tensor_map(p, p.q, p.q_stride, kGroupQueries), tensor_map(p, p.k, p.k_stride, kKeys),
+         tensor_map(p, p.v, p.v_stride, kKeys), args);
+}
+
+template <typename T>
+void launch_typed(const EncoderAttentionParams& p, cudaStream_t stream) {
+  if (p.head_dim == 64) return launch_instance<T, 64>(p, stream);
+  launch_instance<T, 128>(p, stream);
+}
+
+}  // namespace
+
+void launch_encoder_attention_wgmma(const EncoderAttentionParams& params, cudaStream_t stream) {
+  if (params.dtype == DType::kF16) return launch_typed<__half>(params, stream);
+  launch_typed<__nv_bfloat16>(params, stream);
+}
+
+}  // namespace tandem::kernels
