@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tandem_reports import __version__
-from tandem_reports.commands import compare, report
+from tandem_reports.commands import compare, gate, report
 from tandem_reports.errors import USAGE, ReportError
 
 DESCRIPTION = """\
@@ -20,6 +20,7 @@ exit codes:
   0  good
   1  something is slower, failed or missing, or the output could not be written
   2  usage, an input that cannot be read, or nothing to compare
+  4  gate only: not enough evidence to say
 """
 
 
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tandem-report {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (report, compare):
+    for command in (report, compare, gate):
         command.add(commands)
     return parser
 

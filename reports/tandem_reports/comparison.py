@@ -81,36 +81,49 @@ class Comparison:
         return sum(1 for pair in self.pairs if pair.status == status)
 
 
-def machine_differences(a: Environment, b: Environment) -> list[str]:
-    """Why times of the two environments cannot be told from a change of the machine; empty where they can."""
+@dataclass(frozen=True)
+class Difference:
+    """One way in which two machines differ; a gate's policy may allow a kind."""
+
+    kind: str
+    text: str
+
+
+def machine_differences(a: Environment, b: Environment) -> list[Difference]:
+    """Why times of the two environments cannot be told from a change of the machine; empty where they can.
+
+    Kinds: device (card or none), cpu, model (of the card), card (another of the same model), driver, clocks
+    (policy and power limit), setting (ECC, MIG).
+    """
     found = []
     if bool(a.cards) != bool(b.cards):
-        return ["one run used a card and the other did not"]
+        return [Difference("device", "one run used a card and the other did not")]
     if not a.cards:
-        for name, x, y in (("CPU", a.cpu, b.cpu), ("cores", a.cores, b.cores)):
+        for name, x, y in (("CPU", a.cpu, b.cpu), ("number of cores", a.cores, b.cores)):
             if x != y:
-                found.append(f"another {name}: {x} and {y}")
+                found.append(Difference("cpu", f"another {name}: {x} and {y}"))
         return found
-    if [card.name for card in a.cards] != [card.name for card in b.cards]:
-        return [f"another card: {a.cards[0].name} and {b.cards[0].name}"]
-    if sorted(card.uuid for card in a.cards) != sorted(card.uuid for card in b.cards):
-        found.append("another card of the same model")
+    models = ([card.name for card in a.cards], [card.name for card in b.cards])
+    if models[0] != models[1]:
+        found.append(Difference("model", f"another card: {', '.join(models[0])} and {', '.join(models[1])}"))
+    elif sorted(card.uuid for card in a.cards) != sorted(card.uuid for card in b.cards):
+        found.append(Difference("card", "another card of the same model"))
     drivers = (a.software.get("driver"), b.software.get("driver"))
     if drivers[0] != drivers[1]:
-        found.append(f"another driver: {drivers[0]} and {drivers[1]}")
-    for field, words in (
-        ("clock_policy", "clock policy"),
-        ("power_limit_w", "power limit"),
-        ("ecc", "ECC setting"),
-        ("mig", "MIG setting"),
+        found.append(Difference("driver", f"another driver: {drivers[0]} and {drivers[1]}"))
+    for kind, field, words in (
+        ("clocks", "clock_policy", "clock policy"),
+        ("clocks", "power_limit_w", "power limit"),
+        ("setting", "ecc", "ECC setting"),
+        ("setting", "mig", "MIG setting"),
     ):
         x, y = getattr(a.cards[0], field), getattr(b.cards[0], field)
         if x != y:
-            found.append(f"another {words}: {x} and {y}")
+            found.append(Difference(kind, f"another {words}: {x} and {y}"))
     return found
 
 
-def _conditions(a: CaseResult, b: CaseResult) -> list[str]:
+def condition_differences(a: CaseResult, b: CaseResult) -> list[str]:
     """Conditions of the measurement itself that differ."""
     found = []
     for field, words in (("regime", "regime"), ("l2", "L2 state")):
@@ -145,7 +158,7 @@ def _judge(
     usable = []
     for a, b in pairs:
         enough = min(len(a.ok), len(b.ok)) >= MIN_WORKERS
-        usable.append(enough and not _conditions(a, b) and (rules.any_machine or not machine))
+        usable.append(enough and not condition_differences(a, b) and (rules.any_machine or not machine))
     up = 1 + rules.minimum_effect
     judged = [pair for pair, use in zip(pairs, usable, strict=True) if use]
     p_slower = [mann_whitney_greater(a.medians, b.medians, up) for a, b in judged]
@@ -162,7 +175,7 @@ def _judge(
     found = []
     for pair, use in zip(pairs, usable, strict=True):
         a, b = pair
-        different = [*([] if rules.any_machine else machine), *_conditions(a, b)]
+        different = [*([] if rules.any_machine else machine), *condition_differences(a, b)]
         case = a.case
         if different:
             found.append(Pair(case, a, b, None, None, "not-comparable", "; ".join(different)))
@@ -188,7 +201,8 @@ def _judge(
     return found
 
 
-def _lost(missing: Sequence[CaseResult], other: dict[str, CaseResult]) -> list[Lost]:
+def lost_cases(missing: Sequence[CaseResult], other: dict[str, CaseResult]) -> list[Lost]:
+    """What the other side has instead of some cases."""
     found = []
     for result in missing:
         twin = other.get(result.case.id)
@@ -207,13 +221,13 @@ def compare(a: Run, b: Run, rules: Rules) -> Comparison:
     shared = sorted(left.keys() & right.keys(), key=lambda key: natural_order(left[key].case))
     pairs = [(left[key], right[key]) for key in shared if left[key].ok and right[key].ok]
     paired = {first.case.id for first, _ in pairs}
-    machine = machine_differences(a.environment, b.environment)
+    machine = [difference.text for difference in machine_differences(a.environment, b.environment)]
     return Comparison(
         a=a,
         b=b,
         pairs=tuple(_judge(pairs, rules, machine)),
-        lost=tuple(_lost([r for key, r in left.items() if r.ok and key not in paired], right)),
-        gained=tuple(_lost([r for key, r in right.items() if r.ok and key not in paired], left)),
+        lost=tuple(lost_cases([r for key, r in left.items() if r.ok and key not in paired], right)),
+        gained=tuple(lost_cases([r for key, r in right.items() if r.ok and key not in paired], left)),
         common=len(shared),
     )
 

@@ -127,7 +127,13 @@ def _html(comparisons: Sequence[Comparison], rules: Rules) -> str:
             "comparison": comparison,
             "counts": counts_text(comparison),
             "table": _table(comparison) if comparison.pairs else None,
-            "figure": ratios(comparison, f"ratios-{index}", rules.equivalence),
+            "figure": ratios(
+                comparison.pairs,
+                f"ratios-{index}",
+                f"{comparison.b.label} over {comparison.a.label}",
+                rules.equivalence,
+                "95 % intervals, where both sides have six workers",
+            ),
         }
         for index, comparison in enumerate(comparisons, start=1)
     ]

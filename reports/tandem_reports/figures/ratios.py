@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 from matplotlib.lines import Line2D
 
-from tandem_reports.comparison import Comparison, Pair
 from tandem_reports.figures.style import INK, MUTED, Picture, canvas, legend, picture, styled, text_width
 from tandem_reports.labels import short_name, split_axes
+from tandem_reports.records import Case
+from tandem_reports.stats import Interval
 
 MAX_CASES = 60
 COLOURS = {"slower": "#D55E00", "faster": "#0072B2", "same": "#009E73", "unknown": "#8a939c"}
 MARKERS = {"slower": ">", "faster": "<", "same": "o", "unknown": "s"}
 
 
-def _size(pair: Pair) -> float:
+class Rated(Protocol):
+    """A case with a ratio B over A and a status."""
+
+    @property
+    def case(self) -> Case:
+        """The case."""
+
+    @property
+    def ratio(self) -> float | None:
+        """B over A."""
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the ratio."""
+
+    @property
+    def status(self) -> str:
+        """What the ratio is evidence for."""
+
+
+def _size(pair: Rated) -> float:
     return abs(math.log(pair.ratio or 1.0))
 
 
-def ratios(comparison: Comparison, name: str, equivalence: float) -> Picture | None:
-    """One line a case; None where no pair has a ratio."""
-    known = [pair for pair in comparison.pairs if pair.ratio is not None]
+def ratios(
+    pairs: Sequence[Rated], name: str, title: str, equivalence: float, intervals: str
+) -> Picture | None:
+    """One line a case; None where no pair has a ratio. `intervals` says in words what the bars are."""
+    known = [pair for pair in pairs if pair.ratio is not None]
     if not known:
         return None
     varying, _ = split_axes([pair.case for pair in known])
@@ -29,8 +54,8 @@ def ratios(comparison: Comparison, name: str, equivalence: float) -> Picture | N
     largest = sorted(known, key=lambda pair: -_size(pair))[:MAX_CASES]
     shown = sorted(largest, key=lambda pair: -(pair.ratio or 1.0))
     caption = (
-        f"B over A: to the right of 0 B takes longer. Bars are 95 % intervals, where both sides have six "
-        f"workers; the grey band is ±{100 * equivalence:g} %."
+        f"B over A: to the right of 0 B takes longer. Bars are {intervals}; "
+        f"the grey band is ±{100 * equivalence:g} %."
     )
     if len(known) > len(shown):
         caption += f" The {len(shown)} largest changes of {len(known)} cases."
@@ -73,4 +98,4 @@ def ratios(comparison: Comparison, name: str, equivalence: float) -> Picture | N
             for s in statuses
         ]
         legend(figure, handles or [Line2D([], [], color=MUTED)], 4)
-        return picture(name, f"{comparison.b.label} over {comparison.a.label}", caption, figure)
+        return picture(name, title, caption, figure)

@@ -1,0 +1,191 @@
+"""tandem-report gate: verdicts on build B against build A, and an exit code that a CI can act on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tandem_reports import __version__, formats, glossary, page
+from tandem_reports.errors import USAGE, ReportError
+from tandem_reports.gate import GateResult, confirm, gate, unconfirmed
+from tandem_reports.gate_views import (
+    HEADER,
+    as_json,
+    cells,
+    github,
+    headline,
+    junit,
+    markdown,
+    method,
+    terminal,
+)
+from tandem_reports.overview import conditions, environment_table, machine
+from tandem_reports.policy import read_policy
+from tandem_reports.runs import Run, load_runs
+from tandem_reports.tables import Cell, Column, Row, Table
+
+DESCRIPTION = """\
+Says of every case whether build B is slower than build A, from paired workers:
+
+  slower, faster   a change beyond the minimum effect; any false one in the whole gate has a chance of at most
+                   alpha (signed-rank test, Holm over the cases)
+  same             the interval lies wholly inside the equivalence band
+  unknown          not enough evidence; says how many more pairs would decide
+  not-comparable   another card, driver, clock setting, regime or L2 state
+  missing, failed  measured in A but not in B; a new failure in B
+
+Give two runs, or one duet: a folder that holds the runs a and b, whose workers of the same index ran next to
+each other. Pairs of two separate runs share nothing but an index, so that drift between the runs counts as a
+difference: prefer a duet.
+"""
+EPILOG = """\
+exit codes:
+  0  every case is same, faster or new
+  1  something is slower, failed or missing, or the output could not be written
+  2  usage, an input that cannot be read, no case in common, or nothing comparable
+  4  not 1, but something is unknown or not comparable
+"""
+FORMATS = ("terminal", "markdown", "junit", "github", "html", "json")
+
+
+def _look(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a look such as 2/5")
+    return int(match[1]), int(match[2])
+
+
+def add(commands: Any) -> None:
+    """Declares the subcommand."""
+    parser = commands.add_parser(
+        "gate",
+        help="is B slower than A? verdicts and an exit code",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="A and B, or one DUET")
+    parser.add_argument("--policy", metavar="FILE", type=Path, help="rules, such as suites/gates.json")
+    parser.add_argument(
+        "--confirm", metavar="DUET", type=Path, help="a second duet that slow-downs must recur in"
+    )
+    parser.add_argument(
+        "--look", metavar="I/N", type=_look, default=(1, 1),
+        help="this is look I of at most N at growing data: alpha is shared among them (default: 1/1)",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=FORMATS, default="terminal", help="default: terminal")
+    parser.add_argument(
+        "--json", action="store_const", const="json", dest="format", help="the same as --format json"
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write there instead of to stdout")
+    parser.set_defaults(run=run)
+
+
+def load_sides(paths: Sequence[Path]) -> tuple[Run, Run, bool]:
+    """The two runs of A and B, or of a duet's folder, and whether their workers ran interleaved."""
+    if len(paths) == 1:
+        duet = paths[0]
+        if not (duet / "a").is_dir() or not (duet / "b").is_dir():
+            raise ReportError(
+                f"{duet}: not a duet (a folder that holds the runs a and b); give A and B instead"
+            )
+        first, second = load_runs([duet / "a", duet / "b"])
+        return first, second, True
+    if len(paths) > 2:
+        raise ReportError(f"a gate takes two runs or one duet, not {len(paths)} folders")
+    first, second = load_runs(paths)
+    return first, second, False
+
+
+def _judge(paths: Sequence[Path], arguments: argparse.Namespace, look: tuple[int, int]) -> GateResult:
+    a, b, interleaved = load_sides(paths)
+    for warning in (*a.warnings, *b.warnings):
+        print(f"tandem-report: warning: {warning}", file=sys.stderr)
+    policy = read_policy(arguments.policy)
+    result = gate(a, b, policy, look=look[0], looks=look[1], interleaved=interleaved)
+    if result.common == 0:
+        raise ReportError(f"{a.path} and {b.path} have no case in common")
+    return result
+
+
+def _table(result: GateResult) -> Table:
+    numeric = {"A (µs)", "B (µs)", "B/A", "interval", "pairs", "p slower"}
+    terms = {
+        "B/A": "paired-ratio",
+        "interval": "paired-interval",
+        "p slower": "p-slower",
+        "verdict": "verdict",
+    }
+    columns = tuple(
+        Column(title, terms.get(title, ""), title in numeric, main=title == "B/A") for title in HEADER
+    )
+    rows = []
+    for verdict in result.verdicts:
+        texts = [verdict.case.name, *cells(verdict)]
+        values = [verdict.case.name, verdict.median_a_us, verdict.median_b_us, verdict.ratio]
+        sorts = [*values, None, float(verdict.pairs), verdict.p_slower, verdict.status, None]
+        row = [Cell(text, sort=sort) for text, sort in zip(texts, sorts, strict=True)]
+        if verdict.ratio is not None:
+            row[3] = Cell(row[3].text, formats.change(verdict.ratio), verdict.ratio)
+        row[7] = Cell(verdict.status, sort=verdict.status, css=f"status {verdict.status}")
+        rows.append(Row(verdict.case.name, tuple(row)))
+    return Table(columns, tuple(rows))
+
+
+def _html(result: GateResult) -> str:
+    # Drawing takes a while to import, and only this format draws.
+    from tandem_reports.figures.ratios import ratios
+
+    runs = [result.a, result.b]
+    title = f"{result.b.label} over {result.a.label}"
+    intervals = "intervals at alpha over the number of cases"
+    figure = ratios(result.verdicts, "gate", title, result.policy.default.equivalence, intervals)
+    return page.render(
+        "gate.html.j2",
+        title=f"Tandem gate: {title}",
+        machine=", ".join(dict.fromkeys(machine(run.environment) for run in runs)),
+        runs=runs,
+        conditions=conditions,
+        headline=headline(result),
+        method=method(result),
+        figure=figure,
+        table=_table(result),
+        environment=environment_table(runs),
+        terms=glossary.terms()["gate"],
+        version=__version__,
+    )
+
+
+def render(result: GateResult, style: str, colour: bool) -> str:
+    """The verdicts in one of FORMATS."""
+    if style == "terminal":
+        return terminal(result, colour)
+    renderers = {"markdown": markdown, "junit": junit, "github": github, "html": _html, "json": as_json}
+    return renderers[style](result)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Does the work; prints the verdicts, or the path of the file they were written to."""
+    result = _judge(arguments.paths, arguments, arguments.look)
+    if arguments.confirm is not None:
+        result = confirm(result, _judge([arguments.confirm], arguments, (1, 1)))
+    elif result.policy.confirm:
+        result = unconfirmed(result)
+    colour = arguments.out is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    text = render(result, arguments.format, colour)
+    if arguments.out is None:
+        sys.stdout.write(text)
+    else:
+        page.write(arguments.out, text)
+        print(arguments.out)
+    compared = [v for v in result.verdicts if v.status not in ("new", "unmeasured", "allowed")]
+    if all(verdict.status == "not-comparable" for verdict in compared):
+        why = next((verdict.note for verdict in compared), "no case was measured in both")
+        print(f"tandem-report: nothing is comparable: {why}", file=sys.stderr)
+        return USAGE
+    return result.exit_code
