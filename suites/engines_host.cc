@@ -25,6 +25,4 @@ EngineRegistry engine_registry() {
           .l2_bytes = [](int) { return std::optional<double>(); }};
 }
 
-Ceilings measure_ceilings(const EngineOptions&) { return reference::measure_ceilings(); }
-
 }  // namespace tandem

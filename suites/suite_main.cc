@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "harness/base/error.h"
+#include "harness/driver/ceilings_store.h"
 #include "harness/record/benchmark_json.h"
 #include "harness/record/environment.h"
 #include "harness/run/worker.h"

@@ -5,13 +5,13 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <ostream>
 
 #include "harness/base/error.h"
 #include "harness/base/sha256.h"
+#include "harness/record/environment.h"
 #include "harness/run/case_cost.h"
 #include "harness/run/measure.h"
 
@@ -20,15 +20,6 @@ namespace {
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm tm{};
-  gmtime_r(&now, &tm);
-  char text[32];
-  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
-  return text;
 }
 
 bool is_op_suite(Suite s) { return s == Suite::kKernels || s == Suite::kMemory || s == Suite::kLimits; }

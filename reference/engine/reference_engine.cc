@@ -10,6 +10,7 @@
 #include "harness/base/error.h"
 #include "harness/model/seeded.h"
 #include "harness/run/compare.h"
+#include "reference/engine/op_workloads.h"
 #include "reference/engine/workloads.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
@@ -80,9 +81,8 @@ CheckResult check_decoder(const LoadedModel& m, const TransformerBatch& source,
 }  // namespace
 
 void ReferenceEngine::check_supported(const Case& c) const {
-  if (c.suite != Suite::kEncoder && c.suite != Suite::kDecoder && c.suite != Suite::kGenerate) {
-    throw ImpossibleCase(fmt::format(
-        "suite: engine 'reference' computes encoder, decoder and generate, not '{}'", suite_name(c.suite)));
+  if (c.suite == Suite::kCollectives) {
+    throw ImpossibleCase("suite: engine 'reference' is one process, suite_collectives needs several ranks");
   }
   if (storage(c.precision) != c.precision) {
     throw ImpossibleCase(fmt::format("precision: engine 'reference' computes fp32 tf32 fp16 bf16, not '{}'",
@@ -155,10 +155,17 @@ std::optional<CheckResult> ReferenceEngine::self_check(const Case& c, const Tran
   return check_decoder(m, batch, decoder_prefix(m.config, batch.size(), c.tgt, kInputSeed), c.tgt);
 }
 
-OpWorkload ReferenceEngine::prepare_op(const Case& c, const ModelConfig&) {
-  throw ImpossibleCase(
-      fmt::format("suite: engine 'reference' has no operations of its own to measure, '{}' needs them",
-                  suite_name(c.suite)));
+OpWorkload ReferenceEngine::prepare_op(const Case& c, const ModelConfig& config) {
+  switch (c.suite) {
+    case Suite::kLimits:
+      return limits_op(c);
+    case Suite::kKernels:
+      return kernels_op(c, config);
+    case Suite::kMemory:
+      return memory_op(c, config);
+    default:
+      throw ImpossibleCase(fmt::format("suite: '{}' has no operations", suite_name(c.suite)));
+  }
 }
 
 }  // namespace tandem::reference

@@ -37,7 +37,7 @@ class ReferenceEngine : public Engine {
   /// suite_generate: decoding all positions at once without a K/V cache.
   std::optional<CheckResult> self_check(const Case& c, const TransformerBatch& batch) override;
 
-  /// Throws ImpossibleCase: the reference has no operation of its own to measure.
+  /// suite_limits: stream and product of this CPU. suite_kernels: the reference's operations. suite_memory: host levels.
   OpWorkload prepare_op(const Case& c, const ModelConfig& config) override;
 
  private:

@@ -155,7 +155,7 @@ TEST_F(ReferenceEngineTest, NamesWhatItDoesNotCompute) {
       EXPECT_EQ(std::string(e.what()).find(field + ":"), 0u) << e.what();
     }
   };
-  refused("suite", [](Case& c) { c.suite = Suite::kLimits; });
+  refused("suite", [](Case& c) { c.suite = Suite::kCollectives; });
   refused("precision", [](Case& c) { c.precision = Precision::kFp8; });
   refused("kv", [](Case& c) { c.kv = "fp8"; });
   refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
@@ -164,7 +164,7 @@ TEST_F(ReferenceEngineTest, NamesWhatItDoesNotCompute) {
   refused("decode", [](Case& c) { c.decode = "beam:4"; });
   refused("kernel", [](Case& c) { c.kernel = "own"; });
   refused("weights", [](Case& c) { c.weights = "checkpoint"; });
-  EXPECT_THROW(engine.prepare_op(tiny_case(Suite::kKernels), config), ImpossibleCase);
+  EXPECT_THROW(engine.prepare_op(tiny_case(Suite::kGenerate), config), ImpossibleCase);
   EXPECT_THROW(ReferenceEngine().prepare(tiny_case(Suite::kEncoder), batch), Error);
 }
 

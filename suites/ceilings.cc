@@ -1,0 +1,94 @@
+// Measures the rates that floors stand on, through the operations of suite_limits of the best engine here.
+#include <fmt/format.h>
+
+#include <iostream>
+#include <thread>
+
+#include "harness/base/error.h"
+#include "harness/record/environment.h"
+#include "harness/run/measure.h"
+#include "suites/engines.h"
+
+namespace tandem {
+namespace {
+
+/// Burst: the first repetitions on a card that has rested. Sustained: after the clock has settled.
+enum class Regime : uint8_t { kBurst, kSustained };
+
+struct Rates {
+  double best_us = 0;
+  OpWorkload op;
+};
+
+std::optional<Rates> measure_op(Engine& engine, const std::string& name, Precision precision, Regime regime) {
+  Case c;
+  c.suite = Suite::kLimits;
+  c.op = name;
+  c.precision = precision;
+  c.engine = engine.name();
+  try {
+    engine.check_supported(c);
+    Rates rates{0, engine.prepare_op(c, load_model(c.model))};
+    rates.op.workload->repeat();  // first touch
+    const CheckResult r = rates.op.check();
+    if (!r.ok()) throw Error(fmt::format("{}: error {:.3g} over {:.3g}: {}", name, r.error, r.tolerance, r.where));
+    MeasureOptions options = default_options(c.engine);
+    options.stop.max_s = 0.3;
+    options.stop.min_s = 0.1;
+    if (regime == Regime::kBurst) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(c.engine == "reference" ? 0 : 500));
+      options.warmup = {.window_s = 0, .agreement = 1, .max_s = 0};
+      options.stop = {.target = 0, .min_samples = 10, .max_samples = 10, .min_s = 0, .max_s = 10};
+    }
+    NoClocks clocks;
+    rates.best_us = summarize(measure(*rates.op.workload, clocks, options).samples_us).median_us;
+    return rates;
+  } catch (const ImpossibleCase&) {
+    return std::nullopt;  // this machine has no such rate
+  }
+}
+
+}  // namespace
+
+Ceilings measure_ceilings(const EngineOptions& options) {
+  const EngineRegistry registry = engine_registry();
+  const auto engine = registry.make(best_engine(registry), options);
+  Ceilings c;
+  const nlohmann::json environment = capture_environment({});
+  const auto& cards = environment.at("cards");
+  const bool device = engine->name() != "reference" && !cards.empty();
+  c.machine = device ? fmt::format("{} {}", cards[0].at("name").get<std::string>(), cards[0].at("uuid").get<std::string>())
+                     : environment.at("host").at("cpu").is_string() ? environment.at("host").at("cpu").get<std::string>() : "CPU";
+  c.measured_at = utc_now();
+
+  auto rate = [&](const char* op) -> std::optional<double> {
+    const auto r = measure_op(*engine, op, Precision::kFp32, Regime::kSustained);
+    if (!r) return std::nullopt;
+    return (r->op.bytes_read + r->op.bytes_written) / r->best_us * 1e-3;
+  };
+  c.read_gbs = rate("read");
+  c.copy_gbs = rate("copy");
+  c.l2_gbs = rate("l2");
+  if (const auto node = measure_op(*engine, "empty_node", Precision::kFp32, Regime::kSustained)) {
+    c.empty_node_us = node->best_us;
+  }
+  for (int p = 0; p < kPrecisions; ++p) {
+    for (const Regime regime : {Regime::kBurst, Regime::kSustained}) {
+      const auto r = measure_op(*engine, regime == Regime::kBurst ? "gemm" : "gemm_sustained", static_cast<Precision>(p), regime);
+      if (!r) continue;
+      (regime == Regime::kBurst ? c.burst_tflops : c.sustained_tflops)[static_cast<size_t>(p)] =
+          r->op.flops / r->best_us * 1e-6;
+    }
+  }
+  if (!device) {
+    // The reference computes every precision in fp32 arithmetic on rounded weights.
+    for (auto* table : {&c.burst_tflops, &c.sustained_tflops}) {
+      for (Precision p : {Precision::kTf32, Precision::kFp16, Precision::kBf16}) {
+        (*table)[static_cast<size_t>(p)] = (*table)[static_cast<size_t>(Precision::kFp32)];
+      }
+    }
+  }
+  return c;
+}
+
+}  // namespace tandem
