@@ -49,39 +49,41 @@ __device__ inline void activate(Activation activation, float (&v)[V]) {
 /// Threads along a row, ROWS rows at a time so that enough loads are in flight.
 template <typename T, int V, int ROWS, bool GATED>
 __global__ void __launch_bounds__(kMaxBlock) activation_kernel(ActivationParams p) {
-  constexpr bool kF32 = sizeof(T) == 4;
   const int64_t col = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * V;
   const int64_t row_elements = GATED ? 2 * p.f : p.f;
   const bool inside = col < p.f;
-  float bias[GATED ? 2 : 1][V] = {};
-  if (inside && p.bias != nullptr) {
-    load_row<T>(p.bias, col, kF32, bias[0]);
-    if constexpr (GATED) load_row<T>(p.bias, p.f + col, kF32, bias[1]);
-  }
+  Piece<T, V, false> bias;
+  Piece<T, V, false> up_bias;
+  bias.load(p.bias, col, false, inside && p.bias != nullptr);
+  if constexpr (GATED) up_bias.load(p.bias, p.f + col, false, inside && p.bias != nullptr);
   pdl_launch_dependents();
   pdl_wait();
   if (!inside) return;
   for (int64_t first = static_cast<int64_t>(blockIdx.y) * ROWS; first < p.m;
        first += static_cast<int64_t>(gridDim.y) * ROWS) {
-    float x[ROWS][V];
-    float up[GATED ? ROWS : 1][V];
+    Piece<T, V, false> x[ROWS];
+    Piece<T, V, false> up[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
-      if (first + r >= p.m) break;
-      load_row<T>(p.x, (first + r) * row_elements + col, kF32, x[r]);
-      if constexpr (GATED) load_row<T>(p.x, (first + r) * row_elements + p.f + col, kF32, up[r]);
+      const int64_t at = (first + r) * row_elements + col;
+      x[r].load(p.x, at, false, first + r < p.m);
+      if constexpr (GATED) up[r].load(p.x, at + p.f, false, first + r < p.m);
     }
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       if (first + r >= p.m) break;
-#pragma unroll
-      for (int j = 0; j < V; ++j) x[r][j] += bias[0][j];
-      activate(p.activation, x[r]);
+      float v[V];
+      x[r].get(false, v);
+      bias.add_to(false, v);  // zeros when there is none
+      activate(p.activation, v);
       if constexpr (GATED) {
+        float u[V];
+        up[r].get(false, u);
+        up_bias.add_to(false, u);
 #pragma unroll
-        for (int j = 0; j < V; ++j) x[r][j] *= up[r][j] + bias[1][j];
+        for (int j = 0; j < V; ++j) v[j] *= u[j];
       }
-      store_row<T>(p.y, (first + r) * p.f + col, kF32, x[r]);
+      store_row<T>(p.y, (first + r) * p.f + col, sizeof(T) == 4, v);
     }
   }
 }

@@ -29,7 +29,6 @@ __device__ int sequence_start(const int32_t* offsets, int batch, int token) {
 /// One block a token.
 template <typename T, int V>
 __global__ void __launch_bounds__(kMaxBlock) embedding_kernel(EmbeddingParams p) {
-  constexpr bool kF32 = sizeof(T) == 4;
   const int token = static_cast<int>(blockIdx.x);
   pdl_launch_dependents();
   pdl_wait();
@@ -43,23 +42,18 @@ __global__ void __launch_bounds__(kMaxBlock) embedding_kernel(EmbeddingParams p)
       id >= 0 && id < p.vocab && (p.positions == nullptr || (row >= 0 && row < p.position_rows));
   const int64_t from = static_cast<int64_t>(id) * p.d;
   const int64_t to = static_cast<int64_t>(token) * p.d;
+  const bool positions_f32 = p.positions_dtype == DType::kF32;
   for (int i = static_cast<int>(threadIdx.x) * V; i < p.d; i += static_cast<int>(blockDim.x) * V) {
+    Piece<T, V, false> word;
+    Piece<T, V, sizeof(T) != 4> position;
+    word.load(p.table, from + i, false, inside);
+    position.load(p.positions, row * p.d + i, positions_f32, inside && p.positions != nullptr);
     float x[V];
-    if (inside) {
-      load_row<T>(p.table, from + i, kF32, x);
+    word.get(false, x);
 #pragma unroll
-      for (int j = 0; j < V; ++j) x[j] *= p.scale;
-      if (p.positions != nullptr) {
-        float position[V];
-        load_row<T>(p.positions, row * p.d + i, kF32 || p.positions_dtype == DType::kF32, position);
-#pragma unroll
-        for (int j = 0; j < V; ++j) x[j] += position[j];
-      }
-    } else {
-#pragma unroll
-      for (int j = 0; j < V; ++j) x[j] = __int_as_float(0x7fffffff);
-    }
-    store_row<T>(p.x, to + i, kF32 || p.out_dtype == DType::kF32, x);
+    for (int j = 0; j < V; ++j) x[j] = inside ? x[j] * p.scale : __int_as_float(0x7fffffff);
+    position.add_to(positions_f32, x);  // zeros when there is none
+    store_row<T>(p.x, to + i, sizeof(T) == 4 || p.out_dtype == DType::kF32, x);
   }
 }
 

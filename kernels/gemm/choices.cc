@@ -193,8 +193,13 @@ void GemmChoices::save() {
     std::fprintf(stderr, "tandem: %s: replaced: %s\n", path_.c_str(), error.what());
   }
   const std::string temporary = fmt::format("{}.{}.tmp", path_, ::getpid());
-  write_durably(temporary, dump(map_));
-  if (::rename(temporary.c_str(), path_.c_str()) != 0) throw_errno(path_, "cannot rename onto");
+  try {
+    write_durably(temporary, dump(map_));
+    if (::rename(temporary.c_str(), path_.c_str()) != 0) throw_errno(path_, "cannot rename onto");
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
 }
 
 size_t GemmChoices::size() const {

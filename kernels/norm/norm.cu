@@ -13,7 +13,13 @@ namespace {
 constexpr int kWarpBlock = 128;  // threads of a block whose warps own a row each
 constexpr int kAnyBlock = 256;   // threads of the fallback's block, which owns a row
 constexpr int kMaxBlock = 1024;
+constexpr int kMaxLongBlock = 512;   // of blocks whose threads hold more than one 16-byte piece of a row
 constexpr int64_t kManyRows = 2048;  // from here one warp a row fills the card
+
+template <typename T, int FLOATS>
+constexpr int block_limit() {
+  return FLOATS == kVec<T> ? kMaxBlock : kMaxLongBlock;
+}
 
 /// Sum over the threads of a row; every thread gets it, added in the same order each time. `partial` may not
 /// be used by another call without a barrier between.
@@ -27,65 +33,70 @@ __device__ float row_sum(float v, float* partial) {
   return warp_sum(lane < static_cast<int>(blockDim.x) / kWarp ? partial[lane] : 0.0f);
 }
 
-/// A row in registers: FLOATS of it a thread. WARP: one warp owns it, otherwise the block does.
-template <typename T, int FLOATS, bool WARP>
-__global__ void __launch_bounds__(WARP ? kWarpBlock : kMaxBlock) norm_kernel(NormParams p) {
+/// A row in registers: FLOATS of it a thread. WARP: one warp owns it, otherwise the block does. MIXED: x or the residual
+/// stream is fp32 while T is not.
+template <typename T, int FLOATS, bool WARP, bool MIXED>
+__global__ void __launch_bounds__(WARP ? kWarpBlock : block_limit<T, FLOATS>()) norm_kernel(NormParams p) {
   constexpr int V = kVec<T>;
   constexpr int CHUNKS = FLOATS / V;
   constexpr bool kEarlyWeights = CHUNKS == 1;  // few rows: latency counts and registers are free
-  constexpr bool kF32 = sizeof(T) == 4;
+  constexpr bool kTogether = FLOATS <= 32;     // registers suffice for x and residual in flight at once
   __shared__ float partial[2][kWarp];
-  const bool x_f32 = kF32 || p.x_dtype == DType::kF32;
-  const bool stream_f32 = kF32 || p.stream_dtype == DType::kF32;
+  const bool x_f32 = MIXED && p.x_dtype == DType::kF32;
+  const bool stream_f32 = sizeof(T) == 4 || (MIXED && p.stream_dtype == DType::kF32);
   const int threads = WARP ? kWarp : static_cast<int>(blockDim.x);
   const int place = WARP ? static_cast<int>(threadIdx.x) % kWarp : static_cast<int>(threadIdx.x);
   const int64_t row =
       WARP ? static_cast<int64_t>(blockIdx.x) * (kWarpBlock / kWarp) + threadIdx.x / kWarp : blockIdx.x;
   const int64_t start = row * p.d;
 
-  float gamma[V];
-  float beta[V];
-  if (kEarlyWeights && place * V < p.d) {
-    load_row<T>(p.gamma, place * V, kF32, gamma);
-    if (p.beta != nullptr) load_row<T>(p.beta, place * V, kF32, beta);
+  Piece<T, V, false> gamma;
+  Piece<T, V, false> beta;
+  const auto load_weights = [&](int i) {
+    gamma.load(p.gamma, i, false, i < p.d);
+    beta.load(p.beta, i, false, i < p.d && p.beta != nullptr);
+  };
+  Piece<T, V, false> bias;
+  if (kEarlyWeights) {
+    load_weights(place * V);
+    bias.load(p.bias, place * V, false, place * V < p.d && p.bias != nullptr);
   }
+  const float inverse_d = 1.0f / static_cast<float>(p.d);
   pdl_launch_dependents();
   pdl_wait();
   if (WARP && row >= p.rows) return;
 
-  float s[CHUNKS][V];
-  float total = 0;
+  Piece<T, V, MIXED> x[CHUNKS];
+  Piece<T, V, MIXED> residual[CHUNKS];
+  const auto load_residual = [&] {
+#pragma unroll
+    for (int c = 0; c < CHUNKS; ++c) {
+      const int i = (c * threads + place) * V;
+      residual[c].load(p.residual, start + i, stream_f32, i < p.d && p.residual != nullptr);
+    }
+  };
 #pragma unroll
   for (int c = 0; c < CHUNKS; ++c) {
     const int i = (c * threads + place) * V;
-    if (i < p.d) {
-      load_row<T>(p.x, start + i, x_f32, s[c]);
-    } else {
-#pragma unroll
-      for (int j = 0; j < V; ++j) s[c][j] = 0;
-    }
+    x[c].load(p.x, start + i, x_f32, i < p.d);
   }
+  if (kTogether) load_residual();
+
+  float s[CHUNKS][V];
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) x[c].get(x_f32, s[c]);
+  if (!kTogether) load_residual();
   if (p.bias != nullptr) {
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
       const int i = (c * threads + place) * V;
-      float b[V];
-      if (i >= p.d) continue;
-      load_row<T>(p.bias, i, kF32, b);
-#pragma unroll
-      for (int j = 0; j < V; ++j) s[c][j] += b[j];
+      if (!kEarlyWeights) bias.load(p.bias, i, false, i < p.d);
+      bias.add_to(false, s[c]);
     }
   }
   if (p.residual != nullptr) {
 #pragma unroll
-    for (int c = 0; c < CHUNKS; ++c) {
-      const int i = (c * threads + place) * V;
-      float r[V];
-      if (i >= p.d) continue;
-      load_row<T>(p.residual, start + i, stream_f32, r);
-#pragma unroll
-      for (int j = 0; j < V; ++j) s[c][j] += r[j];
-    }
+    for (int c = 0; c < CHUNKS; ++c) residual[c].add_to(stream_f32, s[c]);
   }
   if (p.sum != nullptr) {
 #pragma unroll
@@ -97,12 +108,13 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : kMaxBlock) norm_kernel(Nor
 
   float mean = 0;
   if (p.norm == Norm::kLayer) {
+    float total = 0;  // what lies beyond d is 0
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
 #pragma unroll
       for (int j = 0; j < V; ++j) total += s[c][j];
     }
-    mean = row_sum<WARP>(total, partial[0]) / static_cast<float>(p.d);
+    mean = row_sum<WARP>(total, partial[0]) * inverse_d;
   }
   float squares = 0;
 #pragma unroll
@@ -114,22 +126,18 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : kMaxBlock) norm_kernel(Nor
       squares += s[c][j] * s[c][j];
     }
   }
-  const float scale = rsqrtf(row_sum<WARP>(squares, partial[1]) / static_cast<float>(p.d) + p.eps);
+  const float scale = rsqrtf(row_sum<WARP>(squares, partial[1]) * inverse_d + p.eps);
 
 #pragma unroll
   for (int c = 0; c < CHUNKS; ++c) {
     const int i = (c * threads + place) * V;
-    if (i >= p.d) continue;
-    if (!kEarlyWeights) {
-      load_row<T>(p.gamma, i, kF32, gamma);
-      if (p.beta != nullptr) load_row<T>(p.beta, i, kF32, beta);
-    }
+    if (!kEarlyWeights) load_weights(i);
+    float g[V];
+    gamma.get(false, g);
 #pragma unroll
-    for (int j = 0; j < V; ++j) {
-      s[c][j] *= scale * gamma[j];
-      if (p.beta != nullptr) s[c][j] += beta[j];
-    }
-    store_row<T>(p.y, start + i, kF32, s[c]);
+    for (int j = 0; j < V; ++j) s[c][j] *= scale * g[j];
+    beta.add_to(false, s[c]);  // zeros when there is none
+    if (i < p.d) store_row<T>(p.y, start + i, sizeof(T) == 4, s[c]);
   }
 }
 
@@ -137,25 +145,21 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : kMaxBlock) norm_kernel(Nor
 /// only, each element by the thread that read it, because they may be the buffers that are read.
 template <typename T>
 __global__ void __launch_bounds__(kAnyBlock) norm_any_kernel(NormParams p) {
-  constexpr bool kF32 = sizeof(T) == 4;
   __shared__ float partial[2][kWarp];
   const int64_t start = static_cast<int64_t>(blockIdx.x) * p.d;
   pdl_launch_dependents();
   pdl_wait();
 
-  const auto element = [&](int i) {
-    float x[1];
-    load_row<T>(p.x, start + i, kF32 || p.x_dtype == DType::kF32, x);
+  const auto load = [](const void* from, int64_t i, DType type) {
+    Piece<T, 1, true> piece;
     float v[1];
-    if (p.bias != nullptr) {
-      load_row<T>(p.bias, i, kF32, v);
-      x[0] += v[0];
-    }
-    if (p.residual != nullptr) {
-      load_row<T>(p.residual, start + i, kF32 || p.stream_dtype == DType::kF32, v);
-      x[0] += v[0];
-    }
-    return x[0];
+    piece.load(from, i, type == DType::kF32, from != nullptr);
+    piece.get(false, v);
+    return v[0];
+  };
+  const auto element = [&](int i) {
+    return load(p.x, start + i, p.x_dtype) + load(p.bias, i, p.dtype) +
+           load(p.residual, start + i, p.stream_dtype);
   };
   float mean = 0;
   if (p.norm == Norm::kLayer) {
@@ -171,30 +175,26 @@ __global__ void __launch_bounds__(kAnyBlock) norm_any_kernel(NormParams p) {
   const float scale = rsqrtf(row_sum<false>(squares, partial[1]) / static_cast<float>(p.d) + p.eps);
   for (int i = static_cast<int>(threadIdx.x); i < p.d; i += kAnyBlock) {
     const float s[1] = {element(i)};
-    float gamma[1];
-    float beta[1] = {0};
-    load_row<T>(p.gamma, i, kF32, gamma);
-    if (p.beta != nullptr) load_row<T>(p.beta, i, kF32, beta);
-    if (p.sum != nullptr) store_row<T>(p.sum, start + i, kF32 || p.stream_dtype == DType::kF32, s);
-    const float y[1] = {(s[0] - mean) * (scale * gamma[0]) + beta[0]};
-    store_row<T>(p.y, start + i, kF32, y);
+    const float y[1] = {(s[0] - mean) * (scale * load(p.gamma, i, p.dtype)) + load(p.beta, i, p.dtype)};
+    if (p.sum != nullptr) store_row<T>(p.sum, start + i, p.stream_dtype == DType::kF32, s);
+    store_row<T>(p.y, start + i, sizeof(T) == 4, y);
   }
 }
 
-template <typename T, int FLOATS>
+template <typename T, int FLOATS, bool MIXED>
 void launch_warps(const NormParams& p, cudaStream_t stream) {
   constexpr int kRows = kWarpBlock / kWarp;
-  launch(norm_kernel<T, FLOATS, true>,
+  launch(norm_kernel<T, FLOATS, true, MIXED>,
          {.grid = dim3(static_cast<unsigned>((p.rows + kRows - 1) / kRows)),
           .block = dim3(kWarpBlock),
           .dependent = p.dependent},
          stream, p);
 }
 
-template <typename T, int FLOATS>
+template <typename T, int FLOATS, bool MIXED>
 void launch_block(const NormParams& p, cudaStream_t stream) {
   const int threads = (p.d + FLOATS - 1) / FLOATS;
-  launch(norm_kernel<T, FLOATS, false>,
+  launch(norm_kernel<T, FLOATS, false, MIXED>,
          {.grid = dim3(static_cast<unsigned>(p.rows)),
           .block = dim3(static_cast<unsigned>((threads + kWarp - 1) / kWarp * kWarp)),
           .dependent = p.dependent},
@@ -218,19 +218,30 @@ bool vectors_fit(const NormParams& p) {
   return bits % 16 == 0;
 }
 
-template <typename T>
+template <typename T, bool MIXED>
 void dispatch(const NormParams& p, cudaStream_t stream) {
   constexpr int V = kVec<T>;
-  if (!vectors_fit(p) || p.d > 32 * kMaxBlock) return launch_any<T>(p, stream);
+  if (!vectors_fit(p) || p.d > 32 * kMaxLongBlock) return launch_any<T>(p, stream);
   if (p.rows >= kManyRows) {
-    if (p.d <= 16 * kWarp) return launch_warps<T, 16>(p, stream);
-    if (p.d <= 32 * kWarp) return launch_warps<T, 32>(p, stream);
-    if (p.d <= 64 * kWarp) return launch_warps<T, 64>(p, stream);
-    if (p.d <= 16 * 256) return launch_block<T, 16>(p, stream);
-    return launch_block<T, 32>(p, stream);
+    if (p.d <= 16 * kWarp) return launch_warps<T, 16, MIXED>(p, stream);
+    if (p.d <= 32 * kWarp) return launch_warps<T, 32, MIXED>(p, stream);
+    if constexpr (!MIXED &&
+                  V == 8) {  // 64 floats a lane leave room for the rest only when they arrive as 16 bits
+      if (p.d <= 64 * kWarp) return launch_warps<T, 64, MIXED>(p, stream);
+    }
+    if (p.d <= 16 * 256) return launch_block<T, 16, MIXED>(p, stream);
+    return launch_block<T, 32, MIXED>(p, stream);
   }
-  if (p.d <= V * kMaxBlock) return launch_block<T, V>(p, stream);
-  return launch_block<T, 32>(p, stream);
+  if (p.d <= V * kMaxBlock) return launch_block<T, V, MIXED>(p, stream);
+  return launch_block<T, 32, MIXED>(p, stream);
+}
+
+template <typename T>
+void dispatch(const NormParams& p, cudaStream_t stream) {
+  if constexpr (sizeof(T) != 4) {
+    if (p.x_dtype != p.dtype || p.stream_dtype != p.dtype) return dispatch<T, true>(p, stream);
+  }
+  return dispatch<T, false>(p, stream);
 }
 
 void check(const NormParams& p) {
