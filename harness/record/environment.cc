@@ -126,7 +126,7 @@ std::map<std::string, std::string> allowed_environment(char** environ) {
     bool allowed = false;
     for (const auto prefix : kPrefixes) allowed = allowed || name.starts_with(prefix);
     for (const auto whole : kNames) allowed = allowed || name == whole;
-    if (allowed) found.emplace(name, text.substr(equals + 1));
+    if (allowed && name != "TANDEM_DRIVER_PID") found.emplace(name, text.substr(equals + 1));
   }
   return found;
 }

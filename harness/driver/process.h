@@ -1,0 +1,50 @@
+// Child processes that die with the driver, read line by line, with a time-out that starts anew at every line.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "harness/base/error.h"
+
+namespace tandem {
+
+/// SIGINT or SIGTERM arrived. Exit code 1: the run is not complete.
+class Interrupted : public Error {
+ public:
+  using Error::Error;
+};
+
+/// From now on SIGINT and SIGTERM set a flag and wake run_process. SIGPIPE and SIGXFSZ are ignored: writing says what is
+/// wrong.
+void catch_interrupts();
+bool interrupted();
+
+struct ProcessOptions {
+  std::vector<std::string> command;
+  /// Each whole line of stdout, without its newline. What it throws kills the process and comes out of run_process.
+  std::function<void(const std::string&)> on_line;
+  /// Seconds until the next line (or the end) must come. Asked at the start and after every line.
+  std::function<double()> allowed_s;
+};
+
+struct ProcessEnd {
+  enum class How : unsigned char { kExited, kSignalled, kTimedOut, kInterrupted } how = How::kExited;
+  int code = 0;      ///< exit code or signal
+  std::string talk;  ///< the end of stderr, at most kTalkBytes
+
+  bool clean() const { return how == How::kExited && code == 0; }
+  /// "killed by SIGSEGV", "exited with code 3", "printed nothing for 60 s".
+  std::string describe() const;
+  double waited_s = 0;  ///< kTimedOut: the time-out
+};
+inline constexpr size_t kTalkBytes = 2000;
+
+/// Runs a command in a process group of its own, killed (with the group) when this process dies, at a time-out or at an
+/// interrupt. stdin is empty. Throws IoError when it cannot be started.
+ProcessEnd run_process(const ProcessOptions& options);
+
+/// Seconds of a steady clock.
+double steady_s();
+
+}  // namespace tandem

@@ -1,0 +1,194 @@
+// A suite binary for the driver's tests: speaks the worker protocol, measures nothing, fails as it is told.
+//
+// TANDEM_FAKE_FAULTS: "BATCH:FAULT,..." for the cases of that batch. TANDEM_FAKE_SLEEP_MS: time a case takes.
+// TANDEM_FAKE_LOG: file to which each timed case appends "ID WORKER ATTEMPT PID".
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "harness/base/sha256.h"
+
+namespace {
+
+using nlohmann::json;
+
+struct Flags {
+  std::map<std::string, std::string> values;
+  std::set<std::string> switches;
+};
+
+Flags parse(int argc, char** argv) {
+  Flags flags;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const bool has_value = i + 1 < argc && std::string(argv[i + 1]).rfind("--", 0) != 0;
+    if (has_value) {
+      flags.values[word] = argv[++i];
+    } else {
+      flags.switches.insert(word);
+    }
+  }
+  return flags;
+}
+
+std::string fault_of(const json& c) {
+  const char* text = std::getenv("TANDEM_FAKE_FAULTS");
+  std::istringstream faults(text != nullptr ? text : "");
+  for (std::string item; std::getline(faults, item, ',');) {
+    const size_t colon = item.find(':');
+    if (std::stoi(item.substr(0, colon)) == c["batch"].get<int>()) return item.substr(colon + 1);
+  }
+  return "";
+}
+
+void sleep_case() {
+  const char* ms = std::getenv("TANDEM_FAKE_SLEEP_MS");
+  std::this_thread::sleep_for(std::chrono::milliseconds(ms != nullptr ? std::atoi(ms) : 0));
+}
+
+void log_case(const std::string& line) {
+  const char* path = std::getenv("TANDEM_FAKE_LOG");
+  if (path == nullptr) return;
+  const int fd = ::open(path, O_WRONLY | O_CREAT | O_APPEND, 0644);
+  const std::string text = line + "\n";
+  [[maybe_unused]] const ssize_t n = ::write(fd, text.data(), text.size());
+  ::close(fd);
+}
+
+[[noreturn]] void hang() {
+  for (;;) ::pause();
+}
+
+void print(const json& line) {
+  std::cout << line.dump() << std::endl;
+}
+
+void validate(const json& c) {
+  const std::string fault = fault_of(c);
+  if (fault == "validate-segv") std::raise(SIGSEGV);
+  if (fault == "validate-hang") hang();
+  json line = {{"id", c["id"]},
+               {"status", "ok"},
+               {"reason", nullptr},
+               {"check", {{"reference", "fake"}, {"error", 0.001}, {"tolerance", 0.01}, {"digest", "d"}}}};
+  if (fault == "invalid") {
+    line["status"] = "invalid";
+    line["reason"] = "row 3 is wrong";
+  }
+  if (fault == "unsupported") {
+    line = {{"id", c["id"]},
+            {"status", "skipped"},
+            {"reason", "precision: not for this engine"},
+            {"check", nullptr}};
+  }
+  if (fault == "validate-garbage") line["status"] = "splendid";
+  print(line);
+}
+
+json samples_of(const json& c, const Flags& flags, std::vector<float> samples) {
+  const std::string file =
+      fmt::format("samples/{}-{}.f32", c["id"].get<std::string>(), flags.values.at("--worker"));
+  const std::string bytes(reinterpret_cast<const char*>(samples.data()), samples.size() * sizeof(float));
+  std::ofstream out(flags.values.at("--out") + "/" + file, std::ios::binary);
+  out << bytes;
+  out.close();
+  if (!out) {
+    std::cerr << "cannot write " << file << '\n';
+    std::exit(1);
+  }
+  return {{"file", file}, {"n", samples.size()}, {"sha256", tandem::sha256_hex(bytes)}};
+}
+
+void measure(const json& c, const Flags& flags) {
+  const std::string fault = fault_of(c);
+  const std::string attempt = flags.values.at("--attempt");
+  log_case(fmt::format("{} {} {} {}", c["id"].get<std::string>(), flags.values.at("--worker"), attempt,
+                       ::getpid()));
+  std::cerr << "measuring batch " << c["batch"] << '\n';
+  sleep_case();
+  if (fault == "segv" || (fault == "flaky" && attempt == "1")) std::raise(SIGSEGV);
+  if (fault == "hang") hang();
+  if (fault == "exit") std::exit(3);
+  if (fault == "quit") std::exit(0);
+  if (fault == "oom-exit") ::raise(SIGKILL);
+  if (fault == "grandchild" && ::fork() == 0) hang();
+  if (fault == "garbage") {
+    std::cout << "[warning] a library talks on stdout\n{\"id\": 3}\nnull\n";
+  }
+  if (fault == "no-line") {
+    std::cout << "\x01\xff not json\n";
+    return;
+  }
+  json line = {{"id", c["id"]}, {"status", "ok"}};
+  if (fault == "oom" || fault == "poison") {
+    line["status"] = fault == "oom" ? "oom" : "error";
+    line["reason"] = fault == "oom" ? "out of memory: 5 bytes asked of GPU memory" : "a sticky error";
+    print(line);
+    if (fault == "poison") std::exit(1);
+    return;
+  }
+  const float base = 100.0f * c["batch"].get<float>();
+  line["samples"] = samples_of(c, flags, {base, base + 1, base + 2, base + 3, base + 4, base + 5, base + 6});
+  if (fault == "nan") line["samples"] = samples_of(c, flags, {base, std::stof("nan")});
+  if (fault == "wrong-hash") line["samples"]["sha256"] = std::string(64, '0');
+  if (fault == "no-samples") line.erase("samples");
+  if (fault == "escape") line["samples"]["file"] = "samples/../../x";
+  if (fault == "bad-record") line["wall_s"] = "long";
+  print(line);
+}
+
+int by_hand(const Flags& flags) {
+  const double us = 100.0 * std::stod(flags.values.at("--batch")) + 3;
+  print({{"benchmarks", {{{"name", "x"}, {"real_time", us}}}}, {"failures", json::array()}});
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Flags flags = parse(argc, argv);
+  if (flags.switches.contains("--benchmark_format=json")) return by_hand(flags);
+  if (flags.switches.contains("--measure-ceilings")) {
+    log_case("ceilings");
+    json tflops;
+    for (const char* p : {"fp32", "tf32", "fp16", "bf16", "fp8", "int8", "w8a16", "w4a16"}) tflops[p] = 0.001;
+    print({{"machine", "fake"},
+           {"measured_at", "2026-01-31T12:00:00Z"},
+           {"read_gbs", 10.0},
+           {"copy_gbs", 8.0},
+           {"l2_gbs", nullptr},
+           {"empty_node_us", nullptr},
+           {"burst_tflops", tflops},
+           {"sustained_tflops", tflops}});
+    return 0;
+  }
+  std::ifstream in(flags.values.at("--cases"));
+  for (const json& c : json::parse(in)) {
+    if (flags.switches.contains("--supported")) {
+      const bool no = fault_of(c) == "unsupported";
+      print({{"id", c["id"]},
+             {"status", no ? "skipped" : "ok"},
+             {"reason", no ? json("not for this engine") : json()}});
+    } else if (flags.switches.contains("--validate")) {
+      validate(c);
+    } else {
+      measure(c, flags);
+    }
+  }
+  return 0;
+}
