@@ -11,31 +11,39 @@
 #include "harness/base/tensor.h"
 #include "harness/model/config.h"
 #include "kernels/skinny/skinny_config.h"
+#include "kernels/skinny/skinny_plan.h"
 #include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {
+
+/// The current device. With TANDEM_ARCH=sm80 in the environment it has no clusters (and no dependent launch).
+SkinnyCard skinny_card();
 
 /// y = epilogue(norm(x) w^T). All pointers are device memory on 16 bytes; ldx, ldy, ld_residual count elements, 0 means
 /// dense, ldx is a multiple of 8. Weights, bias, gamma and beta must not be written by any kernel that may still run
 /// when this one starts (they are read before the wait of the dependent launch).
 struct SkinnyParams {
-  DType dtype = DType::kBF16;  ///< of every pointer but y when y_float
+  DType dtype = DType::kBF16;  ///< of every pointer; x, residual and y may be float instead, see below
   int m = 0;                   ///< rows of x, 1..64
   int n = 0;                   ///< columns of y
   int k = 0;                   ///< a multiple of 8
 
-  const void* x = nullptr;         ///< [m, k], rows ldx apart
+  const void* x = nullptr;  ///< [m, k], rows ldx apart
   int64_t ldx = 0;
-  const void* w = nullptr;         ///< [n, k] row-major, dense; gated: [2n, k], the n gate rows first, then the n up rows
+  const void* w =
+      nullptr;  ///< [n, k] row-major, dense; gated: [2n, k], the n gate rows first, then the n up rows
   const void* bias = nullptr;      ///< [n] or null; gated: [2n]
-  const void* residual = nullptr;  ///< [m, n] or null, added last; may be y itself (same layout, y not float)
+  const void* residual = nullptr;  ///< [m, n] or null, added last; may be y itself (same layout, same type)
   int64_t ld_residual = 0;
-  void* y = nullptr;               ///< [m, n], rows ldy apart; dtype, or float when y_float
+  void* y = nullptr;  ///< [m, n], rows ldy apart
   int64_t ldy = 0;
+  /// A residual stream kept in fp32: x (only with a norm), residual, and y as float.
+  bool x_float = false;
+  bool residual_float = false;
   bool y_float = false;
 
   /// Normalise the rows of x first (statistics in fp32), if set. Needs skinny_norm_supports(m, k).
-  std::optional<Norm> norm;
+  std::optional<Norm> norm = std::nullopt;
   const void* gamma = nullptr;  ///< [k]
   const void* beta = nullptr;   ///< [k] or null
   float eps = 1e-5f;
@@ -43,11 +51,11 @@ struct SkinnyParams {
   void* norm_out = nullptr;
 
   /// y = act(x w^T + bias), none if unset; gated: act(gate) * up, each with its bias.
-  std::optional<Activation> activation;
+  std::optional<Activation> activation = std::nullopt;
   bool gated = false;
 
-  bool dependent = true;                 ///< programmatic dependent launch behind the stream's previous kernel
-  const SkinnyConfig* config = nullptr;  ///< null: choose_skinny()
+  bool dependent = true;  ///< programmatic dependent launch behind the stream's previous kernel
+  const SkinnyConfig* config = nullptr;  ///< null: choose_skinny() (skinny_plan.h)
 };
 
 /// Throws UsageError naming the field for sizes, pointers or a config that are not supported, CudaError if the launch fails.
@@ -62,34 +70,37 @@ struct HeadParams {
   int vocab = 0;  ///< rows of w
   int k = 0;
 
-  const void* x = nullptr;     ///< [m, k], rows ldx apart
+  const void* x = nullptr;  ///< [m, k], rows ldx apart; float when x_float (only with a norm)
   int64_t ldx = 0;
+  bool x_float = false;
   const void* w = nullptr;     ///< [vocab, k] row-major, dense
   const void* bias = nullptr;  ///< [vocab] or null
   float scale = 1.0f;
 
-  std::optional<Norm> norm;  ///< as in SkinnyParams
+  std::optional<Norm> norm = std::nullopt;  ///< as in SkinnyParams
   const void* gamma = nullptr;
   const void* beta = nullptr;
   float eps = 1e-5f;
 
-  int32_t* next_ids = nullptr;   ///< [m] the ids chosen, what the next step embeds
-  int32_t* tokens_out = nullptr; ///< [m, tokens_stride] or null: ids are stored at column *position
+  int32_t* next_ids = nullptr;    ///< [m] the ids chosen, what the next step embeds
+  int32_t* tokens_out = nullptr;  ///< [m, tokens_stride] or null: ids are stored at column *position
   int64_t tokens_stride = 0;
-  int32_t* position = nullptr;   ///< [1] device counter or null; increased by one after the ids are stored. With
-                                 ///< tokens_out it must be set; a column at or past tokens_stride is not stored.
-  bool stop_at_eos = false;      ///< a row that has given eos_id gives pad_id from then on
+  int32_t* position =
+      nullptr;               ///< [1] device counter or null; increased by one after the ids are stored. With
+                             ///< tokens_out it must be set; a column at or past tokens_stride is not stored.
+  bool stop_at_eos = false;  ///< a row that has given eos_id gives pad_id from then on
   int32_t eos_id = 1;
   int32_t pad_id = 0;
-  int32_t* finished = nullptr;   ///< [m] 0 or 1, read and updated when stop_at_eos; the caller clears it
-  int32_t* running = nullptr;    ///< [1] or null: rows not finished after this step (m unless stop_at_eos)
+  int32_t* finished = nullptr;  ///< [m] 0 or 1, read and updated when stop_at_eos; the caller clears it
+  int32_t* running = nullptr;   ///< [1] or null: rows not finished after this step (m unless stop_at_eos)
 
   int32_t id_offset = 0;         ///< added to every id: first id of this rank's slice of the vocabulary
   float* best_logits = nullptr;  ///< [m] or null: the winner's logit, for combining ranks
   float* logits = nullptr;       ///< [m, vocab] or null: every logit, for validation
 
-  void* workspace = nullptr;     ///< head_workspace_bytes(m), set to zero once by the caller, then reusable for ever by
-                                 ///< launches that do not overlap
+  void* workspace =
+      nullptr;  ///< head_workspace_bytes(m), set to zero once by the caller, then reusable for ever by
+                ///< launches that do not overlap
   bool dependent = true;
   const SkinnyConfig* config = nullptr;
 };

@@ -12,7 +12,8 @@ inline constexpr int kSkinnyMaxRows = 64;
 /// Longest inner dimension: one row of x must fit in a block's shared memory in fp32.
 inline constexpr int kSkinnyMaxK = 32768;
 /// Elements of x that a fused norm may cover: every block keeps all normalised rows in shared memory.
-inline constexpr int kSkinnyMaxNormElements = 32768;
+inline constexpr int kSkinnyMaxNormElements = 16384;
+inline constexpr int kSkinnyMaxNormK = 8192;
 
 /// Can launch_skinny and launch_head_argmax take these sizes? n is the number of outputs (gated: half the rows of w).
 /// k must be a multiple of 8 so that every row of the weights starts on 16 bytes.
@@ -22,12 +23,14 @@ constexpr bool skinny_supports(DType dtype, int m, int n, int k) {
 }
 
 /// Can the norm be fused at all?
-constexpr bool skinny_norm_supports(int m, int k) { return static_cast<int64_t>(m) * k <= kSkinnyMaxNormElements; }
+constexpr bool skinny_norm_supports(int m, int k) {
+  return k <= kSkinnyMaxNormK && static_cast<int64_t>(m) * k <= kSkinnyMaxNormElements;
+}
 
 /// Is the fused norm faster than a norm kernel of its own followed by a product on its output? Every block repeats the
-/// norm of all m rows from L2, so this holds while m * k is small against what a launch costs.
+/// norm of all m rows from L2, so this holds while m * k is small against what a launch costs. An estimate, not a measurement.
 constexpr bool norm_prologue_pays(int m, int k) {
-  return skinny_norm_supports(m, k) && static_cast<int64_t>(m) * k <= 16384;
+  return skinny_norm_supports(m, k);
 }
 
 }  // namespace tandem::kernels

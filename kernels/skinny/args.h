@@ -1,0 +1,58 @@
+// What a skinny kernel gets: the cut, the pointers, and the choices of prologue and epilogue.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/skinny/skinny_map.h"
+
+namespace tandem::kernels {
+
+enum class SkinnyPrologue : uint8_t { kRaw, kLayerNorm, kRmsNorm };
+
+/// Blocks whose candidates the head's workspace can hold.
+inline constexpr int kHeadMaxBlocks = 1024;
+/// The arrival counter has a line of its own.
+inline constexpr int kHeadCounterBytes = 256;
+
+struct HeadArgs {
+  int32_t* next_ids;    // [m]
+  int32_t* tokens_out;  // [m, tokens_stride] or null
+  int64_t tokens_stride;
+  int32_t* position;   // [1] or null
+  int32_t* finished;   // [m] or null
+  int32_t* running;    // [1] or null
+  float* best_logits;  // [m] or null
+  float* logits;       // [m, n] or null
+  uint32_t* arrivals;  // [1], zero between launches
+  float* part_values;  // [grid_x, m]
+  int32_t* part_ids;   // [grid_x, m]
+  float scale;
+  int32_t eos_id;
+  int32_t pad_id;
+  int32_t id_offset;
+  bool stop_at_eos;
+};
+
+struct SkinnyArgs {
+  SkinnyPlan plan;
+  const void* x;         // [m, k] T or float
+  const void* w;         // [n or 2n, k] T
+  const void* bias;      // [n or 2n] T, or null
+  const void* residual;  // [m, n] T or float, or null
+  const void* gamma;     // [k] T
+  const void* beta;      // [k] T, or null
+  void* y;               // [m, n] T or float
+  void* norm_out;        // [m, k] T, or null
+  int64_t ldx;
+  int64_t ldy;
+  int64_t ld_residual;
+  float eps;
+  SkinnyPrologue prologue;
+  bool x_float;
+  bool residual_float;
+  bool y_float;
+  int activation;  // -1: none, else the value of tandem::Activation
+  HeadArgs head;
+};
+
+}  // namespace tandem::kernels

@@ -1,0 +1,199 @@
+#include "kernels/skinny/skinny.h"
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "harness/base/cuda_check.h"
+#include "harness/base/error.h"
+#include "kernels/common/launch.h"
+#include "kernels/skinny/args.h"
+#include "kernels/skinny/skinny_kernels.h"
+#include "kernels/skinny/skinny_plan.h"
+
+namespace tandem::kernels {
+namespace {
+
+int current_device() {
+  int device = 0;
+  TANDEM_CUDA_CHECK(cudaGetDevice(&device));
+  return device;
+}
+
+SkinnyKernel find_kernel(const SkinnyConfig& config, DType dtype, bool head) {
+  switch (dtype) {
+    case DType::kF32:
+      return find_kernel_f32(config, head);
+    case DType::kF16:
+      return find_kernel_f16(config, head);
+    default:
+      return find_kernel_bf16(config, head);
+  }
+}
+
+/// Once for each kernel and device: allow all of the shared memory, and ask for the largest share of it. One setting for all
+/// kernels of a chain, because a multiprocessor must drain before its split between L1 and shared memory changes, and the
+/// next kernel's early start would wait for that.
+void prepare(SkinnyKernel kernel, int device, int shared_bytes) {
+  static std::mutex mutex;
+  static std::set<std::pair<SkinnyKernel, int>> prepared;
+  const std::lock_guard lock(mutex);
+  if (!prepared.insert({kernel, device}).second) return;
+  const void* function = reinterpret_cast<const void*>(kernel);
+  TANDEM_CUDA_CHECK(
+      cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                         cudaSharedmemCarveoutMaxShared));
+}
+
+void require(bool good, const char* field, std::string_view rule) {
+  if (!good) throw UsageError(fmt::format("skinny product: {} {}", field, rule));
+}
+bool aligned(const void* p) {
+  return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+}
+
+/// What SkinnyParams and HeadParams share.
+template <class Params>
+void check_common(const Params& p, int n) {
+  require(p.dtype == DType::kF32 || p.dtype == DType::kF16 || p.dtype == DType::kBF16, "dtype",
+          "must be f32, f16 or bf16");
+  require(p.m >= 1 && p.m <= kSkinnyMaxRows, "m", "must be 1 to 64");
+  require(n >= 1, "n", "must be at least 1");
+  require(skinny_supports(p.dtype, p.m, n, p.k), "k", "must be a multiple of 8 from 8 to 32768");
+  require(p.x != nullptr && aligned(p.x), "x", "must be there, on 16 bytes");
+  require(p.ldx == 0 || (p.ldx >= p.k && p.ldx % 8 == 0), "ldx", "must be 0 or a multiple of 8, at least k");
+  require(p.w != nullptr && aligned(p.w), "w", "must be there, on 16 bytes");
+  require(!p.x_float || p.norm.has_value(), "x_float", "needs a norm");
+  if (p.norm.has_value()) {
+    require(skinny_norm_supports(p.m, p.k), "norm",
+            "needs k of at most 8192 and m * k of at most 16384; use a norm kernel of its own");
+    require(p.gamma != nullptr && aligned(p.gamma), "gamma", "must be there, on 16 bytes");
+    require(aligned(p.beta), "beta", "must be on 16 bytes");
+  }
+}
+
+template <class Params>
+SkinnyArgs common_args(const Params& p) {
+  SkinnyArgs a{};
+  a.x = p.x;
+  a.ldx = p.ldx == 0 ? p.k : p.ldx;
+  a.x_float = p.x_float;
+  a.w = p.w;
+  a.bias = p.bias;
+  a.gamma = p.gamma;
+  a.beta = p.beta;
+  a.eps = p.eps;
+  a.activation = -1;
+  if (p.norm.has_value()) {
+    a.prologue = *p.norm == Norm::kLayer ? SkinnyPrologue::kLayerNorm : SkinnyPrologue::kRmsNorm;
+  }
+  return a;
+}
+
+void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const SkinnyConfig* asked, bool dependent,
+                    cudaStream_t stream) {
+  const int device = current_device();
+  const SkinnyCard card = skinny_card();
+  const SkinnyConfig config = asked != nullptr ? *asked : choose_skinny(problem, card);
+  const std::string why_not = config_problem(config, problem, card);
+  require(why_not.empty(), "config", why_not);
+  args.plan = plan_skinny(config, problem, card);
+  const SkinnyKernel kernel = find_kernel(config, problem.dtype, problem.head);
+  prepare(kernel, device, card.shared_bytes);
+  const LaunchShape shape{
+      .grid = dim3(static_cast<unsigned>(args.plan.grid_x), static_cast<unsigned>(args.plan.grid_y)),
+      .block = dim3(kSkinnyThreads),
+      .shared_bytes = static_cast<size_t>(args.plan.shared_bytes),
+      .dependent = dependent && card.clusters,
+      .cluster = config.cluster};
+  launch(kernel, shape, stream, args);
+}
+
+}  // namespace
+
+SkinnyCard skinny_card() {
+  static std::mutex mutex;
+  static std::map<int, SkinnyCard> cards;
+  const int device = current_device();
+  const std::lock_guard lock(mutex);
+  const auto found = cards.find(device);
+  if (found != cards.end()) return found->second;
+  int major = 0;
+  SkinnyCard card;
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&card.multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  TANDEM_CUDA_CHECK(
+      cudaDeviceGetAttribute(&card.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const char* arch = std::getenv("TANDEM_ARCH");
+  card.clusters = major >= 9 && (arch == nullptr || std::string_view(arch) != "sm80");
+  return cards.emplace(device, card).first->second;
+}
+
+void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
+  check_common(p, p.n);
+  require(p.y != nullptr, "y", "must be there");
+  require(p.ldy == 0 || p.ldy >= p.n, "ldy", "must be 0 or at least n");
+  require(p.ld_residual == 0 || p.ld_residual >= p.n, "ld_residual", "must be 0 or at least n");
+  require(p.residual != p.y || (p.residual_float == p.y_float &&
+                                (p.ldy == 0 ? p.n : p.ldy) == (p.ld_residual == 0 ? p.n : p.ld_residual)),
+          "residual", "must have the type and row stride of y when it is y");
+  require(!p.gated || p.activation.has_value(), "activation", "must be set for a gated product");
+  require(p.norm_out == nullptr || (p.norm.has_value() && p.norm_out != p.x && aligned(p.norm_out)),
+          "norm_out", "needs a norm, must not be x, and must be on 16 bytes");
+  require(p.y != p.x, "y", "must not be x");
+  SkinnyArgs args = common_args(p);
+  args.residual = p.residual;
+  args.ld_residual = p.ld_residual == 0 ? p.n : p.ld_residual;
+  args.residual_float = p.residual_float;
+  args.y = p.y;
+  args.ldy = p.ldy == 0 ? p.n : p.ldy;
+  args.y_float = p.y_float;
+  args.norm_out = p.norm_out;
+  if (p.activation.has_value()) args.activation = static_cast<int>(*p.activation);
+  const SkinnyProblem problem{
+      .dtype = p.dtype, .m = p.m, .n = p.n, .k = p.k, .gated = p.gated, .norm = p.norm.has_value()};
+  launch_planned(args, problem, p.config, p.dependent, stream);
+}
+
+int64_t head_workspace_bytes(int m) {
+  return kHeadCounterBytes +
+         static_cast<int64_t>(kHeadMaxBlocks) * m * static_cast<int64_t>(sizeof(float) + sizeof(int32_t));
+}
+
+void launch_head_argmax(const HeadParams& p, cudaStream_t stream) {
+  check_common(p, p.vocab);
+  require(p.next_ids != nullptr, "next_ids", "must be there");
+  require(p.tokens_out == nullptr || p.position != nullptr, "position", "must be there with tokens_out");
+  require(!p.stop_at_eos || p.finished != nullptr, "finished", "must be there with stop_at_eos");
+  require(p.workspace != nullptr && aligned(p.workspace), "workspace", "must be there, on 16 bytes");
+  SkinnyArgs args = common_args(p);
+  auto* workspace = static_cast<unsigned char*>(p.workspace);
+  auto* values = reinterpret_cast<float*>(workspace + kHeadCounterBytes);
+  args.head = {.next_ids = p.next_ids,
+               .tokens_out = p.tokens_out,
+               .tokens_stride = p.tokens_stride,
+               .position = p.position,
+               .finished = p.finished,
+               .running = p.running,
+               .best_logits = p.best_logits,
+               .logits = p.logits,
+               .arrivals = reinterpret_cast<uint32_t*>(workspace),
+               .part_values = values,
+               .part_ids = reinterpret_cast<int32_t*>(values + static_cast<int64_t>(kHeadMaxBlocks) * p.m),
+               .scale = p.scale,
+               .eos_id = p.eos_id,
+               .pad_id = p.pad_id,
+               .id_offset = p.id_offset,
+               .stop_at_eos = p.stop_at_eos};
+  const SkinnyProblem problem{
+      .dtype = p.dtype, .m = p.m, .n = p.vocab, .k = p.k, .norm = p.norm.has_value(), .head = true};
+  launch_planned(args, problem, p.config, p.dependent, stream);
+}
+
+}  // namespace tandem::kernels

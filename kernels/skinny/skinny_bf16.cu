@@ -1,0 +1,9 @@
+#include "kernels/skinny/skinny_dispatch.cuh"
+
+namespace tandem::kernels {
+
+SkinnyKernel find_kernel_bf16(const SkinnyConfig& config, bool head) {
+  return find_kernel<__nv_bfloat16>(config, head);
+}
+
+}  // namespace tandem::kernels

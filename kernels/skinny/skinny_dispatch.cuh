@@ -1,0 +1,71 @@
+// The kernels of one element type, by config. skinny_plan.cc lists the same ones (kShapes).
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/skinny/dot_kernel.cuh"
+#include "kernels/skinny/mma_kernel.cuh"
+#include "kernels/skinny/skinny_kernels.h"
+
+namespace tandem::kernels {
+
+template <class Core>
+SkinnyKernel pick_dot(bool head) {
+  return head ? &skinny_dot_kernel<Core, true> : &skinny_dot_kernel<Core, false>;
+}
+template <class Core>
+SkinnyKernel pick_mma(bool head) {
+  return head ? &skinny_mma_kernel<Core, true> : &skinny_mma_kernel<Core, false>;
+}
+
+template <typename T>
+SkinnyKernel find_dot(int rows, int batch, bool head) {
+  switch (10 * rows + batch) {
+    case 11:
+      return head ? nullptr : &skinny_dot_kernel<DotCore<T, 1, 1>, false>;
+    case 21:
+      return pick_dot<DotCore<T, 1, 2>>(head);
+    case 22:
+      return pick_dot<DotCore<T, 2, 2>>(head);
+    case 24:
+      return pick_dot<DotCore<T, 4, 2>>(head);
+    case 28:
+      if constexpr (std::is_same_v<T, float>) return pick_dot<DotCore<T, 8, 2>>(head);
+      return nullptr;
+    default:
+      return nullptr;
+  }
+}
+
+template <typename T>
+SkinnyKernel find_mma(int rows, int batch, bool head) {
+  switch (100 * rows + batch) {
+    case 808:
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 8, 8>, false>;
+    case 816:
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 8, 16>, false>;
+    case 1608:
+      return pick_mma<MmaCore<T, 16, 8>>(head);
+    case 1616:
+      return pick_mma<MmaCore<T, 16, 16>>(head);
+    case 1632:
+      return pick_mma<MmaCore<T, 16, 32>>(head);
+    case 1664:
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 16, 64>, false>;
+    case 3232:
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 32, 32>, false>;
+    case 3264:
+      return pick_mma<MmaCore<T, 32, 64>>(head);
+    default:
+      return nullptr;
+  }
+}
+
+template <typename T>
+SkinnyKernel find_kernel(const SkinnyConfig& config, bool head) {
+  if (config.kind == SkinnyConfig::Kind::kDot) return find_dot<T>(config.rows, config.batch, head);
+  if constexpr (sizeof(T) == 2) return find_mma<T>(config.rows, config.batch, head);
+  return nullptr;
+}
+
+}  // namespace tandem::kernels

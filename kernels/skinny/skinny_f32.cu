@@ -1,0 +1,9 @@
+#include "kernels/skinny/skinny_dispatch.cuh"
+
+namespace tandem::kernels {
+
+SkinnyKernel find_kernel_f32(const SkinnyConfig& config, bool head) {
+  return find_kernel<float>(config, head);
+}
+
+}  // namespace tandem::kernels
