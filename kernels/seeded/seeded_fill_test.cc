@@ -2,8 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <fstream>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "harness/base/error.h"
 #include "kernels/common/device_test.h"
@@ -15,6 +19,37 @@ std::vector<uint8_t> host_bits(const WeightsSpec& spec, const TensorSpec& tensor
   std::vector<float> values(static_cast<size_t>(tensor.size()));
   fill_seeded(spec, tensor, 0, values);
   return encoded(values, dtype);
+}
+
+// Without it: host and device could drift together from the values that other builds, and Python, hold to.
+TEST(SeededFill, CommittedValues) {
+  TANDEM_NEEDS_DEVICE();
+  std::ifstream file("harness/model/testdata/seeded.json");
+  const nlohmann::json rows = nlohmann::json::parse(file);
+  ASSERT_EQ(rows.size(), 64u);
+  for (const auto& row : rows) {
+    const int64_t index = row.at("index");
+    const int64_t cols = row.at("cols");
+    const TensorSpec tensor{.name = row.at("name"),
+                            .rows = index / cols + 1,
+                            .cols = cols,
+                            .base = row.at("base"),
+                            .exponent = row.at("exponent"),
+                            .outlier_rows = true};
+    const WeightsSpec spec{.seed = row.at("seed"), .outliers = row.at("outliers")};
+    const DeviceTensor out(1, DType::kF32);
+    launch_seeded_slice({.spec = &spec,
+                         .tensor = &tensor,
+                         .first_row = index / cols,
+                         .rows = 1,
+                         .first_col = index % cols,
+                         .cols = 1,
+                         .dtype = DType::kF32,
+                         .out = out.data()},
+                        nullptr);
+    const auto want = static_cast<uint32_t>(std::stoul(row.at("bits").get<std::string>(), nullptr, 16));
+    EXPECT_EQ(std::bit_cast<uint32_t>(out.values().front()), want) << row.dump();
+  }
 }
 
 // Without it: the device's weights differ from the host's, so that every comparison with the reference
