@@ -154,6 +154,10 @@ GemmChoice suggested(const CublasLt& lt, const GemmProblem& problem, int64_t max
   return found.front();
 }
 
+bool has_algorithm(const CublasLt& lt, const GemmProblem& problem) {
+  return !candidates(lt, problem, 8, kGemmWorkspaceBytes).empty();
+}
+
 std::string no_algorithm_text(const GemmProblem& problem) {
   return fmt::format("cuBLASLt has no algorithm for product {}", problem_text(problem));
 }

@@ -83,6 +83,10 @@ GemmChoice search(const CublasLt& lt, const GemmProblem& problem, cudaStream_t s
 GemmChoice suggested(const CublasLt& lt, const GemmProblem& problem,
                      int64_t max_workspace_bytes = kGemmWorkspaceBytes);
 
+/// Does the library have any algorithm for the problem? An epilogue that it lacks for a type or an alignment can be run as
+/// kernels/activation after a product without one.
+bool has_algorithm(const CublasLt& lt, const GemmProblem& problem);
+
 /// The choice for a problem from `choices`, searched and added (not saved) when missing and the mode allows
 /// it.
 GemmChoice choose(const CublasLt& lt, GemmChoices& choices, const GemmProblem& problem, cudaStream_t stream);

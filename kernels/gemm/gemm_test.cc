@@ -294,6 +294,7 @@ TEST(Gemm, RefusesWrongArguments) {
   choice.algo.fill(0xff);
   EXPECT_THROW(Gemm(lt, p, choice), UsageError);
   EXPECT_THROW((void)suggested(lt, {.m = 0, .n = 1, .k = 1}), UsageError);
+  EXPECT_TRUE(has_algorithm(lt, p));
 }
 
 }  // namespace
