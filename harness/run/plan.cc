@@ -227,7 +227,7 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.select(o.state);
                  },
                  [&](const SelectOp& o) {
-                   o.bias.empty() ? a.read(o.logits) : a.update(o.logits);
+                   a.read(o.logits);
                    a.select(o.state);
                  },
                  [&](const FlagsOp& o) {

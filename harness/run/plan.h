@@ -157,7 +157,7 @@ struct HeadOp {
   TokenState state = {};
 };
 
-/// Bias and arg-max over stored logits; the stored logits get the bias too.
+/// Bias and arg-max over stored logits, which stay without the bias.
 struct SelectOp {
   PlanTensor logits = {};  ///< f32 [batch, vocab]
   TensorView bias = {};    ///< [vocab] or empty
@@ -233,7 +233,7 @@ inline constexpr std::string_view kPosition = "position";             // i32 [1]
 inline constexpr std::string_view kFinished = "finished";             // i32 [batch]
 inline constexpr std::string_view kFlags = "finished.flags";          // u8 [batch]
 inline constexpr std::string_view kRunning = "running";               // i32 [1]
-inline constexpr std::string_view kLogits = "logits";                 // f32 [batch, vocab]
+inline constexpr std::string_view kLogits = "logits";  // f32 [batch, vocab], where the head is the library's; scratch
 }  // namespace plan_names
 
 /// Fills first_op and last_op from what the operations touch.

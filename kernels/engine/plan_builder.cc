@@ -165,7 +165,7 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
   }
   const PlanTensor in = materialise(x);
   const int64_t stride = round_up(vocab, 8);
-  const PlanTensor logits = state(plan_names::kLogits, DType::kF32, rows, stride).columns(0, vocab);
+  const PlanTensor logits = scratch(plan_names::kLogits, DType::kF32, rows, stride).columns(0, vocab);
   add(PhaseKind::kHead, DenseOp{.x = in,
                                 .residual = {},
                                 .y = logits,

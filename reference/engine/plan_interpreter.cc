@@ -347,7 +347,6 @@ void PlanInterpreter::apply(const SelectOp& op) {
     for (int64_t r = 0; r < logits_.rows; ++r) {
       for (int64_t c = 0; c < logits_.cols; ++c) logits_.row(r)[c] += b.data[c];
     }
-    write(op.logits, logits_);
   }
   choose(logits_, op.state);
 }

@@ -1,0 +1,194 @@
+#include "kernels/engine/cuda_engine.h"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "harness/base/cuda_check.h"
+#include "harness/base/error.h"
+#include "kernels/attention/attention_index.h"
+#include "kernels/engine/op_workloads.h"
+#include "kernels/skinny/skinny_shape.h"
+
+namespace tandem::kernels {
+namespace {
+
+[[noreturn]] void impossible(const std::string& why) { throw ImpossibleCase(why); }
+
+/// Throws ImpossibleCase unless the axis has the one value that the engine computes.
+void only(std::string_view axis, std::string_view value, std::string_view allowed) {
+  if (value != allowed) impossible(fmt::format("{}: engine 'cuda' computes {} only, not '{}'", axis, allowed, value));
+}
+
+bool is_model_suite(Suite s) { return s == Suite::kEncoder || s == Suite::kDecoder || s == Suite::kGenerate; }
+
+void check_axes(const Case& c) {
+  if (c.suite == Suite::kCollectives) impossible("suite: engine 'cuda' measures no collectives");
+  switch (c.precision) {
+    case Precision::kFp32:
+    case Precision::kTf32:
+    case Precision::kFp16:
+    case Precision::kBf16:
+      break;
+    default:
+      if (c.suite != Suite::kLimits) {
+        impossible(fmt::format("precision: engine 'cuda' computes fp32 tf32 fp16 bf16, not '{}'", precision_name(c.precision)));
+      }
+  }
+  only("kv", c.kv, "same");
+  only("sparsity", c.sparsity, "dense");
+  only("tp", std::to_string(c.tp), "1");
+  only("dp", std::to_string(c.dp), "1");
+  only("decode", c.decode, "greedy");
+  if (parse_weights(c.weights).checkpoint) only("weights", c.weights, "seed:N and seed:N,outliers");
+}
+
+/// What the kernels ask of the model's sizes.
+void check_model(const ModelConfig& c) {
+  const auto multiple_of_8 = [](std::string_view field, int value) {
+    if (value % 8 != 0) impossible(fmt::format("model: {}: engine 'cuda' needs a multiple of 8, not {}", field, value));
+  };
+  multiple_of_8("d_model", c.d_model);
+  multiple_of_8("head_dim", c.head_dim);
+  multiple_of_8("encoder.d_ff", c.encoder.d_ff);
+  multiple_of_8("decoder.d_ff", c.decoder.d_ff);
+  if (c.head_dim > 128) impossible(fmt::format("model: head_dim: engine 'cuda' needs at most 128, not {}", c.head_dim));
+  if (c.position != Position::kRelative) return;
+  if (c.relative_max_distance > kMaxDistance) {
+    impossible(fmt::format("model: relative_max_distance: engine 'cuda' needs at most {}, not {}", kMaxDistance,
+                           c.relative_max_distance));
+  }
+  if (c.relative_buckets > kMaxBuckets) {
+    impossible(fmt::format("model: relative_buckets: engine 'cuda' needs at most {}, not {}", kMaxBuckets, c.relative_buckets));
+  }
+}
+
+WorkloadParams workload_params(const Case& c) {
+  return {.kernel = parse_kernel(c.kernel),
+          .capacity = c.suite == Suite::kEncoder ? 0 : c.tgt,
+          .stop_at_eos = c.suite == Suite::kGenerate && c.stop == "eos"};
+}
+
+/// Bytes that weights and plan of a case take, without making either.
+int64_t predicted_bytes(const Case& c, const ModelConfig& config) {
+  const WeightLayout layout = weight_layout(config);
+  const DType dtype = weight_dtype(c.precision);
+  // Views that nothing is read through: a plan only passes them on.
+  const ModelWeights weights = bind_weights(config, layout, reinterpret_cast<const void*>(kPlanAlignment), dtype);
+  TransformerBatch shape;
+  shape.lengths = source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
+  shape.offsets.push_back(0);
+  for (const int32_t length : shape.lengths) {
+    shape.offsets.push_back(shape.offsets.back() + length);
+    shape.max_length = std::max<int>(shape.max_length, length);
+  }
+  const StepPlan plan = build_plan(plan_request(config, weights, c.precision, shape, workload_params(c)));
+  return layout.elements * dtype_bytes(dtype) + plan.arena_bytes;
+}
+
+void check_own_kernel(const Case& c) {
+  if (parse_kernel(c.kernel) != KernelChoice::kOwn) return;
+  const int64_t rows = c.suite == Suite::kEncoder ? int64_t{c.batch} * c.src : c.batch;
+  if (rows > kSkinnyMaxRows) {
+    impossible(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}", kSkinnyMaxRows, rows));
+  }
+}
+
+}  // namespace
+
+CudaEngine::CudaEngine(const CudaEngineOptions& options) : device_(std::make_shared<Device>(options)) {}
+
+void CudaEngine::check_supported(const Case& c) const {
+  check_axes(c);
+  if (c.suite == Suite::kLimits) return check_limits_op(c);
+  const ModelConfig config = load_model(c.model);
+  check_model(config);
+  if (c.suite == Suite::kKernels) return check_kernels_op(c, config);
+  if (!is_model_suite(c.suite)) return;
+  check_own_kernel(c);
+  const int64_t bytes = predicted_bytes(c, config);
+  if (bytes > device_->total_bytes()) throw OutOfMemory(bytes, "GPU memory (predicted by the plan)");
+}
+
+void CudaEngine::load(const Case& c, const ModelConfig& config, Precision rounded_to) {
+  const auto start = std::chrono::steady_clock::now();
+  check_axes(c);
+  check_model(config);
+  device_->activate();
+  model_.reset();
+  loaded_memory_ = c.memory;
+  loaded_kernel_ = parse_kernel(c.kernel);
+  model_ = std::make_shared<const DeviceModel>(load_device_model(*device_, device_->memory(c.memory),
+                                                                 {.config = config,
+                                                                  .weights = parse_weights(c.weights),
+                                                                  .precision = c.precision,
+                                                                  .rounded_to = rounded_to}));
+  load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+}
+
+WorkloadContext CudaEngine::context(const std::string& memory) const {
+  if (!model_) throw Error("engine 'cuda': no model is loaded");
+  return {.device = device_, .memory = &device_->memory(memory), .model = model_};
+}
+
+std::unique_ptr<Workload> CudaEngine::prepare(const Case& c, const TransformerBatch& batch) {
+  const WorkloadParams params = workload_params(c);
+  loaded_kernel_ = params.kernel;
+  switch (c.suite) {
+    case Suite::kEncoder:
+      return encoder_workload(context(c.memory), batch, params);
+    case Suite::kDecoder:
+      return decoder_workload(context(c.memory), batch, params);
+    case Suite::kGenerate:
+      return generate_workload(context(c.memory), batch, params);
+    default:
+      impossible(fmt::format("suite: '{}' is not a pass over a model", suite_name(c.suite)));
+  }
+}
+
+Output CudaEngine::forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) {
+  if (steps < 1 || tokens.size() != static_cast<size_t>(batch.size()) * steps) {
+    throw Error(fmt::format("forced logits: {} tokens for {} sequences of {} steps", tokens.size(), batch.size(), steps));
+  }
+  return kernels::forced_logits(context(loaded_memory_), batch, tokens, {.kernel = loaded_kernel_, .capacity = steps});
+}
+
+OpWorkload CudaEngine::prepare_op(const Case& c, const ModelConfig& config) {
+  device_->activate();
+  switch (c.suite) {
+    case Suite::kKernels:
+      return kernels_op(device_, c, config);
+    case Suite::kLimits:
+      return limits_op(device_, c);
+    case Suite::kMemory:
+      return memory_op(device_, c, config);
+    default:
+      impossible(fmt::format("suite: '{}' has no operations", suite_name(c.suite)));
+  }
+}
+
+bool cuda_usable(std::string* reason) {
+  try {
+    int count = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess) {
+      cudaGetLastError();
+      throw DeviceError(cudaGetErrorString(status));
+    }
+    if (count == 0) throw DeviceError("no CUDA device");
+    cudaDeviceProp properties{};
+    TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+    if (properties.major < 8) {
+      throw DeviceError(fmt::format("{} has compute capability {}.{}; 8.0 or later is needed", properties.name,
+                                    properties.major, properties.minor));
+    }
+    return true;
+  } catch (const Error& e) {
+    if (reason != nullptr) *reason = e.what();
+    return false;
+  }
+}
+
+}  // namespace tandem::kernels

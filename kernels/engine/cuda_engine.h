@@ -1,0 +1,45 @@
+// The CUDA engine: the only place that joins kernels, memory and plan.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "harness/run/engine.h"
+#include "kernels/engine/device.h"
+#include "kernels/engine/workloads.h"
+
+namespace tandem::kernels {
+
+/// Computes fp32, tf32, fp16 and bf16, dense, one GPU, greedy. TANDEM_ARCH=sm80 in the environment keeps it off every
+/// sm_90 path. One thread an engine.
+class CudaEngine : public Engine {
+ public:
+  /// Throws DeviceError when there is no usable device, IoError for a choice file that cannot be read.
+  explicit CudaEngine(const CudaEngineOptions& options);
+
+  std::string_view name() const override { return "cuda"; }
+  /// Throws OutOfMemory, too, for a case whose plan is larger than the card.
+  void check_supported(const Case& c) const override;
+  void load(const Case& c, const ModelConfig& config, Precision rounded_to) override;
+  double load_us() const override { return load_us_; }
+  std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;
+  Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) override;
+  OpWorkload prepare_op(const Case& c, const ModelConfig& config) override;
+  std::string choices_sha256() const override { return device_->choices_sha256(); }
+
+  Device& device() { return *device_; }
+
+ private:
+  WorkloadContext context(const std::string& memory) const;
+
+  std::shared_ptr<Device> device_;
+  std::shared_ptr<const DeviceModel> model_;
+  std::string loaded_memory_;
+  KernelChoice loaded_kernel_ = KernelChoice::kAuto;
+  double load_us_ = 0;
+};
+
+/// Can a CUDA engine run here? Says why not in `reason`.
+bool cuda_usable(std::string* reason);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,333 @@
+#include "kernels/engine/cuda_engine.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "harness/base/cuda_check.h"
+#include "harness/base/error.h"
+#include "harness/base/test_seed.h"
+#include "harness/run/validate.h"
+#include "kernels/engine/engine_test_util.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kSteps = 6;
+
+/// Decoder inputs that retrace a generation: start id, then the generated tokens but the last.
+std::vector<int32_t> inputs_of(const ModelConfig& config, const std::vector<int32_t>& generated, int batch, int steps) {
+  std::vector<int32_t> inputs(generated.size());
+  for (int b = 0; b < batch; ++b) {
+    for (int t = 0; t < steps; ++t) {
+      inputs[b * steps + t] = t == 0 ? config.decoder_start_id : generated[b * steps + t - 1];
+    }
+  }
+  return inputs;
+}
+
+struct Totals {
+  int cases = 0;
+  int64_t tokens = 0;
+  int64_t excused = 0;
+  int within_spec = 0;
+};
+
+double spec_tolerance(Precision precision) { return bound(precision, 0); }
+
+/// Encoder output, greedy tokens, teacher-forced logits and the single decoder step of one case against the reference.
+void expect_matches_reference(CudaEngine& engine, const CoverCase& cover, Totals& totals) {
+  SCOPED_TRACE(cover.text);
+  const ModelConfig& config = cover.config;
+  const HostModel host(config, cover.precision);
+  const TransformerBatch batch = make_batch(config, cover.lengths, kInputSeed);
+  const int rows = batch.size();
+
+  const Case generate = case_of(cover, Suite::kGenerate, kSteps);
+  engine.load(generate, config, cover.precision);
+  const auto generation = engine.prepare(generate, batch);
+  generation->repeat();
+  const Output generated = generation->output();
+  ASSERT_EQ(generated.tokens.size(), static_cast<size_t>(rows) * kSteps);
+
+  const std::vector<int32_t> inputs = inputs_of(config, generated.tokens, rows, kSteps);
+  const Output own = engine.forced_logits(batch, inputs, kSteps);
+  const reference::Matrix encoded = reference::encoder_forward(config, host.weights.encoder, batch);
+  const reference::Matrix truth = reference::forced_logits(config, host.weights, batch, inputs, kSteps);
+  const Errors unit = fp16_storage_errors(host, batch, inputs, kSteps, encoded.values, truth.values);
+
+  const Comparison logits = compare(own.values, truth.values, config.vocab);
+  EXPECT_LE(logits.relative_l2, bound(cover.precision, unit.logits)) << logits.where;
+
+  const auto encoder = engine.prepare(case_of(cover, Suite::kEncoder, kSteps), batch);
+  encoder->repeat();
+  const Comparison output = compare(encoder->output().values, encoded.values, config.d_model);
+  EXPECT_LE(output.relative_l2, bound(cover.precision, unit.encoder)) << output.where;
+
+  const Output truth_output{.values = truth.values, .rows = truth.rows, .cols = truth.cols, .tokens = {}};
+  const TokenComparison tokens = compare_tokens(
+      {.tokens = generated.tokens, .batch = rows, .steps = kSteps, .stride = kSteps}, own, truth_output);
+  EXPECT_EQ(tokens.wrong, 0) << tokens.where;
+
+  // The step alone, at the end of a prefix of its own.
+  const auto step = engine.prepare(case_of(cover, Suite::kDecoder, kSteps), batch);
+  step->repeat();
+  const Output last = step->output();
+  const std::vector<int32_t> prefix = decoder_prefix(config, rows, kSteps, kInputSeed);
+  const reference::Matrix all = reference::forced_logits(config, host.weights, batch, prefix, kSteps);
+  const std::span want(all.values.data() + all.values.size() - last.values.size(), last.values.size());
+  const Comparison single = compare(last.values, want, config.vocab);
+  EXPECT_LE(single.relative_l2, 2 * bound(cover.precision, unit.logits)) << single.where;
+
+  ++totals.cases;
+  totals.tokens += tokens.compared;
+  totals.excused += tokens.excused;
+  totals.within_spec += logits.relative_l2 <= spec_tolerance(cover.precision) ? 1 : 0;
+}
+
+// Any combination of the model's features that the engine gets wrong: a norm in the wrong place, a bias left out, a stride,
+// an odd width, a sequence of one token, a precision.
+TEST(CudaEngine, MatchesReferenceOverCoveringArray) {
+  TANDEM_NEED_DEVICE();
+  const auto cases = covering_cases(test_seed(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16});
+  CudaEngine engine({});
+  Totals totals;
+  for (const CoverCase& cover : cases) {
+    fmt::print("{}\n", cover.text);
+    expect_matches_reference(engine, cover, totals);
+  }
+  fmt::print("{} cases, {} within the precision's own tolerance; {} tokens, {} near ties that fell the other way\n",
+             totals.cases, totals.within_spec, totals.tokens, totals.excused);
+  EXPECT_GE(totals.within_spec * 4, totals.cases * 3);
+  EXPECT_LE(totals.excused * 50, totals.tokens);
+}
+
+CoverCase tiny_case(Precision precision, std::vector<int32_t> lengths) {
+  CoverCase c;
+  c.config = preset("tiny");
+  c.precision = precision;
+  c.lengths = std::move(lengths);
+  c.text = fmt::format("tiny {} batch {}", precision_name(precision), c.lengths.size());
+  return c;
+}
+
+// Batches over 64 rows leave the skinny kernels: library products, selection from stored logits.
+TEST(CudaEngine, LargeBatchMatchesReference) {
+  TANDEM_NEED_DEVICE();
+  CudaEngine engine({});
+  Totals totals;
+  for (const Precision p : {Precision::kFp32, Precision::kBf16}) {
+    CoverCase c = tiny_case(p, std::vector<int32_t>(70, 3));
+    c.lengths[5] = 1;
+    c.config.head_bias = true;
+    expect_matches_reference(engine, c, totals);
+  }
+}
+
+// A sequence that goes on after its eos, or a loop that stops early or never.
+TEST(CudaEngine, StopsAtEos) {
+  TANDEM_NEED_DEVICE();
+  constexpr int kLong = 23;
+  for (const int rows : {3, 70}) {
+    CoverCase cover = tiny_case(Precision::kFp32, std::vector<int32_t>(rows, 4));
+    const HostModel free_model(cover.config, Precision::kFp32);
+    const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
+    const auto free_run = reference::greedy_generate(cover.config, free_model.weights, batch, {.max_tokens = kLong});
+    // Seeded weights do not depend on eos_id: the run with another eos is the same up to it.
+    for (const int32_t eos : {free_run.tokens[2], free_run.tokens[kLong - 1]}) {
+      cover.config.eos_id = eos;
+      Case c = case_of(cover, Suite::kGenerate, kLong);
+      c.stop = "eos";
+      CudaEngine engine({});
+      engine.load(c, cover.config, Precision::kFp32);
+      const TransformerBatch same = pack(cover.config, [&] {
+        std::vector<std::vector<int32_t>> sequences;
+        for (int b = 0; b < rows; ++b) {
+          sequences.emplace_back(batch.ids.begin() + batch.offsets[b], batch.ids.begin() + batch.offsets[b + 1]);
+        }
+        return sequences;
+      }());
+      const auto workload = engine.prepare(c, same);
+      workload->repeat();
+      const auto truth = reference::greedy_generate(cover.config, free_model.weights, same,
+                                                    {.max_tokens = kLong, .stop_at_eos = true});
+      EXPECT_EQ(workload->output().tokens, truth.tokens) << "rows " << rows << " eos " << eos;
+      workload->repeat();
+      EXPECT_EQ(workload->output().tokens, truth.tokens) << "second repetition";
+    }
+  }
+}
+
+// All sequences ended: the loop must end too, long before tgt, with the rest padded.
+TEST(CudaEngine, LoopEndsWhenEverySequenceHas) {
+  TANDEM_NEED_DEVICE();
+  CoverCase cover = tiny_case(Precision::kFp32, {4});
+  const HostModel host(cover.config, Precision::kFp32);
+  const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
+  const auto free_run = reference::greedy_generate(cover.config, host.weights, batch, {.max_tokens = 1});
+  cover.config.eos_id = free_run.tokens[0];
+  cover.config.max_positions = 1024;
+  Case c = case_of(cover, Suite::kGenerate, 400);
+  CudaEngine engine({});
+  engine.load(c, cover.config, Precision::kFp32);
+  const auto time_of = [&](const char* stop) {
+    c.stop = stop;
+    const auto workload = engine.prepare(c, batch);
+    double best = 1e30;
+    for (int i = 0; i < 5; ++i) best = std::min(best, workload->repeat().total_us);
+    if (c.stop == "eos") {
+      const Output out = workload->output();
+      EXPECT_EQ(out.tokens[0], cover.config.eos_id);
+      EXPECT_EQ(std::count(out.tokens.begin() + 1, out.tokens.end(), cover.config.pad_id), 399);
+    }
+    return best;
+  };
+  EXPECT_LT(time_of("eos") * 5, time_of("fixed"));
+}
+
+// Floating-point atomics, uninitialised memory or state left by another case would show as different bits.
+TEST(CudaEngine, SameBitsInEveryRunAndAfterOtherCases) {
+  TANDEM_NEED_DEVICE();
+  CoverCase cover = tiny_case(Precision::kBf16, {9, 1, 30, 17});
+  const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
+  const CoverCase other = tiny_case(Precision::kBf16, {3, 40, 40, 2, 8, 8});
+  const TransformerBatch other_batch = make_batch(other.config, other.lengths, kInputSeed + 1);
+  CudaEngine engine({});
+  engine.load(case_of(cover, Suite::kGenerate, 20), cover.config, cover.precision);
+  for (const Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+    const Case c = case_of(cover, suite, 20);
+    const auto first = engine.prepare(c, batch);
+    first->repeat();
+    const Output want = first->output();
+    for (int i = 0; i < 5; ++i) first->repeat();
+    EXPECT_EQ(digest(first->output()), digest(want)) << suite_name(suite) << ": later repetitions";
+    for (const Suite between : {Suite::kEncoder, Suite::kGenerate, Suite::kDecoder}) {
+      engine.prepare(case_of(other, between, 7), other_batch)->repeat();
+    }
+    const auto again = engine.prepare(c, batch);
+    again->repeat();
+    EXPECT_EQ(digest(again->output()), digest(want)) << suite_name(suite) << ": after other cases";
+  }
+}
+
+// The fp32 truth of a bf16 case is computed on weights rounded to bf16; without the rounding it proves the wrong thing.
+TEST(CudaEngine, Fp32OnWeightsRoundedToBf16) {
+  TANDEM_NEED_DEVICE();
+  for (const Precision grid : {Precision::kBf16, Precision::kFp16, Precision::kTf32}) {
+    const CoverCase cover = tiny_case(Precision::kFp32, {5, 8});
+    const HostModel host(cover.config, grid);
+    const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
+    CudaEngine engine({});
+    const Case c = case_of(cover, Suite::kEncoder, 1);
+    engine.load(c, cover.config, grid);
+    const auto workload = engine.prepare(c, batch);
+    workload->repeat();
+    const reference::Matrix truth = reference::encoder_forward(cover.config, host.weights.encoder, batch);
+    EXPECT_LE(relative_l2(workload->output().values, truth.values), 1e-5) << precision_name(grid);
+  }
+}
+
+// A driver call in a repetition, or for a case whose like has been measured, would be timed with it.
+TEST(CudaEngine, NoDriverAllocationInSteadyState) {
+  TANDEM_NEED_DEVICE();
+  const CoverCase cover = tiny_case(Precision::kBf16, {30, 12});
+  const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
+  const Case c = case_of(cover, Suite::kGenerate, 40);
+  CudaEngine engine({});
+  engine.load(c, cover.config, cover.precision);
+  const auto calls = [&] { return engine.device().gpu().stats().upstream_calls; };
+  const auto free_bytes = [] {
+    size_t free = 0, total = 0;
+    TANDEM_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return free;
+  };
+  {
+    const auto workload = engine.prepare(c, batch);
+    workload->repeat();
+    const int64_t before = calls();
+    const size_t free_before = free_bytes();
+    for (int i = 0; i < 20; ++i) workload->repeat();
+    EXPECT_EQ(calls(), before);
+    EXPECT_EQ(free_bytes(), free_before);
+    ASSERT_TRUE(workload->planned_bytes().has_value());
+    EXPECT_NEAR(static_cast<double>(workload->peak_bytes()), static_cast<double>(*workload->planned_bytes()),
+                0.02 * static_cast<double>(*workload->planned_bytes()));
+    EXPECT_GT(workload->graph_build_us().value_or(0), 0);
+  }
+  const int64_t before = calls();
+  engine.prepare(c, batch)->repeat();
+  EXPECT_EQ(calls(), before) << "preparing the same case again";
+}
+
+// A timed worker that searched would measure other kernels than those that were validated.
+TEST(CudaEngine, ReadOnlyChoicesRefuseAMissingOneAndServeAFoundOne) {
+  TANDEM_NEED_DEVICE();
+  const std::string path =
+      (std::filesystem::temp_directory_path() / fmt::format("tandem-choices-{}.json", ::getpid())).string();
+  CoverCase cover = tiny_case(Precision::kBf16, {40, 50});
+  cover.kernel = "library";
+  const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
+  const Case c = case_of(cover, Suite::kEncoder, 1);
+  std::string sha;
+  {
+    CudaEngine searching({.choices_path = path});
+    searching.load(c, cover.config, cover.precision);
+    searching.prepare(c, batch)->repeat();
+    sha = searching.choices_sha256();
+    EXPECT_FALSE(sha.empty());
+  }
+  {
+    CudaEngine timed({.choices_path = path, .choices_read_only = true});
+    timed.load(c, cover.config, cover.precision);
+    timed.prepare(c, batch)->repeat();
+    EXPECT_EQ(timed.choices_sha256(), sha);
+    CoverCase longer = cover;
+    longer.lengths = {41, 50};
+    EXPECT_THROW(timed.prepare(case_of(longer, Suite::kEncoder, 1), make_batch(cover.config, longer.lengths, kInputSeed)),
+                 UsageError);
+  }
+  std::filesystem::remove(path);
+}
+
+// What the engine cannot do must be refused by name before any work.
+TEST(CudaEngine, RefusesWhatItCannotCompute) {
+  TANDEM_NEED_DEVICE();
+  const CudaEngine engine({});
+  Case good;
+  good.suite = Suite::kDecoder;
+  EXPECT_NO_THROW(engine.check_supported(good));
+  const auto refused = [&](const char* field, auto change) {
+    Case c = good;
+    change(c);
+    try {
+      engine.check_supported(c);
+      ADD_FAILURE() << field << " was accepted";
+    } catch (const ImpossibleCase& e) {
+      EXPECT_NE(std::string(e.what()).find(field), std::string::npos) << e.what();
+    }
+  };
+  refused("precision", [](Case& c) { c.precision = Precision::kFp8; });
+  refused("kv", [](Case& c) { c.kv = "int8"; });
+  refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
+  refused("tp", [](Case& c) { c.tp = 2; });
+  refused("dp", [](Case& c) { c.dp = 2; });
+  refused("decode", [](Case& c) { c.decode = "beam:4"; });
+  refused("weights", [](Case& c) { c.weights = "checkpoint"; });
+  refused("kernel", [](Case& c) {
+    c.kernel = "own";
+    c.batch = 65;
+  });
+  Case huge = good;
+  huge.model = "nllb-3.3b";
+  huge.batch = 4096;
+  huge.tgt = 1000;
+  huge.src = 1000;
+  EXPECT_THROW(engine.check_supported(huge), OutOfMemory);
+  EXPECT_THROW(CudaEngine({.device = 1000}), DeviceError);
+}
+
+}  // namespace
+}  // namespace tandem::kernels

@@ -1,0 +1,35 @@
+// A model's weights on the card.
+#pragma once
+
+#include "harness/base/precision.h"
+#include "harness/memory/memory_resource.h"
+#include "harness/model/config.h"
+#include "harness/model/seeded.h"
+#include "harness/model/weights.h"
+#include "kernels/engine/device.h"
+
+namespace tandem::kernels {
+
+struct DeviceModel {
+  ModelConfig config;
+  Precision precision = Precision::kBf16;  ///< of the arena
+  WeightLayout layout;
+  MemoryBlock arena;     ///< [layout.elements]
+  ModelWeights weights;  ///< views into the arena
+
+  int64_t weight_bytes() const { return layout.elements * dtype_bytes(weight_dtype(precision)); }
+};
+
+struct DeviceModelParams {
+  ModelConfig config;
+  WeightsSpec weights;
+  Precision precision = Precision::kBf16;   ///< storage
+  Precision rounded_to = Precision::kBf16;  ///< the grid that the values lie on; narrower only for fp32 storage
+};
+
+/// Seeded weights are a pure function of seed, name and index and are made on the card itself, whatever the memory level:
+/// that takes less time than moving the same bytes from any host cache. Throws OutOfMemory, and UsageError for weights that
+/// are not seeded or a grid that the storage cannot hold.
+DeviceModel load_device_model(Device& device, MemoryResource& memory, const DeviceModelParams& params);
+
+}  // namespace tandem::kernels

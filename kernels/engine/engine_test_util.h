@@ -1,0 +1,113 @@
+// What the engine's tests share: a model in both worlds, and how far apart their results may be.
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "harness/model/batch.h"
+#include "harness/model/seeded.h"
+#include "harness/run/compare.h"
+#include "kernels/engine/cuda_engine.h"
+#include "kernels/engine/model_cover.h"
+#include "kernels/engine/plan_builder.h"
+#include "reference/engine/plan_interpreter.h"
+#include "reference/model/encoder.h"
+#include "reference/model/generate.h"
+#include "reference/model/rounding.h"
+
+namespace tandem::kernels {
+
+inline bool device_here() { return cuda_usable(nullptr); }
+
+#define TANDEM_NEED_DEVICE() \
+  if (!::tandem::kernels::device_here()) GTEST_SKIP() << "no CUDA device of compute capability 8.0 or later"
+
+/// Seeded weights on the host, rounded as `precision` stores them.
+struct HostModel {
+  HostModel(const ModelConfig& c, Precision precision, uint64_t seed = 0) : config(c), layout(weight_layout(c)) {
+    arena.resize(layout.elements);
+    const WeightsSpec spec{.seed = seed};
+    for (const TensorSpec& t : layout.tensors) {
+      fill_seeded(spec, t, 0, std::span(arena).subspan(t.offset, t.size()));
+    }
+    reference::round_weights(precision, arena);
+    weights = bind_weights(c, layout, arena.data(), DType::kF32);
+  }
+
+  ModelConfig config;
+  WeightLayout layout;
+  std::vector<float> arena;
+  ModelWeights weights;
+};
+
+inline Case case_of(const CoverCase& cover, Suite suite, int tgt) {
+  Case c;
+  c.suite = suite;
+  c.model = cover.config.name;
+  c.batch = static_cast<int>(cover.lengths.size());
+  c.src = *std::max_element(cover.lengths.begin(), cover.lengths.end());
+  c.tgt = tgt;
+  c.precision = cover.precision;
+  c.kernel = cover.kernel;
+  return c;
+}
+
+/// Errors of logits and encoder output.
+struct Errors {
+  double encoder = 0;
+  double logits = 0;
+};
+
+/// What storing activations in fp16 alone does to this model: the plan interpreted on the host with fp16 buffers against
+/// fp32, teacher-forced with `tokens` [batch, steps]. Some random models turn roundings into errors many times their size,
+/// and a bound that does not know that either fails on them or sees nothing elsewhere.
+inline Errors fp16_storage_errors(const HostModel& m, const TransformerBatch& batch, std::span<const int32_t> tokens,
+                                  int steps, const std::vector<float>& encoded, const std::vector<float>& logits) {
+  const StepPlan plan = build_plan({.config = m.config,
+                                    .weights = m.weights,
+                                    .precision = Precision::kFp16,
+                                    .kernel = KernelChoice::kLibrary,
+                                    .batch = batch.size(),
+                                    .source_tokens = batch.tokens(),
+                                    .max_source = batch.max_length,
+                                    .capacity = steps});
+  reference::PlanInterpreter run(plan);
+  run.set(plan_names::kSourceIds, batch.ids);
+  run.set(plan_names::kSourceOffsets, batch.offsets);
+  run.set(plan_names::kTokens, std::vector<int32_t>(batch.size() * steps, 0));
+  run.set(plan_names::kPosition, std::vector<int32_t>{0});
+  run.run(PlanSection::kEncoder);
+  Errors errors{.encoder = relative_l2(run.values(plan_names::kEncoderOutput), encoded)};
+  run.run(PlanSection::kCrossKv);
+  std::vector<float> got;
+  for (int t = 0; t < steps; ++t) {
+    std::vector<int32_t> ids(batch.size());
+    for (int b = 0; b < batch.size(); ++b) ids[b] = tokens[b * steps + t];
+    run.set(plan_names::kNextIds, ids);
+    run.run(PlanSection::kStep);
+    got.insert(got.end(), run.logits().values.begin(), run.logits().values.end());
+  }
+  errors.logits = relative_l2(got, logits);
+  return errors;
+}
+
+/// The precision's tolerance, or four times what its unit of rounding makes of the fp16 error where that is more.
+inline double bound(Precision precision, double fp16_error) {
+  switch (precision) {
+    case Precision::kFp32:
+      return std::max(1e-5, 4 * fp16_error / 4096);
+    case Precision::kTf32:
+      return std::max(2e-3, 4 * fp16_error);
+    case Precision::kFp16:
+      return std::max(4e-3, 4 * fp16_error);
+    default:
+      return std::max(2e-2, 4 * 8 * fp16_error);
+  }
+}
+
+}  // namespace tandem::kernels
