@@ -16,6 +16,8 @@ constexpr double kThreshold = 0.6;        // hidden deviations
 constexpr double kBiasShare = 0.1;        // of a projection's output
 constexpr double kAttentionShare = 0.3;
 constexpr double kEcho = 2;
+constexpr double kUntiedShare =
+    0.25;  // no echo to suppress: less growth, and less noise from 16-bit rounding
 constexpr double kPositionShare = 1.0 / 3;  // learned positions, of the token
 
 double activate(Activation activation, double x) {
@@ -79,7 +81,7 @@ SeedScale::Stream SeedScale::stream(const StackConfig& stack, int attentions) co
     s.start = std::hypot(seed_deviation(embedding_) * config_.embedding_scale, position);
 
   // The ratio for which the variance grows by 1 / share^2 over all layers.
-  const double share = std::min(0.5, kEcho / std::sqrt(config_.d_model));
+  const double share = config_.tied_head ? std::min(0.5, kEcho / std::sqrt(config_.d_model)) : kUntiedShare;
   const double layer_growth = std::pow(share, -2.0 / stack.layers);
   double low = 0;
   double high = 1 / share;
