@@ -10,8 +10,7 @@ from tandem_reports import formats
 from tandem_reports.comparison import interval_text
 from tandem_reports.errors import BAD_RESULT, GOOD
 from tandem_reports.gate import BAD, OPEN, VERDICTS, GateResult, Verdict
-from tandem_reports.labels import common_text, short_name, split_axes
-from tandem_reports.overview import conditions, machine
+from tandem_reports.text import aligned, escape, markdown_table, names, sides
 
 SCHEMA = "1.0.0"
 COLOURS = {
@@ -24,6 +23,7 @@ COLOURS = {
     "same": 32,
 }
 HEADER = ("case", "A (µs)", "B (µs)", "B/A", "interval", "pairs", "p slower", "verdict", "note")
+NUMERIC = range(1, 7)
 
 
 def headline(result: GateResult) -> str:
@@ -53,15 +53,6 @@ def method(result: GateResult) -> str:
     )
 
 
-def _names(result: GateResult) -> tuple[list[str], str]:
-    cases = [verdict.case for verdict in result.verdicts]
-    varying, common = split_axes(cases)
-    names = [
-        " ".join(filter(None, (case.suite, short_name(case, varying) if varying else ""))) for case in cases
-    ]
-    return names, common_text(cases, common)
-
-
 def _p(value: float | None) -> str:
     return formats.MISSING if value is None else f"{value:.2g}"
 
@@ -80,57 +71,35 @@ def cells(verdict: Verdict) -> list[str]:
     ]
 
 
-def _sides(result: GateResult) -> list[str]:
-    return [
-        f"{name}  {run.label}: {machine(run.environment)}, {conditions(run.environment)}"
-        for name, run in (("A", result.a), ("B", result.b))
-    ]
-
-
 def terminal(result: GateResult, colour: bool) -> str:
     """An aligned table and the answer below it."""
-    names, shared = _names(result)
-    rows = [list(HEADER)]
-    rows += [[name, *cells(verdict)] for name, verdict in zip(names, result.verdicts, strict=True)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = [*_sides(result), *([f"   all cases: {shared}"] if shared else []), ""]
-    for row in rows:
-        left = row[0].ljust(widths[0])
-        numbers = [row[column].rjust(widths[column]) for column in range(1, 7)]
-        status = row[7].ljust(widths[7])
-        if colour and row[7] in COLOURS:
-            status = f"\033[{COLOURS[row[7]]}m{status}\033[0m"
-        lines.append("  ".join([left, *numbers, status, row[8]]).rstrip())
+    short, shared = names([verdict.case for verdict in result.verdicts])
+    rows = [[name, *cells(verdict)] for name, verdict in zip(short, result.verdicts, strict=True)]
+    lines = [*sides(result.a, result.b), *([f"   all cases: {shared}"] if shared else []), ""]
+    lines += aligned([list(HEADER), *rows], NUMERIC, COLOURS if colour else None)
     return "\n".join([*lines, "", method(result), headline(result)]) + "\n"
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
 
 
 def markdown(result: GateResult) -> str:
     """A comment for a pull request: the answer, what is bad or open, and the rest folded away."""
-    names, shared = _names(result)
-    named = list(zip(names, result.verdicts, strict=True))
+    short, shared = names([verdict.case for verdict in result.verdicts])
     title = headline(result)
-    lines = [f"### {title[0].upper()}{title[1:]}", "", *(f"- {_escape(side)}" for side in _sides(result))]
-    lines += [f"- all cases: {_escape(shared)}"] if shared else []
-
-    def table(rows: list[tuple[str, Verdict]]) -> list[str]:
-        text = [
-            "| " + " | ".join(HEADER) + " |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
-        ]
-        text += ["| " + " | ".join(map(_escape, (name, *cells(verdict)))) + " |" for name, verdict in rows]
-        return ["", *text]
-
-    urgent = [row for row in named if row[1].status in (*BAD, *OPEN)]
-    rest = [row for row in named if row[1].status not in (*BAD, *OPEN)]
-    lines += table(urgent) if urgent else []
+    lines = [
+        f"### {title[0].upper()}{title[1:]}",
+        "",
+        *(f"- {escape(side)}" for side in sides(result.a, result.b)),
+    ]
+    lines += [f"- all cases: {escape(shared)}"] if shared else []
+    urgent: list[list[str]] = []
+    rest: list[list[str]] = []
+    for name, verdict in zip(short, result.verdicts, strict=True):
+        (urgent if verdict.status in (*BAD, *OPEN) else rest).append([name, *cells(verdict)])
+    if urgent:
+        lines += ["", *markdown_table(HEADER, urgent, NUMERIC)]
     if rest:
-        lines += ["", f"<details><summary>{formats.plural(len(rest), 'other case')}</summary>", *table(rest)]
-        lines += ["", "</details>"]
-    lines += ["", f"<sub>{_escape(method(result))}</sub>"]
+        lines += ["", f"<details><summary>{formats.plural(len(rest), 'other case')}</summary>", ""]
+        lines += [*markdown_table(HEADER, rest, NUMERIC), "", "</details>"]
+    lines += ["", f"<sub>{escape(method(result))}</sub>"]
     return "\n".join(lines) + "\n"
 
 

@@ -86,8 +86,8 @@ def test_all_on_one_side_gives_the_least_p() -> None:
     assert fewest_pairs(0.01 / 20) == 11
 
 
-# Hollander and Wolfe, Nonparametric Statistical Methods, chapter 3: depression scores of nine patients before and
-# after a tranquilliser; W = 5 of 45, estimate -0.46, 96 % interval (-0.786, -0.010).
+# Hollander and Wolfe, Nonparametric Statistical Methods, chapter 3: depression scores of nine patients before
+# and after a tranquilliser; W = 5 of 45, estimate -0.46, 96 % interval (-0.786, -0.010).
 HAMILTON = [-0.952, 0.147, -1.022, -0.430, -0.620, -0.590, -0.490, 0.080, -0.010]
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import __version__, formats, glossary, page
+from tandem_reports import __version__, console, formats, glossary, page
 from tandem_reports.compare_views import CAVEAT, comparison_csv, counts_text, markdown, terminal
 from tandem_reports.comparison import Comparison, Rules, compare, interval_text
 from tandem_reports.errors import BAD_RESULT, GOOD, USAGE, ReportError
@@ -37,15 +36,7 @@ exit codes:
   2  usage, a run that cannot be read, no case in common, or nothing comparable
 """
 
-
-def _percent(text: str) -> float:
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage such as 0.5") from None
-    if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not over 0 and under 100 percent")
-    return value / 100
+FORMATS = ("terminal", "markdown", "csv", "html")
 
 
 def add(commands: Any) -> None:
@@ -59,19 +50,13 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("a", metavar="A", type=Path, help="the run that the others are compared with")
     parser.add_argument("others", metavar="B", nargs="+", type=Path, help="a run to compare with A")
+    console.add_output(parser, FORMATS)
     parser.add_argument(
-        "--format",
-        choices=("terminal", "markdown", "csv", "html"),
-        default="terminal",
-        help="default: terminal",
-    )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="write there instead of to stdout")
-    parser.add_argument(
-        "--minimum-effect", metavar="PERCENT", type=_percent, default=0.005,
+        "--minimum-effect", metavar="PERCENT", type=console.percent, default=0.005,
         help="changes up to this much are never called faster or slower (default: 0.5)",
     )  # fmt: skip
     parser.add_argument(
-        "--equivalence", metavar="PERCENT", type=_percent, default=0.01,
+        "--equivalence", metavar="PERCENT", type=console.percent, default=0.01,
         help="half width of the band that counts as the same (default: 1)",
     )  # fmt: skip
     parser.add_argument(
@@ -160,26 +145,21 @@ def _render(comparisons: Sequence[Comparison], rules: Rules, arguments: argparse
         return comparison_csv(comparisons)
     if arguments.format == "markdown":
         return "\n".join(markdown(comparison) for comparison in comparisons)
-    colour = arguments.out is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = console.wants_colour(arguments.out)
     return "\n".join(terminal(comparison, colour) for comparison in comparisons)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Does the work; prints the comparison, or the path of the file it was written to."""
     runs = load_runs([arguments.a, *arguments.others])
-    for warning in (warning for run in runs for warning in run.warnings):
-        print(f"tandem-report: warning: {warning}", file=sys.stderr)
+    console.warn(warning for run in runs for warning in run.warnings)
     rules = Rules(arguments.minimum_effect, arguments.equivalence, arguments.any_machine)
     comparisons = [compare(runs[0], other, rules) for other in runs[1:]]
     for comparison in comparisons:
         if comparison.common == 0:
             raise ReportError(f"{comparison.a.path} and {comparison.b.path} have no case in common")
     text = _render(comparisons, rules, arguments)
-    if arguments.out is None:
-        sys.stdout.write(text)
-    else:
-        page.write(arguments.out, text)
-        print(arguments.out)
+    console.deliver(text, arguments.out)
     judged = [pair for comparison in comparisons for pair in comparison.pairs]
     if all(pair.status == "not-comparable" for pair in judged):
         why = next((pair.note for pair in judged), "no case was measured in both")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import __version__, formats, glossary, page
+from tandem_reports import __version__, console, formats, glossary, page
 from tandem_reports.errors import USAGE, ReportError
 from tandem_reports.gate import GateResult, confirm, gate, unconfirmed
 from tandem_reports.gate_views import (
@@ -78,11 +77,10 @@ def add(commands: Any) -> None:
         "--look", metavar="I/N", type=_look, default=(1, 1),
         help="this is look I of at most N at growing data: alpha is shared among them (default: 1/1)",
     )  # fmt: skip
-    parser.add_argument("--format", choices=FORMATS, default="terminal", help="default: terminal")
+    console.add_output(parser, FORMATS)
     parser.add_argument(
         "--json", action="store_const", const="json", dest="format", help="the same as --format json"
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="write there instead of to stdout")
     parser.set_defaults(run=run)
 
 
@@ -104,8 +102,7 @@ def load_sides(paths: Sequence[Path]) -> tuple[Run, Run, bool]:
 
 def _judge(paths: Sequence[Path], arguments: argparse.Namespace, look: tuple[int, int]) -> GateResult:
     a, b, interleaved = load_sides(paths)
-    for warning in (*a.warnings, *b.warnings):
-        print(f"tandem-report: warning: {warning}", file=sys.stderr)
+    console.warn((*a.warnings, *b.warnings))
     policy = read_policy(arguments.policy)
     result = gate(a, b, policy, look=look[0], looks=look[1], interleaved=interleaved)
     if result.common == 0:
@@ -176,13 +173,9 @@ def run(arguments: argparse.Namespace) -> int:
         result = confirm(result, _judge([arguments.confirm], arguments, (1, 1)))
     elif result.policy.confirm:
         result = unconfirmed(result)
-    colour = arguments.out is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    colour = console.wants_colour(arguments.out)
     text = render(result, arguments.format, colour)
-    if arguments.out is None:
-        sys.stdout.write(text)
-    else:
-        page.write(arguments.out, text)
-        print(arguments.out)
+    console.deliver(text, arguments.out)
     compared = [v for v in result.verdicts if v.status not in ("new", "unmeasured", "allowed")]
     if all(verdict.status == "not-comparable" for verdict in compared):
         why = next((verdict.note for verdict in compared), "no case was measured in both")

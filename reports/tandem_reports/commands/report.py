@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import page
+from tandem_reports import console, page
 from tandem_reports.errors import GOOD
 from tandem_reports.runs import load_runs
 
@@ -45,8 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     runs = load_runs(arguments.runs)
     audit = audit_samples(runs)
-    for message in [*(warning for run in runs for warning in run.warnings), *audit.messages]:
-        print(f"tandem-report: warning: {message}", file=sys.stderr)
+    console.warn([*(warning for run in runs for warning in run.warnings), *audit.messages])
     out: Path = arguments.out or arguments.runs[0] / "report"
     text, pictures, table = build(runs, audit)
     figures = out / "figures"

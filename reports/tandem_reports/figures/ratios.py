@@ -78,7 +78,7 @@ def ratios(
                 ends = [100 * (pair.interval.low - 1), 100 * (pair.interval.high - 1)]
                 axes.plot(ends, [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
             axes.plot(
-                [middle], [place], MARKERS[pair.status], color=colour, markersize=6, markeredgecolor="white"
+                [middle], [place], MARKERS[pair.status], color=colour, markersize=7, markeredgecolor="white"
             )
             reach = max(reach, *map(abs, ends), abs(middle))
         axes.set_yticks(range(len(shown)), labels)
