@@ -14,8 +14,8 @@ namespace tandem {
 inline void check_cuda(cudaError_t status, const char* call, const char* file, int line) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // clear a non-sticky error so that the next check does not report this one again
-  throw CudaError(std::string(file) + ":" + std::to_string(line) + ": " + call + ": " + cudaGetErrorName(status) +
-                      ": " + cudaGetErrorString(status),
+  throw CudaError(std::string(file) + ":" + std::to_string(line) + ": " + call + ": " +
+                      cudaGetErrorName(status) + ": " + cudaGetErrorString(status),
                   static_cast<int>(status));
 }
 
@@ -30,4 +30,5 @@ inline void warn_cuda(cudaError_t status, const char* call, const char* file, in
 #define TANDEM_CUDA_CHECK(call) ::tandem::check_cuda((call), #call, __FILE__, __LINE__)
 #define TANDEM_CUDA_WARN(call) ::tandem::warn_cuda((call), #call, __FILE__, __LINE__)
 /// After every kernel launch, in Release too.
-#define TANDEM_LAUNCH_CHECK(name) ::tandem::check_cuda(cudaGetLastError(), "launch of " name, __FILE__, __LINE__)
+#define TANDEM_LAUNCH_CHECK(name) \
+  ::tandem::check_cuda(cudaGetLastError(), "launch of " name, __FILE__, __LINE__)

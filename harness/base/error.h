@@ -11,10 +11,10 @@ namespace tandem {
 
 /// Process exit codes shared by every command (README, "Exit codes").
 enum class ExitCode : int {
-  kGood = 0,               ///< at least one case measured, nothing wrong
-  kFailed = 1,             ///< something is invalid, failed, missing or slower, or the run could not be written
-  kUsage = 2,              ///< bad flag, bad spec, or nothing comparable
-  kNoDevice = 3,           ///< no usable device
+  kGood = 0,      ///< at least one case measured, nothing wrong
+  kFailed = 1,    ///< something is invalid, failed, missing or slower, or the run could not be written
+  kUsage = 2,     ///< bad flag, bad spec, or nothing comparable
+  kNoDevice = 3,  ///< no usable device
   kNotEnoughEvidence = 4,  ///< gate only
 };
 

@@ -13,7 +13,9 @@ constexpr std::array<std::string_view, kPhaseKinds> kNames = {
 
 }  // namespace
 
-std::string_view phase_name(PhaseKind kind) { return kNames.at(static_cast<size_t>(kind)); }
+std::string_view phase_name(PhaseKind kind) {
+  return kNames.at(static_cast<size_t>(kind));
+}
 
 PhaseKind parse_phase(std::string_view name) {
   for (int i = 0; i < kPhaseKinds; ++i) {
@@ -22,7 +24,9 @@ PhaseKind parse_phase(std::string_view name) {
   throw UsageError(fmt::format("phase: '{}' is not one of {}", name, fmt::join(kNames, " ")));
 }
 
-std::string_view side_name(Side side) { return side == Side::kEncoder ? "encoder" : "decoder"; }
+std::string_view side_name(Side side) {
+  return side == Side::kEncoder ? "encoder" : "decoder";
+}
 
 std::string phase_path(const Phase& phase) {
   if (phase.layer < 0) return fmt::format("{}/{}", side_name(phase.side), phase_name(phase.kind));

@@ -41,6 +41,8 @@ PhaseRange::PhaseRange(const Phase& phase) {
   nvtxDomainRangePushEx(domain(), &event);
 }
 
-PhaseRange::~PhaseRange() { nvtxDomainRangePop(domain()); }
+PhaseRange::~PhaseRange() {
+  nvtxDomainRangePop(domain());
+}
 
 }  // namespace tandem

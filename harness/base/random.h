@@ -33,7 +33,8 @@ constexpr uint64_t stream_key(uint64_t seed, std::string_view name) {
 /// Sum of four centred 16-bit uniforms: integer in [-131070, 131070], mean 0, standard deviation kCentredSumStd.
 TANDEM_HD constexpr int32_t centred_sum(uint64_t key, uint64_t index) {
   const uint64_t r = random_bits(key, index);
-  return static_cast<int32_t>((r & 0xffff) + ((r >> 16) & 0xffff) + ((r >> 32) & 0xffff) + (r >> 48)) - 131070;
+  return static_cast<int32_t>((r & 0xffff) + ((r >> 16) & 0xffff) + ((r >> 32) & 0xffff) + (r >> 48)) -
+         131070;
 }
 inline constexpr double kCentredSumStd = 37837.23;
 

@@ -31,8 +31,9 @@ std::optional<double> scaled(std::optional<double> v, double factor) {
 }
 
 Terms phase_terms(const PhaseCost& p, Precision precision, const Ceilings& c) {
-  return {time_us(p.bytes_read(), scaled(c.read_gbs, 1e3)) + time_us(p.written_bytes, scaled(c.copy_gbs, 1e3)),
-          time_us(p.flops, scaled(c.rate_tflops(precision, p.unit), 1e6))};
+  return {
+      time_us(p.bytes_read(), scaled(c.read_gbs, 1e3)) + time_us(p.written_bytes, scaled(c.copy_gbs, 1e3)),
+      time_us(p.flops, scaled(c.rate_tflops(precision, p.unit), 1e6))};
 }
 
 std::optional<Floor> larger(std::optional<double> bytes_us, std::optional<double> flops_us) {
@@ -40,7 +41,9 @@ std::optional<Floor> larger(std::optional<double> bytes_us, std::optional<double
   return Floor{std::max(*bytes_us, *flops_us), *bytes_us >= *flops_us};
 }
 
-nlohmann::json number(std::optional<double> v) { return v ? nlohmann::json(*v) : nlohmann::json(); }
+nlohmann::json number(std::optional<double> v) {
+  return v ? nlohmann::json(*v) : nlohmann::json();
+}
 
 std::optional<double> positive(const nlohmann::json& j, const std::string& key) {
   if (j.is_null()) return std::nullopt;
@@ -94,9 +97,10 @@ void from_json(const nlohmann::json& j, Ceilings& c) {
         table[static_cast<size_t>(parse_precision(name))] = positive(rate, key + "." + name);
       }
     } else {
-      throw UsageError(fmt::format("ceilings: '{}' is not a key (machine measured_at read_gbs copy_gbs l2_gbs "
-                                   "empty_node_us burst_tflops sustained_tflops)",
-                                   key));
+      throw UsageError(
+          fmt::format("ceilings: '{}' is not a key (machine measured_at read_gbs copy_gbs l2_gbs "
+                      "empty_node_us burst_tflops sustained_tflops)",
+                      key));
     }
   }
 }

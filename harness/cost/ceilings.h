@@ -13,12 +13,12 @@ namespace tandem {
 
 /// What `suite_limits --measure-ceilings` measured. Absent: not measured, so no floor that needs it.
 struct Ceilings {
-  std::string machine;                 ///< card name and UUID, or the CPU's name
-  std::string measured_at;             ///< UTC
-  std::optional<double> read_gbs;      ///< read-only stream, 1e9 bytes/s
-  std::optional<double> copy_gbs;      ///< copy, bytes read plus written
-  std::optional<double> l2_gbs;        ///< read of a resident set
-  std::optional<double> empty_node_us; ///< one dependent empty kernel of a graph
+  std::string machine;                  ///< card name and UUID, or the CPU's name
+  std::string measured_at;              ///< UTC
+  std::optional<double> read_gbs;       ///< read-only stream, 1e9 bytes/s
+  std::optional<double> copy_gbs;       ///< copy, bytes read plus written
+  std::optional<double> l2_gbs;         ///< read of a resident set
+  std::optional<double> empty_node_us;  ///< one dependent empty kernel of a graph
   /// Best rate at any shape, TFLOP/s, by precision; 16-bit weight-only precisions use bf16's.
   std::array<std::optional<double>, kPrecisions> burst_tflops, sustained_tflops;
 

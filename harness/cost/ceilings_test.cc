@@ -10,7 +10,10 @@ namespace {
 Cost one_phase(double read, double written, double flops) {
   Cost c;
   c.precision = Precision::kBf16;
-  c.phases.push_back({.side = Side::kDecoder, .kind = PhaseKind::kHead, .weight_bytes = read, .written_bytes = written,
+  c.phases.push_back({.side = Side::kDecoder,
+                      .kind = PhaseKind::kHead,
+                      .weight_bytes = read,
+                      .written_bytes = written,
                       .flops = flops});
   return c;
 }

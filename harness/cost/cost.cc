@@ -12,7 +12,10 @@ constexpr double kIdBytes = 4;
 class Builder {
  public:
   Builder(const ModelConfig& config, Side side, const CostOptions& options)
-      : config_(config), side_(side), stack_(side == Side::kEncoder ? config.encoder : config.decoder), options_(options) {
+      : config_(config),
+        side_(side),
+        stack_(side == Side::kEncoder ? config.encoder : config.decoder),
+        options_(options) {
     cost_.precision = options.precision;
   }
 
@@ -56,9 +59,12 @@ class Builder {
   double layers() const { return stack_.layers; }
   /// K and V of one token in one layer.
   double kv_token_bytes() const {
-    return 2.0 * stack_.heads * static_cast<double>(kv_head_bytes(options_.precision, options_.kv, config_.head_dim));
+    return 2.0 * stack_.heads *
+           static_cast<double>(kv_head_bytes(options_.precision, options_.kv, config_.head_dim));
   }
-  double activation_bytes() const { return static_cast<double>(dtype_bytes(activation_dtype(options_.precision))); }
+  double activation_bytes() const {
+    return static_cast<double>(dtype_bytes(activation_dtype(options_.precision)));
+  }
   /// Biases, norms and tables stay in the type of activations.
   double small_bytes() const { return activation_bytes(); }
 
@@ -72,20 +78,25 @@ class Builder {
   Cost cost_;
 };
 
-double total(std::span<const int32_t> lengths) { return std::accumulate(lengths.begin(), lengths.end(), 0.0); }
+double total(std::span<const int32_t> lengths) {
+  return std::accumulate(lengths.begin(), lengths.end(), 0.0);
+}
 
 }  // namespace
 
 double Cost::bytes_read() const {
-  return std::accumulate(phases.begin(), phases.end(), 0.0, [](double s, const PhaseCost& p) { return s + p.bytes_read(); });
+  return std::accumulate(phases.begin(), phases.end(), 0.0,
+                         [](double s, const PhaseCost& p) { return s + p.bytes_read(); });
 }
 
 double Cost::bytes_written() const {
-  return std::accumulate(phases.begin(), phases.end(), 0.0, [](double s, const PhaseCost& p) { return s + p.written_bytes; });
+  return std::accumulate(phases.begin(), phases.end(), 0.0,
+                         [](double s, const PhaseCost& p) { return s + p.written_bytes; });
 }
 
 double Cost::flops() const {
-  return std::accumulate(phases.begin(), phases.end(), 0.0, [](double s, const PhaseCost& p) { return s + p.flops; });
+  return std::accumulate(phases.begin(), phases.end(), 0.0,
+                         [](double s, const PhaseCost& p) { return s + p.flops; });
 }
 
 const PhaseCost* Cost::find(Side side, PhaseKind kind) const {
@@ -151,14 +162,15 @@ Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> length
   b.product(PhaseKind::kCrossOut, rows, b.inner(), config.d_model);
   b.ffn(rows);
   PhaseCost& head = b.at(PhaseKind::kHead);
-  head.weight_bytes = static_cast<double>(config.vocab) *
-                      (config.d_model * head_bytes(options.precision) + (config.head_bias ? b.small_bytes() : 0));
+  head.weight_bytes = static_cast<double>(config.vocab) * (config.d_model * head_bytes(options.precision) +
+                                                           (config.head_bias ? b.small_bytes() : 0));
   head.flops = 2.0 * rows * config.d_model * config.vocab;
   b.at(PhaseKind::kSelect).written_bytes = rows * kIdBytes;
   return b.take();
 }
 
-Cost generate_cost(const ModelConfig& config, std::span<const int32_t> lengths, int tgt, const CostOptions& options) {
+Cost generate_cost(const ModelConfig& config, std::span<const int32_t> lengths, int tgt,
+                   const CostOptions& options) {
   Cost cost = encoder_cost(config, lengths, options);
   cost.add(cross_kv_cost(config, lengths, options));
   // A step's cost is linear in its position: tgt times the step at the mean position is their sum exactly.

@@ -60,6 +60,7 @@ Cost cross_kv_cost(const ModelConfig& config, std::span<const int32_t> lengths, 
 Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> lengths, double tgt,
                       const CostOptions& options);
 /// Encoder, cross-K/V and the steps that append positions 1 .. tgt.
-Cost generate_cost(const ModelConfig& config, std::span<const int32_t> lengths, int tgt, const CostOptions& options);
+Cost generate_cost(const ModelConfig& config, std::span<const int32_t> lengths, int tgt,
+                   const CostOptions& options);
 
 }  // namespace tandem

@@ -10,7 +10,9 @@
 namespace tandem {
 namespace {
 
-std::vector<int32_t> full(int batch, int src) { return std::vector<int32_t>(static_cast<size_t>(batch), src); }
+std::vector<int32_t> full(int batch, int src) {
+  return std::vector<int32_t>(static_cast<size_t>(batch), src);
+}
 
 double weights_of(const Cost& cost, bool head) {
   double sum = 0;
@@ -28,7 +30,9 @@ TEST(Cost, EqualsTheCommittedTableWithinOnePercent) {
     const ModelConfig config = preset(row["model"].get<std::string>());
     const CostOptions options{.precision = parse_precision(row["precision"].get<std::string>())};
     const auto lengths = full(row["batch"], row["src"]);
-    auto close = [&](double got, const char* key) { EXPECT_NEAR(got / row[key].get<double>(), 1, 0.01) << key; };
+    auto close = [&](double got, const char* key) {
+      EXPECT_NEAR(got / row[key].get<double>(), 1, 0.01) << key;
+    };
     const Cost step = decode_step_cost(config, lengths, row["tgt"].get<int>(), options);
     const PhaseCost& self = *step.find(Side::kDecoder, PhaseKind::kSelfAttention);
     close(weights_of(step, false), "weights");
@@ -78,7 +82,9 @@ TEST(Cost, TinyByHand) {
   const ModelConfig config = preset("tiny");
   const CostOptions options{.precision = Precision::kFp32};
   const Cost e = encoder_cost(config, full(1, 8), options);
-  auto phase = [](const Cost& c, Side side, PhaseKind kind) -> const PhaseCost& { return *c.find(side, kind); };
+  auto phase = [](const Cost& c, Side side, PhaseKind kind) -> const PhaseCost& {
+    return *c.find(side, kind);
+  };
   const Side E = Side::kEncoder, D = Side::kDecoder;
   // qkv: 2 layers x (64 x 192 + 192) x 4 bytes; 2 x 8 x 64 x 192 operations a layer
   EXPECT_EQ(phase(e, E, PhaseKind::kSelfQkv).weight_bytes, 2 * (64 * 192 + 192) * 4);
@@ -96,7 +102,8 @@ TEST(Cost, TinyByHand) {
   EXPECT_EQ(x.flops(), 2 * 2 * 8 * 64 * 128);
 
   const Cost d = decode_step_cost(config, full(1, 8), 5, options);
-  EXPECT_EQ(phase(d, D, PhaseKind::kSelfAttention).kv_bytes, 2 * 4 * 2 * 64 * 4);  // layers, 4 older positions
+  EXPECT_EQ(phase(d, D, PhaseKind::kSelfAttention).kv_bytes,
+            2 * 4 * 2 * 64 * 4);  // layers, 4 older positions
   EXPECT_EQ(phase(d, D, PhaseKind::kSelfAttention).written_bytes, 2 * 2 * 64 * 4);
   EXPECT_EQ(phase(d, D, PhaseKind::kSelfAttention).flops, 2 * 4 * 5 * 64);
   EXPECT_EQ(phase(d, D, PhaseKind::kCrossQkv).weight_bytes, 2 * (64 * 64 + 64) * 4);
