@@ -7,13 +7,15 @@ the intervals. Only interleaved pairs remove it; this module says no more than i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tandem_reports import formats
 from tandem_reports.cases import CaseResult, collect, natural_order
 from tandem_reports.environment import Environment
-from tandem_reports.records import Case
+from tandem_reports.errors import ReportError
+from tandem_reports.records import Case, Record
 from tandem_reports.runs import Run
 from tandem_reports.stats import (
     MIN_WORKERS,
@@ -124,11 +126,18 @@ def machine_differences(a: Environment, b: Environment) -> list[Difference]:
 
 
 def condition_differences(a: CaseResult, b: CaseResult) -> list[str]:
-    """Conditions of the measurement itself that differ."""
+    """Conditions of the measurement itself that differ.
+
+    Whether a replay fits in L2 follows from the case and is no condition; whether L2 was emptied before it is.
+    """
     found = []
-    for field, words in (("regime", "regime"), ("l2", "L2 state")):
-        x = {getattr(record, field) for record in a.ok} - {None}
-        y = {getattr(record, field) for record in b.ok} - {None}
+    readers: dict[str, Callable[[Record], str | None]] = {
+        "regime": lambda record: record.regime,
+        "L2 state": lambda record: "in_situ" if record.l2 == "resident" else record.l2,
+    }
+    for words, read in readers.items():
+        x = {value for value in map(read, a.ok) if value is not None}
+        y = {value for value in map(read, b.ok) if value is not None}
         if x and y and x != y:
             found.append(f"another {words}: {', '.join(sorted(x))} and {', '.join(sorted(y))}")
     return found
@@ -201,33 +210,62 @@ def _judge(
     return found
 
 
-def lost_cases(missing: Sequence[CaseResult], other: dict[str, CaseResult]) -> list[Lost]:
-    """What the other side has instead of some cases."""
-    found = []
-    for result in missing:
-        twin = other.get(result.case.id)
-        if twin is None:
-            found.append(Lost(result.case, "missing", ""))
-        else:
-            record = twin.failed[0]
-            found.append(Lost(result.case, record.status, record.reason or "no reason in the record"))
-    return found
+def _lost(case: Case, other: CaseResult | None) -> Lost:
+    if other is None:
+        return Lost(case, "missing", "")
+    record = other.failed[0]
+    return Lost(case, record.status, record.reason or "no reason in the record")
 
 
-def compare(a: Run, b: Run, rules: Rules) -> Comparison:
-    """Compares two runs case by case, matched by their ids."""
-    left = {result.case.id: result for result in collect([a])}
-    right = {result.case.id: result for result in collect([b])}
+@dataclass(frozen=True)
+class Matching:
+    """Which cases of two runs belong together.
+
+    Cases match in their suite and all axes but those of `ignore`; patterns choose the cases of A and B by name.
+    """
+
+    ignore: tuple[str, ...] = ()
+    only_a: str = ""
+    only_b: str = ""
+
+    def key(self, case: Case) -> tuple[object, ...]:
+        """What matching cases have in common; the id where nothing is ignored."""
+        if not self.ignore:
+            return (case.id,)
+        axes = sorted((name, value) for name, value in case.axes.items() if name not in self.ignore)
+        return (case.suite, *axes)
+
+    def select(self, run: Run, pattern: str) -> dict[tuple[object, ...], CaseResult]:
+        """A run's cases by their key. Raises ReportError where two cases have the same."""
+        found: dict[tuple[object, ...], CaseResult] = {}
+        for result in collect([run]):
+            if pattern and re.search(pattern, result.case.name) is None:
+                continue
+            key = self.key(result.case)
+            if key in found:
+                twins = f"{found[key].case.name} and {result.case.name}"
+                raise ReportError(
+                    f"{run.path}: without {', '.join(self.ignore)}, {twins} are the same case; choose one with "
+                    "--only-a or --only-b"
+                )
+            found[key] = result
+        return found
+
+
+def compare(a: Run, b: Run, rules: Rules, matching: Matching | None = None) -> Comparison:
+    """Compares two runs case by case."""
+    matching = matching or Matching()
+    left, right = matching.select(a, matching.only_a), matching.select(b, matching.only_b)
     shared = sorted(left.keys() & right.keys(), key=lambda key: natural_order(left[key].case))
     pairs = [(left[key], right[key]) for key in shared if left[key].ok and right[key].ok]
-    paired = {first.case.id for first, _ in pairs}
+    paired = {matching.key(first.case) for first, _ in pairs}
     machine = [difference.text for difference in machine_differences(a.environment, b.environment)]
     return Comparison(
         a=a,
         b=b,
         pairs=tuple(_judge(pairs, rules, machine)),
-        lost=tuple(lost_cases([r for key, r in left.items() if r.ok and key not in paired], right)),
-        gained=tuple(lost_cases([r for key, r in right.items() if r.ok and key not in paired], left)),
+        lost=tuple(_lost(r.case, right.get(key)) for key, r in left.items() if r.ok and key not in paired),
+        gained=tuple(_lost(r.case, left.get(key)) for key, r in right.items() if r.ok and key not in paired),
         common=len(shared),
     )
 

@@ -19,6 +19,9 @@ DEFAULTS: dict[str, str | int] = {
 }  # fmt: skip
 """Defaults are constants of the case id and never change."""
 
+ALWAYS = ("op", "model", "batch", "src", "tgt", "precision", "sparsity", "tp", "engine")
+"""Axes that a name prints even at their default."""
+
 _PREFIXED = {"batch": "b", "src": "s", "tgt": "t", "tp": "tp", "dp": "dp"}
 _BARE = ("op", "model", "precision", "sparsity", "engine")
 
@@ -49,8 +52,16 @@ def axis_text(axis: str, value: str | int | None) -> str:
 
 
 def short_name(case: Case, axes: Sequence[str]) -> str:
-    """The case by the given axes alone: "transformer-big b8 s128 bf16"."""
-    parts = [axis_text(axis, case.axes.get(axis)) for axis in axes]
+    """The case by the given axes alone: "transformer-big b8 s128 bf16".
+
+    As in full names, seldom changed axes are left out at their default; an encoder has no generated length.
+    """
+    parts = []
+    for axis in axes:
+        value = case.axes.get(axis)
+        silent = axis not in ALWAYS and value == DEFAULTS.get(axis)
+        if not silent and not (axis == "tgt" and case.suite == "encoder"):
+            parts.append(axis_text(axis, value))
     return " ".join(part for part in parts if part) or case.suite
 
 
@@ -58,10 +69,9 @@ def common_text(cases: Sequence[Case], axes: Sequence[str]) -> str:
     """What the cases share, leaving out what is at its default and seldom changed: "precision bf16, tp 1"."""
     if not cases:
         return ""
-    always = ("model", "batch", "src", "tgt", "precision", "sparsity", "tp", "engine")
     parts = []
     for axis in axes:
         value = cases[0].axes.get(axis)
-        if value not in (None, "") and (axis in always or value != DEFAULTS.get(axis)):
+        if value not in (None, "") and (axis in ALWAYS or value != DEFAULTS.get(axis)):
             parts.append(f"{axis} {value}")
     return ", ".join(parts)

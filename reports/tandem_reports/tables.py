@@ -222,14 +222,6 @@ def _fields(model_suite: bool, shared: _Shared) -> list[_Field]:
             Column("TFLOP/s", "rate"),
             _plain(lambda r: r.over_workers(lambda x: x.metrics.teraflops), formats.significant),
         ),
-        _Field(
-            Column("load (µs)", "load"),
-            _plain(lambda r: r.over_workers(lambda x: x.metrics.load_us), formats.micros),
-        ),
-        _Field(
-            Column("graph build (µs)", "load"),
-            _plain(lambda r: r.over_workers(lambda x: x.metrics.graph_build_us), formats.micros),
-        ),
         _Field(Column("bytes", "bytes"), lambda r: _counted(r.bytes, r.median_us, "B", "B/s")),
         _Field(
             Column("operations", "operations"), lambda r: _counted(r.flops, r.median_us, "FLOP", "FLOP/s")
@@ -239,6 +231,14 @@ def _fields(model_suite: bool, shared: _Shared) -> list[_Field]:
             _plain(lambda r: r.peak_bytes, lambda value: formats.scaled(value, "B")),
         ),
         _Field(Column("quartiles (µs)", "quartiles"), _quartiles),
+        _Field(
+            Column("load (µs)", "load"),
+            _plain(lambda r: r.over_workers(lambda x: x.metrics.load_us), formats.micros),
+        ),
+        _Field(
+            Column("graph build (µs)", "load"),
+            _plain(lambda r: r.over_workers(lambda x: x.metrics.graph_build_us), formats.micros),
+        ),
         _Field(Column("accuracy", "accuracy", numeric=False), _accuracy),
     ]
 
@@ -289,13 +289,13 @@ def case_table(results: Sequence[CaseResult], marks_of: Callable[[CaseResult], S
     for axis in axes:
         numeric = axis in INTEGER_AXES
         add(Column(axis, "case", numeric), [_axis_cell(result, axis) for result in measured])
+    badges = [tuple(m for m in found if m not in common_marks) for found in row_marks]
     for field in _fields(measured[0].case.suite in MODEL_SUITES, shared):
         cells = [field.cell(result) for result in measured]
         if field.always or any(cell.text != formats.MISSING for cell in cells):
             add(field.column, cells)
-    badges = [tuple(m for m in found if m not in common_marks) for found in row_marks]
-    if any(badges):
-        add(Column("marks", "marks", numeric=False), [Cell("", marks=badge) for badge in badges])
+        if field.column.title == "check" and any(badges):
+            add(Column("marks", "marks", numeric=False), [Cell("", marks=badge) for badge in badges])
     parts = [common_text([result.case for result in measured], common)]
     parts += [*shared_words, ", ".join(mark.label for mark in common_marks)]
     named = [Row(r.case.name, tuple(cells)) for r, cells in zip(measured, rows, strict=True)]

@@ -254,3 +254,21 @@ def test_a_run_with_itself_is_all_same(gpu_a: Path) -> None:
     assert {pair.status for pair in found.pairs} == {"same"}
     assert {pair.ratio for pair in found.pairs} == {1.0}
     assert not found.lost
+
+
+# Engines and precisions are compared with each other, not only builds.
+def test_ignoring_an_axis(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    both = [case("decoder", model="t5-base", batch=b, precision=p) for b in (1, 64) for p in ("bf16", "fp8")]
+    run = make_run(tmp_path / "run", both, seed=3, model=Model(samples=24))
+    sides = ("--only-a", "precision:bf16", "--only-b", "precision:fp8")
+    outcome = cli("compare", run, run, "--ignore", "precision", *sides)
+    assert outcome.code == 0
+    assert "2 faster." in outcome.out
+    ambiguous = cli("compare", run, run, "--ignore", "precision")
+    assert ambiguous.code == 2
+    assert "are the same case; choose one with --only-a" in ambiguous.err
+    nothing = cli("compare", run, run, *sides)
+    assert nothing.code == 2
+    assert "have no case in common" in nothing.err
+    assert cli("compare", run, run, "--ignore", "colour").code == 2
+    assert "is not a regular expression" in cli("compare", run, run, "--only-a", "(").err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 from tandem_reports import __version__, console, formats, glossary, page
 from tandem_reports.compare_views import CAVEAT, comparison_csv, counts_text, markdown, terminal
-from tandem_reports.comparison import Comparison, Rules, compare, interval_text
+from tandem_reports.comparison import Comparison, Matching, Rules, compare, interval_text
 from tandem_reports.errors import BAD_RESULT, GOOD, USAGE, ReportError
-from tandem_reports.labels import axis_names, common_text, split_axes
+from tandem_reports.labels import AXIS_ORDER, axis_names, common_text, split_axes
 from tandem_reports.overview import conditions, environment_table, machine
 from tandem_reports.runs import load_runs
 from tandem_reports.tables import Cell, Column, Row, Table
@@ -26,6 +27,10 @@ ratio B/A with its 95 % interval, and what that is evidence for:
   unknown          neither; always so with fewer than six workers a side
   not-comparable   another card, driver, clock setting, regime or L2 state
 
+With --ignore the two sides may differ in an axis: two engines, or, of one run, two precisions:
+
+  tandem-report compare RUN RUN --ignore precision --only-a precision:bf16 --only-b precision:fp8
+
 Cases that only one side measured are listed. The runs were made one after the other, so that drift between
 them is not in the interval.
 """
@@ -37,6 +42,14 @@ exit codes:
 """
 
 FORMATS = ("terminal", "markdown", "csv", "html")
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
+    return text
 
 
 def add(commands: Any) -> None:
@@ -59,6 +72,15 @@ def add(commands: Any) -> None:
         "--equivalence", metavar="PERCENT", type=console.percent, default=0.01,
         help="half width of the band that counts as the same (default: 1)",
     )  # fmt: skip
+    parser.add_argument(
+        "--ignore", metavar="AXIS", choices=AXIS_ORDER, action="append", default=[],
+        help="match cases that differ in this axis, such as engine or precision; may be given again",
+    )  # fmt: skip
+    for side in ("a", "b"):
+        parser.add_argument(
+            f"--only-{side}", metavar="REGEX", type=_pattern, default="",
+            help=f"take only the cases of {side.upper()} whose name matches",
+        )  # fmt: skip
     parser.add_argument(
         "--any-machine",
         action="store_true",
@@ -154,7 +176,8 @@ def run(arguments: argparse.Namespace) -> int:
     runs = load_runs([arguments.a, *arguments.others])
     console.warn(warning for run in runs for warning in run.warnings)
     rules = Rules(arguments.minimum_effect, arguments.equivalence, arguments.any_machine)
-    comparisons = [compare(runs[0], other, rules) for other in runs[1:]]
+    matching = Matching(tuple(arguments.ignore), arguments.only_a, arguments.only_b)
+    comparisons = [compare(runs[0], other, rules, matching) for other in runs[1:]]
     for comparison in comparisons:
         if comparison.common == 0:
             raise ReportError(f"{comparison.a.path} and {comparison.b.path} have no case in common")
