@@ -93,7 +93,7 @@ struct MmaCore {
   static constexpr int kPassRows = kBatch < kSkinnyPassRows ? kBatch : kSkinnyPassRows;
   static constexpr int kUnit = MmaMap::kUnit;
   static constexpr int kDepth = mma_depth(kRows);
-  static constexpr int kMinBlocks = kBatch <= 16 ? 2 : 1;  // resident on a multiprocessor
+  static constexpr int kMinBlocks = kRows * kBatch < 2048 ? 2 : 1;  // resident on a multiprocessor
   static constexpr bool kOneChunk = false;
 
   float acc[kPasses][kLoads][4];

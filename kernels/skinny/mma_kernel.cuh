@@ -52,6 +52,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
       cluster_expect(pushed, 4 * p.cluster() * p.planes() * shared_outputs(p, rows, rank));
     }
   }
+  __syncwarp();
   if (p.cluster_shift > 0) cluster_announce();  // waited for before the first store to a peer
   if (normed)
     stage_norm_weights(a, norm_weights);  // the oldest group of copies, so that it can be waited for alone

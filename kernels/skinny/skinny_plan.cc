@@ -61,6 +61,12 @@ bool kernel_exists(const SkinnyConfig& c, const SkinnyProblem& p) {
   });
 }
 
+/// Blocks that a multiprocessor's registers hold: what the kernels' launch bounds ask for.
+int blocks_by_registers(const SkinnyConfig& c, const SkinnyProblem& p) {
+  if (c.kind == Kind::kDot) return c.rows * c.batch == 1 && p.dtype != DType::kF32 ? 4 : 2;
+  return c.rows == 32 && c.batch == 64 ? 1 : 2;
+}
+
 /// A config measured as the best for a shape: `skinny_bench --sweep` prints such rows.
 struct Measured {
   int max_m;  ///< holds for m in (the previous row's max_m of the same shape, max_m]
@@ -175,14 +181,16 @@ std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, 
 double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   // Measured on an H200: the read stream. The rest are leads from its data sheet and from public microbenchmarks; they
   // only have to order configs.
-  constexpr double kStream = 4.4e6;     // bytes per us from memory
-  constexpr double kL2 = 5.5e6;         // bytes per us from L2 to all multiprocessors
-  constexpr double kPort = 60e3;        // bytes per us into one multiprocessor
-  constexpr double kClock = 1755.0;     // cycles per us
-  constexpr double kLatency_us = 1.3;   // of a load from memory under load
-  constexpr double kCluster_us = 0.45;  // barrier and exchange
-  constexpr double kChunk_us = 0.05;    // a block's barrier and refill of the ring
-  constexpr double kTile_us = 0.12;     // a block's end of a tile
+  constexpr double kStream = 4.4e6;    // bytes per us from memory
+  constexpr double kL2 = 5.5e6;        // bytes per us from L2 to all multiprocessors
+  constexpr double kPort = 60e3;       // bytes per us into one multiprocessor
+  constexpr double kClock = 1755.0;    // cycles per us
+  constexpr double kLatency_us = 1.3;  // of a load from memory under load
+  constexpr double kCluster_us = 0.6;  // waiting for the peers and the exchange
+  constexpr double kChunk_us = 0.05;   // a block's barrier and refill of the ring
+  constexpr double kTile_us = 0.12;    // a block's end of a tile
+  constexpr double kBlock_us = 0.06;   // a block's start
+  constexpr double kWave_us = 0.6;     // the start of blocks that had to wait for others to end
   const SkinnyPlan p = plan_skinny(c, problem, card);
   const double bytes = element_bytes(problem);
   const double sms = card.multiprocessors;
@@ -196,16 +204,19 @@ double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
 
   const double memory = std::max(weights / kStream, (weights * p.grid_y + blocks * x_block) / kL2);
   const double port = per_sm * (w_block + x_block) / kPort;
-  const double shared_by = std::min<double>(c.blocks_per_sm, per_sm);  // blocks that hide each other's waits
+  // Blocks of a multiprocessor at a time; they hide each other's waits.
+  const double resident =
+      std::min(card.shared_bytes / (p.shared_bytes + 1024), blocks_by_registers(c, problem));
+  const double shared_by = std::min(resident, per_sm);
   const double waits =
+      per_sm * kBlock_us + (std::ceil(per_sm / resident) - 1) * kWave_us +
       rounds * (kTile_us + (p.resident ? 0 : p.chunks) * kChunk_us) * per_sm / shared_by / shared_by;
   // What the warps keep in flight bounds the rate.
-  const int slice_warp_units = ceil_div(ceil_div(p.units, c.cluster), p.warps_k());
   const bool mma = c.kind == Kind::kMma;
-  const int depth = mma ? mma_depth(c.rows) : 4;
+  const double depth =
+      std::min<double>(mma ? mma_depth(c.rows) : 4, static_cast<double>(p.units) / c.cluster / p.warps_k());
   const int loads = mma ? c.rows / 8 : c.rows;
-  const double flying = shared_by * kSkinnyWarps * std::min(depth, slice_warp_units) * loads * 512.0;
-  const double flight = per_sm * w_block / flying * kLatency_us;
+  const double flight = per_sm * w_block / (shared_by * kSkinnyWarps * depth * loads * 512.0) * kLatency_us;
   // Shared-memory reads of x against tensor work (mma), or instructions (dot), a unit.
   const double units_sm = per_sm * rounds * c.warps_n * std::ceil(static_cast<double>(p.units) / c.cluster);
   const double cycles = mma ? 4.0 * c.batch / 8 + 8.0 * c.rows / 8
