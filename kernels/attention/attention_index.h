@@ -111,6 +111,7 @@ TANDEM_HD constexpr int64_t persistent_item(int64_t round, int block, int blocks
 // ---- Splits of a decode step ------------------------------------------------------------------------------------------
 
 inline constexpr int kDecodeWarps = 4;       ///< warps of a decode block
+inline constexpr int kDecodeLog2Warps = 2;
 inline constexpr int kDecodeMaxSplits = 8;   ///< the portable size of a cluster
 inline constexpr int kDecodeGranule = 16;    ///< keys; a warp's share is a multiple of this (but for the last)
 
@@ -119,10 +120,11 @@ struct KeyRange {
   int end = 0;  ///< exclusive
 };
 
-/// Keys of worker `worker` out of `workers` (warps of all splits, in order): contiguous shares of one size, the last ones
-/// shorter or empty. Depends on the current length only, so that any length is balanced over a fixed grid.
-TANDEM_HD constexpr KeyRange decode_range(int length, int workers, int worker) {
-  const int share = ceil_div(ceil_div(length, workers), kDecodeGranule) * kDecodeGranule;
+/// Keys of worker `worker` out of 2^log2_workers (warps of all splits, in order): contiguous shares of one size, the last
+/// ones shorter or empty. Depends on the current length only, so that any length is balanced over a fixed grid.
+TANDEM_HD constexpr KeyRange decode_range(int length, int log2_workers, int worker) {
+  const int even = (length + (1 << log2_workers) - 1) >> log2_workers;
+  const int share = ceil_div(even, kDecodeGranule) * kDecodeGranule;
   const int begin = worker * share < length ? worker * share : length;
   const int end = begin + share < length ? begin + share : length;
   return {begin, end};

@@ -130,12 +130,13 @@ TEST(EncoderTiles, PersistentBlocksTakeEveryItemOnce) {
 
 // A key in no share is forgotten, a key in two counts twice.
 TEST(DecodeSplits, RangesCoverEveryKeyOnce) {
-  for (const int splits : {1, 2, 4, 8}) {
-    const int workers = splits * kDecodeWarps;
+  ASSERT_EQ(1 << kDecodeLog2Warps, kDecodeWarps);
+  for (int log2_splits = 0; log2_splits <= 3; ++log2_splits) {
+    const int workers = kDecodeWarps << log2_splits;
     for (int length = 0; length <= 2200; ++length) {
       int next = 0;
       for (int w = 0; w < workers; ++w) {
-        const KeyRange r = decode_range(length, workers, w);
+        const KeyRange r = decode_range(length, kDecodeLog2Warps + log2_splits, w);
         ASSERT_EQ(r.begin, next);
         ASSERT_LE(r.begin, r.end);
         ASSERT_TRUE(r.end == length || r.end % kDecodeGranule == 0);

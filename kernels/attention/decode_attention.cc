@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <bit>
+
 #include "harness/base/error.h"
 #include "kernels/attention/attention_check.h"
 #include "kernels/attention/attention_index.h"
@@ -12,17 +14,19 @@ namespace {
 
 constexpr int kMaxGridY = 65535;
 
-int choose_splits(int asked, int64_t pairs, int max_length, std::string_view kernel) {
+int choose_log2_splits(int asked, int64_t pairs, int max_length, std::string_view kernel) {
   require_field(asked == 0 || asked == 1 || asked == 2 || asked == 4 || asked == kDecodeMaxSplits, kernel, "splits", asked,
                 "0, 1, 2, 4 or 8");
-  if (!use_sm90()) return 1;  // partial results meet in a cluster, which only sm_90 has
-  return asked != 0 ? asked : decode_splits(pairs, max_length, multiprocessors());
+  if (!use_sm90()) return 0;  // partial results meet in a cluster, which only sm_90 has
+  const int splits = asked != 0 ? asked : decode_splits(pairs, max_length, multiprocessors());
+  return std::countr_zero(static_cast<unsigned>(splits));
 }
 
-void check_common(int head_dim, int heads, float scale, DType dtype, std::string_view kernel) {
+void check_common(int head_dim, int heads, float scale, int finished_stride, DType dtype, std::string_view kernel) {
   require_float(dtype, kernel);
   require_head_dim(head_dim, kernel);
   require_field(heads >= 1, kernel, "heads", heads, "at least 1");
+  require_field(finished_stride >= 1, kernel, "finished_stride", finished_stride, "at least 1");
   if (!(scale > 0.0f)) throw UsageError(fmt::format("{}: scale is {}, allowed: above 0", kernel, scale));
 }
 
@@ -35,7 +39,7 @@ void launch_decode(DType dtype, bool self, const DecodeArgs& args, const DecodeL
 
 void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream_t stream) {
   constexpr std::string_view kName = "decode self-attention";
-  check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
+  check_common(p.head_dim, p.heads, p.scale, p.finished_stride, p.dtype, kName);
   const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
   require_pointer(p.q, kName, "q");
   require_pointer(p.k, kName, "k");
@@ -60,6 +64,7 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .position = p.position,
       .offsets = nullptr,
       .finished = p.finished,
+      .finished_stride = p.finished_stride,
       .ancestry = p.ancestry,
       .bias = p.distance_bias,
       .q_stride = p.qkv_stride,
@@ -73,7 +78,7 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .row_groups = 1,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .splits = choose_splits(p.splits, static_cast<int64_t>(p.batch) * p.heads, p.max_length, kName),
+      .log2_splits = choose_log2_splits(p.splits, static_cast<int64_t>(p.batch) * p.heads, p.max_length, kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };
@@ -82,7 +87,7 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
 
 void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStream_t stream) {
   constexpr std::string_view kName = "decode cross-attention";
-  check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
+  check_common(p.head_dim, p.heads, p.scale, p.finished_stride, p.dtype, kName);
   const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
   require_pointer(p.q, kName, "q");
   require_pointer(p.k, kName, "k");
@@ -110,6 +115,7 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .position = nullptr,
       .offsets = p.offsets,
       .finished = p.finished,
+      .finished_stride = p.finished_stride,
       .ancestry = nullptr,
       .bias = nullptr,
       .q_stride = p.q_stride,
@@ -123,7 +129,7 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .row_groups = groups,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .splits = choose_splits(p.splits, static_cast<int64_t>(p.sources) * groups * p.heads, p.max_source_length, kName),
+      .log2_splits = choose_log2_splits(p.splits, static_cast<int64_t>(p.sources) * groups * p.heads, p.max_source_length, kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };

@@ -27,6 +27,7 @@ struct DecodeSelfAttentionParams {
                                       ///< rows; below max_length (the kernel traps otherwise)
   const uint8_t* finished = nullptr;  ///< device [batch] or null; a row with a non-zero flag reads and appends no K/V
                                       ///< and its output is zeros
+  int finished_stride = 1;            ///< bytes between flags; 4 where they are int32_t 0 or 1 (little-endian)
   const int32_t* ancestry = nullptr;  ///< device [batch, max_length] or null (every row reads its own): beam search's
                                       ///< table; token t < position of row r is read from cache row ancestry[r][t]
   const float* distance_bias = nullptr;  ///< [heads, 2 * max_distance + 1] from launch_distance_bias with bidirectional
@@ -70,6 +71,7 @@ struct DecodeCrossAttentionParams {
   int64_t out_stride = 0;         ///< elements
   const uint8_t* finished = nullptr;  ///< device [sources * rows_per_source] or null; a finished row's output is zeros; K/V
                                       ///< of a source whose rows are all finished are not read
+  int finished_stride = 1;            ///< bytes between flags; 4 where they are int32_t 0 or 1 (little-endian)
   int sources = 0;
   int rows_per_source = 1;        ///< beams; up to 8 share one pass over the source's K/V (fp32: 4), more take further passes
   int heads = 0;

@@ -187,7 +187,7 @@ __device__ inline void weighted_sum(const Tile<T, Steps, Self>& x, const uint32_
 template <typename T, int Steps, bool Self>
 __global__ void __launch_bounds__(kDecodeThreads, Steps == 4 ? 2 : 3) decode_16bit_kernel(const DecodeArgs a) {
   using X = Tile<T, Steps, Self>;
-  extern __shared__ float shared[];
+  extern __shared__ __align__(16) float shared[];
   pdl_launch_dependents();
   if (!a.kv_ready) pdl_wait();
 
@@ -214,7 +214,8 @@ __global__ void __launch_bounds__(kDecodeThreads, Steps == 4 ? 2 : 3) decode_16b
     return;
   }
 
-  const KeyRange range = decode_range(length, a.splits * kDecodeWarps, b.split * kDecodeWarps + warp);
+  announce_block(a, b, shared);
+  const KeyRange range = decode_range(length, kDecodeLog2Warps + a.log2_splits, b.split * kDecodeWarps + warp);
   const int64_t head_at = first_token * a.token_stride + b.head * a.head_stride;
   const bool indirect = Self && a.ancestry != nullptr;
   const int64_t source_at = indirect ? 0 : b.source * a.source_stride;
@@ -305,8 +306,8 @@ __global__ void __launch_bounds__(kDecodeThreads, Steps == 4 ? 2 : 3) decode_16b
   total += __shfl_xor_sync(0xffffffffu, total, 2);
   const Partial mine = decode_partial(shared, warp, b.rows, a.head_dim);
   if (row < b.rows && lane % 4 == 0) {
-    mine.maxima[row] = state.maximum;
-    mine.totals[row] = total;
+    mine.stats[2 * row] = state.maximum;
+    mine.stats[2 * row + 1] = total;
   }
 #pragma unroll
   for (int column = 0; column < 2; ++column) {
@@ -330,11 +331,11 @@ template <typename T, int Steps, bool Self>
 void launch_instance(const DecodeArgs& a, const DecodeLaunch& how) {
   const int rows = a.rows_per_source < kDecodeRows16 ? a.rows_per_source : kDecodeRows16;
   launch(decode_16bit_kernel<T, Steps, Self>,
-         {.grid = dim3(static_cast<unsigned>(a.splits * a.heads), static_cast<unsigned>(how.sources * a.row_groups)),
+         {.grid = dim3(static_cast<unsigned>(a.heads << a.log2_splits), static_cast<unsigned>(how.sources * a.row_groups)),
           .block = dim3(kDecodeThreads),
-          .shared_bytes = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim)),
+          .shared_bytes = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.log2_splits)),
           .dependent = how.dependent,
-          .cluster = a.splits},
+          .cluster = 1 << a.log2_splits},
          how.stream, a);
 }
 

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
   constexpr int kGroups = kWarp / Lanes;      // keys of one load
   constexpr int kTile = kGroups * kUnroll;    // keys of one step of a warp
   static_assert(kDecodeGranule % kTile == 0);
-  extern __shared__ float shared[];
+  extern __shared__ __align__(16) float shared[];
   pdl_launch_dependents();
   if (!a.kv_ready) pdl_wait();
 
@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
     return;
   }
 
-  const KeyRange range = decode_range(length, a.splits * kDecodeWarps, b.split * kDecodeWarps + warp);
+  announce_block(a, b, shared);
+  const KeyRange range = decode_range(length, kDecodeLog2Warps + a.log2_splits, b.split * kDecodeWarps + warp);
   const int64_t head_at = first_token * a.token_stride + b.head * a.head_stride;
   float* const k = static_cast<float*>(a.k) + head_at + element;
   float* const v = static_cast<float*>(a.v) + head_at + element;
@@ -159,8 +160,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
     }
     if (r >= b.rows) continue;
     if (lane == 0) {
-      mine.maxima[r] = maximum[r];
-      mine.totals[r] = total[r];
+      mine.stats[2 * r] = maximum[r];
+      mine.stats[2 * r + 1] = total[r];
     }
     if (group == 0 && inside) {
       float* to = mine.sums + r * a.head_dim + element;
@@ -177,11 +178,11 @@ template <int Lanes, int Rows, bool Self>
 void launch_instance(const DecodeArgs& a, const DecodeLaunch& how) {
   const int rows = a.rows_per_source < kDecodeRowsF32 ? a.rows_per_source : kDecodeRowsF32;
   launch(decode_f32_kernel<Lanes, Rows, Self>,
-         {.grid = dim3(static_cast<unsigned>(a.splits * a.heads), static_cast<unsigned>(how.sources * a.row_groups)),
+         {.grid = dim3(static_cast<unsigned>(a.heads << a.log2_splits), static_cast<unsigned>(how.sources * a.row_groups)),
           .block = dim3(kDecodeThreads),
-          .shared_bytes = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim)),
+          .shared_bytes = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.log2_splits)),
           .dependent = how.dependent,
-          .cluster = a.splits},
+          .cluster = 1 << a.log2_splits},
          how.stream, a);
 }
 

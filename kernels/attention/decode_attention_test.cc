@@ -57,7 +57,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
   const DeviceBuffer qkv(c.batch * qkv_stride * dtype_bytes(c.dtype));
   const DeviceBuffer out(c.batch * out_stride * dtype_bytes(c.dtype));
   const DeviceBuffer position(sizeof(int32_t));
-  const DeviceBuffer finished = DeviceBuffer::of(std::vector<uint8_t>(c.batch, 0));
+  const DeviceBuffer finished = DeviceBuffer::of(std::vector<int32_t>(c.batch, 0));
   std::vector<int32_t> ancestry(static_cast<size_t>(c.batch) * c.max_length, -1);
   const DeviceBuffer device_ancestry = DeviceBuffer::of(ancestry);
   std::vector<float> table;
@@ -86,6 +86,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
                                          .out_stride = out_stride,
                                          .position = position.data<int32_t>(),
                                          .finished = c.finish_row >= 0 ? finished.data<uint8_t>() : nullptr,
+                                         .finished_stride = sizeof(int32_t),
                                          .ancestry = c.ancestry ? device_ancestry.data<int32_t>() : nullptr,
                                          .distance_bias = distance.data<float>(),
                                          .max_distance = c.max_distance,
@@ -114,8 +115,8 @@ void run_self(const SelfCase& c, uint64_t seed) {
     TANDEM_CUDA_CHECK(cudaMemcpy(out.data(), blank.data(), blank.size(), cudaMemcpyHostToDevice));
     TANDEM_CUDA_CHECK(cudaMemcpy(position.data(), &step, sizeof(step), cudaMemcpyHostToDevice));
     if (finishing) {
-      const uint8_t flag = 1;
-      TANDEM_CUDA_CHECK(cudaMemcpy(finished.data<uint8_t>() + c.finish_row, &flag, 1, cudaMemcpyHostToDevice));
+      const int32_t flag = 1;
+      TANDEM_CUDA_CHECK(cudaMemcpy(finished.data<int32_t>() + c.finish_row, &flag, sizeof(flag), cudaMemcpyHostToDevice));
     }
     if (c.ancestry) {  // any table whose entries name rows that were alive then; entries from `position` on are not read
       for (int r = 0; r < c.batch; ++r) {

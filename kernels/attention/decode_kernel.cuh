@@ -13,11 +13,14 @@ namespace tandem::kernels {
 
 inline constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 
-/// Shared memory of a block, floats: per warp and row the weighted sum [head_dim], maximum and sum of exponentials; then
-/// the same combined over the warps, which the other blocks of the cluster read.
+/// A partial result, floats: weighted sums [rows, head_dim], then [rows, 2]: maximum (in units of log 2) and sum of
+/// exponentials.
 TANDEM_HD constexpr int decode_partial_floats(int rows, int head_dim) { return rows * (head_dim + 2); }
-TANDEM_HD constexpr int decode_shared_floats(int rows, int head_dim) {
-  return (kDecodeWarps + 1) * decode_partial_floats(rows, head_dim);
+/// Shared memory of a block, floats: a barrier, a partial of each warp, and in the first block of a cluster those that the
+/// others send.
+inline constexpr int kDecodeBarrierFloats = 4;
+TANDEM_HD constexpr int decode_shared_floats(int rows, int head_dim, int log2_splits) {
+  return kDecodeBarrierFloats + (kDecodeWarps + (1 << log2_splits) - 1) * decode_partial_floats(rows, head_dim);
 }
 
 struct DecodeBlock {
@@ -30,10 +33,14 @@ struct DecodeBlock {
 
 __device__ inline DecodeBlock decode_block(const DecodeArgs& a, int rows_per_block) {
   DecodeBlock b;
-  b.split = static_cast<int>(blockIdx.x) % a.splits;
-  b.head = static_cast<int>(blockIdx.x) / a.splits;
-  b.source = static_cast<int>(blockIdx.y) / a.row_groups;
-  const int group = static_cast<int>(blockIdx.y) % a.row_groups;
+  b.split = static_cast<int>(blockIdx.x) & ((1 << a.log2_splits) - 1);
+  b.head = static_cast<int>(blockIdx.x) >> a.log2_splits;
+  b.source = static_cast<int>(blockIdx.y);
+  int group = 0;
+  if (a.row_groups > 1) {
+    group = b.source % a.row_groups;
+    b.source /= a.row_groups;
+  }
   b.first_row = b.source * a.rows_per_source + group * rows_per_block;
   b.rows = min(rows_per_block, a.rows_per_source - group * rows_per_block);
   return b;
@@ -44,10 +51,23 @@ __device__ inline uint32_t live_rows(const DecodeArgs& a, const DecodeBlock& b) 
   uint32_t live = (1u << b.rows) - 1u;
   if (a.finished != nullptr) {
     for (int r = 0; r < b.rows; ++r) {
-      if (a.finished[b.first_row + r] != 0) live &= ~(1u << r);
+      if (a.finished[static_cast<int64_t>(b.first_row + r) * a.finished_stride] != 0) live &= ~(1u << r);
     }
   }
   return live;
+}
+
+/// Numbers (row, pair of elements) as row * 2^shift + pair, so that neither needs a division; some pairs do not exist.
+struct PairMap {
+  int shift;
+  int pairs;
+  int rows;
+  __device__ int end() const { return rows << shift; }
+  __device__ int row(int i) const { return i >> shift; }
+  __device__ int pair(int i) const { return i & ((1 << shift) - 1); }
+};
+__device__ inline PairMap pair_map(int head_dim, int rows) {
+  return {.shift = kWarp - __clz(head_dim / 2 - 1), .pairs = head_dim / 2, .rows = rows};
 }
 
 template <typename T>
@@ -63,114 +83,114 @@ __device__ inline void store_pair(T* p, float first, float second) {
 template <typename T>
 __device__ inline void store_zeros(const DecodeArgs& a, const DecodeBlock& b) {
   if (b.split != 0) return;
-  const int pairs = a.head_dim / 2;
-  for (int i = static_cast<int>(threadIdx.x); i < b.rows * pairs; i += kDecodeThreads) {
-    const int row = i / pairs;
-    store_pair(static_cast<T*>(a.out) + (b.first_row + row) * a.out_stride + b.head * a.head_dim + 2 * (i % pairs), 0.0f,
-               0.0f);
+  const PairMap map = pair_map(a.head_dim, b.rows);
+  for (int i = static_cast<int>(threadIdx.x); i < map.end(); i += kDecodeThreads) {
+    if (map.pair(i) >= map.pairs) continue;
+    T* to = static_cast<T*>(a.out) + (b.first_row + map.row(i)) * a.out_stride + b.head * a.head_dim;
+    store_pair(to + 2 * map.pair(i), 0.0f, 0.0f);
   }
 }
 
-/// Pointers into a partial: sums [rows][head_dim], maxima [rows] (base 2), totals [rows].
 struct Partial {
-  float* sums;
-  float* maxima;
-  float* totals;
+  float* sums;   ///< [rows, head_dim]
+  float* stats;  ///< [rows, 2]
 };
+/// Partial 0 .. kDecodeWarps - 1: of the warps; after them: of split 1, 2, ...
 __device__ inline Partial decode_partial(float* shared, int index, int rows, int head_dim) {
-  float* base = shared + index * decode_partial_floats(rows, head_dim);
-  return {base, base + rows * head_dim, base + rows * head_dim + rows};
+  float* base = shared + kDecodeBarrierFloats + index * decode_partial_floats(rows, head_dim);
+  return {base, base + rows * head_dim};
+}
+
+/// Before the keys are read, by every thread of a block that will call combine_and_store: the first block of the cluster
+/// makes ready to receive. The matching wait is in combine_and_store.
+__device__ inline void announce_block(const DecodeArgs& a, const DecodeBlock& b, float* shared) {
+#if __CUDA_ARCH__ >= 900
+  if (a.log2_splits == 0) return;
+  if (b.split == 0 && threadIdx.x == 0) {
+    const int senders = (1 << a.log2_splits) - 1;
+    barrier_init(shared_address(shared), 1);
+    barrier_arrive_expect(shared_address(shared),
+                          senders * static_cast<int>(sizeof(float)) * decode_partial_floats(b.rows, a.head_dim));
+    fence_barrier_init();
+  }
+  cluster_arrive_relaxed();
+#endif
+}
+
+/// One pair of elements of one row, not yet divided by the total.
+struct Combined {
+  float maximum;
+  float total;
+  float first;
+  float second;
+};
+
+/// Over partials begin .. begin + Count - 1, of which the first `count` exist, added to `start` in order.
+template <int Count>
+__device__ inline Combined combine(const Combined& start, float* shared, int begin, int count, int rows, int head_dim,
+                                   int row, int element) {
+  float2 stats[Count];
+  float2 sums[Count];
+  float maximum = start.maximum;
+#pragma unroll
+  for (int i = 0; i < Count; ++i) {
+    if (i >= count) continue;
+    const Partial p = decode_partial(shared, begin + i, rows, head_dim);
+    stats[i] = *reinterpret_cast<const float2*>(p.stats + 2 * row);
+    sums[i] = *reinterpret_cast<const float2*>(p.sums + row * head_dim + element);
+    maximum = fmaxf(maximum, stats[i].x);
+  }
+  // A part without any key has maximum -inf: keep -inf - -inf out of the exponential.
+  const auto weight = [maximum](float m) { return m == -INFINITY ? 0.0f : fast_exp2(m - maximum); };
+  const float w = weight(start.maximum);
+  Combined c{maximum, w * start.total, w * start.first, w * start.second};
+#pragma unroll
+  for (int i = 0; i < Count; ++i) {
+    if (i >= count) continue;
+    const float wi = weight(stats[i].x);
+    c.total += wi * stats[i].y;
+    c.first += wi * sums[i].x;
+    c.second += wi * sums[i].y;
+  }
+  return c;
 }
 
 /// Combines the warps' partials (already in shared memory; a warp without keys has maximum -inf, total 0, sums 0), then
-/// the cluster's, and stores the rows. Every thread of the block calls it.
+/// those of the cluster in its first block, and stores the rows. Every thread of the block calls it.
 template <typename T>
 __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeBlock& b, uint32_t live, float* shared) {
   __syncthreads();
-  const int pairs = a.head_dim / 2;
-  const int tid = static_cast<int>(threadIdx.x);
-  const Partial block = decode_partial(shared, kDecodeWarps, b.rows, a.head_dim);
-  T* out = static_cast<T*>(a.out) + b.first_row * a.out_stride + b.head * a.head_dim;
-
-  for (int i = tid; i < b.rows * pairs; i += kDecodeThreads) {
-    const int row = i / pairs;
-    const int element = 2 * (i % pairs);
-    float maximum = -INFINITY;
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) {
-      maximum = fmaxf(maximum, decode_partial(shared, w, b.rows, a.head_dim).maxima[row]);
-    }
-    float total = 0.0f;
-    float first = 0.0f;
-    float second = 0.0f;
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) {
-      const Partial p = decode_partial(shared, w, b.rows, a.head_dim);
-      // A block without any key has maximum -inf: keep -inf - -inf out of the exponential.
-      const float weight = p.maxima[row] == -INFINITY ? 0.0f : fast_exp2(p.maxima[row] - maximum);
-      total += weight * p.totals[row];
-      first += weight * p.sums[row * a.head_dim + element];
-      second += weight * p.sums[row * a.head_dim + element + 1];
-    }
-    if (a.splits == 1) {
-      const float inverse = (live >> row & 1u) != 0 ? 1.0f / total : 0.0f;
-      const bool alive = (live >> row & 1u) != 0;
-      store_pair(out + row * a.out_stride + element, alive ? first * inverse : 0.0f, alive ? second * inverse : 0.0f);
-    } else {
-      block.sums[row * a.head_dim + element] = first;
-      block.sums[row * a.head_dim + element + 1] = second;
-      if (element == 0) {
-        block.maxima[row] = maximum;
-        block.totals[row] = total;
-      }
-    }
-  }
 #if __CUDA_ARCH__ >= 900
-  if (a.splits == 1) return;
-  cluster_arrive();
-  cluster_wait();
-  for (int i = static_cast<int>(cluster_rank()) * kDecodeThreads + tid; i < b.rows * pairs;
-       i += a.splits * kDecodeThreads) {
-    const int row = i / pairs;
-    const int element = 2 * (i % pairs);
-    const uint32_t maxima = shared_address(block.maxima + row);
-    const uint32_t totals = shared_address(block.totals + row);
-    const uint32_t sums = shared_address(block.sums + row * a.head_dim + element);
-    float m[kDecodeMaxSplits];
-    float l[kDecodeMaxSplits];
-    float s0[kDecodeMaxSplits];
-    float s1[kDecodeMaxSplits];
-    float maximum = -INFINITY;
-#pragma unroll
-    for (int s = 0; s < kDecodeMaxSplits; ++s) {
-      if (s < a.splits) {
-        m[s] = load_cluster(maxima, s);
-        l[s] = load_cluster(totals, s);
-        s0[s] = load_cluster(sums, s);
-        s1[s] = load_cluster(sums + 4, s);
-        maximum = fmaxf(maximum, m[s]);
-      }
-    }
-    float total = 0.0f;
-    float first = 0.0f;
-    float second = 0.0f;
-#pragma unroll
-    for (int s = 0; s < kDecodeMaxSplits; ++s) {
-      if (s < a.splits) {
-        const float weight = m[s] == -INFINITY ? 0.0f : fast_exp2(m[s] - maximum);
-        total += weight * l[s];
-        first += weight * s0[s];
-        second += weight * s1[s];
-      }
-    }
-    const bool alive = (live >> row & 1u) != 0;
-    const float inverse = alive ? 1.0f / total : 0.0f;
-    store_pair(out + row * a.out_stride + element, alive ? first * inverse : 0.0f, alive ? second * inverse : 0.0f);
-  }
-  // The other blocks may still be reading this block's shared memory.
-  cluster_arrive();
-  cluster_wait();
+  const int splits = 1 << a.log2_splits;
+  if (splits > 1) cluster_wait();  // the first block has begun and its barrier counts
 #endif
+  const PairMap map = pair_map(a.head_dim, b.rows);
+  for (int i = static_cast<int>(threadIdx.x); i < map.end(); i += kDecodeThreads) {
+    if (map.pair(i) >= map.pairs) continue;
+    const int row = map.row(i);
+    const int element = 2 * map.pair(i);
+    Combined c = combine<kDecodeWarps>({-INFINITY, 0.0f, 0.0f, 0.0f}, shared, 0, kDecodeWarps, b.rows, a.head_dim, row,
+                                       element);
+#if __CUDA_ARCH__ >= 900
+    if (b.split != 0) {
+      const Partial slot = decode_partial(shared, kDecodeWarps + b.split - 1, b.rows, a.head_dim);
+      const uint32_t barrier = cluster_address(shared_address(shared), 0);
+      store_cluster(cluster_address(shared_address(slot.sums + row * a.head_dim + element), 0), c.first, c.second, barrier);
+      if (element == 0) {
+        store_cluster(cluster_address(shared_address(slot.stats + 2 * row), 0), c.maximum, c.total, barrier);
+      }
+      continue;
+    }
+    if (splits > 1) {
+      barrier_wait(shared_address(shared), 0);
+      c = combine<kDecodeMaxSplits - 1>(c, shared, kDecodeWarps, splits - 1, b.rows, a.head_dim, row, element);
+    }
+#endif
+    const bool alive = (live >> row & 1u) != 0;
+    const float inverse = 1.0f / c.total;
+    T* out = static_cast<T*>(a.out) + (b.first_row + row) * a.out_stride + b.head * a.head_dim + element;
+    store_pair(out, alive ? c.first * inverse : 0.0f, alive ? c.second * inverse : 0.0f);
+  }
 }
 
 }  // namespace tandem::kernels

@@ -20,6 +20,7 @@ struct DecodeArgs {
   const int32_t* position;  ///< self only
   const int32_t* offsets;   ///< cross only
   const uint8_t* finished;
+  int finished_stride;      ///< bytes
   const int32_t* ancestry;  ///< self only
   const float* bias;        ///< self only, [heads, 2 * max_distance + 1]
   int64_t q_stride;
@@ -33,7 +34,7 @@ struct DecodeArgs {
   int row_groups;  ///< passes over a source's rows
   int heads;
   int head_dim;
-  int splits;
+  int log2_splits;
   float scale;
   bool kv_ready;
 };

@@ -93,7 +93,7 @@ struct Item {
   int q0;
   int tiles;  ///< of keys
 };
-__device__ inline Item locate(const WgmmaArgs& a, int64_t index) {
+[[maybe_unused]] __device__ inline Item locate(const WgmmaArgs& a, int64_t index) {
   Item item;
   const int tile = static_cast<int>(index % a.query_tiles);
   const int64_t rest = index / a.query_tiles;
@@ -183,7 +183,7 @@ struct TilePlace {
 };
 
 /// Bias and mask.
-__device__ inline void finish_scores(float (&s)[kKeys / 8][4], const TilePlace& at) {
+[[maybe_unused]] __device__ inline void finish_scores(float (&s)[kKeys / 8][4], const TilePlace& at) {
   if (at.bias != nullptr) {
     const BiasTile kind = bias_tile(at.group_q0, kGroupQueries, at.k0, kKeys, at.max_distance);
     if (kind == BiasTile::kNear) {
@@ -230,7 +230,7 @@ struct Softmax {
 
   /// Scores to probabilities in place; rescale[i] is what earlier sums of query i must be multiplied by. late_scale: what
   /// finish_scores has not yet applied (scale without a bias, 1 with one).
-  __device__ void step(float (&s)[kKeys / 8][4], float late_scale, float (&rescale)[2]) {
+  [[maybe_unused]] __device__ void step(float (&s)[kKeys / 8][4], float late_scale, float (&rescale)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float top = maximum[half];

@@ -1,4 +1,4 @@
-// PTX of sm_90a that the encoder's fast path needs: barriers in shared memory, the tensor copy engine, warpgroup products.
+// PTX of sm_90a that the encoder's fast path needs: the tensor copy engine and warpgroup products.
 // Only code for sm_90a may call these.
 #pragma once
 
@@ -6,33 +6,10 @@
 
 #include <cstdint>
 
+#include "kernels/attention/attention_ptx.cuh"
 #include "kernels/attention/wgmma.cuh"
 
 namespace tandem::kernels {
-
-__device__ inline void barrier_init(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-/// Makes initialised barriers visible to the copy engine.
-__device__ inline void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-__device__ inline void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-/// Arrives, and lets the phase end only after `bytes` more have been copied.
-__device__ inline void barrier_arrive_expect(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-/// Waits until the phase of this parity has ended; a new barrier answers parity 1 at once.
-__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
-  uint32_t done = 0;
-  while (done == 0) {
-    asm volatile(
-        "{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  }
-}
 
 /// The box at column x, row y of a two-dimensional tensor map, into shared memory; counted on `barrier`.
 __device__ inline void copy_box(uint32_t shared, const CUtensorMap* map, int x, int y, uint32_t barrier) {
