@@ -128,7 +128,7 @@ def machine_differences(a: Environment, b: Environment) -> list[Difference]:
 def condition_differences(a: CaseResult, b: CaseResult) -> list[str]:
     """Conditions of the measurement itself that differ.
 
-    Whether a replay fits in L2 follows from the case and is no condition; whether L2 was emptied before it is.
+    Whether a replay fits in L2 follows from the case and is no condition; whether L2 was emptied is one.
     """
     found = []
     readers: dict[str, Callable[[Record], str | None]] = {
@@ -221,7 +221,7 @@ def _lost(case: Case, other: CaseResult | None) -> Lost:
 class Matching:
     """Which cases of two runs belong together.
 
-    Cases match in their suite and all axes but those of `ignore`; patterns choose the cases of A and B by name.
+    Cases match in their suite and all axes but those of `ignore`; patterns choose cases of A and B by name.
     """
 
     ignore: tuple[str, ...] = ()
@@ -244,9 +244,9 @@ class Matching:
             key = self.key(result.case)
             if key in found:
                 twins = f"{found[key].case.name} and {result.case.name}"
+                without = f"{run.path}: without {', '.join(self.ignore)}"
                 raise ReportError(
-                    f"{run.path}: without {', '.join(self.ignore)}, {twins} are the same case; choose one with "
-                    "--only-a or --only-b"
+                    f"{without}, {twins} are the same case; choose one with --only-a or --only-b"
                 )
             found[key] = result
         return found

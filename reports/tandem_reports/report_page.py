@@ -66,7 +66,9 @@ def _tiles(suites: Sequence[SuiteOverview], results: Sequence[CaseResult]) -> li
         Tile(f"{sum(suite.skipped for suite in suites):,}", "skipped"),
     ]
     if ratios:
-        tiles.append(Tile(formats.ratio(min(ratios)), "nearest to its floor"))
+        nearest = min(ratios)
+        words = "nearest to its floor" if nearest >= 1 else "under its floor: see marks"
+        tiles.append(Tile(formats.ratio(nearest), words, bad=nearest < 1))
         tiles.append(Tile(formats.ratio(max(ratios)), "furthest from its floor"))
     return tiles
 
