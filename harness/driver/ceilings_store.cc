@@ -9,6 +9,7 @@
 
 #include "harness/base/error.h"
 #include "harness/driver/process.h"
+#include "harness/driver/progress.h"
 #include "harness/record/environment.h"
 #include "harness/sweep/files.h"
 
@@ -67,11 +68,11 @@ std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::opti
   if (auto stored = stored_ceilings(card)) return stored;
   const fs::path suite = bin_dir / "suite_limits";
   auto without = [](const std::string& why) {
-    fmt::print(stderr, "no ceilings, so no floors: {}\n", why);
+    say(fmt::format("no ceilings, so no floors: {}", why));
     return std::nullopt;
   };
   if (!fs::exists(suite)) return without(fmt::format("{} is not there to measure them", suite.string()));
-  fmt::print(stderr, "measuring the ceilings of {} (once)\n", card ? card->name : "this CPU");
+  say(fmt::format("measuring the ceilings of {} (once)", card ? card->name : "this CPU"));
   std::string text;
   const ProcessEnd end =
       run_process({.command = {suite, "--measure-ceilings", "--engine", card ? "cuda" : "reference",

@@ -18,13 +18,13 @@ TEST_F(DriverTest, AFaultCostsItsOwnCaseOnly) {
       "13:flaky,14:no-samples,15:escape,16:bad-record,17:validate-garbage,18:grandchild,19:oom-exit";
   std::vector<int> batches;
   for (int i = 1; i <= 21; ++i) batches.push_back(i);
-  const Finished f = tandem(run_args(sweep(batches), {"--workers", "2", "--timeout", "0.5", "--seed", "3"}));
+  const Finished f = tandem(run_args(sweep(batches), {"--workers", "2", "--timeout", "1", "--seed", "3"}));
   EXPECT_EQ(f.code, 1) << f.err;
 
   const auto all = by_batch_and_worker();
   const std::map<int, std::pair<Status, const char*>> failed = {
       {2, {Status::kCrashed, "killed by SIGSEGV; on stderr: measuring batch 2"}},
-      {3, {Status::kTimeout, "printed nothing for 0.5 s; on stderr: measuring batch 3"}},
+      {3, {Status::kTimeout, "printed nothing for 1 s; on stderr: measuring batch 3"}},
       {4, {Status::kOom, "out of memory: 5 bytes asked of GPU memory"}},
       {5, {Status::kInvalid, "row 3 is wrong"}},
       {7, {Status::kError, "the worker ended without a line for this case; on stdout: "}},
@@ -66,7 +66,8 @@ TEST_F(DriverTest, AFaultCostsItsOwnCaseOnly) {
   EXPECT_EQ(all.at({4, 0}).attempt, 1) << "a failure that the worker reported is not tried again";
   EXPECT_TRUE(soon([&] { return workers_gone(); }));
 
-  const json benchmark = json::parse(read_file(run_dir() + "/benchmark.json"));
+  const std::string file = run_dir() + "/benchmark.json";
+  const json benchmark = json::parse(read_file(file));
   EXPECT_EQ(benchmark["failures"].size(), failed.size());
   EXPECT_EQ(benchmark["benchmarks"].size(), 2 * (batches.size() - failed.size()));
   EXPECT_EQ(schema_error(environment_schema(), json::parse(read_file(run_dir() + "/environment.json"))),
@@ -308,6 +309,19 @@ TEST_F(DriverTest, DoctorNamesWhatIsMissing) {
   EXPECT_NE(f.out.find("missing  suite_kernels suite_collectives suite_memory: their cases are skipped"),
             std::string::npos);
   EXPECT_NE(f.out.find("ceilings are not measured yet"), std::string::npos);
+}
+
+// Without it a run would end when the terminal that it talks to is closed.
+TEST_F(DriverTest, NobodyListeningDoesNotEndARun) {
+  const std::string path = sweep({1, 2, 3});
+  std::vector<std::string> words = run_args(path, {"--workers", "2"});
+  std::string command = TANDEM_BINARY;
+  for (const std::string& word : words) command += " " + word;
+  for (const auto& [key, value] : environment_) ::setenv(key.c_str(), value.c_str(), 1);
+  EXPECT_EQ(std::system((command + " 2>&1 >/dev/null | true").c_str()), 0);
+  for (const auto& [key, value] : environment_) ::unsetenv(key.c_str());
+  EXPECT_TRUE(soon([&] { return fs::exists(run_dir() + "/benchmark.json"); }));
+  EXPECT_EQ(records().size(), 6u);
 }
 
 // Without it starting, reading and recording a worker could cost more than what is measured in it.

@@ -77,7 +77,7 @@ void print_table(const std::vector<Row>& rows, int workers) {
   fmt::print("{:<16}  {:<{}}  {:>10}  {:>10}  {}\n", "id", "name", width, "floor", "predicted", "skipped");
   for (const Row& row : rows) {
     const Prediction& p = row.predicted;
-    const std::string floor = p.floor_us ? show_us(*p.floor_us) : "-";
+    const std::string floor = p.floor_us && !row.skipped ? show_us(*p.floor_us) : "-";
     const std::string time = row.skipped ? "-" : show_duration(p.validate_s + workers * p.measure_s);
     fmt::print("{:<16}  {:<{}}  {:>10}  {:>10}  {}\n", case_id(row.c), case_name(row.c), width, floor, time,
                row.skipped.value_or(""));
@@ -91,7 +91,7 @@ void print_json(const std::vector<Row>& rows, int workers) {
     list.push_back({{"id", case_id(row.c)},
                     {"name", case_name(row.c)},
                     {"case", case_to_json(row.c)},
-                    {"floor_us", p.floor_us ? json(*p.floor_us) : json()},
+                    {"floor_us", p.floor_us && !row.skipped ? json(*p.floor_us) : json()},
                     {"predicted_s", row.skipped ? json() : json(p.validate_s + workers * p.measure_s)},
                     {"skipped", row.skipped ? json(*row.skipped) : json()}});
   }
@@ -126,9 +126,9 @@ int list_command(const RunArgs& args, bool as_json) {
   } else {
     print_table(rows, plan.workers);
   }
-  fmt::print(stderr, "{} cases, {} skipped, {} worker{}, engine {}, about {}{}\n", rows.size() - skipped,
-             skipped, plan.workers, plan.workers == 1 ? "" : "s", plan.engine, show_duration(total_s),
-             ceilings ? "" : "; no ceilings measured yet (`tandem run` does), so no floors");
+  say(fmt::format("{} cases, {} skipped, {} worker{}, engine {}, about {}{}", rows.size() - skipped, skipped,
+                  plan.workers, plan.workers == 1 ? "" : "s", plan.engine, show_duration(total_s),
+                  ceilings ? "" : "; no ceilings measured yet (`tandem run` does), so no floors"));
   return static_cast<int>(ExitCode::kGood);
 }
 

@@ -96,10 +96,10 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const tandem::Error& e) {
-    fmt::print(stderr, "tandem: {}\n", e.what());
+    tandem::say(fmt::format("tandem: {}", e.what()));
     return static_cast<int>(e.exit_code());
   } catch (const std::exception& e) {
-    fmt::print(stderr, "tandem: {}\n", e.what());
+    tandem::say(fmt::format("tandem: {}", e.what()));
     return static_cast<int>(ExitCode::kFailed);
   }
 }

@@ -10,22 +10,30 @@
 #include "harness/driver/process.h"
 
 namespace tandem {
+namespace {
 
-Progress::Progress(int steps, double predicted_s)
-    : terminal_(::isatty(2) != 0), steps_(steps), predicted_s_(predicted_s), start_s_(steady_s()) {}
+constexpr const char* kClearLine = "\r\033[K";
+
+}  // namespace
+
+void say(const std::string& line) {
+  std::fputs((line + "\n").c_str(), stderr);
+  std::fflush(stderr);
+}
+
+Progress::Progress(int to_check, int to_time, double predicted_s)
+    : terminal_(::isatty(2) != 0),
+      to_check_(to_check),
+      to_time_(to_time),
+      predicted_s_(predicted_s),
+      start_s_(steady_s()) {}
 
 Progress::~Progress() {
-  if (terminal_) fmt::print(stderr, "\r\033[K");
+  if (terminal_) std::fputs(kClearLine, stderr);
 }
 
-void Progress::step(double predicted_s) {
-  ++done_;
-  predicted_done_s_ += predicted_s;
-}
-
-void Progress::say(const std::string& line) {
-  fmt::print(stderr, "{}{}\n", terminal_ ? "\r\033[K" : "", line);
-  std::fflush(stderr);
+void Progress::tell(const std::string& line) {
+  say((terminal_ ? kClearLine : "") + line);
 }
 
 double Progress::left_s() const {
@@ -36,35 +44,38 @@ double Progress::left_s() const {
 
 void Progress::update(const std::string& name) {
   if (!terminal_) return;
-  const std::string line = fmt::format("[{}/{}] {} left  {}", done_, steps_, show_duration(left_s()), name);
-  fmt::print(stderr, "\r\033[K{}", line.substr(0, 118));
+  const std::string line = fmt::format("checked {}/{}, timed {}/{}, {} left  {}", checked_, to_check_, timed_,
+                                       to_time_, show_duration(left_s()), name);
+  std::fputs((kClearLine + line.substr(0, 118)).c_str(), stderr);
   std::fflush(stderr);
 }
 
 void Progress::checked(const std::string& name, Status status, const std::string& reason,
                        double predicted_s) {
-  step(predicted_s);
-  if (status != Status::kOk)
-    say(fmt::format("[{}/{}] {:<8} {}: {}", done_, steps_, status_name(status), name, reason));
-  update("checked " + name);
+  ++checked_;
+  predicted_done_s_ += predicted_s;
+  if (status != Status::kOk) {
+    tell(fmt::format("check [{}/{}] {:<8}  {}: {}", checked_, to_check_, status_name(status), name, reason));
+  } else if (!terminal_ && checked_ == to_check_) {
+    tell(fmt::format("check [{}/{}] done", checked_, to_check_));
+  }
+  update(name);
 }
 
 void Progress::recorded(const Record& r, double predicted_s) {
-  step(predicted_s);
-  if (r.status == Status::kOk) {
-    if (!terminal_) {
-      say(fmt::format("[{}/{}] {:>10}  {}  worker {}", done_, steps_, show_us(r.summary->median_us), r.name,
-                      r.worker));
-    }
-  } else {
-    say(fmt::format("[{}/{}] {:<8} {}: {}", done_, steps_, status_name(r.status), r.name,
-                    r.reason.value_or("")));
+  ++timed_;
+  predicted_done_s_ += predicted_s;
+  const std::string place = fmt::format("time [{}/{}]", timed_, to_time_);
+  if (r.status != Status::kOk) {
+    tell(fmt::format("{} {:<8}  {}: {}", place, status_name(r.status), r.name, r.reason.value_or("")));
+  } else if (!terminal_) {
+    tell(fmt::format("{} {:>8}  {}  worker {}", place, show_us(r.summary->median_us), r.name, r.worker));
   }
   update(r.name);
 }
 
-void Progress::dropped(int steps, double predicted_s) {
-  steps_ -= steps;
+void Progress::dropped(int timings, double predicted_s) {
+  to_time_ -= timings;
   predicted_s_ -= predicted_s;
 }
 

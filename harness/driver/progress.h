@@ -8,27 +8,29 @@
 
 namespace tandem {
 
+/// A line on stderr. Never throws: a run does not end because nobody listens.
+void say(const std::string& line);
+
 class Progress {
  public:
-  /// `steps`: cases to check and cases to time, with the seconds that all of them are predicted to take.
-  Progress(int steps, double predicted_s);
+  /// Cases to check, cases to time (each once a worker), and the seconds that all of it is predicted to take.
+  Progress(int to_check, int to_time, double predicted_s);
   ~Progress();
 
   /// A case was checked. Told in a line of its own only when it is not ok.
   void checked(const std::string& name, Status status, const std::string& reason, double predicted_s);
   /// A record was written.
   void recorded(const Record& r, double predicted_s);
-  /// Steps that turned out not to be needed: a case that failed is not timed again.
-  void dropped(int steps, double predicted_s);
+  /// Timings that turned out not to be needed: a case that failed is not timed again.
+  void dropped(int timings, double predicted_s);
 
  private:
-  void step(double predicted_s);
-  void say(const std::string& line);
+  void tell(const std::string& line);
   void update(const std::string& name);
   double left_s() const;
 
   bool terminal_ = false;
-  int steps_ = 0, done_ = 0;
+  int to_check_ = 0, to_time_ = 0, checked_ = 0, timed_ = 0;
   double predicted_s_ = 0, predicted_done_s_ = 0, start_s_ = 0;
 };
 

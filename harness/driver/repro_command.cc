@@ -92,7 +92,7 @@ int repro_command(const ReproArgs& args) {
                                       .on_line = [&](const std::string& line) { text += line + "\n"; },
                                       .allowed_s = [] { return kReproAllowed_s; }});
   if (end.how == ProcessEnd::How::kInterrupted) throw Interrupted("interrupted");
-  if (!end.talk.empty()) fmt::print(stderr, "{}\n", end.talk);
+  if (!end.talk.empty()) say(end.talk);
   if (end.how != ProcessEnd::How::kExited) throw Error(fmt::format("{}: {}", command[0], end.describe()));
   if (text.empty()) return end.code == 0 ? static_cast<int>(ExitCode::kFailed) : end.code;
   const double now = median_of(text);

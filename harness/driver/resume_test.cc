@@ -25,7 +25,6 @@ TEST_F(DriverTest, SigkillAtRandomMomentsAndResume) {
   std::vector<int> batches;
   for (int i = 1; i <= 15; ++i) batches.push_back(i);
   const std::string path = sweep(batches);
-  std::uniform_int_distribution<int> wait_ms(1, 130);
   int kills = 0;
   while (kills < 24) {
     fs::remove_all(run_dir());
@@ -35,9 +34,11 @@ TEST_F(DriverTest, SigkillAtRandomMomentsAndResume) {
       if (fs::exists(run_dir() + "/records.jsonl")) before = keys_of(records());
       const size_t logged = log_lines().size();
       const bool resume = fs::exists(run_dir());
+      // Longer and longer, so that slow machines come to an end too.
+      const int wait_ms = std::uniform_int_distribution<int>(1, 120 + 10 * kills)(random);
       const pid_t pid = start(run_args(path, resume ? std::vector<std::string>{"--workers", "2", "--resume"}
                                                     : std::vector<std::string>{"--workers", "2"}));
-      std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms(random)));
+      std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
       ::kill(pid, SIGKILL);
       const Finished f = wait_for(pid);
       finished = f.signal == 0;
@@ -67,10 +68,10 @@ TEST_F(DriverTest, CtrlCStopsAndSaysHowToGoOn) {
   for (const int signal : {SIGINT, SIGTERM}) {
     fs::remove_all(run_dir());
     fs::remove(log());
-    environment_["TANDEM_FAKE_FAULTS"] = "7:hang";
+    environment_["TANDEM_FAKE_FAULTS"] = "7:hang-later";
     const std::string path = sweep({1, 2, 3, 4, 5, 6, 7, 8});
     const pid_t pid = start(run_args(path, {"--workers", "3"}));
-    ASSERT_TRUE(soon([&] { return fs::exists(run_dir() + "/records.jsonl") && !records().empty(); }));
+    ASSERT_TRUE(soon([&] { return fs::exists(run_dir() + "/records.jsonl") && records().size() >= 8; }));
     ::kill(pid, signal);
     Finished f = wait_for(pid);
     EXPECT_EQ(f.code, 1);

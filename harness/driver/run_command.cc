@@ -87,10 +87,10 @@ int run_command(const RunArgs& given) {
   const RunFolder& folder = session.folder();
   try {
     session.prepare();
-    fmt::print(stderr, "{} cases, {} skipped, {} worker{}, engine {}{}; {}\n",
-               session.plan().sweep.cases.size(), session.plan().sweep.skipped.size(), session.plan().workers,
-               session.plan().workers == 1 ? "" : "s", session.plan().engine,
-               session.plan().card ? " on " + session.plan().card->name : "", args.out);
+    say(fmt::format("{} cases, {} skipped, {} worker{}, engine {}{}; {}", session.plan().sweep.cases.size(),
+                    session.plan().sweep.skipped.size(), session.plan().workers,
+                    session.plan().workers == 1 ? "" : "s", session.plan().engine,
+                    session.plan().card ? " on " + session.plan().card->name : "", args.out));
     session.run();
   } catch (const Interrupted&) {
     if (!folder.environment().is_null()) folder.derive_benchmark_json();
@@ -101,8 +101,8 @@ int run_command(const RunArgs& given) {
                               folder.records().size(), resume_command(args)));
   }
   const auto counts = count_statuses(folder.records());
-  fmt::print(stderr, "{}: {}\nreport: tandem-report report {}\n", args.out, summary_line(counts),
-             shell_command({args.out}));
+  say(fmt::format("{}: {}\nreport: tandem-report report {}", args.out, summary_line(counts),
+                  shell_command({args.out})));
   fmt::print("{}\n", args.out);
   return static_cast<int>(exit_code_of(counts, session.plan().sweep));
 }

@@ -248,30 +248,28 @@ void Session::time_round(int worker, Progress& progress) {
   }
 }
 
-int Session::steps_left(double* predicted_s) const {
-  int steps = 0;
-  *predicted_s = 0;
+Progress Session::progress() const {
+  int to_check = 0, to_time = 0;
+  double predicted_s = 0;
   for (const Item& item : items_) {
     if (!folder_.settled(item.id, 0) && !validated(item)) {
-      ++steps;
-      *predicted_s += item.predicted.validate_s;
+      ++to_check;
+      predicted_s += item.predicted.validate_s;
     }
     for (int worker = 0; worker < plan_.workers; ++worker) {
       if (folder_.settled(item.id, worker)) continue;
-      ++steps;
-      *predicted_s += item.predicted.measure_s;
+      ++to_time;
+      predicted_s += item.predicted.measure_s;
     }
   }
-  return steps;
+  return Progress(to_check, to_time, predicted_s);
 }
 
 void Session::run() {
   // The Level-1 cache that the workers fill belongs to this process: while it lives nobody clears it as a leftover.
   ::setenv("TANDEM_DRIVER_PID", std::to_string(::getpid()).c_str(), 1);
   record_skipped();
-  double predicted_s = 0;
-  const int steps = steps_left(&predicted_s);
-  Progress progress(steps, predicted_s);
+  Progress progress = this->progress();
   validate(progress);
   for (int worker = 0; worker < plan_.workers; ++worker) time_round(worker, progress);
   folder_.derive_benchmark_json();

@@ -90,7 +90,7 @@ class Session {
                   const std::optional<Check>& check);
   WorkerCall call_for(const Case& c, std::vector<std::string> flags) const;
   double timeout_s(double predicted_s) const;
-  int steps_left(double* predicted_s) const;
+  Progress progress() const;
 
   RunArgs args_;
   RunPlan plan_;

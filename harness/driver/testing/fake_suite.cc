@@ -74,13 +74,19 @@ void log_case(const std::string& line) {
   for (;;) ::pause();
 }
 
+[[noreturn]] void crash() {
+  std::signal(SIGSEGV, SIG_DFL);  // a sanitizer would make an exit code of it
+  std::raise(SIGSEGV);
+  std::abort();
+}
+
 void print(const json& line) {
   std::cout << line.dump() << std::endl;
 }
 
 void validate(const json& c) {
   const std::string fault = fault_of(c);
-  if (fault == "validate-segv") std::raise(SIGSEGV);
+  if (fault == "validate-segv") crash();
   if (fault == "validate-hang") hang();
   json line = {{"id", c["id"]},
                {"status", "ok"},
@@ -121,8 +127,8 @@ void measure(const json& c, const Flags& flags) {
                        ::getpid()));
   std::cerr << "measuring batch " << c["batch"] << '\n';
   sleep_case();
-  if (fault == "segv" || (fault == "flaky" && attempt == "1")) std::raise(SIGSEGV);
-  if (fault == "hang") hang();
+  if (fault == "segv" || (fault == "flaky" && attempt == "1")) crash();
+  if (fault == "hang" || (fault == "hang-later" && flags.values.at("--worker") != "0")) hang();
   if (fault == "exit") std::exit(3);
   if (fault == "quit") std::exit(0);
   if (fault == "oom-exit") ::raise(SIGKILL);
