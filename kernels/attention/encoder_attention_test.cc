@@ -8,6 +8,7 @@
 #include "harness/base/error.h"
 #include "harness/base/test_seed.h"
 #include "harness/model/batch.h"
+#include "kernels/attention/attention_check.h"
 #include "kernels/attention/attention_test_util.h"
 #include "kernels/attention/relative_bias.h"
 
@@ -280,6 +281,17 @@ TEST_P(EncoderAttention, DependentChain) {
 
 INSTANTIATE_TEST_SUITE_P(Paths, EncoderAttention, ::testing::Values("sm90", "sm80"),
                          [](const auto& info) { return std::string(info.param); });
+
+// A lost compile definition would send every call down the plain path, correct and half as fast.
+TEST(EncoderAttentionPaths, Sm90TakesTheFastOne) {
+  TANDEM_NEED_DEVICE();
+  int major = 0;
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+  const ScopedEnv unset("TANDEM_ARCH", nullptr);
+  EXPECT_EQ(use_sm90(), major == 9) << "on compute capability 9.0 build for 90a";
+  const ScopedEnv forced("TANDEM_ARCH", "sm80");
+  EXPECT_FALSE(use_sm90());
+}
 
 // A table entry of the wrong bucket or head is a wrong bias everywhere.
 TEST(DistanceBias, IsTheTableByDistance) {
