@@ -3,10 +3,13 @@
 add_library(tandem_flags INTERFACE)
 target_include_directories(tandem_flags INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(tandem_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>
   # CMake 3.25 does not know nvcc 13's C++20 mode; --expt-relaxed-constexpr shares constexpr helpers with the host.
   $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall,-Wextra>)
 target_link_libraries(tandem_flags INTERFACE fmt::fmt nlohmann_json::nlohmann_json Threads::Threads OpenMP::OpenMP_CXX)
+if(TANDEM_WERROR)
+  target_compile_options(tandem_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+endif()
 if(TANDEM_COVERAGE)
   target_compile_options(tandem_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:--coverage -O0 -g>)
   target_link_options(tandem_flags INTERFACE --coverage)

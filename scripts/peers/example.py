@@ -80,7 +80,9 @@ def main():
         for text in (args.out / "validation.jsonl").read_text().splitlines():
             checks[json.loads(text)["id"]] = json.loads(text)["check"]
     for case in json.loads(args.cases.read_text()):
-        line = validate(case) if args.validate else measure(case, args, checks[case["id"]])
+        line = (
+            validate(case) if args.validate else measure(case, args, checks[case["id"]])
+        )
         print(json.dumps({"id": case["id"], **line}), flush=True)
 
 

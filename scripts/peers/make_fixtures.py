@@ -31,7 +31,7 @@ import transformers
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "reports"))
 
-from tandem_reports import seeded  # noqa: E402 (needs the path above)
+from tandem_reports import seeded  # needs the path above
 
 SEED = 20260101
 SOURCE_LENGTHS = [19, 7, 1, 30]
@@ -47,7 +47,9 @@ class Family:
     config: dict[str, Any]
     t5: bool = False
     tied: bool = True
-    fixed: list[str] = field(default_factory=list)  # tensors that are computed, not learned
+    fixed: list[str] = field(
+        default_factory=list
+    )  # tensors that are computed, not learned
 
 
 @dataclass
@@ -67,7 +69,9 @@ class Tensor:
 
 def t5_config(name: str, gated: bool) -> Family:
     """T5: rms, pre, relative positions, no bias, unscaled scores; v1.1 gated with a head of its own."""
-    vocab, d_model, d_kv, heads, d_ff = (101, 44, 12, 3, 70) if gated else (99, 24, 5, 6, 50)
+    vocab, d_model, d_kv, heads, d_ff = (
+        (101, 44, 12, 3, 70) if gated else (99, 24, 5, 6, 50)
+    )
     hf = transformers.T5Config(
         vocab_size=vocab,
         d_model=d_model,
@@ -105,10 +109,14 @@ def t5_config(name: str, gated: bool) -> Family:
         "eos_id": 1,
         "decoder_start_id": 0,
     }
-    return Family(transformers.T5ForConditionalGeneration, hf, config, t5=True, tied=not gated)
+    return Family(
+        transformers.T5ForConditionalGeneration, hf, config, t5=True, tied=not gated
+    )
 
 
-def bart_like(name: str, hf: transformers.PreTrainedConfig, model: type, **words: Any) -> Family:
+def bart_like(
+    name: str, hf: transformers.PreTrainedConfig, model: type, **words: Any
+) -> Family:
     """What BART, Marian and M2M100 share: separate biases, one shared embedding that is also the head."""
     head_dim = hf.d_model // hf.encoder_attention_heads
     config = {
@@ -138,7 +146,9 @@ def bart_like(name: str, hf: transformers.PreTrainedConfig, model: type, **words
         **words,
     }
     learned = config["position"] == "learned"
-    fixed = [] if learned else [f"model.{side}.embed_positions.weight" for side in SIDES]
+    fixed = (
+        [] if learned else [f"model.{side}.embed_positions.weight" for side in SIDES]
+    )
     return Family(model, hf, config, fixed=fixed)
 
 
@@ -234,29 +244,56 @@ def t5_tensors(f: Family) -> Iterator[Tensor]:
     """All tensors of a T5."""
     d, inner = f.hf.d_model, f.hf.num_heads * f.hf.d_kv
     # Scores are not scaled, so that queries are small instead.
-    deviations = {"q": 1.5 / math.sqrt(d * f.hf.d_kv), "k": d**-0.5, "v": d**-0.5, "out": inner**-0.5}
+    deviations = {
+        "q": 1.5 / math.sqrt(d * f.hf.d_kv),
+        "k": d**-0.5,
+        "v": d**-0.5,
+        "out": inner**-0.5,
+    }
     yield Tensor("shared.embedding", "shared.weight", 1.0)
     if not f.tied:
         yield Tensor("head.weight", "lm_head.weight", d**-0.5)
-    for side, layers in (("encoder", f.hf.num_layers), ("decoder", f.hf.num_decoder_layers)):
+    for side, layers in (
+        ("encoder", f.hf.num_layers),
+        ("decoder", f.hf.num_decoder_layers),
+    ):
         first = f"{side}.block.0.layer.0.SelfAttention"
-        yield Tensor(f"{side}.relative_bias", f"{first}.relative_attention_bias.weight", 1.0)
-        yield Tensor(f"{side}.final_norm.gamma", f"{side}.final_layer_norm.weight", 0.1, 1.0)
-        attentions = [("self", "SelfAttention"), ("cross", "EncDecAttention")][: 1 + (side == "decoder")]
+        yield Tensor(
+            f"{side}.relative_bias", f"{first}.relative_attention_bias.weight", 1.0
+        )
+        yield Tensor(
+            f"{side}.final_norm.gamma", f"{side}.final_layer_norm.weight", 0.1, 1.0
+        )
+        attentions = [("self", "SelfAttention"), ("cross", "EncDecAttention")][
+            : 1 + (side == "decoder")
+        ]
         for i in range(layers):
             ours, block = f"{side}.layers.{i}", f"{side}.block.{i}.layer"
             for j, (ours_name, hf_name) in enumerate(attentions):
-                yield Tensor(f"{ours}.{ours_name}_norm.gamma", f"{block}.{j}.layer_norm.weight", 0.1, 1.0)
+                yield Tensor(
+                    f"{ours}.{ours_name}_norm.gamma",
+                    f"{block}.{j}.layer_norm.weight",
+                    0.1,
+                    1.0,
+                )
                 attention = f"{block}.{j}.{hf_name}"
-                for part, hf_part in zip(("q", "k", "v", "out"), ("q", "k", "v", "o"), strict=True):
+                for part, hf_part in zip(
+                    ("q", "k", "v", "out"), ("q", "k", "v", "o"), strict=True
+                ):
                     weight = f"{ours}.{ours_name}.{part}.weight"
-                    yield Tensor(weight, f"{attention}.{hf_part}.weight", deviations[part])
+                    yield Tensor(
+                        weight, f"{attention}.{hf_part}.weight", deviations[part]
+                    )
             last = len(attentions)
-            yield Tensor(f"{ours}.ffn_norm.gamma", f"{block}.{last}.layer_norm.weight", 0.1, 1.0)
+            yield Tensor(
+                f"{ours}.ffn_norm.gamma", f"{block}.{last}.layer_norm.weight", 0.1, 1.0
+            )
             ups = [("gate", "wi_0"), ("up", "wi_1")] if not f.tied else [("up", "wi")]
             ffn = f"{block}.{last}.DenseReluDense"
             for part, hf_part in ups:
-                yield Tensor(f"{ours}.ffn.{part}.weight", f"{ffn}.{hf_part}.weight", d**-0.5)
+                yield Tensor(
+                    f"{ours}.ffn.{part}.weight", f"{ffn}.{hf_part}.weight", d**-0.5
+                )
             yield Tensor(f"{ours}.ffn.down.weight", f"{ffn}.wo.weight", f.hf.d_ff**-0.5)
 
 
@@ -275,23 +312,37 @@ def dense(ours: str, hf: str, fan_in: int) -> Iterator[Tensor]:
 def bart_tensors(f: Family) -> Iterator[Tensor]:
     """All tensors of a BART, Marian or M2M100."""
     d = f.hf.d_model
-    yield Tensor("shared.embedding", "model.shared.weight", 1.0 / f.config["embedding_scale"])
+    yield Tensor(
+        "shared.embedding", "model.shared.weight", 1.0 / f.config["embedding_scale"]
+    )
     if f.config["head_bias"]:
         yield Tensor("head.bias", "final_logits_bias", 0.25)
     for side in SIDES:
         if f.config["position"] == "learned":
-            yield Tensor(f"{side}.position", f"model.{side}.embed_positions.weight", 0.5)
+            yield Tensor(
+                f"{side}.position", f"model.{side}.embed_positions.weight", 0.5
+            )
         if f.config.get("embedding_norm"):
-            yield from norm(f"{side}.embedding_norm", f"model.{side}.layernorm_embedding")
+            yield from norm(
+                f"{side}.embedding_norm", f"model.{side}.layernorm_embedding"
+            )
         if f.config.get("final_norm"):
             yield from norm(f"{side}.final_norm", f"model.{side}.layer_norm")
-        attentions = [("self", "self_attn"), ("cross", "encoder_attn")][: 1 + (side == "decoder")]
+        attentions = [("self", "self_attn"), ("cross", "encoder_attn")][
+            : 1 + (side == "decoder")
+        ]
         for i in range(f.config[side]["layers"]):
             ours, layer = f"{side}.layers.{i}", f"model.{side}.layers.{i}"
             for ours_name, hf_name in attentions:
-                yield from norm(f"{ours}.{ours_name}_norm", f"{layer}.{hf_name}_layer_norm")
+                yield from norm(
+                    f"{ours}.{ours_name}_norm", f"{layer}.{hf_name}_layer_norm"
+                )
                 for part in ("q", "k", "v", "out"):
-                    yield from dense(f"{ours}.{ours_name}.{part}", f"{layer}.{hf_name}.{part}_proj", d)
+                    yield from dense(
+                        f"{ours}.{ours_name}.{part}",
+                        f"{layer}.{hf_name}.{part}_proj",
+                        d,
+                    )
             yield from norm(f"{ours}.ffn_norm", f"{layer}.final_layer_norm")
             yield from dense(f"{ours}.ffn.up", f"{layer}.fc1", d)
             yield from dense(f"{ours}.ffn.down", f"{layer}.fc2", f.config[side]["d_ff"])
@@ -300,20 +351,30 @@ def bart_tensors(f: Family) -> Iterator[Tensor]:
 def set_weights(f: Family, model: torch.nn.Module) -> list[list[Any]]:
     """Fills the model from the seed. Returns our tensors; fails when any parameter was left as it was."""
     if not f.tied:  # transformers 5 ties even T5 v1.1 until a checkpoint says otherwise
-        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))
+        model.lm_head.weight = torch.nn.Parameter(
+            torch.zeros_like(model.lm_head.weight)
+        )
     slots = dict(model.named_parameters()) | dict(model.named_buffers())
     written = []
     for tensor in t5_tensors(f) if f.t5 else bart_tensors(f):
         slot = slots.pop(tensor.hf)
         shape = tuple(slot.shape)
-        values = seeded.seeded_tensor(SEED, tensor.name, shape, base=tensor.base, exponent=tensor.exponent)
+        values = seeded.seeded_tensor(
+            SEED, tensor.name, shape, base=tensor.base, exponent=tensor.exponent
+        )
         with torch.no_grad():
             slot.copy_(torch.from_numpy(values))
         rows, cols = (1, *shape)[-2:]
         written.append([tensor.name, rows, cols, tensor.base, tensor.exponent])
-    left = [n for n in slots if n not in f.fixed and not n.endswith("embed_positions.weights")]
+    left = [
+        n
+        for n in slots
+        if n not in f.fixed and not n.endswith("embed_positions.weights")
+    ]
     if left:
-        raise SystemExit(f"{f.config['name']}: parameters without a tensor of ours: {left}")
+        raise SystemExit(
+            f"{f.config['name']}: parameters without a tensor of ours: {left}"
+        )
     return written
 
 
@@ -322,7 +383,9 @@ def ids(f: Family, name: str, lengths: list[int]) -> list[list[int]]:
     special = {f.config["pad_id"], f.config["eos_id"], f.config["decoder_start_id"]}
     allowed = [i for i in range(f.config["vocab"]) if i not in special]
     draws = seeded.uniform_below(
-        seeded.stream_key(SEED, name), np.arange(sum(lengths), dtype=np.uint64), len(allowed)
+        seeded.stream_key(SEED, name),
+        np.arange(sum(lengths), dtype=np.uint64),
+        len(allowed),
     )
     sequences = np.split(np.array(allowed)[draws], np.cumsum(lengths)[:-1])
     return [s.tolist() for s in sequences]
@@ -346,7 +409,9 @@ def make(f: Family) -> dict[str, Any]:
     with torch.no_grad():
         for source, target in zip(sources, targets, strict=True):
             source_ids, target_ids = torch.tensor([source]), torch.tensor([target])
-            out = model(input_ids=source_ids, decoder_input_ids=target_ids, use_cache=False)
+            out = model(
+                input_ids=source_ids, decoder_input_ids=target_ids, use_cache=False
+            )
             encoded += nine_digits(out.encoder_last_hidden_state)
             logits += nine_digits(out.logits)
     return {
@@ -363,7 +428,10 @@ def make(f: Family) -> dict[str, Any]:
 
 def write(path: Path, fixture: dict[str, Any]) -> None:
     """One line a key, so that a change shows where it is."""
-    lines = [f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in fixture.items()]
+    lines = [
+        f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}"
+        for k, v in fixture.items()
+    ]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
@@ -379,7 +447,10 @@ def main() -> None:
         fixture = make(family)
         write(args.out / f"{name}.json", fixture)
         spread = np.array(fixture["logits"]).reshape(-1, family.config["vocab"]).std()
-        print(f"{name}: {len(fixture['tensors'])} tensors, logits' deviation {spread:.2f}", file=sys.stderr)
+        print(
+            f"{name}: {len(fixture['tensors'])} tensors, logits' deviation {spread:.2f}",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":
