@@ -54,10 +54,7 @@ def allowed(source: str, target: str) -> bool:
                 "kernels/limits",
                 "kernels/gemm",
             )  # the rate of products is the library's
-            or (
-                test
-                and (target.startswith("reference/") or target.startswith("kernels/"))
-            )
+            or (test and (target.startswith(("reference/", "kernels/"))))
         )
     if top == "reference":
         if target.startswith("kernels/"):

@@ -27,9 +27,9 @@ Validation validation_from_json(const nlohmann::json& j);
 
 struct ValidateOptions {
   /// Cases of more operations than this are checked by a witness and by the engine's own fp32 instead of the reference.
-  double reference_flops = 2e10;
+  double reference_flops = 3e9;
   /// Logits compared of a case checked against the engine's own fp32, as elements held at once.
-  int64_t max_logits = int64_t{1} << 26;
+  int64_t max_logits = int64_t{1} << 25;
   /// Makes the reference engine.
   std::function<std::unique_ptr<Engine>()> reference;
 };

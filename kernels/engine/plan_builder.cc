@@ -8,10 +8,12 @@
 namespace tandem::kernels {
 namespace {
 
-int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
 
-/// Does the library's epilogue compute this activation of this product? Its GELU is the tanh form with a fast tanh, too
-/// coarse for fp32; odd widths have no kernel with an activation.
+/// Does the library's epilogue compute this activation of this product? Its GELU is the tanh form with a fast
+/// tanh, too coarse for fp32; odd widths have no kernel with an activation.
 bool library_activates(Activation activation, DType dtype, int64_t n) {
   if (n % 8 != 0) return false;
   return activation == Activation::kRelu || (activation == Activation::kGeluTanh && dtype != DType::kF32);
@@ -44,8 +46,8 @@ void PlanBuilder::section(PlanSection section, Side side) {
   side_ = side;
   layer_ = -1;
 
-  // The residual stream is kept in fp32 where every product that reads or writes it can: rounding it twenty times over is
-  // what a deep pre-norm model loses most by. The library's products have no such residual.
+  // The residual stream is kept in fp32 where every product that reads or writes it can: rounding it twenty
+  // times over is what a deep pre-norm model loses most by. The library's products have no such residual.
   const ModelConfig& c = config();
   const StackConfig& stack = side == Side::kEncoder ? c.encoder : c.decoder;
   const int64_t rows = section == PlanSection::kStep ? request_.batch : request_.source_tokens;
@@ -57,8 +59,10 @@ void PlanBuilder::section(PlanSection section, Side side) {
 
 PlanTensor PlanBuilder::scratch(std::string_view name, DType dtype, int64_t rows, int64_t cols) {
   const int index = static_cast<int>(plan_.buffers.size());
-  plan_.buffers.push_back(
-      {.name = fmt::format("{}#{}", name, index), .dtype = dtype, .elements = rows * cols, .role = BufferRole::kScratch});
+  plan_.buffers.push_back({.name = fmt::format("{}#{}", name, index),
+                           .dtype = dtype,
+                           .elements = rows * cols,
+                           .role = BufferRole::kScratch});
   return {.buffer = index, .offset = 0, .rows = rows, .cols = cols, .stride = cols};
 }
 
@@ -66,7 +70,8 @@ PlanTensor PlanBuilder::activations(PhaseKind kind, int64_t rows, int64_t cols) 
   return scratch(phase_path(phase(kind)), dtype_, rows, cols);
 }
 
-PlanTensor PlanBuilder::state(std::string_view name, DType dtype, int64_t rows, int64_t cols, BufferRole role) {
+PlanTensor PlanBuilder::state(std::string_view name, DType dtype, int64_t rows, int64_t cols,
+                              BufferRole role) {
   const int index = static_cast<int>(plan_.buffers.size());
   plan_.buffers.push_back({.name = std::string(name), .dtype = dtype, .elements = rows * cols, .role = role});
   return {.buffer = index, .offset = 0, .rows = rows, .cols = cols, .stride = cols};
@@ -88,6 +93,7 @@ PlanTensor PlanBuilder::materialise(const Stream& stream) {
 
 bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k) const {
   if (request_.kernel == KernelChoice::kLibrary || rows > kSkinnyMaxRows) return false;
+  if (request_.kernel == KernelChoice::kAuto && rows > kAutoSkinnyRows) return false;
   return skinny_supports(dtype_, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k));
 }
 
@@ -139,13 +145,16 @@ void PlanBuilder::library_dense(const PlanTensor& x, const Dense& what, const Pl
   }
   const PlanTensor wide = what.gated ? activations(what.kind, x.rows, what.weight.weight.rows) : y;
   const DenseWeight product{.weight = what.weight.weight, .bias = {}};
+  add(what.kind, DenseOp{.x = x,
+                         .residual = {},
+                         .y = wide,
+                         .norm_out = {},
+                         .weight = product,
+                         .norm = {},
+                         .activation = {}});
   add(what.kind,
-      DenseOp{.x = x, .residual = {}, .y = wide, .norm_out = {}, .weight = product, .norm = {}, .activation = {}});
-  add(what.kind, ActivationOp{.x = wide,
-                              .y = y,
-                              .bias = what.weight.bias,
-                              .activation = *what.activation,
-                              .gated = what.gated});
+      ActivationOp{
+          .x = wide, .y = y, .bias = what.weight.bias, .activation = *what.activation, .gated = what.gated});
 }
 
 void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenState& token) {
@@ -180,7 +189,8 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
 StepPlan PlanBuilder::finish() {
   const int end = static_cast<int>(plan_.ops.size());
   plan_.sections[static_cast<size_t>(section_)].last = end;
-  for (int s = static_cast<int>(section_) + 1; s < kPlanSections; ++s) plan_.sections[s] = {.first = end, .last = end};
+  for (int s = static_cast<int>(section_) + 1; s < kPlanSections; ++s)
+    plan_.sections[s] = {.first = end, .last = end};
   find_lifetimes(plan_);
   place_buffers(plan_);
   check_plan(plan_);

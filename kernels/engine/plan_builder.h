@@ -1,5 +1,5 @@
-// Puts a StepPlan together: the vocabulary in which plan_encoder.cc and plan_decoder.cc write the model down. Chooses,
-// for each product, who computes it and whether the norm in front of it is part of the same kernel.
+// Puts a StepPlan together: the vocabulary in which plan_encoder.cc and plan_decoder.cc write the model down.
+// Chooses, for each product, who computes it and whether the norm in front of it is part of the same kernel.
 #pragma once
 
 #include <optional>
@@ -32,15 +32,18 @@ struct PlanRequest {
   int max_source = 0;         ///< longest source
   int capacity = 0;           ///< tokens a sequence can get; 0: the encoder alone
   bool stop_at_eos = false;
-  bool clusters = true;       ///< the card has sm_90
 };
 
-/// Values in flight between sublayers: `rows`, or their norm where one is still to be applied. Whoever reads them first
-/// applies it, as the prologue of a product where that is faster.
+/// Values in flight between sublayers: `rows`, or their norm where one is still to be applied. Whoever reads
+/// them first applies it, as the prologue of a product where that is faster.
 struct Stream {
   PlanTensor rows;
   std::optional<NormWeight> pending;
 };
+
+/// `auto` gives up to this many rows to the own kernels; from there on the library's are faster at the
+/// models' shapes (kernels/PERFORMANCE.md, "Skinny products").
+inline constexpr int64_t kAutoSkinnyRows = 16;
 
 class PlanBuilder {
  public:
@@ -101,9 +104,9 @@ class PlanBuilder {
   int layer_ = -1;
 };
 
-/// One sublayer around `body`, which gets the stream it reads and a place for the rows it must hand back as the residual:
-/// pre-norm x + body(norm(x)), post-norm norm(x + body(x)). `body(in, skip)` returns the dense layer that ends the
-/// sublayer and its input.
+/// One sublayer around `body`, which gets the stream it reads and a place for the rows it must hand back as
+/// the residual: pre-norm x + body(norm(x)), post-norm norm(x + body(x)). `body(in, skip)` returns the dense
+/// layer that ends the sublayer and its input.
 struct SublayerEnd {
   PlanTensor x;
   PlanBuilder::Dense out;
@@ -122,8 +125,8 @@ Stream sublayer(PlanBuilder& b, const NormWeight& norm, const Stream& x, Body&& 
   return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = norm};
 }
 
-/// The whole pass: section kEncoder, and with a capacity kCrossKv and kStep. Throws ImpossibleCase naming the field for a
-/// model that the kernels cannot compute.
+/// The whole pass: section kEncoder, and with a capacity kCrossKv and kStep. Throws ImpossibleCase naming the
+/// field for a model that the kernels cannot compute.
 StepPlan build_plan(const PlanRequest& request);
 
 /// What both sides read of the source and of the positions.
@@ -136,7 +139,8 @@ struct SourceTensors {
 /// Tokens embedded and, where the model has a norm after that, pending it. `op` says where the tokens are.
 Stream embed(PlanBuilder& b, const StackWeight& w, EmbedOp op, int64_t tokens);
 /// T5's bias of the self-attention of one side, or none.
-RelativeBiasRef relative_bias(PlanBuilder& b, const StackWeight& w, const StackConfig& stack, std::string_view name);
+RelativeBiasRef relative_bias(PlanBuilder& b, const StackWeight& w, const StackConfig& stack,
+                              std::string_view name);
 /// The feed-forward sublayer of both sides.
 Stream feed_forward(PlanBuilder& b, const NormWeight& norm, const FfnWeight& w, const Stream& x);
 

@@ -2,6 +2,7 @@
 
 #include <cublasLt.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include <fmt/format.h>
@@ -131,10 +132,18 @@ std::vector<GemmChoice> candidates(const CublasLt& lt, const GemmProblem& proble
     const auto reduction = config<uint32_t>(r.algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME);
     if (reduction != CUBLASLT_REDUCTION_SCHEME_NONE && reduction != CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE)
       continue;
+    // The heuristic can say less workspace than the launch needs (a counter of 4 bytes): the check says it right.
+    cublasLtMatmulHeuristicResult_t checked{};
+    if (cublasLtMatmulAlgoCheck(native(lt), d.operation.get(), d.w.get(), d.x.get(), d.y.get(), d.y.get(),
+                                &r.algo, &checked) != CUBLAS_STATUS_SUCCESS) {
+      continue;
+    }
+    const auto workspace = static_cast<int64_t>(std::max(r.workspaceSize, checked.workspaceSize));
+    if (workspace > std::max<int64_t>(max_workspace_bytes, kWorkspaceAlignment)) continue;
     GemmChoice c;
     static_assert(sizeof(r.algo) == sizeof(c.algo));
     std::memcpy(c.algo.data(), &r.algo, c.algo.size());
-    c.workspace_bytes = static_cast<int64_t>(r.workspaceSize);
+    c.workspace_bytes = workspace;
     c.description = fmt::format("algo {} tile {} stages {} split-k {} swizzle {} custom {} reduction {}",
                                 config<int32_t>(r.algo, CUBLASLT_ALGO_CONFIG_ID),
                                 config<uint32_t>(r.algo, CUBLASLT_ALGO_CONFIG_TILE_ID),

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdio>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -131,12 +132,14 @@ struct Runner {
 
 /// Nothing when the library refuses at the launch what its heuristic offered.
 std::optional<Runner> make_runner(const CublasLt& lt, const GemmProblem& problem, Timed timed,
-                                  const Operands& operands, int launches, cudaStream_t stream) {
+                                  const Operands& operands, int launches, cudaStream_t stream,
+                                  std::string& refusal) {
   Runner r{std::move(timed), nullptr, nullptr};
   try {
     r.gemm = std::make_unique<Gemm>(lt, problem, r.timed.choice);
     r.gemm->run(operands.args(0), stream);  // loads the kernel, which a capture must not do
-  } catch (const Error&) {
+  } catch (const Error& e) {
+    refusal = e.what();
     TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));  // a fault of the card is not a refusal
     return std::nullopt;
   }
@@ -166,8 +169,9 @@ GemmChoice search(const CublasLt& lt, const GemmProblem& problem, cudaStream_t s
   };
   std::vector<Runner> finalists;
   int tried = 0;
+  std::string refusal;
   for (Timed& t : all) {
-    std::optional<Runner> r = make_runner(lt, problem, std::move(t), operands, launches, stream);
+    std::optional<Runner> r = make_runner(lt, problem, std::move(t), operands, launches, stream, refusal);
     if (!r) continue;
     ++tried;
     r->graph->time_us();
@@ -185,7 +189,12 @@ GemmChoice search(const CublasLt& lt, const GemmProblem& problem, cudaStream_t s
     }
     return false;
   });
-  if (finalists.empty()) throw UsageError(no_algorithm_text(problem) + " whose result repeats");
+  if (finalists.empty()) {
+    std::string why = " whose result repeats: " + std::to_string(all.size()) + " were offered, " +
+                      std::to_string(tried) + " ran";
+    if (!refusal.empty()) why += ", one was refused with: " + refusal;
+    throw UsageError(no_algorithm_text(problem) + why);
+  }
   for (Runner& r : finalists) r.timed.us.clear();
   for (int round = 0; round < how.rounds; ++round) {
     for (Runner& r : finalists) r.timed.us.push_back(r.graph->time_us() / launches);
