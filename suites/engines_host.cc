@@ -22,7 +22,7 @@ EngineRegistry engine_registry() {
                 if (reason != nullptr) *reason = kNoCuda;
                 return false;
               },
-          .l2_bytes = [](int) { return std::optional<double>(); }};
+          .l2_bytes = [](int) { return host_cache_bytes(); }};
 }
 
 }  // namespace tandem

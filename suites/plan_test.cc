@@ -65,7 +65,6 @@ void set_inputs(reference::PlanInterpreter& run, const StepPlan& plan, const Tra
   if (!plan.has(plan_names::kFinished)) return;
   run.set(plan_names::kFinished, std::vector<int32_t>(batch.size(), 0));
   run.set(plan_names::kRunning, std::vector<int32_t>{batch.size()});
-  run.set(plan_names::kFlags, std::vector<int32_t>(batch.size(), 0));
 }
 
 /// Relative L2 errors of an interpreted plan against the reference's forward pass.
@@ -78,7 +77,8 @@ Errors interpret(const Fixture& f) {
   const ModelConfig& config = f.cover.config;
   const StepPlan plan = kernels::build_plan(f.request());
   const reference::Matrix encoded = reference::encoder_forward(config, f.weights.encoder, f.batch);
-  const auto truth = reference::greedy_generate(config, f.weights, f.batch, {.max_tokens = kSteps, .keep_logits = true});
+  const auto truth =
+      reference::greedy_generate(config, f.weights, f.batch, {.max_tokens = kSteps, .keep_logits = true});
 
   reference::PlanInterpreter run(plan);
   set_inputs(run, plan, f.batch);
@@ -103,8 +103,9 @@ Errors interpret(const Fixture& f) {
   return errors;
 }
 
-/// fp32 storage: equal but for the order of roundings. 16 bits: no worse than the other 16-bit type says of the model (its
-/// unit is 8 times as large, or as small), for some random models turn roundings into errors many times their size.
+/// fp32 storage: equal but for the order of roundings. 16 bits: no worse than the other 16-bit type says of
+/// the model (its unit is 8 times as large, or as small), for some random models turn roundings into errors
+/// many times their size.
 void expect_matches_reference(const CoverCase& c) {
   SCOPED_TRACE(c.text);
   const Errors errors = interpret(Fixture(c));
@@ -124,8 +125,8 @@ void expect_matches_reference(const CoverCase& c) {
 
 // A builder that orders, wires or places anything wrong for some combination of the model's features.
 TEST(Plan, MatchesReferenceOverCoveringArray) {
-  const auto cases = kernels::covering_cases(test_seed(), {Precision::kFp32, Precision::kTf32, Precision::kFp16,
-                                                           Precision::kBf16});
+  const auto cases = kernels::covering_cases(
+      test_seed(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16});
   fmt::print("{} rows\n", cases.size());
   for (const CoverCase& c : cases) expect_matches_reference(c);
 }
@@ -202,7 +203,8 @@ TEST(Plan, DecodeStepHasEightOperationsALayer) {
     const ModelConfig config = preset(name);
     const WeightLayout layout = weight_layout(config);
     // Views are never read, so any address will do.
-    const ModelWeights weights = bind_weights(config, layout, reinterpret_cast<const void*>(4096), DType::kBF16);
+    const ModelWeights weights =
+        bind_weights(config, layout, reinterpret_cast<const void*>(4096), DType::kBF16);
     const StepPlan plan = kernels::build_plan(
         {.config = config, .weights = weights, .source_tokens = 128, .max_source = 128, .capacity = 128});
     const OpRange step = plan.section(PlanSection::kStep);
@@ -217,7 +219,8 @@ TEST(Plan, ScratchDoesNotGrowWithLayers) {
     config.encoder.layers = layers;
     const ModelWeights weights =
         bind_weights(config, weight_layout(config), reinterpret_cast<const void*>(4096), DType::kBF16);
-    return kernels::build_plan({.config = config, .weights = weights, .batch = 8, .source_tokens = 1024, .max_source = 128})
+    return kernels::build_plan(
+               {.config = config, .weights = weights, .batch = 8, .source_tokens = 1024, .max_source = 128})
         .arena_bytes;
   };
   EXPECT_EQ(scratch_bytes(2), scratch_bytes(24));

@@ -34,7 +34,7 @@ struct Flags {
   std::string cases, out, ceilings;
   int worker = 0, attempt = 1, device = 0;
   int64_t level1_bytes = 0;
-  bool validate = false, measure_ceilings = false;
+  bool validate = false, supported = false, measure_ceilings = false;
   // Google Benchmark flags that our reporter answers
   std::string format = "console", benchmark_out, out_format = "json";
 };
@@ -209,6 +209,7 @@ int run(Suite suite, int argc, char** argv) {
   app.add_option("--attempt", flags.attempt, "worker: attempt of this process")->group("Worker");
   app.add_option("--out", flags.out, "worker: run folder")->group("Worker");
   app.add_flag("--validate", flags.validate, "worker: the validation pass instead of timing")->group("Worker");
+  app.add_flag("--supported", flags.supported, "worker: say which cases the engine can compute, measure nothing")->group("Worker");
   if (suite == Suite::kLimits) {
     app.add_flag("--measure-ceilings", flags.measure_ceilings, "measure this machine's rates and print them as JSON");
   }
@@ -234,9 +235,14 @@ int run(Suite suite, int argc, char** argv) {
   }
   if (!flags.ceilings.empty()) options.ceilings = read_ceilings(flags.ceilings);
   if (!flags.cases.empty()) {
-    if (flags.out.empty()) throw UsageError("--cases: needs --out DIR, the run folder");
+    const ServeMode mode = flags.supported  ? ServeMode::kSupported
+                           : flags.validate ? ServeMode::kValidate
+                                            : ServeMode::kMeasure;
+    if (flags.out.empty() && mode != ServeMode::kSupported) {
+      throw UsageError("--cases: needs --out DIR, the run folder");
+    }
     Worker worker(registry, options);
-    serve_cases(worker, flags.cases, flags.validate, std::cout);
+    serve_cases(worker, flags.cases, mode, std::cout);
     return static_cast<int>(ExitCode::kGood);
   }
   if (flags.ceilings.empty()) options.ceilings = cached_ceilings().value_or(Ceilings{});

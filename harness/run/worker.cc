@@ -49,6 +49,17 @@ void guarded(Record& r, Body&& body) {
   }
 }
 
+nlohmann::json supported_line(Worker& worker, const Case& c) {
+  nlohmann::json line = {{"id", case_id(c)}, {"status", "ok"}, {"reason", nullptr}};
+  try {
+    worker.check_supported(c);
+  } catch (const Error& e) {
+    line["status"] = "skipped";
+    line["reason"] = e.what();
+  }
+  return line;
+}
+
 }  // namespace
 
 std::optional<bool> profiler_mapped() {
@@ -74,6 +85,8 @@ Engine& Worker::engine_for(const Case& c) {
   }
   return *engine_;
 }
+
+void Worker::check_supported(const Case& c) { engine_for(c).check_supported(c); }
 
 Validation Worker::validate_case(const Case& c) {
   loaded_group_.clear();  // validation loads witnesses and fp32 twins over whatever was there
@@ -166,7 +179,7 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   }
   r.status = Status::kOk;
   fill_cost(r, config, options_.ceilings,
-            c.engine == "reference" ? std::nullopt : registry_.l2_bytes(options_.engine.device));
+            registry_.l2_bytes(c.engine == "reference" ? -1 : options_.engine.device));
   const double tokens = c.suite == Suite::kEncoder    ? static_cast<double>(batch.tokens())
                         : c.suite == Suite::kGenerate ? static_cast<double>(c.batch) * c.tgt
                                                       : c.batch;
@@ -222,7 +235,7 @@ Record Worker::measure_case(const Case& c, const Validation& validation) {
   return r;
 }
 
-void serve_cases(Worker& worker, const std::string& cases_path, bool validate_only, std::ostream& out) {
+void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, std::ostream& out) {
   std::ifstream in(cases_path);
   if (!in) throw UsageError(fmt::format("--cases: cannot read '{}'", cases_path));
   nlohmann::json cases;
@@ -232,19 +245,23 @@ void serve_cases(Worker& worker, const std::string& cases_path, bool validate_on
     throw UsageError(fmt::format("--cases: '{}' is not JSON: {}", cases_path, e.what()));
   }
   if (!cases.is_array()) throw UsageError(fmt::format("--cases: '{}' must hold a JSON array of cases", cases_path));
-  const auto validations = validate_only ? std::map<std::string, Validation>{} : worker.read_validations();
-  for (const auto& j : cases) {
-    const Case c = case_from_json(j);
-    if (validate_only) {
-      out << validation_to_json(worker.validate_case(c)).dump() << std::endl;
-      continue;
+  const bool timed = mode == ServeMode::kMeasure;
+  const auto validations = timed ? worker.read_validations() : std::map<std::string, Validation>{};
+  auto line_of = [&](const Case& c) -> nlohmann::json {
+    switch (mode) {
+      case ServeMode::kSupported:
+        return supported_line(worker, c);
+      case ServeMode::kValidate:
+        return validation_to_json(worker.validate_case(c));
+      case ServeMode::kMeasure:
+        break;
     }
     const auto found = validations.find(case_id(c));
     Validation missing;
     missing.reason = "not validated: no line of validation.jsonl has this case";
-    out << record_to_json(worker.measure_case(c, found == validations.end() ? missing : found->second)).dump()
-        << std::endl;
-  }
+    return record_to_json(worker.measure_case(c, found == validations.end() ? missing : found->second));
+  };
+  for (const auto& j : cases) out << line_of(case_from_json(j)).dump() << std::endl;
 }
 
 }  // namespace tandem

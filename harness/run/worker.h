@@ -33,7 +33,7 @@ struct EngineRegistry {
   std::function<std::unique_ptr<Engine>(const std::string& name, const EngineOptions&)> make;
   /// Is there a device that engine `cuda` can use? Says why not in `reason`.
   std::function<bool(std::string* reason)> device_usable;
-  /// L2 size of the device, for the `l2` mark; absent without one.
+  /// Size of the last cache before memory, for the `l2` mark: the device's L2, or the CPU's for device -1.
   std::function<std::optional<double>(int device)> l2_bytes;
 };
 
@@ -51,6 +51,8 @@ class Worker {
   Worker(const EngineRegistry& registry, WorkerOptions options);
   ~Worker();
 
+  /// Can the case's engine compute it? Throws ImpossibleCase, naming the field, if not. Cheap, nothing is allocated.
+  void check_supported(const Case& c);
   /// The validation pass of one case.
   Validation validate_case(const Case& c);
   /// Times one case that was validated. Never throws for what is wrong with the case: that is the status.
@@ -72,9 +74,12 @@ class Worker {
   std::unique_ptr<ClockReader> clocks_;
 };
 
-/// The worker protocol (README, "Adding an engine"): reads the JSON array of cases in `cases_path`, measures (or, with
-/// `validate_only`, validates) them in that order and writes one JSON line each to `out`, flushed.
-void serve_cases(Worker& worker, const std::string& cases_path, bool validate_only, std::ostream& out);
+/// What a process does with its cases.
+enum class ServeMode : uint8_t { kMeasure, kValidate, kSupported };
+
+/// The worker protocol (README, "Adding an engine"): reads the JSON array of cases in `cases_path`, goes through them in that
+/// order and writes one JSON line each to `out`, flushed.
+void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, std::ostream& out);
 
 /// Is a CUPTI library mapped into this process? Absent where /proc cannot tell.
 std::optional<bool> profiler_mapped();

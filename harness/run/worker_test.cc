@@ -88,18 +88,33 @@ TEST_F(WorkerTest, NothingUnvalidatedIsTimed) {
   std::ofstream(dir_ / "cases.json") << nlohmann::json::array({case_to_json(tiny(Suite::kDecoder))}).dump();
   Worker worker(engines, options());
   std::ostringstream out;
-  serve_cases(worker, (dir_ / "cases.json").string(), false, out);
+  serve_cases(worker, (dir_ / "cases.json").string(), ServeMode::kMeasure, out);
   const Record r = record_from_json(nlohmann::json::parse(out.str()));
   EXPECT_EQ(r.status, Status::kError);
   EXPECT_FALSE(r.summary);
 
   // The same after the validation pass, through validation.jsonl with a line that a kill cut off.
   std::ostringstream validation;
-  serve_cases(worker, (dir_ / "cases.json").string(), true, validation);
+  serve_cases(worker, (dir_ / "cases.json").string(), ServeMode::kValidate, validation);
   std::ofstream(dir_ / "validation.jsonl") << validation.str() << R"({"id":"cut)";
   std::ostringstream again;
-  serve_cases(worker, (dir_ / "cases.json").string(), false, again);
+  serve_cases(worker, (dir_ / "cases.json").string(), ServeMode::kMeasure, again);
   EXPECT_EQ(record_from_json(nlohmann::json::parse(again.str())).status, Status::kOk) << again.str();
+}
+
+// Breaks when `tandem list` cannot tell what an engine would skip, and why.
+TEST_F(WorkerTest, SupportedIsALineACase) {
+  const EngineRegistry engines = registry(Fault::kImpossible);
+  Case c = tiny(Suite::kDecoder);
+  c.engine = "cuda";
+  std::ofstream(dir_ / "cases.json") << nlohmann::json::array({case_to_json(c)}).dump();
+  Worker worker(engines, options());
+  std::ostringstream out;
+  serve_cases(worker, (dir_ / "cases.json").string(), ServeMode::kSupported, out);
+  const auto line = nlohmann::json::parse(out.str());
+  EXPECT_EQ(line["id"], case_id(c));
+  EXPECT_EQ(line["status"], "skipped");
+  EXPECT_NE(line["reason"].get<std::string>().find("precision"), std::string::npos);
 }
 
 // Breaks when cases of one group load the weights again.

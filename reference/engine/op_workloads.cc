@@ -1,7 +1,9 @@
 #include "reference/engine/op_workloads.h"
 
 #include <fmt/format.h>
+#include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -9,6 +11,7 @@
 #include "harness/base/error.h"
 #include "harness/base/random.h"
 #include "harness/run/compare.h"
+#include "reference/engine/peak_product.h"
 #include "reference/engine/timed_op.h"
 #include "reference/ops/attention.h"
 #include "reference/ops/dense.h"
@@ -107,6 +110,32 @@ OpWorkload product(int64_t m, int64_t n, int64_t k) {
     }
     const Comparison comparison = compare(got, want, 1);
     return CheckResult{"64 sampled products", comparison.relative_l2, kTolerance, comparison.where};
+  };
+  return op;
+}
+
+/// Every thread multiplies tiles that stay in its first-level cache: the CPU's rate, at no shape of a model.
+OpWorkload peak_product() {
+  constexpr int kDepth = 256, kTimes = 500;
+  const int threads = omp_get_max_threads();
+  auto c = std::make_shared<std::vector<float>>();
+  OpWorkload op;
+  op.workload = std::make_unique<TimedOp>([=] {
+    c->assign(static_cast<size_t>(threads) * kTileRows * kTileCols, 0.0f);
+#pragma omp parallel num_threads(threads)
+    {
+      const std::vector<float> a(kDepth * kTileRows, 0.5f), b(kDepth * kTileCols, 0.25f);
+      float tile[kTileRows * kTileCols] = {};
+      product_tile(a.data(), b.data(), tile, kDepth, kTimes);
+      std::copy(std::begin(tile), std::end(tile), c->begin() + omp_get_thread_num() * kTileRows * kTileCols);
+    }
+  });
+  op.bytes_read = 4.0 * threads * kDepth * (kTileRows + kTileCols);
+  op.flops = 2.0 * threads * kTileRows * kTileCols * kDepth * kTimes;
+  op.check = [=] {
+    // Powers of two: the sum is exact in any order.
+    const bool right = std::all_of(c->begin(), c->end(), [](float v) { return v == 0.125f * kDepth * kTimes; });
+    return CheckResult{"exact sums", right ? 0.0 : 1.0, 0, "a tile is wrong"};
   };
   return op;
 }
@@ -217,7 +246,7 @@ OpWorkload limits_op(const Case& c) {
   if (c.op == "copy") return stream_copy(int64_t{128} << 20);
   if (c.op == "l2") return stream_read(int64_t{256} << 10, 200);
   if (c.op == "gemm" || c.op == "gemm_sustained") {
-    if (c.precision == Precision::kFp32) return product(256, 512, 512);
+    if (c.precision == Precision::kFp32) return peak_product();
     throw ImpossibleCase(fmt::format("precision: engine 'reference' computes products in fp32 only, not '{}'",
                                      precision_name(c.precision)));
   }

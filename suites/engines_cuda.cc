@@ -1,0 +1,43 @@
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include "harness/base/error.h"
+#include "kernels/engine/cuda_engine.h"
+#include "reference/engine/reference_engine.h"
+#include "suites/engines.h"
+
+namespace tandem {
+namespace {
+
+std::unique_ptr<Engine> make_engine(const std::string& name, const EngineOptions& options) {
+  if (name == "reference") return std::make_unique<reference::ReferenceEngine>();
+  if (name != "cuda") {
+    throw UsageError(fmt::format("engine: '{}' is not in this binary; it has: cuda reference", name));
+  }
+  std::string reason;
+  if (!kernels::cuda_usable(&reason)) throw DeviceError(fmt::format("engine: 'cuda' is not usable: {}", reason));
+  return std::make_unique<kernels::CudaEngine>(kernels::CudaEngineOptions{
+      .device = options.device,
+      .choices_path = options.run_dir.empty() ? "" : options.run_dir + "/gemm-choices.json",
+      .choices_read_only = !options.may_search,
+      .run_dir = options.run_dir,
+      .level1_bytes = options.level1_bytes});
+}
+
+std::optional<double> cache_bytes(int device) {
+  if (device < 0) return host_cache_bytes();
+  int bytes = 0;
+  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrL2CacheSize, device) != cudaSuccess || bytes <= 0) {
+    cudaGetLastError();
+    return std::nullopt;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+EngineRegistry engine_registry() {
+  return {.make = make_engine, .device_usable = kernels::cuda_usable, .l2_bytes = cache_bytes};
+}
+
+}  // namespace tandem
