@@ -48,8 +48,8 @@ DeviceBuffer random_bf16(int64_t count, uint64_t key) {
 /// `rows` rows of `columns` bf16, `stride` elements apart, starting at element `at`.
 std::vector<float> fetch(const DeviceBuffer& from, int64_t at, int rows, int columns, int64_t stride) {
   std::vector<uint16_t> raw(static_cast<size_t>(rows) * columns);
-  TANDEM_CUDA_CHECK(cudaMemcpy2D(raw.data(), 2 * columns, from.data<uint16_t>() + at, 2 * stride, 2 * columns, rows,
-                                 cudaMemcpyDeviceToHost));
+  TANDEM_CUDA_CHECK(cudaMemcpy2D(raw.data(), 2 * columns, from.data<uint16_t>() + at, 2 * stride, 2 * columns,
+                                 rows, cudaMemcpyDeviceToHost));
   std::vector<float> v(raw.size());
   std::transform(raw.begin(), raw.end(), v.begin(), bf16_to_float);
   return v;
@@ -93,7 +93,8 @@ class Bench {
  public:
   explicit Bench(std::string filter) : filter_(std::move(filter)), flush_(kFlushBytes) {
     TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    const std::vector<float> table = fetch(random_bf16(32 * 64, stream_key(1, "table")), 0, 1, 32 * 64, 32 * 64);
+    const std::vector<float> table =
+        fetch(random_bf16(32 * 64, stream_key(1, "table")), 0, 1, 32 * 64, 32 * 64);
     table_ = DeviceBuffer::of(table);
     std::printf("%-72s %10s %10s %-8s %9s\n", "kernel and shape", "us", "rate", "", "error");
   }
@@ -104,8 +105,8 @@ class Bench {
   bool wanted(const std::string& name) const { return name.find(filter_) != std::string::npos; }
 
   /// `work` launches `launches` kernels that together do `amount` (bytes or operations).
-  void report(const std::string& name, int launches, double amount, const char* unit, bool flush, const Check& check,
-              const std::function<void(cudaStream_t)>& work) {
+  void report(const std::string& name, int launches, double amount, const char* unit, bool flush,
+              const Check& check, const std::function<void(cudaStream_t)>& work) {
     TimedGraph graph(stream_, work);
     std::vector<double> us;
     for (int i = 0; i < kReplays + 2; ++i) {
@@ -152,10 +153,11 @@ int layer_count(double layer_bytes) {
   return std::clamp(static_cast<int>(std::ceil(5e8 / layer_bytes)), 4, 48);
 }
 
-void bench_self(Bench& bench, int batch, int heads, int dim, int length, int splits, bool bias, Overlap overlap) {
-  const std::string name = "self b" + std::to_string(batch) + " h" + std::to_string(heads) + " d" + std::to_string(dim) +
-                           " len" + std::to_string(length) + (bias ? " bias" : "") + " splits" + std::to_string(splits) +
-                           " " + overlap_name(overlap);
+void bench_self(Bench& bench, int batch, int heads, int dim, int length, int splits, bool bias,
+                Overlap overlap) {
+  const std::string name = "self b" + std::to_string(batch) + " h" + std::to_string(heads) + " d" +
+                           std::to_string(dim) + " len" + std::to_string(length) + (bias ? " bias" : "") +
+                           " splits" + std::to_string(splits) + " " + overlap_name(overlap);
   if (!bench.wanted(name)) return;
   const int inner = heads * dim;
   const int64_t cache = static_cast<int64_t>(batch) * inner * length;
@@ -217,12 +219,12 @@ void bench_self(Bench& bench, int batch, int heads, int dim, int length, int spl
   bench.report(name, layers, bytes * layers, "GB/s", true, check, work);
 }
 
-void bench_cross(Bench& bench, int sources, int beams, int heads, int dim, int length, int splits, bool head_major,
-                 Overlap overlap) {
+void bench_cross(Bench& bench, int sources, int beams, int heads, int dim, int length, int splits,
+                 bool head_major, Overlap overlap) {
   const std::string name = "cross b" + std::to_string(sources) + " beams" + std::to_string(beams) + " h" +
-                           std::to_string(heads) + " d" + std::to_string(dim) + " src" + std::to_string(length) +
-                           (head_major ? " head-major" : " token-major") + " splits" + std::to_string(splits) + " " +
-                           overlap_name(overlap);
+                           std::to_string(heads) + " d" + std::to_string(dim) + " src" +
+                           std::to_string(length) + (head_major ? " head-major" : " token-major") +
+                           " splits" + std::to_string(splits) + " " + overlap_name(overlap);
   if (!bench.wanted(name)) return;
   const int inner = heads * dim;
   const int rows = sources * beams;
@@ -270,14 +272,15 @@ void bench_cross(Bench& bench, int sources, int beams, int heads, int dim, int l
     const int row = static_cast<int>(uniform_below(5, 3 * i, rows));
     const int head = static_cast<int>(uniform_below(5, 3 * i + 1, heads));
     const int layer = static_cast<int>(uniform_below(5, 3 * i + 2, layers));
-    const int64_t at = layer * tokens * 2 * inner + static_cast<int64_t>(row / beams) * length * token_stride +
-                       head * head_stride;
-    check.add({.q = fetch(q, static_cast<int64_t>(row) * inner + head * dim, 1, dim, dim),
-               .k = fetch(kv, at, length, dim, token_stride),
-               .v = fetch(kv, at + v_at, length, dim, token_stride),
-               .out = fetch(out, (static_cast<int64_t>(layer) * rows + row) * inner + head * dim, 1, dim, dim),
-               .bias = {}},
-              scale);
+    const int64_t at = layer * tokens * 2 * inner +
+                       static_cast<int64_t>(row / beams) * length * token_stride + head * head_stride;
+    check.add(
+        {.q = fetch(q, static_cast<int64_t>(row) * inner + head * dim, 1, dim, dim),
+         .k = fetch(kv, at, length, dim, token_stride),
+         .v = fetch(kv, at + v_at, length, dim, token_stride),
+         .out = fetch(out, (static_cast<int64_t>(layer) * rows + row) * inner + head * dim, 1, dim, dim),
+         .bias = {}},
+        scale);
   }
   bench.report(name, layers, bytes * layers, "GB/s", true, check, work);
 }

@@ -20,7 +20,8 @@ int device_attribute(cudaDeviceAttr attribute) {
 
 }  // namespace
 
-void require_field(bool ok, std::string_view kernel, std::string_view field, int64_t value, const std::string& allowed) {
+void require_field(bool ok, std::string_view kernel, std::string_view field, int64_t value,
+                   const std::string& allowed) {
   if (!ok) throw UsageError(fmt::format("{}: {} is {}, allowed: {}", kernel, field, value, allowed));
 }
 
@@ -31,7 +32,8 @@ void require_pointer(const void* pointer, std::string_view kernel, std::string_v
   }
 }
 
-void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view kernel, std::string_view field) {
+void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view kernel,
+                    std::string_view field) {
   require_field(stride >= least && stride * dtype_bytes(dtype) % 16 == 0, kernel, field, stride,
                 fmt::format("at least {} elements and a multiple of 16 bytes", least));
 }
@@ -56,6 +58,8 @@ bool use_sm90() {
   return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9;
 }
 
-int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+int multiprocessors() {
+  return device_attribute(cudaDevAttrMultiProcessorCount);
+}
 
 }  // namespace tandem::kernels

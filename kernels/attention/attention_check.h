@@ -12,11 +12,13 @@
 namespace tandem::kernels {
 
 /// Throws UsageError "<kernel>: <field> is <value>, allowed: <allowed>" unless `ok`.
-void require_field(bool ok, std::string_view kernel, std::string_view field, int64_t value, const std::string& allowed);
+void require_field(bool ok, std::string_view kernel, std::string_view field, int64_t value,
+                   const std::string& allowed);
 /// A pointer that must be there and 16-byte aligned.
 void require_pointer(const void* pointer, std::string_view kernel, std::string_view field);
 /// A stride in elements of `dtype`: at least `least`, and a whole number of 16 bytes.
-void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view kernel, std::string_view field);
+void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view kernel,
+                    std::string_view field);
 /// kF32, kF16 or kBF16.
 void require_float(DType dtype, std::string_view kernel);
 void require_head_dim(int head_dim, std::string_view kernel);

@@ -15,8 +15,9 @@ inline constexpr int kMaxDistance = 1024;
 
 /// Column of a head's distance table for (key position - query position): the table has 2 * max_distance + 1 entries.
 TANDEM_HD constexpr int distance_bias_index(int key_minus_query, int max_distance) {
-  const int d = key_minus_query < -max_distance ? -max_distance
-                                                : (key_minus_query > max_distance ? max_distance : key_minus_query);
+  const int d = key_minus_query < -max_distance
+                    ? -max_distance
+                    : (key_minus_query > max_distance ? max_distance : key_minus_query);
   return d + max_distance;
 }
 
@@ -76,14 +77,18 @@ TANDEM_HD constexpr BiasTile bias_tile(int q0, int m, int k0, int n, int max_dis
 
 /// The table a block keeps in shared memory: the distance table with both ends repeated `margin` times, so that a lookup
 /// within a near tile needs no clamping. margin >= m + n - 2 covers every distance of a near tile.
-TANDEM_HD constexpr int extended_bias_size(int max_distance, int margin) { return 2 * (max_distance + margin) + 1; }
+TANDEM_HD constexpr int extended_bias_size(int max_distance, int margin) {
+  return 2 * (max_distance + margin) + 1;
+}
 TANDEM_HD constexpr int extended_bias_index(int key_minus_query, int max_distance, int margin) {
   return key_minus_query + max_distance + margin;
 }
 
 // ---- Tiles of the encoder's kernels -----------------------------------------------------------------------------------
 
-TANDEM_HD constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+TANDEM_HD constexpr int ceil_div(int a, int b) {
+  return (a + b - 1) / b;
+}
 
 /// Key tiles [0, result) that queries q0 .. q0 + m - 1 of a sequence visit.
 TANDEM_HD constexpr int key_tiles(int length, int q0, int m, int n, bool causal) {
@@ -110,10 +115,10 @@ TANDEM_HD constexpr int64_t persistent_item(int64_t round, int block, int blocks
 
 // ---- Splits of a decode step ------------------------------------------------------------------------------------------
 
-inline constexpr int kDecodeWarps = 4;       ///< warps of a decode block
+inline constexpr int kDecodeWarps = 4;  ///< warps of a decode block
 inline constexpr int kDecodeLog2Warps = 2;
-inline constexpr int kDecodeMaxSplits = 8;   ///< the portable size of a cluster
-inline constexpr int kDecodeGranule = 16;    ///< keys; a warp's share is a multiple of this (but for the last)
+inline constexpr int kDecodeMaxSplits = 8;  ///< the portable size of a cluster
+inline constexpr int kDecodeGranule = 16;   ///< keys; a warp's share is a multiple of this (but for the last)
 
 struct KeyRange {
   int begin = 0;
@@ -147,10 +152,16 @@ TANDEM_HD constexpr int decode_splits(int64_t pairs, int max_length, int multipr
 
 /// Scores: operand B, key 8 * tile + key_of(lane), chunk step. One chunk feeds two k16 steps: elements 0-3, then 4-7.
 /// Operand A (the queries) is row key_of(lane), the same chunk.
-TANDEM_HD constexpr int score_fragment_key(int lane) { return lane >> 2; }
-TANDEM_HD constexpr int score_fragment_chunk(int lane, int step) { return 4 * step + (lane & 3); }
+TANDEM_HD constexpr int score_fragment_key(int lane) {
+  return lane >> 2;
+}
+TANDEM_HD constexpr int score_fragment_chunk(int lane, int step) {
+  return 4 * step + (lane & 3);
+}
 /// Result of scores tile: this lane's two columns are keys 8 * tile + score_column(lane) and the next.
-TANDEM_HD constexpr int score_column(int lane) { return 2 * (lane & 3); }
+TANDEM_HD constexpr int score_column(int lane) {
+  return 2 * (lane & 3);
+}
 
 /// Weighted sum, transposed: operand A is the values, the four keys (of 16) whose chunk this lane loads: which = 0..3.
 /// Operand B is the probabilities, in the very registers in which the scores came out.
@@ -158,7 +169,9 @@ TANDEM_HD constexpr int value_fragment_key(int lane, int which) {
   return 2 * (lane & 3) + (which & 1) + 8 * (which >> 1);
 }
 /// Chunk of those keys for 64-element block `block`; product i of the block takes elements 2 i and 2 i + 1 of every chunk.
-TANDEM_HD constexpr int value_fragment_chunk(int lane, int block) { return 8 * block + (lane >> 2); }
+TANDEM_HD constexpr int value_fragment_chunk(int lane, int block) {
+  return 8 * block + (lane >> 2);
+}
 /// Result of product i: accumulators 0, 1 are this element for query rows score_column(lane) and the next; 2, 3 are the
 /// element after it.
 TANDEM_HD constexpr int value_result_element(int lane, int block, int i) {

@@ -21,14 +21,17 @@ TEST(RelativeBias, StartsReproduceEveryBucket) {
       for (const int max_distance : {33, 64, 100, 127, 128, 129, 256, 1000, 1024}) {
         const int exact = buckets / (bidirectional ? 2 : 1) / 2;
         if (max_distance <= exact) continue;
-        const auto bucket_of = [&](int d) { return relative_bucket(d, bidirectional, buckets, max_distance); };
+        const auto bucket_of = [&](int d) {
+          return relative_bucket(d, bidirectional, buckets, max_distance);
+        };
         const BucketStarts starts = make_bucket_starts(bucket_of, max_distance);
         ASSERT_LE(starts.before_count, buckets);
         ASSERT_LE(starts.after_count, buckets);
         for (int d = -3 * max_distance; d <= 3 * max_distance; ++d) {
           const int clamped = distance_bias_index(d, max_distance) - max_distance;
           ASSERT_EQ(bucket_from_starts(starts, clamped), bucket_of(d))
-              << "distance " << d << " buckets " << buckets << " max " << max_distance << " both " << bidirectional;
+              << "distance " << d << " buckets " << buckets << " max " << max_distance << " both "
+              << bidirectional;
         }
       }
     }
@@ -68,7 +71,8 @@ TEST(RelativeBias, TilesAgreeWithTheDistanceTable) {
 TEST(EncoderTiles, VisitExactlyTheSeenKeys) {
   for (int length = 1; length <= 300; ++length) {
     for (const bool causal : {false, true}) {
-      for (const auto& [m, n] : {std::array{64, 64}, std::array{64, 32}, std::array{128, 128}, std::array{64, 128}}) {
+      for (const auto& [m, n] :
+           {std::array{64, 64}, std::array{64, 32}, std::array{128, 128}, std::array{64, 128}}) {
         for (int q0 = 0; q0 < length; q0 += m) {
           const int last_query = std::min(q0 + m, length) - 1;
           const int last_seen = causal ? last_query : length - 1;
@@ -103,7 +107,8 @@ TEST(EncoderTiles, SwizzleIsAConflictFreePermutation) {
     for (int first = 0; first < 64; first += 8) {
       for (int chunk = 0; chunk < chunks; ++chunk) {
         std::set<int> banks;
-        for (int row = first; row < first + 8; ++row) banks.insert((row * chunks + swizzled_chunk(row, chunk, chunks)) % 8);
+        for (int row = first; row < first + 8; ++row)
+          banks.insert((row * chunks + swizzled_chunk(row, chunk, chunks)) % 8);
         ASSERT_EQ(banks.size(), 8u);
       }
     }
@@ -166,7 +171,8 @@ TEST(DecodeSplits, FillTheCardAndNoMore) {
 using Fragments = std::array<std::array<int, 8>, 32>;  // [lane][register * 2 + half]
 
 /// mma.m16n8k16 as the PTX ISA lays out its operands: a has 4 registers a lane, b 2, the result 4 values.
-std::array<std::array<int, 4>, 32> emulate_mma(const Fragments& a, const std::array<std::array<int, 4>, 32>& b) {
+std::array<std::array<int, 4>, 32> emulate_mma(const Fragments& a,
+                                               const std::array<std::array<int, 4>, 32>& b) {
   int left[16][16];
   int right[16][8];
   for (int lane = 0; lane < 32; ++lane) {
@@ -245,11 +251,11 @@ TEST(DecodeFragments, WeightedSumsAreWeightedSums) {
       std::array<std::array<int, 4>, 32> b{};
       for (int lane = 0; lane < 32; ++lane) {
         const int at = 8 * value_fragment_chunk(lane, block) + 2 * i;
-        const int keys[4] = {value_fragment_key(lane, 0), value_fragment_key(lane, 1), value_fragment_key(lane, 2),
-                             value_fragment_key(lane, 3)};
+        const int keys[4] = {value_fragment_key(lane, 0), value_fragment_key(lane, 1),
+                             value_fragment_key(lane, 2), value_fragment_key(lane, 3)};
         for (int h = 0; h < 2; ++h) {
-          a[lane][0 + h] = v[keys[h]][at];          // low halves of two keys
-          a[lane][2 + h] = v[keys[h]][at + 1];      // high halves
+          a[lane][0 + h] = v[keys[h]][at];      // low halves of two keys
+          a[lane][2 + h] = v[keys[h]][at + 1];  // high halves
           a[lane][4 + h] = v[keys[2 + h]][at];
           a[lane][6 + h] = v[keys[2 + h]][at + 1];
           b[lane][0 + h] = p[lane / 4][score_column(lane) + h];      // scores tile 0 as it came out
@@ -287,7 +293,8 @@ TEST(DecodeFragments, EveryChunkIsLoadedOnce) {
   for (int lane = 0; lane < 32; ++lane) {
     for (int which = 0; which < 4; ++which) {
       for (int block = 0; block < 2; ++block) {
-        ASSERT_TRUE(values.insert({value_fragment_key(lane, which), value_fragment_chunk(lane, block)}).second);
+        ASSERT_TRUE(
+            values.insert({value_fragment_key(lane, which), value_fragment_chunk(lane, block)}).second);
       }
     }
   }

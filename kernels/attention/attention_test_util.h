@@ -31,7 +31,9 @@ inline bool has_device() {
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// Largest relative L2 error of a result in `dtype`.
-inline double tolerance(DType dtype) { return dtype == DType::kF32 ? 1e-5 : dtype == DType::kF16 ? 4e-3 : 1.5e-2; }
+inline double tolerance(DType dtype) {
+  return dtype == DType::kF32 ? 1e-5 : dtype == DType::kF16 ? 4e-3 : 1.5e-2;
+}
 
 inline float round_to(DType dtype, float v) {
   if (dtype == DType::kF16) return fp16_to_float(float_to_fp16(v));
@@ -65,7 +67,9 @@ inline std::vector<float> from_bytes(DType dtype, const std::vector<uint8_t>& by
   }
   return v;
 }
-inline DeviceBuffer upload(DType dtype, const std::vector<float>& v) { return DeviceBuffer::of(to_bytes(dtype, v)); }
+inline DeviceBuffer upload(DType dtype, const std::vector<float>& v) {
+  return DeviceBuffer::of(to_bytes(dtype, v));
+}
 inline std::vector<float> download(DType dtype, const DeviceBuffer& buffer) {
   return from_bytes(dtype, buffer.to_host<uint8_t>());
 }
@@ -81,7 +85,8 @@ inline std::vector<float> random_values(DType dtype, size_t count, uint64_t seed
 
 /// softmax(scores) V for one query: `key(j)` and `value(j)` point at head_dim floats, `bias(j)` is added to the score.
 template <typename Key, typename Value, typename Bias>
-std::vector<double> attend(const float* query, int keys, int head_dim, double scale, Key key, Value value, Bias bias) {
+std::vector<double> attend(const float* query, int keys, int head_dim, double scale, Key key, Value value,
+                           Bias bias) {
   std::vector<double> score(static_cast<size_t>(keys));
   double top = -std::numeric_limits<double>::infinity();
   for (int j = 0; j < keys; ++j) {

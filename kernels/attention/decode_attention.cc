@@ -15,14 +15,15 @@ namespace {
 constexpr int kMaxGridY = 65535;
 
 int choose_log2_splits(int asked, int64_t pairs, int max_length, std::string_view kernel) {
-  require_field(asked == 0 || asked == 1 || asked == 2 || asked == 4 || asked == kDecodeMaxSplits, kernel, "splits", asked,
-                "0, 1, 2, 4 or 8");
+  require_field(asked == 0 || asked == 1 || asked == 2 || asked == 4 || asked == kDecodeMaxSplits, kernel,
+                "splits", asked, "0, 1, 2, 4 or 8");
   if (!use_sm90()) return 0;  // partial results meet in a cluster, which only sm_90 has
   const int splits = asked != 0 ? asked : decode_splits(pairs, max_length, multiprocessors());
   return std::countr_zero(static_cast<unsigned>(splits));
 }
 
-void check_common(int head_dim, int heads, float scale, int finished_stride, DType dtype, std::string_view kernel) {
+void check_common(int head_dim, int heads, float scale, int finished_stride, DType dtype,
+                  std::string_view kernel) {
   require_float(dtype, kernel);
   require_head_dim(head_dim, kernel);
   require_field(heads >= 1, kernel, "heads", heads, "at least 1");
@@ -78,7 +79,8 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .row_groups = 1,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .log2_splits = choose_log2_splits(p.splits, static_cast<int64_t>(p.batch) * p.heads, p.max_length, kName),
+      .log2_splits =
+          choose_log2_splits(p.splits, static_cast<int64_t>(p.batch) * p.heads, p.max_length, kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };
@@ -101,8 +103,8 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
   require_field(p.rows_per_source >= 1, kName, "rows_per_source", p.rows_per_source, "at least 1");
   const int rows_per_block = p.dtype == DType::kF32 ? kDecodeRowsF32 : kDecodeRows16;
   const int groups = ceil_div(p.rows_per_source, rows_per_block);
-  require_field(p.sources >= 1 && static_cast<int64_t>(p.sources) * groups <= kMaxGridY, kName, "sources", p.sources,
-                fmt::format("1 to {}", kMaxGridY / groups));
+  require_field(p.sources >= 1 && static_cast<int64_t>(p.sources) * groups <= kMaxGridY, kName, "sources",
+                p.sources, fmt::format("1 to {}", kMaxGridY / groups));
   require_field(p.max_source_length >= 1, kName, "max_source_length", p.max_source_length, "at least 1");
   const DecodeArgs args{
       .q = p.q,
@@ -129,7 +131,8 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .row_groups = groups,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .log2_splits = choose_log2_splits(p.splits, static_cast<int64_t>(p.sources) * groups * p.heads, p.max_source_length, kName),
+      .log2_splits = choose_log2_splits(p.splits, static_cast<int64_t>(p.sources) * groups * p.heads,
+                                        p.max_source_length, kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };

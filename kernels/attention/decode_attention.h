@@ -14,29 +14,32 @@
 namespace tandem::kernels {
 
 struct DecodeSelfAttentionParams {
-  DType dtype = DType::kBF16;     ///< of q, k, v, both caches and out: kF32 (also for tf32), kF16 or kBF16
-  const void* q = nullptr;        ///< [batch, heads * head_dim], rows qkv_stride apart; 16-byte aligned, as all below
-  const void* k = nullptr;        ///< [batch, heads * head_dim], this step's key, rows qkv_stride apart
-  const void* v = nullptr;        ///< [batch, heads * head_dim], this step's value, rows qkv_stride apart
-  int64_t qkv_stride = 0;         ///< elements; 3 * inner for a packed projection [batch, 3 * inner]
-  void* k_cache = nullptr;        ///< [batch, heads, max_length, head_dim]; row `position` is written
-  void* v_cache = nullptr;        ///< [batch, heads, max_length, head_dim]; row `position` is written
-  void* out = nullptr;            ///< [batch, heads * head_dim], rows out_stride apart
-  int64_t out_stride = 0;         ///< elements
-  const int32_t* position = nullptr;  ///< device [1]: tokens already in the cache, 0 at the first step; the same for all
-                                      ///< rows; below max_length (the kernel traps otherwise)
-  const uint8_t* finished = nullptr;  ///< device [batch] or null; a row with a non-zero flag reads and appends no K/V
-                                      ///< and its output is zeros
-  int finished_stride = 1;            ///< bytes between flags; 4 where they are int32_t 0 or 1 (little-endian)
-  const int32_t* ancestry = nullptr;  ///< device [batch, max_length] or null (every row reads its own): beam search's
-                                      ///< table; token t < position of row r is read from cache row ancestry[r][t]
-  const float* distance_bias = nullptr;  ///< [heads, 2 * max_distance + 1] from launch_distance_bias with bidirectional
-                                         ///< false, or null
+  DType dtype = DType::kBF16;  ///< of q, k, v, both caches and out: kF32 (also for tf32), kF16 or kBF16
+  /// [batch, heads * head_dim], rows qkv_stride apart; 16-byte aligned, as all below
+  const void* q = nullptr;
+  const void* k = nullptr;  ///< [batch, heads * head_dim], this step's key, rows qkv_stride apart
+  const void* v = nullptr;  ///< [batch, heads * head_dim], this step's value, rows qkv_stride apart
+  int64_t qkv_stride = 0;   ///< elements; 3 * inner for a packed projection [batch, 3 * inner]
+  void* k_cache = nullptr;  ///< [batch, heads, max_length, head_dim]; row `position` is written
+  void* v_cache = nullptr;  ///< [batch, heads, max_length, head_dim]; row `position` is written
+  void* out = nullptr;      ///< [batch, heads * head_dim], rows out_stride apart
+  int64_t out_stride = 0;   ///< elements
+  /// device [1]: tokens already in the cache, 0 at the first step; the same for all rows; below max_length (the
+  /// kernel traps otherwise)
+  const int32_t* position = nullptr;
+  /// device [batch] or null; a row with a non-zero flag reads and appends no K/V and its output is zeros
+  const uint8_t* finished = nullptr;
+  int finished_stride = 1;  ///< bytes between flags; 4 where they are int32_t 0 or 1 (little-endian)
+  /// device [batch, max_length] or null (every row reads its own): beam search's table; token t < position of row r
+  /// is read from cache row ancestry[r][t]
+  const int32_t* ancestry = nullptr;
+  /// [heads, 2 * max_distance + 1] from launch_distance_bias with bidirectional false, or null
+  const float* distance_bias = nullptr;
   int max_distance = 0;
   int batch = 0;
   int heads = 0;
-  int head_dim = 0;    ///< a multiple of 8, 8 to 128
-  int max_length = 0;  ///< of the cache
+  int head_dim = 0;      ///< a multiple of 8, 8 to 128
+  int max_length = 0;    ///< of the cache
   float scale = 0.125f;  ///< scores are scale * q.k (+ bias)
   int splits = 0;        ///< thread blocks a row and head: 1, 2, 4 or 8; 0 lets decode_splits() choose
   /// Programmatic dependent launch. Without kv_ready nothing is read before the previous kernel has ended.
@@ -58,30 +61,35 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& params, cudaS
 /// In the first two a head's share of a token is head_dim elements (128 bytes at 64 x 2): whole cache lines, and the
 /// blocks of one source's heads are neighbours in the grid, so that they walk the same DRAM pages together.
 struct DecodeCrossAttentionParams {
-  DType dtype = DType::kBF16;     ///< of q, k, v and out: kF32 (also for tf32), kF16 or kBF16
-  const void* q = nullptr;        ///< [sources * rows_per_source, heads * head_dim], rows q_stride apart; 16-byte aligned,
-                                  ///< as all below; rows s * rows_per_source ... belong to source s
-  int64_t q_stride = 0;           ///< elements
-  const void* k = nullptr;        ///< packed source tokens, see above
+  DType dtype = DType::kBF16;  ///< of q, k, v and out: kF32 (also for tf32), kF16 or kBF16
+  /// [sources * rows_per_source, heads * head_dim], rows q_stride apart; 16-byte aligned, as all below; rows
+  /// s * rows_per_source ... belong to source s
+  const void* q = nullptr;
+  int64_t q_stride = 0;     ///< elements
+  const void* k = nullptr;  ///< packed source tokens, see above
   const void* v = nullptr;
-  int64_t token_stride = 0;       ///< elements, of k and v
-  int64_t head_stride = 0;        ///< elements, of k and v
-  const int32_t* offsets = nullptr;   ///< device [sources + 1]: source s is tokens offsets[s] .. offsets[s + 1]
-  void* out = nullptr;            ///< [sources * rows_per_source, heads * head_dim], rows out_stride apart
-  int64_t out_stride = 0;         ///< elements
-  const uint8_t* finished = nullptr;  ///< device [sources * rows_per_source] or null; a finished row's output is zeros; K/V
-                                      ///< of a source whose rows are all finished are not read
-  int finished_stride = 1;            ///< bytes between flags; 4 where they are int32_t 0 or 1 (little-endian)
+  int64_t token_stride = 0;  ///< elements, of k and v
+  int64_t head_stride = 0;   ///< elements, of k and v
+  /// device [sources + 1]: source s is tokens offsets[s] .. offsets[s + 1]
+  const int32_t* offsets = nullptr;
+  void* out = nullptr;     ///< [sources * rows_per_source, heads * head_dim], rows out_stride apart
+  int64_t out_stride = 0;  ///< elements
+  /// device [sources * rows_per_source] or null; a finished row's output is zeros; K/V of a source whose rows are all
+  /// finished are not read
+  const uint8_t* finished = nullptr;
+  int finished_stride = 1;  ///< bytes between flags; 4 where they are int32_t 0 or 1 (little-endian)
   int sources = 0;
-  int rows_per_source = 1;        ///< beams; up to 8 share one pass over the source's K/V (fp32: 4), more take further passes
+  /// beams; up to 8 share one pass over the source's K/V (fp32: 4), more take further passes
+  int rows_per_source = 1;
   int heads = 0;
-  int head_dim = 0;               ///< a multiple of 8, 8 to 128
-  int max_source_length = 0;      ///< at least the longest source; chooses the splits, nothing else
-  float scale = 0.125f;           ///< scores are scale * q.k; never a position bias
-  int splits = 0;                 ///< thread blocks a source and head: 1, 2, 4 or 8; 0 lets decode_splits() choose
-  bool dependent = false;         ///< programmatic dependent launch
-  bool kv_ready = false;          ///< with `dependent`: k, v, offsets and finished were complete before the chain of
-                                  ///< dependent launches began; the first K/V are requested before q is ready
+  int head_dim = 0;           ///< a multiple of 8, 8 to 128
+  int max_source_length = 0;  ///< at least the longest source; chooses the splits, nothing else
+  float scale = 0.125f;       ///< scores are scale * q.k; never a position bias
+  int splits = 0;          ///< thread blocks a source and head: 1, 2, 4 or 8; 0 lets decode_splits() choose
+  bool dependent = false;  ///< programmatic dependent launch
+  /// With `dependent`: k, v, offsets and finished were complete before the chain of dependent launches began; the
+  /// first K/V are then requested before q is ready.
+  bool kv_ready = false;
 };
 
 /// out[r] = softmax(scale * q[r] . K[source of r]) V[source of r]; zeros for a source of length 0.

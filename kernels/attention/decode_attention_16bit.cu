@@ -35,7 +35,8 @@ __device__ inline int ancestor(const Stream& s, int tile, int lane) {
 }
 
 template <typename T, int Steps, bool Self>
-__device__ inline void load_keys(Tile<T, Steps, Self>& x, const Stream& s, int tile, int ancestors, int lane) {
+__device__ inline void load_keys(Tile<T, Steps, Self>& x, const Stream& s, int tile, int ancestors,
+                                 int lane) {
 #pragma unroll
   for (int u = 0; u < 2 * Tile<T, Steps, Self>::kGroups; ++u) {
     const int local = 8 * u + score_fragment_key(lane);
@@ -46,13 +47,15 @@ __device__ inline void load_keys(Tile<T, Steps, Self>& x, const Stream& s, int t
 #pragma unroll
     for (int j = 0; j < Steps; ++j) {
       const int chunk = score_fragment_chunk(lane, j);
-      x.k[u][j] = tile + local < s.limit && chunk < s.chunks ? load_once(s.k + at + 16 * chunk) : make_uint4(0, 0, 0, 0);
+      x.k[u][j] = tile + local < s.limit && chunk < s.chunks ? load_once(s.k + at + 16 * chunk)
+                                                             : make_uint4(0, 0, 0, 0);
     }
   }
 }
 
 template <typename T, int Steps, bool Self>
-__device__ inline void load_values(Tile<T, Steps, Self>& x, const Stream& s, int tile, int ancestors, int lane) {
+__device__ inline void load_values(Tile<T, Steps, Self>& x, const Stream& s, int tile, int ancestors,
+                                   int lane) {
 #pragma unroll
   for (int m = 0; m < Tile<T, Steps, Self>::kGroups; ++m) {
 #pragma unroll
@@ -65,8 +68,8 @@ __device__ inline void load_values(Tile<T, Steps, Self>& x, const Stream& s, int
 #pragma unroll
       for (int jj = 0; jj < Tile<T, Steps, Self>::kBlocks; ++jj) {
         const int chunk = value_fragment_chunk(lane, jj);
-        x.v[m][w][jj] =
-            tile + local < s.limit && chunk < s.chunks ? load_once(s.v + at + 16 * chunk) : make_uint4(0, 0, 0, 0);
+        x.v[m][w][jj] = tile + local < s.limit && chunk < s.chunks ? load_once(s.v + at + 16 * chunk)
+                                                                   : make_uint4(0, 0, 0, 0);
       }
     }
   }
@@ -75,8 +78,8 @@ __device__ inline void load_values(Tile<T, Steps, Self>& x, const Stream& s, int
 /// The tile that holds the new token: its key and value come from this step's projection and go into the cache. The
 /// lanes that hold its fragments hold each of its chunks exactly once.
 template <typename T, int Steps>
-__device__ inline void append(Tile<T, Steps, true>& x, int local, const char* new_k, const char* new_v, char* cache_k,
-                              char* cache_v, int chunks, int lane) {
+__device__ inline void append(Tile<T, Steps, true>& x, int local, const char* new_k, const char* new_v,
+                              char* cache_k, char* cache_v, int chunks, int lane) {
 #pragma unroll
   for (int u = 0; u < 2 * Tile<T, Steps, true>::kGroups; ++u) {
     if (8 * u + score_fragment_key(lane) != local) continue;
@@ -130,8 +133,8 @@ __device__ inline void scores(const Tile<T, Steps, Self>& x, const uint4 (&q)[St
 
 /// Scores (in units of log 2, masked) to probabilities in T's precision; rescales the sums.
 template <typename T, int Groups, int Blocks>
-__device__ inline void softmax_step(float (&s)[2 * Groups][4], State<Blocks>& state, uint32_t (&p)[2 * Groups],
-                                    int lane) {
+__device__ inline void softmax_step(float (&s)[2 * Groups][4], State<Blocks>& state,
+                                    uint32_t (&p)[2 * Groups], int lane) {
   float maximum = state.maximum;
 #pragma unroll
   for (int u = 0; u < 2 * Groups; ++u) maximum = fmaxf(maximum, fmaxf(s[u][0], s[u][1]));
@@ -164,7 +167,8 @@ __device__ inline void softmax_step(float (&s)[2 * Groups][4], State<Blocks>& st
 }
 
 template <typename T, int Steps, bool Self>
-__device__ inline void weighted_sum(const Tile<T, Steps, Self>& x, const uint32_t (&p)[2 * Tile<T, Steps, Self>::kGroups],
+__device__ inline void weighted_sum(const Tile<T, Steps, Self>& x,
+                                    const uint32_t (&p)[2 * Tile<T, Steps, Self>::kGroups],
                                     State<Tile<T, Steps, Self>::kBlocks>& state) {
 #pragma unroll
   for (int m = 0; m < Tile<T, Steps, Self>::kGroups; ++m) {
@@ -178,14 +182,16 @@ __device__ inline void weighted_sum(const Tile<T, Steps, Self>& x, const uint32_
       for (int i = 0; i < 4; ++i) {
         // Elements 2 i and 2 i + 1 of a chunk, each as a pair of neighbouring keys.
         mma_16816<T>(state.o[jj][i], __byte_perm(w0[i], w1[i], 0x5410u), __byte_perm(w0[i], w1[i], 0x7632u),
-                     __byte_perm(w2[i], w3[i], 0x5410u), __byte_perm(w2[i], w3[i], 0x7632u), p[2 * m], p[2 * m + 1]);
+                     __byte_perm(w2[i], w3[i], 0x5410u), __byte_perm(w2[i], w3[i], 0x7632u), p[2 * m],
+                     p[2 * m + 1]);
       }
     }
   }
 }
 
 template <typename T, int Steps, bool Self>
-__global__ void __launch_bounds__(kDecodeThreads, Steps == 4 ? 2 : 3) decode_16bit_kernel(const DecodeArgs a) {
+__global__ void __launch_bounds__(kDecodeThreads, Steps == 4 ? 2 : 3)
+    decode_16bit_kernel(const DecodeArgs a) {
   using X = Tile<T, Steps, Self>;
   extern __shared__ __align__(16) float shared[];
   pdl_launch_dependents();
@@ -215,7 +221,8 @@ __global__ void __launch_bounds__(kDecodeThreads, Steps == 4 ? 2 : 3) decode_16b
   }
 
   announce_block(a, b, shared);
-  const KeyRange range = decode_range(length, kDecodeLog2Warps + a.log2_splits, b.split * kDecodeWarps + warp);
+  const KeyRange range =
+      decode_range(length, kDecodeLog2Warps + a.log2_splits, b.split * kDecodeWarps + warp);
   const int64_t head_at = first_token * a.token_stride + b.head * a.head_stride;
   const bool indirect = Self && a.ancestry != nullptr;
   const int64_t source_at = indirect ? 0 : b.source * a.source_stride;
@@ -243,7 +250,8 @@ __global__ void __launch_bounds__(kDecodeThreads, Steps == 4 ? 2 : 3) decode_16b
 #pragma unroll
     for (int j = 0; j < Steps; ++j) {
       const int chunk = score_fragment_chunk(lane, j);
-      const T* at = static_cast<const T*>(a.q) + (b.first_row + row) * a.q_stride + b.head * a.head_dim + 8 * chunk;
+      const T* at =
+          static_cast<const T*>(a.q) + (b.first_row + row) * a.q_stride + b.head * a.head_dim + 8 * chunk;
       q[j] = row < b.rows && chunk < stream.chunks ? load_once(at) : make_uint4(0, 0, 0, 0);
     }
     const float scale = a.scale * kLog2E;
@@ -257,7 +265,8 @@ __global__ void __launch_bounds__(kDecodeThreads, Steps == 4 ? 2 : 3) decode_16b
         if (position >= tile && position < min(tile + X::kKeys, range.end)) {
           const int64_t from = b.first_row * a.q_stride + b.head * a.head_dim;
           const int64_t to = b.source * a.source_stride + head_at + position * a.token_stride;
-          append<T, Steps>(x, position - tile, reinterpret_cast<const char*>(static_cast<const T*>(a.new_k) + from),
+          append<T, Steps>(x, position - tile,
+                           reinterpret_cast<const char*>(static_cast<const T*>(a.new_k) + from),
                            reinterpret_cast<const char*>(static_cast<const T*>(a.new_v) + from),
                            reinterpret_cast<char*>(static_cast<T*>(a.k) + to),
                            reinterpret_cast<char*>(static_cast<T*>(a.v) + to), stream.chunks, lane);
@@ -271,7 +280,8 @@ __global__ void __launch_bounds__(kDecodeThreads, Steps == 4 ? 2 : 3) decode_16b
           added[u][i] = 0.0f;
           if constexpr (Self) {
             const int distance = tile + 8 * u + score_column(lane) + i - position;
-            if (bias != nullptr) added[u][i] = kLog2E * __ldg(bias + distance_bias_index(distance, a.max_distance));
+            if (bias != nullptr)
+              added[u][i] = kLog2E * __ldg(bias + distance_bias_index(distance, a.max_distance));
           }
         }
       }
@@ -331,9 +341,11 @@ template <typename T, int Steps, bool Self>
 void launch_instance(const DecodeArgs& a, const DecodeLaunch& how) {
   const int rows = a.rows_per_source < kDecodeRows16 ? a.rows_per_source : kDecodeRows16;
   launch(decode_16bit_kernel<T, Steps, Self>,
-         {.grid = dim3(static_cast<unsigned>(a.heads << a.log2_splits), static_cast<unsigned>(how.sources * a.row_groups)),
+         {.grid = dim3(static_cast<unsigned>(a.heads << a.log2_splits),
+                       static_cast<unsigned>(how.sources * a.row_groups)),
           .block = dim3(kDecodeThreads),
-          .shared_bytes = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.log2_splits)),
+          .shared_bytes =
+              sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.log2_splits)),
           .dependent = how.dependent,
           .cluster = 1 << a.log2_splits},
          how.stream, a);

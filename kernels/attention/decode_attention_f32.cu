@@ -7,7 +7,9 @@ namespace {
 
 constexpr int kUnroll = 4;  // keys a lane has in flight: 4 KB of K/V a warp
 
-__device__ inline float dot4(float4 a, float4 b) { return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, a.w * b.w))); }
+__device__ inline float dot4(float4 a, float4 b) {
+  return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, a.w * b.w)));
+}
 
 __device__ inline float4 load_float4(const float* p) {
   const uint4 v = load_once(p);
@@ -17,8 +19,8 @@ __device__ inline float4 load_float4(const float* p) {
 /// Lanes = lanes a key, each with four elements: 8, 16 or 32 (at least head_dim / 4). Rows: queries that share the keys.
 template <int Lanes, int Rows, bool Self>
 __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const DecodeArgs a) {
-  constexpr int kGroups = kWarp / Lanes;      // keys of one load
-  constexpr int kTile = kGroups * kUnroll;    // keys of one step of a warp
+  constexpr int kGroups = kWarp / Lanes;    // keys of one load
+  constexpr int kTile = kGroups * kUnroll;  // keys of one step of a warp
   static_assert(kDecodeGranule % kTile == 0);
   extern __shared__ __align__(16) float shared[];
   pdl_launch_dependents();
@@ -50,7 +52,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
   }
 
   announce_block(a, b, shared);
-  const KeyRange range = decode_range(length, kDecodeLog2Warps + a.log2_splits, b.split * kDecodeWarps + warp);
+  const KeyRange range =
+      decode_range(length, kDecodeLog2Warps + a.log2_splits, b.split * kDecodeWarps + warp);
   const int64_t head_at = first_token * a.token_stride + b.head * a.head_stride;
   float* const k = static_cast<float*>(a.k) + head_at + element;
   float* const v = static_cast<float*>(a.v) + head_at + element;
@@ -69,7 +72,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
   float total[Rows];
 #pragma unroll
   for (int r = 0; r < Rows; ++r) {
-    q[r] = r < b.rows && inside ? load_float4(static_cast<const float*>(a.q) + new_at + r * a.q_stride) : zero;
+    q[r] =
+        r < b.rows && inside ? load_float4(static_cast<const float*>(a.q) + new_at + r * a.q_stride) : zero;
     sum[r] = zero;
     maximum[r] = -INFINITY;
     total[r] = 0.0f;
@@ -109,7 +113,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int key = tile + u * kGroups + group;
-      added[u] = bias != nullptr ? kLog2E * __ldg(bias + distance_bias_index(key - position, a.max_distance)) : 0.0f;
+      added[u] =
+          bias != nullptr ? kLog2E * __ldg(bias + distance_bias_index(key - position, a.max_distance)) : 0.0f;
     }
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
@@ -144,7 +149,8 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
 #pragma unroll
   for (int r = 0; r < Rows; ++r) {
 #pragma unroll
-    for (int m = Lanes; m < kWarp; m <<= 1) {  // the groups of the warp, pairwise: both sides compute the same sum
+    for (int m = Lanes; m < kWarp;
+         m <<= 1) {  // the groups of the warp, pairwise: both sides compute the same sum
       const float other = __shfl_xor_sync(0xffffffffu, maximum[r], m);
       const float top = fmaxf(maximum[r], other);
       const float weight = maximum[r] == -INFINITY ? 0.0f : fast_exp2(maximum[r] - top);
@@ -178,9 +184,11 @@ template <int Lanes, int Rows, bool Self>
 void launch_instance(const DecodeArgs& a, const DecodeLaunch& how) {
   const int rows = a.rows_per_source < kDecodeRowsF32 ? a.rows_per_source : kDecodeRowsF32;
   launch(decode_f32_kernel<Lanes, Rows, Self>,
-         {.grid = dim3(static_cast<unsigned>(a.heads << a.log2_splits), static_cast<unsigned>(how.sources * a.row_groups)),
+         {.grid = dim3(static_cast<unsigned>(a.heads << a.log2_splits),
+                       static_cast<unsigned>(how.sources * a.row_groups)),
           .block = dim3(kDecodeThreads),
-          .shared_bytes = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.log2_splits)),
+          .shared_bytes =
+              sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.log2_splits)),
           .dependent = how.dependent,
           .cluster = 1 << a.log2_splits},
          how.stream, a);

@@ -20,7 +20,7 @@ using namespace test;
 
 const std::vector<DType> kTypes = {DType::kF32, DType::kF16, DType::kBF16};
 
-class DecodeAttention : public ::testing::TestWithParam<const char*> {
+class DecodeSelfAttention : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override { TANDEM_NEED_DEVICE(); }
   ScopedEnv arch_{"TANDEM_ARCH", GetParam()};
@@ -106,7 +106,8 @@ void run_self(const SelfCase& c, uint64_t seed) {
   };
   RelativeError error;
   for (int step = 0; step < c.steps; ++step) {
-    std::vector<float> now = random_values(c.dtype, static_cast<size_t>(c.batch * qkv_stride), seed + 100 + step, 1.5f);
+    std::vector<float> now =
+        random_values(c.dtype, static_cast<size_t>(c.batch * qkv_stride), seed + 100 + step, 1.5f);
     const bool finishing = c.finish_row >= 0 && step >= c.steps / 2;
     if (finishing) std::fill_n(now.begin() + c.finish_row * qkv_stride, qkv_stride, kNan);
     const auto now_bytes = to_bytes(c.dtype, now);
@@ -116,12 +117,14 @@ void run_self(const SelfCase& c, uint64_t seed) {
     TANDEM_CUDA_CHECK(cudaMemcpy(position.data(), &step, sizeof(step), cudaMemcpyHostToDevice));
     if (finishing) {
       const int32_t flag = 1;
-      TANDEM_CUDA_CHECK(cudaMemcpy(finished.data<int32_t>() + c.finish_row, &flag, sizeof(flag), cudaMemcpyHostToDevice));
+      TANDEM_CUDA_CHECK(
+          cudaMemcpy(finished.data<int32_t>() + c.finish_row, &flag, sizeof(flag), cudaMemcpyHostToDevice));
     }
     if (c.ancestry) {  // any table whose entries name rows that were alive then; entries from `position` on are not read
       for (int r = 0; r < c.batch; ++r) {
         for (int t = 0; t < step; ++t) {
-          ancestry[r * c.max_length + t] = static_cast<int32_t>(random_bits(seed, (step * 131 + r) * 4099 + t) % c.batch);
+          ancestry[r * c.max_length + t] =
+              static_cast<int32_t>(random_bits(seed, (step * 131 + r) * 4099 + t) % c.batch);
         }
       }
       TANDEM_CUDA_CHECK(cudaMemcpy(device_ancestry.data(), ancestry.data(), ancestry.size() * sizeof(int32_t),
@@ -142,7 +145,9 @@ void run_self(const SelfCase& c, uint64_t seed) {
       }
       for (int h = 0; h < c.heads; ++h) {
         const float* row = now.data() + r * qkv_stride + h * c.head_dim;
-        const auto source = [&](int t) { return c.ancestry && t < step ? ancestry[r * c.max_length + t] : r; };
+        const auto source = [&](int t) {
+          return c.ancestry && t < step ? ancestry[r * c.max_length + t] : r;
+        };
         std::vector<double> want(c.head_dim, 0.0);
         if (alive) {
           want = attend(
@@ -151,7 +156,8 @@ void run_self(const SelfCase& c, uint64_t seed) {
               [&](int t) {
                 return c.max_distance == 0
                            ? 0.0
-                           : static_cast<double>(table[relative_bucket(t - step, false, 32, c.max_distance) * c.heads + h]);
+                           : static_cast<double>(
+                                 table[relative_bucket(t - step, false, 32, c.max_distance) * c.heads + h]);
               });
         }
         for (int i = 0; i < c.head_dim; ++i) {
@@ -160,7 +166,8 @@ void run_self(const SelfCase& c, uint64_t seed) {
           ASSERT_TRUE(alive || value == 0.0f) << "a finished row";
         }
       }
-      for (int64_t i = inner; i < out_stride; ++i) ASSERT_TRUE(std::isnan(got[r * out_stride + i])) << "wrote padding";
+      for (int64_t i = inner; i < out_stride; ++i)
+        ASSERT_TRUE(std::isnan(got[r * out_stride + i])) << "wrote padding";
     }
   }
   EXPECT_LE(error.value(), tolerance(c.dtype));
@@ -169,7 +176,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
 }
 
 // From the first token on, every length, over every way to split it.
-TEST_P(DecodeAttention, SelfEveryStep) {
+TEST_P(DecodeSelfAttention, EveryStep) {
   for (const DType dtype : kTypes) {
     for (const int splits : {0, 1, 2, 4, 8}) {
       run_self({.dtype = dtype, .batch = 3, .max_length = 150, .steps = 150, .splits = splits}, random_());
@@ -178,17 +185,22 @@ TEST_P(DecodeAttention, SelfEveryStep) {
 }
 
 // Every head size takes a path of its own.
-TEST_P(DecodeAttention, SelfHeadSizes) {
+TEST_P(DecodeSelfAttention, HeadSizes) {
   for (const DType dtype : kTypes) {
     for (const int dim : {8, 16, 24, 32, 40, 64, 80, 96, 128}) {
-      run_self({.dtype = dtype, .heads = 3, .head_dim = dim, .max_length = 90, .steps = 70 + below(20), .splits = 2},
+      run_self({.dtype = dtype,
+                .heads = 3,
+                .head_dim = dim,
+                .max_length = 90,
+                .steps = 70 + below(20),
+                .splits = 2},
                random_());
     }
   }
 }
 
 // T5 in the decoder: unidirectional buckets, also beyond the maximum distance.
-TEST_P(DecodeAttention, SelfRelativeBias) {
+TEST_P(DecodeSelfAttention, RelativeBias) {
   for (const DType dtype : kTypes) {
     for (const int dim : {32, 64, 128}) {
       run_self({.dtype = dtype,
@@ -204,268 +216,32 @@ TEST_P(DecodeAttention, SelfRelativeBias) {
 }
 
 // A finished row must cost nothing and disturb nothing, whatever its rows hold.
-TEST_P(DecodeAttention, SelfFinishedRow) {
+TEST_P(DecodeSelfAttention, FinishedRow) {
   for (const DType dtype : kTypes) {
     for (const int splits : {1, 4}) {
-      run_self({.dtype = dtype, .batch = 4, .max_length = 64, .steps = 50, .splits = splits, .finish_row = 2}, random_());
-    }
-  }
-}
-
-// Beam search re-uses another row's past without copying it.
-TEST_P(DecodeAttention, SelfAncestry) {
-  for (const DType dtype : kTypes) {
-    for (const int dim : {32, 64, 128}) {
-      run_self({.dtype = dtype, .batch = 5, .head_dim = dim, .max_length = 100, .steps = 90, .splits = 2, .ancestry = true},
+      run_self({.dtype = dtype, .batch = 4, .max_length = 64, .steps = 50, .splits = splits, .finish_row = 2},
                random_());
     }
   }
 }
 
-struct CrossCase {
-  DType dtype = DType::kBF16;
-  int heads = 2;
-  int head_dim = 64;
-  std::vector<int> lengths;
-  int rows_per_source = 1;
-  bool head_major = false;
-  float scale = 0.125f;
-  int splits = 0;
-  bool some_finished = false;
-  bool poison_odd = false;
-};
-
-void run_cross(const CrossCase& c, uint64_t seed) {
-  std::string trace = std::string(dtype_name(c.dtype)) + " dim " + std::to_string(c.head_dim) + " rows " +
-                      std::to_string(c.rows_per_source) + " splits " + std::to_string(c.splits) + " lengths";
-  for (int n : c.lengths) trace += " " + std::to_string(n);
-  SCOPED_TRACE(trace);
-  const int sources = static_cast<int>(c.lengths.size());
-  const int rows = sources * c.rows_per_source;
-  const int inner = c.heads * c.head_dim;
-  std::vector<int32_t> offsets(sources + 1, 0);
-  std::partial_sum(c.lengths.begin(), c.lengths.end(), offsets.begin() + 1);
-  const int tokens = offsets.back() + 40;  // NaN behind the last source
-  const int64_t token_stride = c.head_major ? c.head_dim : 4 * inner;
-  const int64_t head_stride = c.head_major ? static_cast<int64_t>(tokens) * c.head_dim : c.head_dim;
-  const int64_t v_at = c.head_major ? static_cast<int64_t>(tokens) * inner : inner;
-  const size_t kv_size = static_cast<size_t>(tokens) * (c.head_major ? 2 : 4) * inner;
-  std::vector<float> kv = random_values(c.dtype, kv_size, seed, 1.5f);
-  const auto element = [&](int token, int head) { return token * token_stride + head * head_stride; };
-  for (int h = 0; h < c.heads; ++h) {
-    const auto poison = [&](int token) {
-      std::fill_n(kv.begin() + element(token, h), c.head_dim, kNan);
-      std::fill_n(kv.begin() + v_at + element(token, h), c.head_dim, kNan);
-    };
-    for (int token = offsets.back(); token < tokens; ++token) poison(token);
-    for (int s = 1; s < sources && c.poison_odd; s += 2) {
-      for (int token = offsets[s]; token < offsets[s + 1]; ++token) poison(token);
-    }
-  }
-  const int64_t q_stride = inner + 24;
-  const int64_t out_stride = inner + 8;
-  std::vector<float> q = random_values(c.dtype, static_cast<size_t>(rows * q_stride), seed + 1, 1.5f);
-  std::vector<uint8_t> finished(rows, 0);
-  for (int r = 0; r < rows && c.some_finished; ++r) {
-    // Source 0 is finished whole, the others here and there.
-    finished[r] = r < c.rows_per_source || random_bits(seed, r) % 3 == 0 ? 1 : 0;
-    if (finished[r] != 0) std::fill_n(q.begin() + r * q_stride, q_stride, kNan);
-  }
-  const DeviceBuffer device_kv = upload(c.dtype, kv);
-  const DeviceBuffer device_q = upload(c.dtype, q);
-  const DeviceBuffer device_offsets = DeviceBuffer::of(offsets);
-  const DeviceBuffer device_finished = DeviceBuffer::of(finished);
-  const std::vector<float> blank(static_cast<size_t>(rows * out_stride), kNan);
-  const DeviceBuffer out[2] = {upload(c.dtype, blank), upload(c.dtype, blank)};
-  const int longest = std::max(1, *std::max_element(c.lengths.begin(), c.lengths.end()));
-  for (const DeviceBuffer& to : out) {
-    launch_decode_cross_attention({.dtype = c.dtype,
-                                   .q = device_q.data(),
-                                   .q_stride = q_stride,
-                                   .k = device_kv.data(),
-                                   .v = device_kv.data<char>() + v_at * dtype_bytes(c.dtype),
-                                   .token_stride = token_stride,
-                                   .head_stride = head_stride,
-                                   .offsets = device_offsets.data<int32_t>(),
-                                   .out = to.data(),
-                                   .out_stride = out_stride,
-                                   .finished = c.some_finished ? device_finished.data<uint8_t>() : nullptr,
-                                   .sources = sources,
-                                   .rows_per_source = c.rows_per_source,
-                                   .heads = c.heads,
-                                   .head_dim = c.head_dim,
-                                   .max_source_length = longest,
-                                   .scale = c.scale,
-                                   .splits = c.splits},
-                                  nullptr);
-  }
-  const std::vector<float> got = download(c.dtype, out[0]);
-  EXPECT_EQ(out[0].to_host<uint8_t>(), out[1].to_host<uint8_t>()) << "two runs differ";
-  RelativeError error;
-  for (int r = 0; r < rows; ++r) {
-    const int s = r / c.rows_per_source;
-    if (c.poison_odd && s % 2 == 1) continue;
-    const bool zero = finished[r] != 0 || c.lengths[s] == 0;
-    for (int h = 0; h < c.heads; ++h) {
-      std::vector<double> want(c.head_dim, 0.0);
-      if (!zero) {
-        want = attend(
-            q.data() + r * q_stride + h * c.head_dim, c.lengths[s], c.head_dim, c.scale,
-            [&](int j) { return kv.data() + element(offsets[s] + j, h); },
-            [&](int j) { return kv.data() + v_at + element(offsets[s] + j, h); }, [](int) { return 0.0; });
-      }
-      for (int i = 0; i < c.head_dim; ++i) {
-        const float value = got[r * out_stride + h * c.head_dim + i];
-        error.add(value, want[i]);
-        ASSERT_TRUE(!zero || value == 0.0f) << "row " << r;
-      }
-    }
-    for (int64_t i = inner; i < out_stride; ++i) ASSERT_TRUE(std::isnan(got[r * out_stride + i])) << "wrote padding";
-  }
-  EXPECT_LE(error.value(), tolerance(c.dtype));
-}
-
-// Lengths around the tiles and the shares of a warp, over every way to split them.
-TEST_P(DecodeAttention, CrossLengths) {
+// Beam search re-uses another row's past without copying it.
+TEST_P(DecodeSelfAttention, Ancestry) {
   for (const DType dtype : kTypes) {
-    for (const int splits : {0, 1, 2, 4, 8}) {
-      run_cross({.dtype = dtype, .lengths = {1, 2, 15, 16, 17, 31, 33, 64, 65, 0, 127, 300}, .splits = splits}, random_());
+    for (const int dim : {32, 64, 128}) {
+      run_self({.dtype = dtype,
+                .batch = 5,
+                .head_dim = dim,
+                .max_length = 100,
+                .steps = 90,
+                .splits = 2,
+                .ancestry = true},
+               random_());
     }
   }
 }
 
-// Both layouts of the projected source, every head size.
-TEST_P(DecodeAttention, CrossHeadSizesAndLayouts) {
-  for (const DType dtype : kTypes) {
-    for (const int dim : {8, 16, 24, 32, 64, 80, 128}) {
-      for (const bool head_major : {false, true}) {
-        run_cross({.dtype = dtype,
-                   .heads = 3,
-                   .head_dim = dim,
-                   .lengths = {1 + below(100), 1 + below(40), 1 + below(200)},
-                   .head_major = head_major,
-                   .splits = 1 << below(4)},
-                  random_());
-      }
-    }
-  }
-}
-
-// Beams share one pass over the source: a mixed-up row shows at every number of beams, within a pass and over several.
-TEST_P(DecodeAttention, CrossBeams) {
-  for (const DType dtype : kTypes) {
-    for (const int rows : {2, 3, 4, 5, 7, 8, 9, 17}) {
-      run_cross({.dtype = dtype,
-                 .head_dim = rows % 2 == 0 ? 64 : 128,
-                 .lengths = {1 + below(150), 1, 1 + below(90)},
-                 .rows_per_source = rows,
-                 .splits = 1 << below(4),
-                 .some_finished = rows % 3 == 0},
-                random_());
-    }
-  }
-}
-
-// A finished row is skipped, its live neighbours are not.
-TEST_P(DecodeAttention, CrossFinished) {
-  for (const DType dtype : kTypes) {
-    for (const int rows : {1, 4}) {
-      run_cross({.dtype = dtype,
-                 .lengths = {50, 1 + below(80), 1 + below(80), 40, 33},
-                 .rows_per_source = rows,
-                 .splits = rows,
-                 .some_finished = true},
-                random_());
-    }
-  }
-}
-
-// The next source begins where this one ends: NaN there must not reach this one.
-TEST_P(DecodeAttention, CrossNeighboursDoNotLeak) {
-  for (const DType dtype : kTypes) {
-    for (const int splits : {1, 8}) {
-      run_cross({.dtype = dtype,
-                 .lengths = {1 + below(100), 20, 1 + below(60), 70, 1, 1, 100},
-                 .splits = splits,
-                 .poison_odd = true},
-                random_());
-    }
-  }
-}
-
-// Requests before the previous kernel has ended must not read what that kernel makes: compare chains of cross- and
-// self-attention, each reading its predecessor's output, with and without overlap.
-TEST_P(DecodeAttention, DependentChain) {
-  constexpr int kBatch = 6;
-  constexpr int kHeads = 4;
-  constexpr int kDim = 64;
-  constexpr int kInner = kHeads * kDim;
-  constexpr int kLength = 96;
-  const uint64_t seed = random_();
-  const DeviceBuffer kv = upload(DType::kBF16, random_values(DType::kBF16, kBatch * kLength * 2 * kInner, seed, 1.0f));
-  std::vector<int32_t> offsets(kBatch + 1);
-  for (int b = 0; b <= kBatch; ++b) offsets[b] = b * kLength;
-  const DeviceBuffer device_offsets = DeviceBuffer::of(offsets);
-  const DeviceBuffer position = DeviceBuffer::of(std::vector<int32_t>{kLength / 2});
-  const std::vector<float> cache = random_values(DType::kBF16, kBatch * kInner * kLength, seed + 1, 1.0f);
-  const std::vector<float> start = random_values(DType::kBF16, kBatch * kInner, seed + 2, 1.0f);
-  const TestStream stream;
-  std::vector<std::vector<uint8_t>> results;
-  for (int round = 0; round < 8; ++round) {
-    const bool dependent = round > 0;
-    const bool ready = round > 1;
-    const DeviceBuffer x = upload(DType::kBF16, start);
-    const DeviceBuffer y = upload(DType::kBF16, start);
-    const DeviceBuffer k_cache = upload(DType::kBF16, cache);
-    const DeviceBuffer v_cache = upload(DType::kBF16, cache);
-    TimedGraph graph(stream, [&](cudaStream_t s) {
-      for (int step = 0; step < 20; ++step) {
-        launch_decode_cross_attention({.q = x.data(),
-                                       .q_stride = kInner,
-                                       .k = kv.data(),
-                                       .v = kv.data<char>() + 2 * kInner,
-                                       .token_stride = 2 * kInner,
-                                       .head_stride = kDim,
-                                       .offsets = device_offsets.data<int32_t>(),
-                                       .out = y.data(),
-                                       .out_stride = kInner,
-                                       .sources = kBatch,
-                                       .heads = kHeads,
-                                       .head_dim = kDim,
-                                       .max_source_length = kLength,
-                                       .scale = 0.5f,
-                                       .splits = 2,
-                                       .dependent = dependent && step > 0,
-                                       .kv_ready = ready},
-                                      s);
-        launch_decode_self_attention({.q = y.data(),
-                                      .k = y.data(),
-                                      .v = y.data(),
-                                      .qkv_stride = kInner,
-                                      .k_cache = k_cache.data(),
-                                      .v_cache = v_cache.data(),
-                                      .out = x.data(),
-                                      .out_stride = kInner,
-                                      .position = position.data<int32_t>(),
-                                      .batch = kBatch,
-                                      .heads = kHeads,
-                                      .head_dim = kDim,
-                                      .max_length = kLength,
-                                      .scale = 0.5f,
-                                      .splits = 2,
-                                      .dependent = dependent,
-                                      .kv_ready = ready},
-                                     s);
-      }
-    });
-    graph.launch();
-    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
-    results.push_back(x.to_host<uint8_t>());
-  }
-  for (const auto& result : results) EXPECT_EQ(result, results.front());
-}
-
-INSTANTIATE_TEST_SUITE_P(Paths, DecodeAttention, ::testing::Values("sm90", "sm80"),
+INSTANTIATE_TEST_SUITE_P(Paths, DecodeSelfAttention, ::testing::Values("sm90", "sm80"),
                          [](const auto& info) { return std::string(info.param); });
 
 // A wrong field must be named before anything runs.
@@ -517,7 +293,8 @@ TEST(DecodeAttentionErrors, NameTheField) {
   EXPECT_NE(message(launch_decode_self_attention, bad_self).find("splits is 3"), std::string::npos);
   auto bad_cross = cross;
   bad_cross.rows_per_source = 0;
-  EXPECT_NE(message(launch_decode_cross_attention, bad_cross).find("rows_per_source is 0"), std::string::npos);
+  EXPECT_NE(message(launch_decode_cross_attention, bad_cross).find("rows_per_source is 0"),
+            std::string::npos);
   bad_cross = cross;
   bad_cross.token_stride = 63;
   EXPECT_NE(message(launch_decode_cross_attention, bad_cross).find("token_stride is 63"), std::string::npos);

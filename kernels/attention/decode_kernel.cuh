@@ -15,12 +15,15 @@ inline constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 
 /// A partial result, floats: weighted sums [rows, head_dim], then [rows, 2]: maximum (in units of log 2) and sum of
 /// exponentials.
-TANDEM_HD constexpr int decode_partial_floats(int rows, int head_dim) { return rows * (head_dim + 2); }
+TANDEM_HD constexpr int decode_partial_floats(int rows, int head_dim) {
+  return rows * (head_dim + 2);
+}
 /// Shared memory of a block, floats: a barrier, a partial of each warp, and in the first block of a cluster those that the
 /// others send.
 inline constexpr int kDecodeBarrierFloats = 4;
 TANDEM_HD constexpr int decode_shared_floats(int rows, int head_dim, int log2_splits) {
-  return kDecodeBarrierFloats + (kDecodeWarps + (1 << log2_splits) - 1) * decode_partial_floats(rows, head_dim);
+  return kDecodeBarrierFloats +
+         (kDecodeWarps + (1 << log2_splits) - 1) * decode_partial_floats(rows, head_dim);
 }
 
 struct DecodeBlock {
@@ -109,8 +112,8 @@ __device__ inline void announce_block(const DecodeArgs& a, const DecodeBlock& b,
   if (b.split == 0 && threadIdx.x == 0) {
     const int senders = (1 << a.log2_splits) - 1;
     barrier_init(shared_address(shared), 1);
-    barrier_arrive_expect(shared_address(shared),
-                          senders * static_cast<int>(sizeof(float)) * decode_partial_floats(b.rows, a.head_dim));
+    barrier_arrive_expect(shared_address(shared), senders * static_cast<int>(sizeof(float)) *
+                                                      decode_partial_floats(b.rows, a.head_dim));
     fence_barrier_init();
   }
   cluster_arrive_relaxed();
@@ -127,8 +130,8 @@ struct Combined {
 
 /// Over partials begin .. begin + Count - 1, of which the first `count` exist, added to `start` in order.
 template <int Count>
-__device__ inline Combined combine(const Combined& start, float* shared, int begin, int count, int rows, int head_dim,
-                                   int row, int element) {
+__device__ inline Combined combine(const Combined& start, float* shared, int begin, int count, int rows,
+                                   int head_dim, int row, int element) {
   float2 stats[Count];
   float2 sums[Count];
   float maximum = start.maximum;
@@ -158,7 +161,8 @@ __device__ inline Combined combine(const Combined& start, float* shared, int beg
 /// Combines the warps' partials (already in shared memory; a warp without keys has maximum -inf, total 0, sums 0), then
 /// those of the cluster in its first block, and stores the rows. Every thread of the block calls it.
 template <typename T>
-__device__ inline void combine_and_store(const DecodeArgs& a, const DecodeBlock& b, uint32_t live, float* shared) {
+__device__ inline void combine_and_store(const DecodeArgs& a, const DecodeBlock& b, uint32_t live,
+                                         float* shared) {
   __syncthreads();
 #if __CUDA_ARCH__ >= 900
   const int splits = 1 << a.log2_splits;
@@ -169,13 +173,14 @@ __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeBlock&
     if (map.pair(i) >= map.pairs) continue;
     const int row = map.row(i);
     const int element = 2 * map.pair(i);
-    Combined c = combine<kDecodeWarps>({-INFINITY, 0.0f, 0.0f, 0.0f}, shared, 0, kDecodeWarps, b.rows, a.head_dim, row,
-                                       element);
+    Combined c = combine<kDecodeWarps>({-INFINITY, 0.0f, 0.0f, 0.0f}, shared, 0, kDecodeWarps, b.rows,
+                                       a.head_dim, row, element);
 #if __CUDA_ARCH__ >= 900
     if (b.split != 0) {
       const Partial slot = decode_partial(shared, kDecodeWarps + b.split - 1, b.rows, a.head_dim);
       const uint32_t barrier = cluster_address(shared_address(shared), 0);
-      store_cluster(cluster_address(shared_address(slot.sums + row * a.head_dim + element), 0), c.first, c.second, barrier);
+      store_cluster(cluster_address(shared_address(slot.sums + row * a.head_dim + element), 0), c.first,
+                    c.second, barrier);
       if (element == 0) {
         store_cluster(cluster_address(shared_address(slot.stats + 2 * row), 0), c.maximum, c.total, barrier);
       }
@@ -183,7 +188,8 @@ __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeBlock&
     }
     if (splits > 1) {
       barrier_wait(shared_address(shared), 0);
-      c = combine<kDecodeMaxSplits - 1>(c, shared, kDecodeWarps, splits - 1, b.rows, a.head_dim, row, element);
+      c = combine<kDecodeMaxSplits - 1>(c, shared, kDecodeWarps, splits - 1, b.rows, a.head_dim, row,
+                                        element);
     }
 #endif
     const bool alive = (live >> row & 1u) != 0;

@@ -28,7 +28,8 @@ void check(const EncoderAttentionParams& p) {
   require_stride(p.v_stride, inner, p.dtype, kName, "v_stride");
   require_stride(p.out_stride, inner, p.dtype, kName, "out_stride");
   if (p.offsets == nullptr) throw UsageError("encoder attention: offsets is null");
-  if (!(p.scale > 0.0f)) throw UsageError(fmt::format("encoder attention: scale is {}, allowed: above 0", p.scale));
+  if (!(p.scale > 0.0f))
+    throw UsageError(fmt::format("encoder attention: scale is {}, allowed: above 0", p.scale));
   require_field(p.distance_bias == nullptr || (p.max_distance >= 1 && p.max_distance <= kMaxDistance), kName,
                 "max_distance", p.max_distance, fmt::format("1 to {}", kMaxDistance));
 }

@@ -14,26 +14,30 @@ namespace tandem::kernels {
 /// Element (token, head, i) of q, k, v and out lies at token * stride + head * head_dim + i. For a packed projection
 /// qkv [tokens, 3 * inner]: q = qkv, k = qkv + inner, v = qkv + 2 * inner, all three strides 3 * inner.
 struct EncoderAttentionParams {
-  DType dtype = DType::kBF16;        ///< of q, k, v and out: kF32 (also for tf32), kF16 or kBF16
-  const void* q = nullptr;           ///< [tokens, heads * head_dim], rows q_stride apart; 16-byte aligned, as k, v, out
-  const void* k = nullptr;           ///< [tokens, heads * head_dim], rows k_stride apart
-  const void* v = nullptr;           ///< [tokens, heads * head_dim], rows v_stride apart
-  void* out = nullptr;               ///< [tokens, heads * head_dim], rows out_stride apart
-  int64_t q_stride = 0;              ///< elements, at least heads * head_dim; every stride times its size is 16-byte aligned
+  DType dtype = DType::kBF16;  ///< of q, k, v and out: kF32 (also for tf32), kF16 or kBF16
+  /// [tokens, heads * head_dim], rows q_stride apart; 16-byte aligned, as k, v, out
+  const void* q = nullptr;
+  const void* k = nullptr;  ///< [tokens, heads * head_dim], rows k_stride apart
+  const void* v = nullptr;  ///< [tokens, heads * head_dim], rows v_stride apart
+  void* out = nullptr;      ///< [tokens, heads * head_dim], rows out_stride apart
+  /// elements, at least heads * head_dim; every stride times its size is 16-byte aligned
+  int64_t q_stride = 0;
   int64_t k_stride = 0;
   int64_t v_stride = 0;
   int64_t out_stride = 0;
-  const int32_t* offsets = nullptr;  ///< device [batch + 1]: sequence b is tokens offsets[b] .. offsets[b + 1]
+  /// device [batch + 1]: sequence b is tokens offsets[b] .. offsets[b + 1]
+  const int32_t* offsets = nullptr;
   int batch = 0;
-  int64_t tokens = 0;      ///< rows of q, k, v; at least offsets[batch]
-  int max_length = 0;      ///< at least the longest sequence: sizes the grid. Tokens beyond it would not be computed
+  int64_t tokens = 0;  ///< rows of q, k, v; at least offsets[batch]
+  /// at least the longest sequence: sizes the grid. Tokens beyond it would not be computed
+  int max_length = 0;
   int heads = 0;
-  int head_dim = 0;        ///< a multiple of 8, 8 to 128; 64 and 128 are the fast ones
-  float scale = 0.125f;    ///< scores are scale * q.k (+ bias)
+  int head_dim = 0;                      ///< a multiple of 8, 8 to 128; 64 and 128 are the fast ones
+  float scale = 0.125f;                  ///< scores are scale * q.k (+ bias)
   const float* distance_bias = nullptr;  ///< [heads, 2 * max_distance + 1] from launch_distance_bias, or null
   int max_distance = 0;                  ///< of distance_bias, at most kMaxDistance
   bool causal = false;                   ///< a query sees keys at or before its own position only
-  bool dependent = false;                ///< programmatic dependent launch; distance_bias must be older than that chain
+  bool dependent = false;  ///< programmatic dependent launch; distance_bias must be older than that chain
 };
 
 /// Reads no key or value of another sequence into a result (whatever bits lie there). Chooses among the sm_90a, the

@@ -12,14 +12,15 @@ namespace {
 constexpr int kQueries = 64;
 constexpr int kKeys = 32;
 constexpr int kThreads = 256;
-constexpr int kRows = 4;              // queries of a thread: 4 ty .. 4 ty + 3
+constexpr int kRows = 4;                // queries of a thread: 4 ty .. 4 ty + 3
 constexpr int kProbStride = kKeys + 4;  // floats; keeps 16-byte alignment and spreads the rows over the banks
 static_assert(kBiasMargin >= kQueries + kKeys - 2);
 
 template <int Dim>
-inline constexpr int kRowStride = Dim + 4;  // floats; eight consecutive rows at one column hit different banks
+inline constexpr int kRowStride =
+    Dim + 4;  // floats; eight consecutive rows at one column hit different banks
 template <int Dim>
-inline constexpr int kTileFloats = (kQueries + 2 * kKeys) * kRowStride<Dim> + kQueries * kProbStride;
+inline constexpr int kTileFloats = (kQueries + 2 * kKeys) * kRowStride<Dim> + kQueries* kProbStride;
 
 struct F32Args {
   const float* q;
@@ -40,8 +41,8 @@ struct F32Args {
 
 /// Rows first .. first + Rows - 1 of one head; zeros beyond the sequence and beyond head_dim.
 template <int Dim, int Rows>
-__device__ inline void load_tile(float* tile, const float* base, int64_t stride, int first, int length, int head_dim,
-                                 int thread) {
+__device__ inline void load_tile(float* tile, const float* base, int64_t stride, int first, int length,
+                                 int head_dim, int thread) {
 #pragma unroll
   for (int i = thread; i < Rows * Dim / 4; i += kThreads) {
     const int row = i / (Dim / 4);
@@ -54,7 +55,9 @@ __device__ inline void load_tile(float* tile, const float* base, int64_t stride,
   }
 }
 
-__device__ inline float4 at4(const float* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ inline float4 at4(const float* p) {
+  return *reinterpret_cast<const float4*>(p);
+}
 
 template <int Dim>
 __global__ void __launch_bounds__(kThreads, 2) encoder_f32_kernel(const F32Args a) {
@@ -80,7 +83,8 @@ __global__ void __launch_bounds__(kThreads, 2) encoder_f32_kernel(const F32Args 
   float* const ks = qs + kQueries * kRowStride<Dim>;
   float* const vs = ks + kKeys * kRowStride<Dim>;
   float* const ps = vs + kKeys * kRowStride<Dim>;
-  load_tile<Dim, kQueries>(qs, a.q + first_token * a.q_stride + head_at, a.q_stride, q0, length, a.head_dim, thread);
+  load_tile<Dim, kQueries>(qs, a.q + first_token * a.q_stride + head_at, a.q_stride, q0, length, a.head_dim,
+                           thread);
 
   constexpr int kParts = Dim / 64;  // a thread owns elements 4 tx .. 4 tx + 3 of every 64
   float4 o[kRows][kParts];
@@ -111,8 +115,10 @@ __global__ void __launch_bounds__(kThreads, 2) encoder_f32_kernel(const F32Args 
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const float4 query = at4(qs + (kRows * ty + r) * kRowStride<Dim> + d);
-        s[r][0] = fmaf(query.x, key0.x, fmaf(query.y, key0.y, fmaf(query.z, key0.z, fmaf(query.w, key0.w, s[r][0]))));
-        s[r][1] = fmaf(query.x, key1.x, fmaf(query.y, key1.y, fmaf(query.z, key1.z, fmaf(query.w, key1.w, s[r][1]))));
+        s[r][0] = fmaf(query.x, key0.x,
+                       fmaf(query.y, key0.y, fmaf(query.z, key0.z, fmaf(query.w, key0.w, s[r][0]))));
+        s[r][1] = fmaf(query.x, key1.x,
+                       fmaf(query.y, key1.y, fmaf(query.z, key1.z, fmaf(query.w, key1.w, s[r][1]))));
       }
     }
 
@@ -146,7 +152,8 @@ __global__ void __launch_bounds__(kThreads, 2) encoder_f32_kernel(const F32Args 
       ps[(kRows * ty + r) * kProbStride + tx + 16] = p1;
 #pragma unroll
       for (int c = 0; c < kParts; ++c) {
-        o[r][c] = make_float4(o[r][c].x * rescale, o[r][c].y * rescale, o[r][c].z * rescale, o[r][c].w * rescale);
+        o[r][c] =
+            make_float4(o[r][c].x * rescale, o[r][c].y * rescale, o[r][c].z * rescale, o[r][c].w * rescale);
       }
     }
     __syncwarp();  // a query's probabilities are written and read by the same half warp
@@ -214,8 +221,9 @@ void launch_instance(const EncoderAttentionParams& p, cudaStream_t stream) {
                                          static_cast<int>(bytes)));
   const dim3 grid(static_cast<unsigned>(ceil_div(p.max_length, kQueries)), static_cast<unsigned>(p.heads),
                   static_cast<unsigned>(p.batch));
-  launch(encoder_f32_kernel<Dim>, {.grid = grid, .block = dim3(kThreads), .shared_bytes = bytes, .dependent = p.dependent},
-         stream, args);
+  launch(encoder_f32_kernel<Dim>,
+         {.grid = grid, .block = dim3(kThreads), .shared_bytes = bytes, .dependent = p.dependent}, stream,
+         args);
 }
 
 }  // namespace

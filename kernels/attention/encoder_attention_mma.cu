@@ -40,8 +40,8 @@ __device__ inline uint32_t chunk_at(int row, int chunk) {
 
 /// Rows first .. first + 63 of one head into a tile; zeros beyond `length` rows and beyond the head's own chunks.
 template <int Dim>
-__device__ inline void load_tile(uint32_t tile, const char* base, int64_t stride_bytes, int first, int length, int chunks,
-                                 int thread) {
+__device__ inline void load_tile(uint32_t tile, const char* base, int64_t stride_bytes, int first, int length,
+                                 int chunks, int thread) {
   constexpr int kChunks = Dim / 8;
 #pragma unroll
   for (int i = 0; i < 64 * kChunks / kThreads; ++i) {
@@ -56,7 +56,8 @@ __device__ inline void load_tile(uint32_t tile, const char* base, int64_t stride
 
 /// Scores of 16 queries and 64 keys: s[n] holds keys 8 n + 2 t, + 1 of query g (s[n][0..1]) and g + 8 (s[n][2..3]).
 template <typename T, int Dim>
-__device__ inline void product_scores(float (&s)[kKeys / 8][4], const uint32_t (&q)[Dim / 16][4], uint32_t tile, int lane) {
+__device__ inline void product_scores(float (&s)[kKeys / 8][4], const uint32_t (&q)[Dim / 16][4],
+                                      uint32_t tile, int lane) {
 #pragma unroll
   for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
@@ -75,7 +76,8 @@ __device__ inline void product_scores(float (&s)[kKeys / 8][4], const uint32_t (
 }
 
 template <typename T, int Dim>
-__device__ inline void product_values(float (&o)[Dim / 8][4], const float (&p)[kKeys / 8][4], uint32_t tile, int lane) {
+__device__ inline void product_values(float (&o)[Dim / 8][4], const float (&p)[kKeys / 8][4], uint32_t tile,
+                                      int lane) {
 #pragma unroll
   for (int j = 0; j < kKeys / 16; ++j) {
     const uint32_t a0 = pack2<T>(p[2 * j][0], p[2 * j][1]);
@@ -137,9 +139,12 @@ __global__ void __launch_bounds__(kThreads, Dim == 128 ? 2 : 3) encoder_mma_kern
 
   const int chunks = a.head_dim / 8;
   const int64_t head_at = static_cast<int64_t>(head) * a.head_dim;
-  const char* q = reinterpret_cast<const char*>(static_cast<const T*>(a.q) + first_token * a.q_stride + head_at);
-  const char* k = reinterpret_cast<const char*>(static_cast<const T*>(a.k) + first_token * a.k_stride + head_at);
-  const char* v = reinterpret_cast<const char*>(static_cast<const T*>(a.v) + first_token * a.v_stride + head_at);
+  const char* q =
+      reinterpret_cast<const char*>(static_cast<const T*>(a.q) + first_token * a.q_stride + head_at);
+  const char* k =
+      reinterpret_cast<const char*>(static_cast<const T*>(a.k) + first_token * a.k_stride + head_at);
+  const char* v =
+      reinterpret_cast<const char*>(static_cast<const T*>(a.v) + first_token * a.v_stride + head_at);
   const uint32_t q_tile = shared_address(shared);
   const uint32_t kv_tiles = q_tile + kTileBytes;  // stage 0: keys, values; stage 1: keys, values
 
@@ -242,7 +247,8 @@ __global__ void __launch_bounds__(kThreads, Dim == 128 ? 2 : 3) encoder_mma_kern
     for (int half = 0; half < 2; ++half) {
       const int local = 16 * warp + (lane >> 2) + 8 * half;
       unsigned char* to = shared + chunk_at<Dim>(local, n) + 2 * column;
-      *reinterpret_cast<uint32_t*>(to) = pack2<T>(o[n][2 * half] * inverse[half], o[n][2 * half + 1] * inverse[half]);
+      *reinterpret_cast<uint32_t*>(to) =
+          pack2<T>(o[n][2 * half] * inverse[half], o[n][2 * half + 1] * inverse[half]);
     }
   }
   __syncwarp();
@@ -274,12 +280,13 @@ void launch_instance(const EncoderAttentionParams& p, cudaStream_t stream) {
                      .scale = p.scale,
                      .causal = p.causal};
   const size_t bytes = 5 * 64 * Dim * 2 + bias_shared_bytes(p);
-  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(encoder_mma_kernel<T, Dim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         static_cast<int>(bytes)));
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(
+      encoder_mma_kernel<T, Dim>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   const dim3 grid(static_cast<unsigned>(ceil_div(p.max_length, kQueries)), static_cast<unsigned>(p.heads),
                   static_cast<unsigned>(p.batch));
   launch(encoder_mma_kernel<T, Dim>,
-         {.grid = grid, .block = dim3(kThreads), .shared_bytes = bytes, .dependent = p.dependent}, stream, args);
+         {.grid = grid, .block = dim3(kThreads), .shared_bytes = bytes, .dependent = p.dependent}, stream,
+         args);
 }
 
 template <typename T>

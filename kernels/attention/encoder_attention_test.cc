@@ -107,12 +107,13 @@ void run(const Case& c, uint64_t seed) {
           return qkv.data() + (offsets[b] + token) * stride + which * inner + h * c.head_dim;
         };
         const std::vector<double> want = attend(
-            part(q, 0), c.causal ? q + 1 : c.lengths[b], c.head_dim, c.scale, [&](int j) { return part(j, 1); },
-            [&](int j) { return part(j, 2); },
+            part(q, 0), c.causal ? q + 1 : c.lengths[b], c.head_dim, c.scale,
+            [&](int j) { return part(j, 1); }, [&](int j) { return part(j, 2); },
             [&](int j) {
               return c.max_distance == 0
                          ? 0.0
-                         : static_cast<double>(table[relative_bucket(j - q, true, 32, c.max_distance) * c.heads + h]);
+                         : static_cast<double>(
+                               table[relative_bucket(j - q, true, 32, c.max_distance) * c.heads + h]);
             });
         for (int i = 0; i < c.head_dim; ++i) {
           error.add(got[(offsets[b] + q) * out_stride + h * c.head_dim + i], want[i]);
@@ -142,7 +143,11 @@ class EncoderAttention : public ::testing::TestWithParam<const char*> {
 TEST_P(EncoderAttention, LengthsAroundTiles) {
   for (const DType dtype : kTypes) {
     for (const int dim : {64, 128}) {
-      run({.dtype = dtype, .heads = 2, .head_dim = dim, .lengths = {1, 63, 64, 65, 127, 128, 129, 2, 200}, .scale = 0.1f},
+      run({.dtype = dtype,
+           .heads = 2,
+           .head_dim = dim,
+           .lengths = {1, 63, 64, 65, 127, 128, 129, 2, 200},
+           .scale = 0.1f},
           random_());
     }
   }
@@ -152,7 +157,11 @@ TEST_P(EncoderAttention, LengthsAroundTiles) {
 TEST_P(EncoderAttention, HeadSizes) {
   for (const DType dtype : kTypes) {
     for (const int dim : {8, 16, 32, 40, 48, 64, 72, 80, 96, 128}) {
-      run({.dtype = dtype, .heads = 3, .head_dim = dim, .lengths = {1 + below(90), 1 + below(140)}, .scale = 0.2f},
+      run({.dtype = dtype,
+           .heads = 3,
+           .head_dim = dim,
+           .lengths = {1 + below(90), 1 + below(140)},
+           .scale = 0.2f},
           random_());
     }
   }
@@ -172,7 +181,8 @@ TEST_P(EncoderAttention, RelativeBias) {
             random_());
       }
     }
-    run({.dtype = dtype, .heads = 1, .head_dim = 64, .lengths = {333}, .max_distance = 1024, .scale = 0.5f}, random_());
+    run({.dtype = dtype, .heads = 1, .head_dim = 64, .lengths = {333}, .max_distance = 1024, .scale = 0.5f},
+        random_());
   }
 }
 
@@ -218,7 +228,8 @@ TEST_P(EncoderAttention, RandomRagged) {
       std::vector<int> lengths(static_cast<size_t>(1 + below(12)));
       for (int& n : lengths) n = below(5) == 0 ? 0 : 1 + below(180);
       lengths.push_back(1 + below(50));
-      run({.dtype = dtype, .heads = 1 + below(5), .head_dim = below(2) == 0 ? 64 : 128, .lengths = lengths}, random_());
+      run({.dtype = dtype, .heads = 1 + below(5), .head_dim = below(2) == 0 ? 64 : 128, .lengths = lengths},
+          random_());
     }
   }
 }
@@ -237,7 +248,8 @@ TEST_P(EncoderAttention, ManyTiles) {
 TEST_P(EncoderAttention, LargeScores) {
   for (const DType dtype : kTypes) {
     // fp32 rounds a score of 200 by 1e-5, which is the relative error of its exponential.
-    run({.dtype = dtype, .heads = 2, .head_dim = 64, .lengths = {150}, .scale = 4.0f, .loosen = 5}, random_());
+    run({.dtype = dtype, .heads = 2, .head_dim = 64, .lengths = {150}, .scale = 4.0f, .loosen = 5},
+        random_());
   }
 }
 

@@ -10,102 +10,14 @@
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 #include "kernels/attention/attention_check.h"
-#include "kernels/attention/encoder_bias.cuh"
 #include "kernels/attention/encoder_kernel.h"
-#include "kernels/attention/hopper_ptx.cuh"
-#include "kernels/common/device.cuh"
+#include "kernels/attention/encoder_wgmma.cuh"
 #include "kernels/common/launch.h"
 
 namespace tandem::kernels {
 namespace {
 
-constexpr int kConsumers = 2;                 // warpgroups
-constexpr int kGroupQueries = 64;             // queries of a warpgroup
-constexpr int kQueries = kConsumers * kGroupQueries;
-constexpr int kKeys = 128;
-constexpr int kGroupThreads = 128;
-constexpr int kThreads = (1 + kConsumers) * kGroupThreads;
-constexpr int kRowBytes = 128;                // a tile row: 64 elements, the width of the copy engine's swizzle
-static_assert(kBiasMargin >= kGroupQueries + kKeys - 2);
-
-struct WgmmaArgs {
-  void* out;
-  const int32_t* offsets;
-  const float* distance_bias;
-  int64_t out_stride;
-  int64_t items;
-  int query_tiles;  ///< of the longest sequence
-  int heads;
-  int max_distance;
-  float scale;
-  bool causal;
-};
-
-/// Shared memory from its first 1024-byte boundary on.
-template <int Dim>
-struct Layout {
-  static constexpr int kHalves = Dim / 64;  // tiles of 64 columns a head
-  static constexpr int kStages = Dim == 64 ? 3 : 2;
-  static constexpr int kQueryTile = kGroupQueries * kRowBytes;
-  static constexpr int kKeyTile = kKeys * kRowBytes;
-  static constexpr int kQueryBytes = kConsumers * kHalves * kQueryTile;
-  static constexpr int kStageBytes = kHalves * kKeyTile;
-  static constexpr int kKeysAt = kQueryBytes;
-  static constexpr int kValuesAt = kKeysAt + kStages * kStageBytes;
-  static constexpr int kOutAt = kValuesAt + kStages * kStageBytes;
-  static constexpr int kBarriersAt = kOutAt + kQueryBytes;
-  static constexpr int kBarriers = 2 + 4 * kStages;
-  static constexpr int kBiasAt = kBarriersAt + (8 * kBarriers + 127) / 128 * 128;
-  static constexpr int kBytes = kBiasAt;  // and the bias
-};
-
-/// Addresses of the barriers. "full": the copy engine has delivered; "empty": every consumer warp is done.
-template <int Dim>
-struct Barriers {
-  uint32_t base;
-  static constexpr int kStages = Layout<Dim>::kStages;
-  __device__ uint32_t query_full() const { return base; }
-  __device__ uint32_t query_empty() const { return base + 8; }
-  __device__ uint32_t key_full(int s) const { return base + 16 + 8 * s; }
-  __device__ uint32_t key_empty(int s) const { return base + 16 + 8 * (kStages + s); }
-  __device__ uint32_t value_full(int s) const { return base + 16 + 8 * (2 * kStages + s); }
-  __device__ uint32_t value_empty(int s) const { return base + 16 + 8 * (3 * kStages + s); }
-};
-
-/// Position in the ring of stages; the parity flips each time round.
-template <int Stages>
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void advance() {
-    if (++stage == Stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-/// One query tile of one head of one sequence; length 0 when the tile lies beyond its sequence.
-struct Item {
-  int head;
-  int first_token;
-  int length;
-  int q0;
-  int tiles;  ///< of keys
-};
-[[maybe_unused]] __device__ inline Item locate(const WgmmaArgs& a, int64_t index) {
-  Item item;
-  const int tile = static_cast<int>(index % a.query_tiles);
-  const int64_t rest = index / a.query_tiles;
-  item.head = static_cast<int>(rest % a.heads);
-  const int sequence = static_cast<int>(rest / a.heads);
-  item.first_token = a.offsets[sequence];
-  item.length = a.offsets[sequence + 1] - item.first_token;
-  item.q0 = tile * kQueries;
-  if (item.q0 >= item.length) item.length = 0;
-  item.tiles = item.length == 0 ? 0 : key_tiles(item.length, item.q0, kQueries, kKeys, a.causal);
-  return item;
-}
+using namespace wgmma_attention;
 
 /// One thread. Runs through the same items and tiles as the consumers.
 template <int Dim>
@@ -141,8 +53,8 @@ __device__ void produce(const WgmmaArgs& a, const CUtensorMap* q, const CUtensor
       barrier_wait(barriers.value_empty(ring.stage), ring.parity ^ 1);
       barrier_arrive_expect(barriers.value_full(ring.stage), L::kStageBytes);
       for (int h = 0; h < L::kHalves; ++h) {
-        copy_box(shared + L::kValuesAt + ring.stage * L::kStageBytes + h * L::kKeyTile, v, column + 64 * h, row,
-                 barriers.value_full(ring.stage));
+        copy_box(shared + L::kValuesAt + ring.stage * L::kStageBytes + h * L::kKeyTile, v, column + 64 * h,
+                 row, barriers.value_full(ring.stage));
       }
       ring.advance();
     }
@@ -162,152 +74,17 @@ __device__ inline void issue_scores(float (&s)[kKeys / 8][4], uint32_t queries, 
 
 /// o += probabilities times a stage of values; not waited for.
 template <typename T, int Dim>
-__device__ inline void issue_values(float (&o)[Dim / 8][4], const uint32_t (&p)[kKeys / 16][4], uint32_t values) {
+__device__ inline void issue_values(float (&o)[Dim / 8][4], const uint32_t (&p)[kKeys / 16][4],
+                                    uint32_t values) {
 #pragma unroll
   for (int j = 0; j < kKeys / 16; ++j) {
     wgmma_registers<T>(o, p[j], tile_descriptor(values + 16 * kRowBytes * j, Layout<Dim>::kKeyTile), true);
   }
 }
 
-/// What a tile of scores needs to know about where it is.
-struct TilePlace {
-  const float* bias;  ///< in shared memory, or null
-  int max_distance;
-  int length;
-  int group_q0;  ///< first query of the warpgroup
-  int row;       ///< this thread's first query; the second is row + 8
-  int k0;
-  int column;    ///< this thread's first key of every eight
-  float scale;   ///< in units of log 2
-  bool causal;
-};
-
-/// Bias and mask.
-[[maybe_unused]] __device__ inline void finish_scores(float (&s)[kKeys / 8][4], const TilePlace& at) {
-  if (at.bias != nullptr) {
-    const BiasTile kind = bias_tile(at.group_q0, kGroupQueries, at.k0, kKeys, at.max_distance);
-    if (kind == BiasTile::kNear) {
-      const float* near = at.bias + extended_bias_index(at.k0 + at.column - at.row, at.max_distance, kBiasMargin);
-      float before0 = near[-8];  // query row + 8 at keys 8 j is at the distance of query row at keys 8 (j - 1)
-      float before1 = near[-7];
-#pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j) {
-        const float here0 = near[8 * j];
-        const float here1 = near[8 * j + 1];
-        s[j][0] = fmaf(s[j][0], at.scale, here0);
-        s[j][1] = fmaf(s[j][1], at.scale, here1);
-        s[j][2] = fmaf(s[j][2], at.scale, before0);
-        s[j][3] = fmaf(s[j][3], at.scale, before1);
-        before0 = here0;
-        before1 = here1;
-      }
-    } else {
-      const float constant =
-          at.bias[kind == BiasTile::kBefore ? 0 : extended_bias_size(at.max_distance, kBiasMargin) - 1];
-#pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) s[j][e] = fmaf(s[j][e], at.scale, constant);
-      }
-    }
-  }
-  if (tile_needs_mask(at.length, at.group_q0, at.k0, kKeys, at.causal)) {
-#pragma unroll
-    for (int j = 0; j < kKeys / 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int key = at.k0 + 8 * j + at.column + (e & 1);
-        if (key >= at.length || (at.causal && key > at.row + 8 * (e >> 1))) s[j][e] = -INFINITY;
-      }
-    }
-  }
-}
-
-/// Running softmax of a thread's two queries.
-struct Softmax {
-  float maximum[2] = {-INFINITY, -INFINITY};
-  float total[2] = {0.0f, 0.0f};
-
-  /// Scores to probabilities in place; rescale[i] is what earlier sums of query i must be multiplied by. late_scale: what
-  /// finish_scores has not yet applied (scale without a bias, 1 with one).
-  [[maybe_unused]] __device__ void step(float (&s)[kKeys / 8][4], float late_scale, float (&rescale)[2]) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float top = maximum[half];
-#pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j) top = fmaxf(top, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-      // Key 0 is in the first tile and every query sees it: the maximum is finite from here on.
-      const float offset = -top * late_scale;
-      rescale[half] = fast_exp2(fmaf(maximum[half], late_scale, offset));
-      maximum[half] = top;
-      float sum = 0.0f;
-#pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j) {
-        s[j][2 * half] = fast_exp2(fmaf(s[j][2 * half], late_scale, offset));
-        s[j][2 * half + 1] = fast_exp2(fmaf(s[j][2 * half + 1], late_scale, offset));
-        sum += s[j][2 * half] + s[j][2 * half + 1];
-      }
-      total[half] = fmaf(total[half], rescale[half], sum);
-    }
-  }
-};
-
-/// Accumulators of the scores as operand of the product with the values.
-template <typename T>
-__device__ inline void to_operand(uint32_t (&p)[kKeys / 16][4], const float (&s)[kKeys / 8][4]) {
-#pragma unroll
-  for (int j = 0; j < kKeys / 16; ++j) {
-    p[j][0] = pack2<T>(s[2 * j][0], s[2 * j][1]);
-    p[j][1] = pack2<T>(s[2 * j][2], s[2 * j][3]);
-    p[j][2] = pack2<T>(s[2 * j + 1][0], s[2 * j + 1][1]);
-    p[j][3] = pack2<T>(s[2 * j + 1][2], s[2 * j + 1][3]);
-  }
-}
-
-/// Rows beyond the sequence belong to the next one: their probability is 0, but 0 times a NaN is not. Both warpgroups
-/// write the same zeros, each before its own product.
-template <int Dim>
-__device__ inline void clear_values(unsigned char* values, int valid, int thread, int barrier_id) {
-  for (int h = 0; h < Layout<Dim>::kHalves; ++h) {
-    unsigned char* tile = values + h * Layout<Dim>::kKeyTile;
-    for (int at = valid * kRowBytes + 16 * thread; at < kKeys * kRowBytes; at += 16 * kGroupThreads) {
-      *reinterpret_cast<uint4*>(tile + at) = make_uint4(0, 0, 0, 0);
-    }
-  }
-  fence_async_proxy();
-  warpgroup_barrier(barrier_id);
-}
-
-/// Stores the rows of a warp through its own 16 rows of the staging tile, 16 bytes at a time.
 template <typename T, int Dim>
-__device__ inline void store_rows(unsigned char* staging, const float (&o)[Dim / 8][4], const float (&inverse)[2],
-                                  T* out, int64_t out_stride, int valid_rows, int lane) {
-  constexpr int kChunks = Dim / 8;
-  const auto at = [&](int row, int chunk) { return staging + row * (Dim * 2) + 16 * swizzled_chunk(row, chunk, kChunks); };
-  __syncwarp();  // the previous tile has left
-#pragma unroll
-  for (int j = 0; j < kChunks; ++j) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<uint32_t*>(at((lane >> 2) + 8 * half, j) + 4 * (lane & 3)) =
-          pack2<T>(o[j][2 * half] * inverse[half], o[j][2 * half + 1] * inverse[half]);
-    }
-  }
-  __syncwarp();
-#pragma unroll
-  for (int i = 0; i < 16 * kChunks / kWarp; ++i) {
-    const int row = (lane + i * kWarp) / kChunks;
-    const int chunk = (lane + i * kWarp) % kChunks;
-    if (row < valid_rows) {
-      *reinterpret_cast<uint4*>(out + row * out_stride + 8 * chunk) = *reinterpret_cast<const uint4*>(at(row, chunk));
-    }
-  }
-}
-
-template <typename T, int Dim>
-__device__ void consume(const WgmmaArgs& a, unsigned char* shared, const Barriers<Dim>& barriers, int group, int thread) {
+__device__ void consume(const WgmmaArgs& a, unsigned char* shared, const Barriers<Dim>& barriers, int group,
+                        int thread) {
   using L = Layout<Dim>;
   const int lane = thread % kWarp;
   const int warp = thread / kWarp;
@@ -333,8 +110,8 @@ __device__ void consume(const WgmmaArgs& a, unsigned char* shared, const Barrier
     if (a.distance_bias != nullptr && item.head != bias_head) {  // each warpgroup has a table of its own
       bias_head = item.head;
       warpgroup_barrier(1 + group);
-      fill_bias(bias + group * extended_bias_size(a.max_distance, kBiasMargin), a.distance_bias, item.head, a.max_distance,
-                thread, kGroupThreads);
+      fill_bias(bias + group * extended_bias_size(a.max_distance, kBiasMargin), a.distance_bias, item.head,
+                a.max_distance, thread, kGroupThreads);
       warpgroup_barrier(1 + group);
     }
     const int group_q0 = item.q0 + group * kGroupQueries;
@@ -430,7 +207,8 @@ __device__ void consume(const WgmmaArgs& a, unsigned char* shared, const Barrier
       inverse[half] = 1.0f / total;
     }
     const int first_row = group_q0 + 16 * warp;
-    T* out = static_cast<T*>(a.out) + static_cast<int64_t>(item.first_token + first_row) * a.out_stride + item.head * Dim;
+    T* out = static_cast<T*>(a.out) + static_cast<int64_t>(item.first_token + first_row) * a.out_stride +
+             item.head * Dim;
     store_rows<T, Dim>(shared + L::kOutAt + (group * 4 + warp) * 16 * Dim * 2, o, inverse, out, a.out_stride,
                        item.length - first_row, lane);
   }
@@ -483,9 +261,10 @@ PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
   static const auto encode = [] {
     void* function = nullptr;
     cudaDriverEntryPointQueryResult result{};
-    TANDEM_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
-                                                       &result));
-    if (result != cudaDriverEntryPointSuccess) throw DeviceError("the driver lacks cuTensorMapEncodeTiled (CUDA 12.0)");
+    TANDEM_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                       cudaEnableDefault, &result));
+    if (result != cudaDriverEntryPointSuccess)
+      throw DeviceError("the driver lacks cuTensorMapEncodeTiled (CUDA 12.0)");
     return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
   }();
   return encode;
@@ -494,16 +273,18 @@ PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
 /// Boxes of `rows` tokens and 64 columns of a [tokens, columns] matrix; zeros beyond its end.
 CUtensorMap tensor_map(const EncoderAttentionParams& p, const void* data, int64_t stride, int rows) {
   CUtensorMap map;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(p.heads) * p.head_dim, static_cast<cuuint64_t>(p.tokens)};
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(p.heads) * p.head_dim,
+                               static_cast<cuuint64_t>(p.tokens)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride) * 2};
   const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(rows)};
   const cuuint32_t steps[2] = {1, 1};
   const CUresult status = tensor_map_encoder()(
       &map, p.dtype == DType::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
-      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
-    throw CudaError("encoder attention: cuTensorMapEncodeTiled failed with " + std::to_string(status), status);
+    throw CudaError("encoder attention: cuTensorMapEncodeTiled failed with " + std::to_string(status),
+                    status);
   }
   return map;
 }
@@ -522,8 +303,8 @@ void launch_instance(const EncoderAttentionParams& p, cudaStream_t stream) {
                        .scale = p.scale,
                        .causal = p.causal};
   const size_t bytes = 1024 + Layout<Dim>::kBytes + kConsumers * bias_shared_bytes(p);
-  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(encoder_wgmma_kernel<T, Dim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         static_cast<int>(bytes)));
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(
+      encoder_wgmma_kernel<T, Dim>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   const int64_t processors = multiprocessors();
   const dim3 grid(static_cast<unsigned>(args.items < processors ? args.items : processors));
   launch(encoder_wgmma_kernel<T, Dim>,

@@ -8,7 +8,8 @@
 
 namespace tandem::kernels {
 
-inline constexpr int kBiasMargin = 192;  ///< at least queries + keys of a tile - 2 in every kernel that uses it
+inline constexpr int kBiasMargin =
+    192;  ///< at least queries + keys of a tile - 2 in every kernel that uses it
 
 inline size_t bias_shared_bytes(const EncoderAttentionParams& p) {
   if (p.distance_bias == nullptr) return 0;
@@ -16,8 +17,8 @@ inline size_t bias_shared_bytes(const EncoderAttentionParams& p) {
 }
 
 /// All threads of the block; a barrier must follow.
-__device__ inline void fill_bias(float* shared, const float* distance_bias, int head, int max_distance, int thread,
-                                 int threads) {
+__device__ inline void fill_bias(float* shared, const float* distance_bias, int head, int max_distance,
+                                 int thread, int threads) {
   const float* table = distance_bias + static_cast<int64_t>(head) * (2 * max_distance + 1);
   for (int i = thread; i < extended_bias_size(max_distance, kBiasMargin); i += threads) {
     const int distance = i - max_distance - kBiasMargin;

@@ -14,7 +14,8 @@ namespace tandem::kernels {
 /// The box at column x, row y of a two-dimensional tensor map, into shared memory; counted on `barrier`.
 __device__ inline void copy_box(uint32_t shared, const CUtensorMap* map, int x, int y, uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(shared),
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
+      "[%2];" ::"r"(shared),
       "l"(map), "r"(barrier), "r"(x), "r"(y)
       : "memory");
 }
@@ -23,9 +24,13 @@ __device__ inline void prefetch_map(const CUtensorMap* map) {
 }
 
 /// Ordinary stores to shared memory become visible to later warpgroup products.
-__device__ inline void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 /// Barrier `id` (1 to 15) of the 128 threads of a warpgroup.
-__device__ inline void warpgroup_barrier(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
+__device__ inline void warpgroup_barrier(int id) {
+  asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+}
 
 template <int Registers>
 __device__ inline void more_registers() {
@@ -37,8 +42,12 @@ __device__ inline void fewer_registers() {
 }
 
 /// Before the first product of a batch: registers written so far are visible to it.
-__device__ inline void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_begin() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ inline void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 /// Waits until at most Pending committed batches are still running.
 template <int Pending>
 __device__ inline void wgmma_wait() {

@@ -11,13 +11,13 @@
 namespace tandem::kernels {
 
 struct DistanceBiasParams {
-  DType dtype = DType::kF32;     ///< of `table`: kF32, kF16 or kBF16
-  const void* table = nullptr;   ///< [buckets, heads], the checkpoint's relative_attention_bias
-  int buckets = 32;              ///< 2 to 128; bidirectional: even, from 4
-  int heads = 0;                 ///< columns of `table` that are used: this rank's heads
-  int64_t table_stride = 0;      ///< elements between rows of `table`; 0: heads
-  int max_distance = 128;        ///< above the buckets of one distance each, at most kMaxDistance (1024)
-  bool bidirectional = true;     ///< true in the encoder, false in the decoder's self-attention
+  DType dtype = DType::kF32;       ///< of `table`: kF32, kF16 or kBF16
+  const void* table = nullptr;     ///< [buckets, heads], the checkpoint's relative_attention_bias
+  int buckets = 32;                ///< 2 to 128; bidirectional: even, from 4
+  int heads = 0;                   ///< columns of `table` that are used: this rank's heads
+  int64_t table_stride = 0;        ///< elements between rows of `table`; 0: heads
+  int max_distance = 128;          ///< above the buckets of one distance each, at most kMaxDistance (1024)
+  bool bidirectional = true;       ///< true in the encoder, false in the decoder's self-attention
   float* distance_bias = nullptr;  ///< [heads, 2 * max_distance + 1], see distance_bias_index()
   bool dependent = false;
 };

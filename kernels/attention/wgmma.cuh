@@ -8,41 +8,40 @@
 
 namespace tandem::kernels {
 
-#define TANDEM_WGMMA_32                                                                     \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "    \
+#define TANDEM_WGMMA_32                                                                   \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
   "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define TANDEM_WGMMA_64                                                                     \
   TANDEM_WGMMA_32                                                                           \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, "  \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
   "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define TANDEM_WGMMA_ROW(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
-#define TANDEM_WGMMA_ROWS8(j)                                                               \
+#define TANDEM_WGMMA_ROWS8(j)                                                                     \
   TANDEM_WGMMA_ROW(j), TANDEM_WGMMA_ROW(j + 1), TANDEM_WGMMA_ROW(j + 2), TANDEM_WGMMA_ROW(j + 3), \
       TANDEM_WGMMA_ROW(j + 4), TANDEM_WGMMA_ROW(j + 5), TANDEM_WGMMA_ROW(j + 6), TANDEM_WGMMA_ROW(j + 7)
-#define TANDEM_WGMMA_DEFINE(T, TYPE)                                                                                   \
-  template <>                                                                                                          \
-  __device__ inline void wgmma_shared<T>(float (&c)[16][4], uint64_t a, uint64_t b, bool accumulate) {                 \
-    asm volatile(                                                                                                      \
-        "{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE             \
-        " {" TANDEM_WGMMA_64 "}, %64, %65, p, 1, 1, 0, 0;}"                                                            \
-        : TANDEM_WGMMA_ROWS8(0), TANDEM_WGMMA_ROWS8(8)                                                                 \
-        : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));                                                                    \
-  }                                                                                                                    \
-  template <>                                                                                                          \
-  __device__ inline void wgmma_registers<T>(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool accumulate) {   \
-    asm volatile(                                                                                                      \
-        "{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE              \
-        " {" TANDEM_WGMMA_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;}"                                              \
-        : TANDEM_WGMMA_ROWS8(0)                                                                                        \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));                                \
-  }                                                                                                                    \
-  template <>                                                                                                          \
-  __device__ inline void wgmma_registers<T>(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool accumulate) {  \
-    asm volatile(                                                                                                      \
-        "{.reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE             \
-        " {" TANDEM_WGMMA_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;}"                                              \
-        : TANDEM_WGMMA_ROWS8(0), TANDEM_WGMMA_ROWS8(8)                                                                 \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));                                \
+#define TANDEM_WGMMA_DEFINE(T, TYPE)                                                                       \
+  template <>                                                                                              \
+  __device__ inline void wgmma_shared<T>(float(&c)[16][4], uint64_t a, uint64_t b, bool accumulate) {      \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE \
+                 "." TYPE " {" TANDEM_WGMMA_64 "}, %64, %65, p, 1, 1, 0, 0;}"                              \
+                 : TANDEM_WGMMA_ROWS8(0), TANDEM_WGMMA_ROWS8(8)                                            \
+                 : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));                                               \
+  }                                                                                                        \
+  template <>                                                                                              \
+  __device__ inline void wgmma_registers<T>(float(&c)[8][4], const uint32_t(&a)[4], uint64_t b,            \
+                                            bool accumulate) {                                             \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE  \
+                 "." TYPE " {" TANDEM_WGMMA_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;}"                \
+                 : TANDEM_WGMMA_ROWS8(0)                                                                   \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));           \
+  }                                                                                                        \
+  template <>                                                                                              \
+  __device__ inline void wgmma_registers<T>(float(&c)[16][4], const uint32_t(&a)[4], uint64_t b,           \
+                                            bool accumulate) {                                             \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE \
+                 "." TYPE " {" TANDEM_WGMMA_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;}"                \
+                 : TANDEM_WGMMA_ROWS8(0), TANDEM_WGMMA_ROWS8(8)                                            \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));           \
   }
 
 /// c [64, 128] (+)= a b^T, both in shared memory, a [64, 16] and b [128, 16] with the 16 contiguous. c[j] of a thread: as
@@ -55,7 +54,8 @@ __device__ inline void wgmma_shared(float (&c)[16][4], uint64_t a, uint64_t b, b
 template <typename T>
 __device__ inline void wgmma_registers(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b, bool accumulate);
 template <typename T>
-__device__ inline void wgmma_registers(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b, bool accumulate);
+__device__ inline void wgmma_registers(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b,
+                                       bool accumulate);
 
 TANDEM_WGMMA_DEFINE(__half, "f16")
 TANDEM_WGMMA_DEFINE(__nv_bfloat16, "bf16")
