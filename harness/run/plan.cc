@@ -19,7 +19,9 @@ std::string describe(const StepPlan& plan, int op) {
   return fmt::format("operation {} ({}, {})", op, op_name(plan.ops[op]), phase_path(plan.ops[op].phase));
 }
 
-int64_t align(int64_t bytes) { return (bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment; }
+int64_t align(int64_t bytes) {
+  return (bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
+}
 
 /// Elements from the start of the buffer to behind the tensor's last.
 int64_t reach(const PlanTensor& t) {
@@ -27,7 +29,8 @@ int64_t reach(const PlanTensor& t) {
 }
 
 bool same_place(const PlanTensor& a, const PlanTensor& b) {
-  return a.buffer == b.buffer && a.offset == b.offset && a.stride == b.stride && a.rows == b.rows && a.cols == b.cols;
+  return a.buffer == b.buffer && a.offset == b.offset && a.stride == b.stride && a.rows == b.rows &&
+         a.cols == b.cols;
 }
 
 /// Do two tensors of one buffer share an element? Exact for equal strides, conservative otherwise.
@@ -36,7 +39,8 @@ bool overlap(const PlanTensor& a, const PlanTensor& b) {
   if (a.stride == b.stride && a.stride > 0 && a.offset / a.stride == b.offset / b.stride) {
     const int64_t at_a = a.offset % a.stride;
     const int64_t at_b = b.offset % b.stride;
-    if (at_a + a.cols <= a.stride && at_b + b.cols <= b.stride) return at_a < at_b + b.cols && at_b < at_a + a.cols;
+    if (at_a + a.cols <= a.stride && at_b + b.cols <= b.stride)
+      return at_a < at_b + b.cols && at_b < at_a + a.cols;
   }
   return a.offset < reach(b) && b.offset < reach(a);
 }
@@ -77,16 +81,18 @@ bool live_together(const PlanBuffer& a, const PlanBuffer& b) {
 void check_tensor(const StepPlan& plan, int op, const PlanAccess& a) {
   const PlanTensor& t = a.tensor;
   if (t.buffer >= static_cast<int>(plan.buffers.size())) {
-    throw Error(fmt::format("plan: {} names buffer {} of {}", describe(plan, op), t.buffer, plan.buffers.size()));
+    throw Error(
+        fmt::format("plan: {} names buffer {} of {}", describe(plan, op), t.buffer, plan.buffers.size()));
   }
   const PlanBuffer& b = plan.buffers[t.buffer];
-  if (t.rows < 1 || t.cols < 1 || t.offset < 0 || (t.rows > 1 && t.stride < t.cols) || reach(t) > b.elements) {
-    throw Error(fmt::format("plan: {}: [{}, {}] at {} by {} leaves buffer '{}' of {} elements", describe(plan, op),
-                            t.rows, t.cols, t.offset, t.stride, b.name, b.elements));
+  if (t.rows < 1 || t.cols < 1 || t.offset < 0 || (t.rows > 1 && t.stride < t.cols) ||
+      reach(t) > b.elements) {
+    throw Error(fmt::format("plan: {}: [{}, {}] at {} by {} leaves buffer '{}' of {} elements",
+                            describe(plan, op), t.rows, t.cols, t.offset, t.stride, b.name, b.elements));
   }
   if (op < b.first_op || op > b.last_op) {
-    throw Error(fmt::format("plan: {} touches buffer '{}', which lives from operation {} to {}", describe(plan, op),
-                            b.name, b.first_op, b.last_op));
+    throw Error(fmt::format("plan: {} touches buffer '{}', which lives from operation {} to {}",
+                            describe(plan, op), b.name, b.first_op, b.last_op));
   }
   if (a.update && b.role == BufferRole::kScratch) {
     throw Error(fmt::format("plan: {} updates scratch buffer '{}'", describe(plan, op), b.name));
@@ -101,7 +107,8 @@ void check_order(const StepPlan& plan) {
       check_tensor(plan, op, a);
       const PlanBuffer& b = plan.buffers[a.tensor.buffer];
       if (!a.write && b.role == BufferRole::kScratch && !written[a.tensor.buffer]) {
-        throw Error(fmt::format("plan: {} reads buffer '{}' before anything wrote it", describe(plan, op), b.name));
+        throw Error(
+            fmt::format("plan: {} reads buffer '{}' before anything wrote it", describe(plan, op), b.name));
       }
     }
     for (size_t i = 0; i < all.size(); ++i) {
@@ -111,7 +118,8 @@ void check_order(const StepPlan& plan) {
         if (i == j || !overlap(all[i].tensor, all[j].tensor)) continue;
         if (!all[j].write && in_place_allowed(plan.ops[op], all[j].tensor, all[i].tensor)) continue;
         throw Error(fmt::format("plan: {} writes what it also {} in buffer '{}'", describe(plan, op),
-                                all[j].write ? "writes elsewhere" : "reads", plan.buffers[all[i].tensor.buffer].name));
+                                all[j].write ? "writes elsewhere" : "reads",
+                                plan.buffers[all[i].tensor.buffer].name));
       }
     }
   }
@@ -120,14 +128,16 @@ void check_order(const StepPlan& plan) {
 void check_sections(const StepPlan& plan) {
   int at = 0;
   for (const OpRange& s : plan.sections) {
-    if (s.first != at || s.last < s.first) throw Error("plan: the sections do not cover the operations in order");
+    if (s.first != at || s.last < s.first)
+      throw Error("plan: the sections do not cover the operations in order");
     at = s.last;
   }
   if (at != static_cast<int>(plan.ops.size())) throw Error("plan: operations behind the last section");
   // The step runs many times: scratch made before it would be gone, or reused, at its second run.
   const OpRange& step = plan.section(PlanSection::kStep);
   for (const PlanBuffer& b : plan.buffers) {
-    if (b.role == BufferRole::kScratch && b.first_op >= 0 && !step.contains(b.first_op) && step.contains(b.last_op)) {
+    if (b.role == BufferRole::kScratch && b.first_op >= 0 && !step.contains(b.first_op) &&
+        step.contains(b.last_op)) {
       throw Error(fmt::format("plan: scratch buffer '{}' is made before the step and used in it", b.name));
     }
   }
@@ -136,9 +146,10 @@ void check_sections(const StepPlan& plan) {
 void check_memory(const StepPlan& plan) {
   for (size_t i = 0; i < plan.buffers.size(); ++i) {
     const PlanBuffer& a = plan.buffers[i];
-    if (a.offset_bytes % kPlanAlignment != 0 || a.offset_bytes < 0 || a.offset_bytes + a.bytes() > plan.arena_bytes) {
-      throw Error(fmt::format("plan: buffer '{}' of {} bytes at {} is not inside an arena of {}", a.name, a.bytes(),
-                              a.offset_bytes, plan.arena_bytes));
+    if (a.offset_bytes % kPlanAlignment != 0 || a.offset_bytes < 0 ||
+        a.offset_bytes + a.bytes() > plan.arena_bytes) {
+      throw Error(fmt::format("plan: buffer '{}' of {} bytes at {} is not inside an arena of {}", a.name,
+                              a.bytes(), a.offset_bytes, plan.arena_bytes));
     }
     for (size_t j = 0; j < i; ++j) {
       const PlanBuffer& b = plan.buffers[j];
@@ -146,7 +157,8 @@ void check_memory(const StepPlan& plan) {
       const bool apart =
           a.offset_bytes + a.bytes() <= b.offset_bytes || b.offset_bytes + b.bytes() <= a.offset_bytes;
       if (live_together(a, b) && !apart) {
-        throw Error(fmt::format("plan: buffers '{}' and '{}' live together and share memory", b.name, a.name));
+        throw Error(
+            fmt::format("plan: buffers '{}' and '{}' live together and share memory", b.name, a.name));
       }
     }
   }
@@ -172,9 +184,9 @@ int64_t best_fit(std::vector<std::pair<int64_t, int64_t>> taken, int64_t start, 
 }  // namespace
 
 std::string_view op_name(const PlanOp& op) {
-  static constexpr std::array<std::string_view, 10> kNames = {
+  static constexpr std::array<std::string_view, 9> kNames = {
       "embed",           "norm", "dense", "activation", "encoder_attention", "self_attention",
-      "cross_attention", "head", "select", "flags"};
+      "cross_attention", "head", "select"};
   static_assert(kNames.size() == std::variant_size_v<decltype(PlanOp::body)>);
   return kNames[op.body.index()];
 }
@@ -213,7 +225,8 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.write(o.out);
                  },
                  [&](const SelfAttentionOp& o) {
-                   for (const PlanTensor& t : {o.q, o.k, o.v, o.position, o.finished, o.bias.distance_bias}) a.read(t);
+                   for (const PlanTensor& t : {o.q, o.k, o.v, o.position, o.finished, o.bias.distance_bias})
+                     a.read(t);
                    a.update(o.k_cache);
                    a.update(o.v_cache);
                    a.write(o.out);
@@ -229,10 +242,6 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                  [&](const SelectOp& o) {
                    a.read(o.logits);
                    a.select(o.state);
-                 },
-                 [&](const FlagsOp& o) {
-                   a.read(o.finished);
-                   a.write(o.flags);
                  },
              },
              op.body);
@@ -281,7 +290,8 @@ void place_buffers(StepPlan& plan) {
     std::vector<std::pair<int64_t, int64_t>> taken;
     for (size_t j = 0; j < i; ++j) {
       const PlanBuffer& other = plan.buffers[scratch[j]];
-      if (live_together(b, other)) taken.emplace_back(other.offset_bytes, other.offset_bytes + align(other.bytes()));
+      if (live_together(b, other))
+        taken.emplace_back(other.offset_bytes, other.offset_bytes + align(other.bytes()));
     }
     b.offset_bytes = best_fit(std::move(taken), end, align(b.bytes()));
     plan.arena_bytes = std::max(plan.arena_bytes, b.offset_bytes + align(b.bytes()));
@@ -296,24 +306,29 @@ void check_plan(const StepPlan& plan) {
 
 std::string plan_text(const StepPlan& plan) {
   std::string text;
-  const auto name = [&](const PlanTensor& t) { return fmt::format("{}[{}x{}]", plan.buffers[t.buffer].name, t.rows, t.cols); };
+  const auto name = [&](const PlanTensor& t) {
+    return fmt::format("{}[{}x{}]", plan.buffers[t.buffer].name, t.rows, t.cols);
+  };
   for (int s = 0; s < kPlanSections; ++s) {
     const OpRange& range = plan.sections[s];
     if (range.first == range.last) continue;
     text += fmt::format("{}\n", section_name(static_cast<PlanSection>(s)));
     for (int op = range.first; op < range.last; ++op) {
       std::string in, out;
-      for (const PlanAccess& a : accesses(plan.ops[op])) (a.write ? out : in).append(" ").append(name(a.tensor));
+      for (const PlanAccess& a : accesses(plan.ops[op]))
+        (a.write ? out : in).append(" ").append(name(a.tensor));
       const auto* dense = std::get_if<DenseOp>(&plan.ops[op].body);
       text += fmt::format("  {:3} {}{} {}:{} ->{}\n", op, op_name(plan.ops[op]),
-                          dense == nullptr ? "" : dense->kernel == DenseKernel::kSkinny ? " skinny" : " library",
+                          dense == nullptr                        ? ""
+                          : dense->kernel == DenseKernel::kSkinny ? " skinny"
+                                                                  : " library",
                           phase_path(plan.ops[op].phase), in, out);
     }
   }
   text += fmt::format("arena {} bytes\n", plan.arena_bytes);
   for (const PlanBuffer& b : plan.buffers) {
-    text += fmt::format("  {:10} +{:<10} {} {} x {}, operations {} to {}\n", b.offset_bytes, b.bytes(), b.name,
-                        dtype_name(b.dtype), b.elements, b.first_op, b.last_op);
+    text += fmt::format("  {:10} +{:<10} {} {} x {}, operations {} to {}\n", b.offset_bytes, b.bytes(),
+                        b.name, dtype_name(b.dtype), b.elements, b.first_op, b.last_op);
   }
   return text;
 }

@@ -1,6 +1,7 @@
-// A pass over the model as data: which operations run in which order on which buffers, before anything is allocated or
-// launched. An engine builds it, predicts its memory from it and executes it; on a machine without a GPU the plan
-// interpreter (reference/engine) runs it with the reference's operations and so checks order, aliasing and shapes.
+// A pass over the model as data: which operations run in which order on which buffers, before anything is
+// allocated or launched. An engine builds it, predicts its memory from it and executes it; on a machine
+// without a GPU the plan interpreter (reference/engine) runs it with the reference's operations and so checks
+// order, aliasing and shapes.
 #pragma once
 
 #include <array>
@@ -21,9 +22,9 @@ namespace tandem {
 
 /// What a buffer holds and for how long.
 enum class BufferRole : uint8_t {
-  kScratch,   ///< activations: written before read within one run, memory shared by lifetimes that do not overlap
-  kState,     ///< lives through the whole plan and between runs: caches, counters, results
-  kInput,     ///< as kState, and filled from outside before the first run
+  kScratch,  ///< activations: written before read within one run, shares memory outside its lifetime
+  kState,  ///< lives through the whole plan and between runs: caches, counters, results
+  kInput,  ///< as kState, and filled from outside before the first run
 };
 
 struct PlanBuffer {
@@ -31,7 +32,7 @@ struct PlanBuffer {
   DType dtype = DType::kF32;
   int64_t elements = 0;
   BufferRole role = BufferRole::kScratch;
-  int first_op = -1;         ///< first and last operation that touches it; -1: none does
+  int first_op = -1;  ///< first and last operation that touches it; -1: none does
   int last_op = -1;
   int64_t offset_bytes = 0;  ///< in the arena, a multiple of kPlanAlignment
 
@@ -60,8 +61,8 @@ enum class DenseKernel : uint8_t {
   kLibrary,  ///< cuBLASLt: bias, then a residual or relu or gelu_tanh
 };
 
-/// x[t] = embedding_scale * table[ids[t]] + position. Where the tokens stand in their sequences is told by `offsets`
-/// (encoder) or by the counter `position` (one token a sequence).
+/// x[t] = embedding_scale * table[ids[t]] + position. Where the tokens stand in their sequences is told by
+/// `offsets` (encoder) or by the counter `position` (one token a sequence).
 struct EmbedOp {
   PlanTensor ids = {};        ///< i32 [1, tokens]
   PlanTensor offsets = {};    ///< i32 [1, batch + 1]; encoder
@@ -109,8 +110,8 @@ struct RelativeBiasRef {
 
 struct EncoderAttentionOp {
   PlanTensor q = {}, k = {}, v = {};  ///< [tokens, heads * head_dim]
-  PlanTensor out = {};      ///< [tokens, heads * head_dim]
-  PlanTensor offsets = {};  ///< i32 [1, batch + 1]
+  PlanTensor out = {};                ///< [tokens, heads * head_dim]
+  PlanTensor offsets = {};            ///< i32 [1, batch + 1]
   RelativeBiasRef bias = {};
   int heads = 0;
   int max_length = 0;
@@ -118,11 +119,12 @@ struct EncoderAttentionOp {
 
 /// One query a sequence. Writes row *position of the caches, reads rows 0 .. *position.
 struct SelfAttentionOp {
-  PlanTensor q = {}, k = {}, v = {};           ///< [batch, heads * head_dim]
-  PlanTensor k_cache = {}, v_cache = {};  ///< [batch * heads * capacity, head_dim]: (sequence, head, position)
-  PlanTensor out = {};               ///< [batch, heads * head_dim]
-  PlanTensor position = {};          ///< i32 [1, 1]
-  PlanTensor finished = {};          ///< u8 [1, batch] or empty
+  PlanTensor q = {}, k = {}, v = {};  ///< [batch, heads * head_dim]
+  PlanTensor k_cache = {},
+             v_cache = {};   ///< [batch * heads * capacity, head_dim]: (sequence, head, position)
+  PlanTensor out = {};       ///< [batch, heads * head_dim]
+  PlanTensor position = {};  ///< i32 [1, 1]
+  PlanTensor finished = {};  ///< i32 [1, batch], 0 or 1, or empty
   RelativeBiasRef bias = {};
   int heads = 0;
   int capacity = 0;
@@ -130,11 +132,11 @@ struct SelfAttentionOp {
 
 /// One query a sequence against the keys and values of its source.
 struct CrossAttentionOp {
-  PlanTensor q = {};         ///< [batch, heads * head_dim]
-  PlanTensor k = {}, v = {};      ///< [source tokens, heads * head_dim]
-  PlanTensor offsets = {};   ///< i32 [1, batch + 1]
-  PlanTensor out = {};       ///< [batch, heads * head_dim]
-  PlanTensor finished = {};  ///< u8 [1, batch] or empty
+  PlanTensor q = {};          ///< [batch, heads * head_dim]
+  PlanTensor k = {}, v = {};  ///< [source tokens, heads * head_dim]
+  PlanTensor offsets = {};    ///< i32 [1, batch + 1]
+  PlanTensor out = {};        ///< [batch, heads * head_dim]
+  PlanTensor finished = {};   ///< i32 [1, batch], 0 or 1, or empty
   int heads = 0;
   int max_source = 0;
 };
@@ -164,16 +166,10 @@ struct SelectOp {
   TokenState state = {};
 };
 
-/// The i32 flags of the head as the bytes that attention reads.
-struct FlagsOp {
-  PlanTensor finished = {};  ///< i32 [1, batch]
-  PlanTensor flags = {};     ///< u8 [1, batch]
-};
-
 struct PlanOp {
   Phase phase;
-  std::variant<EmbedOp, NormOp, DenseOp, ActivationOp, EncoderAttentionOp, SelfAttentionOp, CrossAttentionOp, HeadOp,
-               SelectOp, FlagsOp>
+  std::variant<EmbedOp, NormOp, DenseOp, ActivationOp, EncoderAttentionOp, SelfAttentionOp, CrossAttentionOp,
+               HeadOp, SelectOp>
       body;
 };
 /// "embed", "norm", "dense", ...
@@ -187,8 +183,8 @@ struct PlanAccess {
 };
 std::vector<PlanAccess> accesses(const PlanOp& op);
 
-/// Runs of operations that are executed together. The encoder and the cross-attention's keys and values come once, the
-/// step as often as tokens are generated.
+/// Runs of operations that are executed together. The encoder and the cross-attention's keys and values come
+/// once, the step as often as tokens are generated.
 enum class PlanSection : uint8_t { kEncoder, kCrossKv, kStep };
 inline constexpr int kPlanSections = 3;
 std::string_view section_name(PlanSection section);  // encoder cross_kv step
@@ -231,19 +227,19 @@ inline constexpr std::string_view kNextIds = "next.ids";              // i32 [ba
 inline constexpr std::string_view kTokens = "tokens";                 // i32 [batch, columns]
 inline constexpr std::string_view kPosition = "position";             // i32 [1]
 inline constexpr std::string_view kFinished = "finished";             // i32 [batch]
-inline constexpr std::string_view kFlags = "finished.flags";          // u8 [batch]
 inline constexpr std::string_view kRunning = "running";               // i32 [1]
-inline constexpr std::string_view kLogits = "logits";  // f32 [batch, vocab], where the head is the library's; scratch
+inline constexpr std::string_view kLogits =
+    "logits";  // f32 [batch, vocab], where the head is the library's; scratch
 }  // namespace plan_names
 
 /// Fills first_op and last_op from what the operations touch.
 void find_lifetimes(StepPlan& plan);
-/// Gives every buffer its place: states and inputs one after the other, then scratch by greedy best fit, largest first,
-/// over lifetimes. Sets arena_bytes.
+/// Gives every buffer its place: states and inputs one after the other, then scratch by greedy best fit,
+/// largest first, over lifetimes. Sets arena_bytes.
 void place_buffers(StepPlan& plan);
-/// Throws Error naming operation and buffer when a tensor leaves its buffer, an operation reads scratch that none wrote
-/// before or writes what it reads, a lifetime is wrong, scratch outlives a section into the repeated step, or two buffers
-/// that live together share memory.
+/// Throws Error naming operation and buffer when a tensor leaves its buffer, an operation reads scratch that
+/// none wrote before or writes what it reads, a lifetime is wrong, scratch outlives a section into the
+/// repeated step, or two buffers that live together share memory.
 void check_plan(const StepPlan& plan);
 /// One line an operation and one a buffer, for people.
 std::string plan_text(const StepPlan& plan);

@@ -40,11 +40,12 @@ struct HostAttention {
 };
 
 /// Bias of a self-attention on the host, from the table on the card.
-std::function<double(int)> host_bias(OpRunner& r, const TensorView& table, const ModelConfig& c, int head, int position,
-                                     bool bidirectional) {
+std::function<double(int)> host_bias(OpRunner& r, const TensorView& table, const ModelConfig& c, int head,
+                                     int position, bool bidirectional) {
   if (table.empty()) return [](int) { return 0.0; };
   const std::vector<float> values = r.weights().download(table, 0, table.size());
-  return [=, cols = table.cols, buckets = static_cast<int>(table.rows), distance = c.relative_max_distance](int key) {
+  return [=, cols = table.cols, buckets = static_cast<int>(table.rows),
+          distance = c.relative_max_distance](int key) {
     return double{values[relative_bucket(key - position, bidirectional, buckets, distance) * cols + head]};
   };
 }
@@ -71,8 +72,8 @@ OpWorkload encoder_attention_op(const OpSetup& s) {
   const int64_t tokens = s.offsets.back();
   const int copies = copies_beyond_l2(*s.device, tokens * 3 * inner * s.element);
   PlanBuilder b = s.builder(Side::kEncoder);
-  const PlanTensor offsets =
-      b.state(plan_names::kSourceOffsets, DType::kI32, 1, static_cast<int64_t>(s.offsets.size()), BufferRole::kInput);
+  const PlanTensor offsets = b.state(plan_names::kSourceOffsets, DType::kI32, 1,
+                                     static_cast<int64_t>(s.offsets.size()), BufferRole::kInput);
   const Relative relative = relative_of(s, b, heads, plan_names::kEncoderBias);
   for (int i = 0; i < copies; ++i) {
     const PlanTensor qkv = b.state(fmt::format("qkv.{}", i), s.dtype, tokens, 3 * inner, BufferRole::kInput);
@@ -95,8 +96,8 @@ OpWorkload encoder_attention_op(const OpSetup& s) {
   op.bytes_read = static_cast<double>(tokens * 3 * inner * s.element);
   op.bytes_written = static_cast<double>(tokens * inner * s.element);
   for (const int32_t length : s.lengths) op.flops += 4.0 * length * length * static_cast<double>(inner);
-  op.check = [r = runner.get(), c, copies, inner, table = relative.ref.table, offsets = s.offsets, lengths = s.lengths,
-              precision = s.c.precision] {
+  op.check = [r = runner.get(), c, copies, inner, table = relative.ref.table, offsets = s.offsets,
+              lengths = s.lengths, precision = s.c.precision] {
     const std::vector<float> qkv = r->run().floats(fmt::format("qkv.{}", copies - 1));
     const std::vector<float> out = r->run().floats("out");
     SampleCheck check;
@@ -106,7 +107,9 @@ OpWorkload encoder_attention_op(const OpSetup& s) {
       const int head = static_cast<int>(draw(3 * i + 2, c.encoder.heads));
       const int64_t first = offsets[sequence];
       const int64_t column = int64_t{head} * c.head_dim;
-      const auto at = [&](int part, int64_t token, int e) { return qkv[(first + token) * 3 * inner + part * inner + column + e]; };
+      const auto at = [&](int part, int64_t token, int e) {
+        return qkv[(first + token) * 3 * inner + part * inner + column + e];
+      };
       const HostAttention host{.q = qkv,
                                .q_at = (first + query) * 3 * inner + column,
                                .keys = lengths[sequence],
@@ -140,7 +143,8 @@ OpWorkload self_attention_op(const OpSetup& s) {
     const PlanTensor out = b.activations(PhaseKind::kSelfAttention, batch, inner);
     if (i + 1 == copies) b.keep(out, "out");
     const auto cache = [&](char which) {
-      return b.state(fmt::format("{}_cache.{}", which, i), s.dtype, batch * heads * s.c.tgt, c.head_dim, BufferRole::kInput);
+      return b.state(fmt::format("{}_cache.{}", which, i), s.dtype, batch * heads * s.c.tgt, c.head_dim,
+                     BufferRole::kInput);
     };
     b.add(PhaseKind::kSelfAttention, SelfAttentionOp{.q = qkv.columns(0, inner),
                                                      .k = qkv.columns(inner, inner),
@@ -162,7 +166,8 @@ OpWorkload self_attention_op(const OpSetup& s) {
   op.bytes_read = static_cast<double>((2 * cache_elements + 3 * batch * inner) * s.element);
   op.bytes_written = static_cast<double>(3 * batch * inner * s.element);
   op.flops = 4.0 * static_cast<double>(cache_elements);
-  op.check = [r = runner.get(), c, copies, inner, batch, table = relative.ref.table, tgt = s.c.tgt, precision = s.c.precision] {
+  op.check = [r = runner.get(), c, copies, inner, batch, table = relative.ref.table, tgt = s.c.tgt,
+              precision = s.c.precision] {
     const std::vector<float> qkv = r->run().floats("qkv");
     const std::vector<float> k = r->run().floats(fmt::format("k_cache.{}", copies - 1));
     const std::vector<float> v = r->run().floats(fmt::format("v_cache.{}", copies - 1));
@@ -207,7 +212,8 @@ OpWorkload cross_attention_op(const OpSetup& s) {
   const int64_t tokens = s.offsets.back();
   const int copies = copies_beyond_l2(*s.device, 2 * tokens * inner * s.element);
   PlanBuilder b = s.builder(Side::kDecoder);
-  const PlanTensor offsets = b.state(plan_names::kSourceOffsets, DType::kI32, 1, batch + 1, BufferRole::kInput);
+  const PlanTensor offsets =
+      b.state(plan_names::kSourceOffsets, DType::kI32, 1, batch + 1, BufferRole::kInput);
   const PlanTensor q = b.state("q", s.dtype, batch, inner, BufferRole::kInput);
   for (int i = 0; i < copies; ++i) {
     const PlanTensor kv = b.state(fmt::format("kv.{}", i), s.dtype, tokens, 2 * inner, BufferRole::kInput);
@@ -229,7 +235,8 @@ OpWorkload cross_attention_op(const OpSetup& s) {
   op.bytes_read = static_cast<double>((2 * tokens + batch) * inner * s.element);
   op.bytes_written = static_cast<double>(batch * inner * s.element);
   op.flops = 4.0 * static_cast<double>(tokens) * static_cast<double>(inner);
-  op.check = [r = runner.get(), c, copies, inner, batch, offsets = s.offsets, lengths = s.lengths, precision = s.c.precision] {
+  op.check = [r = runner.get(), c, copies, inner, batch, offsets = s.offsets, lengths = s.lengths,
+              precision = s.c.precision] {
     const std::vector<float> q = r->run().floats("q");
     const std::vector<float> kv = r->run().floats(fmt::format("kv.{}", copies - 1));
     const std::vector<float> out = r->run().floats("out");
@@ -237,7 +244,9 @@ OpWorkload cross_attention_op(const OpSetup& s) {
     for (uint64_t i = 0; i < 8; ++i) {
       const int64_t row = draw(2 * i, batch);
       const int64_t column = draw(2 * i + 1, c.decoder.heads) * c.head_dim;
-      const auto at = [&](int part, int t, int e) { return kv[(offsets[row] + t) * 2 * inner + part * inner + column + e]; };
+      const auto at = [&](int part, int t, int e) {
+        return kv[(offsets[row] + t) * 2 * inner + part * inner + column + e];
+      };
       const HostAttention host{.q = q,
                                .q_at = row * inner + column,
                                .keys = lengths[row],

@@ -15,14 +15,19 @@
 namespace tandem::kernels {
 namespace {
 
-[[noreturn]] void impossible(const std::string& why) { throw ImpossibleCase(why); }
+[[noreturn]] void impossible(const std::string& why) {
+  throw ImpossibleCase(why);
+}
 
 /// Throws ImpossibleCase unless the axis has the one value that the engine computes.
 void only(std::string_view axis, std::string_view value, std::string_view allowed) {
-  if (value != allowed) impossible(fmt::format("{}: engine 'cuda' computes {} only, not '{}'", axis, allowed, value));
+  if (value != allowed)
+    impossible(fmt::format("{}: engine 'cuda' computes {} only, not '{}'", axis, allowed, value));
 }
 
-bool is_model_suite(Suite s) { return s == Suite::kEncoder || s == Suite::kDecoder || s == Suite::kGenerate; }
+bool is_model_suite(Suite s) {
+  return s == Suite::kEncoder || s == Suite::kDecoder || s == Suite::kGenerate;
+}
 
 void check_axes(const Case& c) {
   if (c.suite == Suite::kCollectives) impossible("suite: engine 'cuda' measures no collectives");
@@ -34,7 +39,8 @@ void check_axes(const Case& c) {
       break;
     default:
       if (c.suite != Suite::kLimits) {
-        impossible(fmt::format("precision: engine 'cuda' computes fp32 tf32 fp16 bf16, not '{}'", precision_name(c.precision)));
+        impossible(fmt::format("precision: engine 'cuda' computes fp32 tf32 fp16 bf16, not '{}'",
+                               precision_name(c.precision)));
       }
   }
   only("kv", c.kv, "same");
@@ -48,20 +54,23 @@ void check_axes(const Case& c) {
 /// What the kernels ask of the model's sizes.
 void check_model(const ModelConfig& c) {
   const auto multiple_of_8 = [](std::string_view field, int value) {
-    if (value % 8 != 0) impossible(fmt::format("model: {}: engine 'cuda' needs a multiple of 8, not {}", field, value));
+    if (value % 8 != 0)
+      impossible(fmt::format("model: {}: engine 'cuda' needs a multiple of 8, not {}", field, value));
   };
   multiple_of_8("d_model", c.d_model);
   multiple_of_8("head_dim", c.head_dim);
   multiple_of_8("encoder.d_ff", c.encoder.d_ff);
   multiple_of_8("decoder.d_ff", c.decoder.d_ff);
-  if (c.head_dim > 128) impossible(fmt::format("model: head_dim: engine 'cuda' needs at most 128, not {}", c.head_dim));
+  if (c.head_dim > 128)
+    impossible(fmt::format("model: head_dim: engine 'cuda' needs at most 128, not {}", c.head_dim));
   if (c.position != Position::kRelative) return;
   if (c.relative_max_distance > kMaxDistance) {
-    impossible(fmt::format("model: relative_max_distance: engine 'cuda' needs at most {}, not {}", kMaxDistance,
-                           c.relative_max_distance));
+    impossible(fmt::format("model: relative_max_distance: engine 'cuda' needs at most {}, not {}",
+                           kMaxDistance, c.relative_max_distance));
   }
   if (c.relative_buckets > kMaxBuckets) {
-    impossible(fmt::format("model: relative_buckets: engine 'cuda' needs at most {}, not {}", kMaxBuckets, c.relative_buckets));
+    impossible(fmt::format("model: relative_buckets: engine 'cuda' needs at most {}, not {}", kMaxBuckets,
+                           c.relative_buckets));
   }
 }
 
@@ -76,7 +85,8 @@ int64_t predicted_bytes(const Case& c, const ModelConfig& config) {
   const WeightLayout layout = weight_layout(config);
   const DType dtype = weight_dtype(c.precision);
   // Views that nothing is read through: a plan only passes them on.
-  const ModelWeights weights = bind_weights(config, layout, reinterpret_cast<const void*>(kPlanAlignment), dtype);
+  const ModelWeights weights =
+      bind_weights(config, layout, reinterpret_cast<const void*>(kPlanAlignment), dtype);
   TransformerBatch shape;
   shape.lengths = source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
   shape.offsets.push_back(0);
@@ -92,7 +102,8 @@ void check_own_kernel(const Case& c) {
   if (parse_kernel(c.kernel) != KernelChoice::kOwn) return;
   const int64_t rows = c.suite == Suite::kEncoder ? int64_t{c.batch} * c.src : c.batch;
   if (rows > kSkinnyMaxRows) {
-    impossible(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}", kSkinnyMaxRows, rows));
+    impossible(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}",
+                           kSkinnyMaxRows, rows));
   }
 }
 
@@ -150,9 +161,11 @@ std::unique_ptr<Workload> CudaEngine::prepare(const Case& c, const TransformerBa
 
 Output CudaEngine::forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) {
   if (steps < 1 || tokens.size() != static_cast<size_t>(batch.size()) * steps) {
-    throw Error(fmt::format("forced logits: {} tokens for {} sequences of {} steps", tokens.size(), batch.size(), steps));
+    throw Error(fmt::format("forced logits: {} tokens for {} sequences of {} steps", tokens.size(),
+                            batch.size(), steps));
   }
-  return kernels::forced_logits(context(loaded_memory_), batch, tokens, {.kernel = loaded_kernel_, .capacity = steps});
+  return kernels::forced_logits(context(loaded_memory_), batch, tokens,
+                                {.kernel = loaded_kernel_, .capacity = steps});
 }
 
 OpWorkload CudaEngine::prepare_op(const Case& c, const ModelConfig& config) {
@@ -181,8 +194,8 @@ bool cuda_usable(std::string* reason) {
     cudaDeviceProp properties{};
     TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
     if (properties.major < 8) {
-      throw DeviceError(fmt::format("{} has compute capability {}.{}; 8.0 or later is needed", properties.name,
-                                    properties.major, properties.minor));
+      throw DeviceError(fmt::format("{} has compute capability {}.{}; 8.0 or later is needed",
+                                    properties.name, properties.major, properties.minor));
     }
     return true;
   } catch (const Error& e) {

@@ -25,8 +25,9 @@ cudaDeviceProp open_device(int device) {
   cudaDeviceProp properties{};
   TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
   if (properties.major < 8) {
-    throw DeviceError(fmt::format("device {} ({}) has compute capability {}.{}; the CUDA engine needs 8.0 or later", device,
-                                  properties.name, properties.major, properties.minor));
+    throw DeviceError(
+        fmt::format("device {} ({}) has compute capability {}.{}; the CUDA engine needs 8.0 or later", device,
+                    properties.name, properties.major, properties.minor));
   }
   TANDEM_CUDA_CHECK(cudaSetDevice(device));
   return properties;
@@ -64,9 +65,13 @@ Device::~Device() {
   if (stream_ != nullptr) TANDEM_CUDA_WARN(cudaStreamDestroy(stream_));
 }
 
-void Device::activate() const { TANDEM_CUDA_CHECK(cudaSetDevice(options_.device)); }
+void Device::activate() const {
+  TANDEM_CUDA_CHECK(cudaSetDevice(options_.device));
+}
 
-void Device::synchronize() const { TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+void Device::synchronize() const {
+  TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
 
 int64_t Device::free_bytes() const {
   size_t free = 0;
@@ -78,7 +83,8 @@ int64_t Device::free_bytes() const {
 
 Gemm Device::gemm(const GemmProblem& problem) {
   // A search allocates operands of its own: it must find the room that the cache keeps.
-  if (choices_->mode() == GemmChoices::Mode::kSearch && !choices_->find(lt_->place(), problem)) level2_.trim();
+  if (choices_->mode() == GemmChoices::Mode::kSearch && !choices_->find(lt_->place(), problem))
+    level2_.trim();
   return Gemm(*lt_, problem, choose(*lt_, *choices_, problem, stream_));
 }
 

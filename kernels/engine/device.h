@@ -74,8 +74,8 @@ class Device {
   int64_t l2_bytes() const { return l2_bytes_; }
   int64_t total_bytes() const { return total_bytes_; }
 
-  /// The level that allocations stop at, by the word of the `memory` axis: `gpu` is the driver's allocator itself, `level2`
-  /// and `level1` the caching allocator over it.
+  /// The level that allocations stop at, by the word of the `memory` axis: `gpu` is the driver's allocator
+  /// itself, `level2` and `level1` the caching allocator over it.
   MemoryResource& memory(std::string_view axis) { return axis == "gpu" ? metered_gpu_ : metered_level2_; }
   MemoryMeter& meter() { return meter_; }
   CachingResource& level2() { return level2_; }

@@ -23,13 +23,14 @@ struct DeviceModel {
 struct DeviceModelParams {
   ModelConfig config;
   WeightsSpec weights;
-  Precision precision = Precision::kBf16;   ///< storage
-  Precision rounded_to = Precision::kBf16;  ///< the grid that the values lie on; narrower only for fp32 storage
+  Precision precision = Precision::kBf16;  ///< storage
+  Precision rounded_to =
+      Precision::kBf16;  ///< the grid that the values lie on; narrower only for fp32 storage
 };
 
-/// Seeded weights are a pure function of seed, name and index and are made on the card itself, whatever the memory level:
-/// that takes less time than moving the same bytes from any host cache. Throws OutOfMemory, and UsageError for weights that
-/// are not seeded or a grid that the storage cannot hold.
+/// Seeded weights are a pure function of seed, name and index and are made on the card itself, whatever the
+/// memory level: that takes less time than moving the same bytes from any host cache. Throws OutOfMemory, and
+/// UsageError for weights that are not seeded or a grid that the storage cannot hold.
 DeviceModel load_device_model(Device& device, MemoryResource& memory, const DeviceModelParams& params);
 
 }  // namespace tandem::kernels

@@ -91,20 +91,12 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const SelectPara
   }
 }
 
-__global__ void flags_kernel(const FlagsParams p) {
-  pdl_launch_dependents();
-  pdl_wait();
-  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i < p.count) p.flags[i] = p.finished[i] != 0 ? 1 : 0;
-}
-
 __global__ void decode_state_kernel(const DecodeStateParams p) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < p.tokens_count) p.tokens[i] = p.pad_id;
   if (i < p.batch) {
     p.next_ids[i] = p.ids != nullptr ? p.ids[i] : p.id;
     if (p.finished != nullptr) p.finished[i] = 0;
-    if (p.flags != nullptr) p.flags[i] = 0;
   }
   if (i == 0) {
     *p.position = p.position_value;
@@ -138,24 +130,24 @@ void require(bool ok, const char* message) {
   if (!ok) throw UsageError(message);
 }
 
-unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
+unsigned blocks_for(int64_t threads) {
+  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+}
 
 }  // namespace
 
 void launch_select(const SelectParams& p, cudaStream_t stream) {
   require(p.rows >= 1, "select: rows must be at least 1");
-  require(p.vocab >= 1 && p.logits_stride >= p.vocab, "select: vocab must be at least 1 and at most logits_stride");
+  require(p.vocab >= 1 && p.logits_stride >= p.vocab,
+          "select: vocab must be at least 1 and at most logits_stride");
   require(p.logits != nullptr && p.next_ids != nullptr && p.tokens != nullptr && p.position != nullptr &&
               p.arrived != nullptr,
           "select: logits, next_ids, tokens, position and arrived must be given");
   require(!p.stop_at_eos || p.finished != nullptr, "select: stop_at_eos needs finished");
-  launch(select_kernel, {.grid = dim3(static_cast<unsigned>(p.rows)), .block = dim3(kSelectThreads), .dependent = p.dependent},
-         stream, p);
-}
-
-void launch_flags(const FlagsParams& p, cudaStream_t stream) {
-  require(p.count >= 1 && p.finished != nullptr && p.flags != nullptr, "flags: count, finished and flags must be given");
-  launch(flags_kernel, {.grid = dim3(blocks_for(p.count)), .block = dim3(kThreads), .dependent = p.dependent}, stream, p);
+  launch(
+      select_kernel,
+      {.grid = dim3(static_cast<unsigned>(p.rows)), .block = dim3(kSelectThreads), .dependent = p.dependent},
+      stream, p);
 }
 
 void launch_decode_state(const DecodeStateParams& p, cudaStream_t stream) {
@@ -172,7 +164,8 @@ void launch_round(float* values, int64_t count, Precision precision, cudaStream_
           "round: precision must be fp32, tf32, fp16 or bf16");
   if (count == 0 || precision == Precision::kFp32) return;
   const int64_t blocks = (count + kThreads - 1) / kThreads;
-  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(blocks < 4096 ? blocks : 4096)), .block = dim3(kThreads)};
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(blocks < 4096 ? blocks : 4096)),
+                          .block = dim3(kThreads)};
   launch(round_kernel, shape, stream, values, count, precision);
 }
 

@@ -1,5 +1,5 @@
-// Small kernels that only the engine needs: choosing a token from stored logits, the state of a decode loop, rounding
-// weights.
+// Small kernels that only the engine needs: choosing a token from stored logits, the state of a decode loop,
+// rounding weights.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,8 +11,8 @@
 
 namespace tandem::kernels {
 
-/// For batches beyond the fused head (launch_head_argmax): arg-max of each row of logits + bias and the same bookkeeping.
-/// Ties go to the lowest id; a NaN never wins, a row of nothing but NaN gives id 0.
+/// For batches beyond the fused head (launch_head_argmax): arg-max of each row of logits + bias and the same
+/// bookkeeping. Ties go to the lowest id; a NaN never wins, a row of nothing but NaN gives id 0.
 struct SelectParams {
   int rows = 0;
   int vocab = 0;
@@ -28,22 +28,13 @@ struct SelectParams {
   bool stop_at_eos = false;         ///< a row that has given eos_id gives pad_id from then on
   int32_t eos_id = 1;
   int32_t pad_id = 0;
-  int32_t* finished = nullptr;      ///< [rows] 0 or 1; when stop_at_eos
-  int32_t* running = nullptr;       ///< [1] or null: rows not finished after this step
-  int32_t* arrived = nullptr;       ///< [1] counter of blocks, 0 before the first launch and after each
-  bool dependent = false;           ///< programmatic dependent launch
+  int32_t* finished = nullptr;  ///< [rows] 0 or 1; when stop_at_eos
+  int32_t* running = nullptr;   ///< [1] or null: rows not finished after this step
+  int32_t* arrived = nullptr;   ///< [1] counter of blocks, 0 before the first launch and after each
+  bool dependent = false;       ///< programmatic dependent launch
 };
 /// Throws UsageError naming the wrong field.
 void launch_select(const SelectParams& params, cudaStream_t stream);
-
-/// flags[i] = finished[i] != 0.
-struct FlagsParams {
-  int count = 0;
-  const int32_t* finished = nullptr;  ///< [count]
-  uint8_t* flags = nullptr;           ///< [count]
-  bool dependent = false;             ///< programmatic dependent launch
-};
-void launch_flags(const FlagsParams& params, cudaStream_t stream);
 
 /// The state in which a decode loop begins.
 struct DecodeStateParams {
@@ -52,18 +43,17 @@ struct DecodeStateParams {
   const int32_t* ids = nullptr;  ///< [batch] ids to feed first, or null: every row is fed `id`
   int32_t id = 0;
   int32_t pad_id = 0;
-  int32_t* next_ids = nullptr;   ///< [batch]
-  int32_t* position = nullptr;   ///< [1]
-  int32_t* tokens = nullptr;     ///< [tokens_count], filled with pad_id
+  int32_t* next_ids = nullptr;  ///< [batch]
+  int32_t* position = nullptr;  ///< [1]
+  int32_t* tokens = nullptr;    ///< [tokens_count], filled with pad_id
   int64_t tokens_count = 0;
-  int32_t* finished = nullptr;   ///< [batch] or null
-  uint8_t* flags = nullptr;      ///< [batch] or null
-  int32_t* running = nullptr;    ///< [1] or null
+  int32_t* finished = nullptr;  ///< [batch] or null
+  int32_t* running = nullptr;   ///< [1] or null
 };
 void launch_decode_state(const DecodeStateParams& params, cudaStream_t stream);
 
-/// Rounds fp32 values in place to the grid of `precision` (fp32 tf32 fp16 bf16), as harness/base/half.h does. Throws
-/// UsageError for another precision.
+/// Rounds fp32 values in place to the grid of `precision` (fp32 tf32 fp16 bf16), as harness/base/half.h does.
+/// Throws UsageError for another precision.
 void launch_round(float* values, int64_t count, Precision precision, cudaStream_t stream);
 
 }  // namespace tandem::kernels

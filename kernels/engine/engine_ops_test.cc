@@ -23,8 +23,8 @@ struct SelectResult {
   std::vector<float> biased;
 };
 
-SelectResult select(const std::vector<float>& logits, int rows, int vocab, int stride, const std::vector<float>& bias,
-                    std::vector<int32_t> finished, bool eos) {
+SelectResult select(const std::vector<float>& logits, int rows, int vocab, int stride,
+                    const std::vector<float>& bias, std::vector<int32_t> finished, bool eos) {
   const auto device_logits = DeviceBuffer::of(logits);
   const auto device_bias = DeviceBuffer::of(bias);
   const auto device_finished = DeviceBuffer::of(finished);
@@ -93,8 +93,10 @@ TEST(Select, ChoosesAndKeepsBooks) {
   }
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float low = -std::numeric_limits<float>::infinity();
-  const SelectResult odd = select({nan, 3, 3, nan, low, low, low, low, nan, nan, nan, nan}, 3, 4, 4, {}, {0, 0, 0}, false);
-  EXPECT_EQ(odd.ids, (std::vector<int32_t>{1, 0, 0})) << "lowest of equals, NaN never, nothing but NaN gives 0";
+  const SelectResult odd =
+      select({nan, 3, 3, nan, low, low, low, low, nan, nan, nan, nan}, 3, 4, 4, {}, {0, 0, 0}, false);
+  EXPECT_EQ(odd.ids, (std::vector<int32_t>{1, 0, 0}))
+      << "lowest of equals, NaN never, nothing but NaN gives 0";
   EXPECT_EQ(odd.running, 3);
 }
 
@@ -130,7 +132,8 @@ void expect_op_works(CudaEngine& engine, const Case& c, const ModelConfig& confi
   for (int i = 0; i < 3; ++i) us = op.workload->repeat().total_us;
   EXPECT_GT(us, 0);
   const CheckResult result = op.check();
-  EXPECT_TRUE(result.ok()) << result.reference << ": " << result.error << " over " << result.tolerance << " " << result.where;
+  EXPECT_TRUE(result.ok()) << result.reference << ": " << result.error << " over " << result.tolerance << " "
+                           << result.where;
 }
 
 // An operation that computes something else than it says is timed for nothing.

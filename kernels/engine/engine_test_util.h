@@ -22,14 +22,17 @@
 
 namespace tandem::kernels {
 
-inline bool device_here() { return cuda_usable(nullptr); }
+inline bool device_here() {
+  return cuda_usable(nullptr);
+}
 
 #define TANDEM_NEED_DEVICE() \
   if (!::tandem::kernels::device_here()) GTEST_SKIP() << "no CUDA device of compute capability 8.0 or later"
 
 /// Seeded weights on the host, rounded as `precision` stores them.
 struct HostModel {
-  HostModel(const ModelConfig& c, Precision precision, uint64_t seed = 0) : config(c), layout(weight_layout(c)) {
+  HostModel(const ModelConfig& c, Precision precision, uint64_t seed = 0)
+      : config(c), layout(weight_layout(c)) {
     arena.resize(layout.elements);
     const WeightsSpec spec{.seed = seed};
     for (const TensorSpec& t : layout.tensors) {
@@ -63,11 +66,13 @@ struct Errors {
   double logits = 0;
 };
 
-/// What storing activations in fp16 alone does to this model: the plan interpreted on the host with fp16 buffers against
-/// fp32, teacher-forced with `tokens` [batch, steps]. Some random models turn roundings into errors many times their size,
-/// and a bound that does not know that either fails on them or sees nothing elsewhere.
-inline Errors fp16_storage_errors(const HostModel& m, const TransformerBatch& batch, std::span<const int32_t> tokens,
-                                  int steps, const std::vector<float>& encoded, const std::vector<float>& logits) {
+/// What storing activations in fp16 alone does to this model: the plan interpreted on the host with fp16
+/// buffers against fp32, teacher-forced with `tokens` [batch, steps]. Some random models turn roundings into
+/// errors many times their size, and a bound that does not know that either fails on them or sees nothing
+/// elsewhere.
+inline Errors fp16_storage_errors(const HostModel& m, const TransformerBatch& batch,
+                                  std::span<const int32_t> tokens, int steps,
+                                  const std::vector<float>& encoded, const std::vector<float>& logits) {
   const StepPlan plan = build_plan({.config = m.config,
                                     .weights = m.weights,
                                     .precision = Precision::kFp16,
@@ -96,7 +101,8 @@ inline Errors fp16_storage_errors(const HostModel& m, const TransformerBatch& ba
   return errors;
 }
 
-/// The precision's tolerance, or four times what its unit of rounding makes of the fp16 error where that is more.
+/// The precision's tolerance, or four times what its unit of rounding makes of the fp16 error where that is
+/// more.
 inline double bound(Precision precision, double fp16_error) {
   switch (precision) {
     case Precision::kFp32:

@@ -1,4 +1,5 @@
-// A piece of a stream's work as an executable CUDA graph. Programmatic dependent launches inside it stay such edges.
+// A piece of a stream's work as an executable CUDA graph. Programmatic dependent launches inside it stay such
+// edges.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,8 +14,8 @@ namespace tandem::kernels {
 class Graph {
  public:
   Graph() = default;
-  /// Captures what `work()` enqueues on `stream`. Every kernel in it must have run once before: loading one inside a
-  /// capture is not allowed. Adds the time it took to `build_us`.
+  /// Captures what `work()` enqueues on `stream`. Every kernel in it must have run once before: loading one
+  /// inside a capture is not allowed. Adds the time it took to `build_us`.
   template <typename Work>
   Graph(cudaStream_t stream, double& build_us, Work&& work) {
     const auto start = std::chrono::steady_clock::now();

@@ -34,8 +34,11 @@ double activate(Activation activation, double x) {
   return x;
 }
 
-/// A uniform distribution on (-scale, scale) whose dot products over k terms with values in (-1, 1) have unit variance.
-double unit_scale(int64_t k) { return 3 / std::sqrt(static_cast<double>(k)); }
+/// A uniform distribution on (-scale, scale) whose dot products over k terms with values in (-1, 1) have unit
+/// variance.
+double unit_scale(int64_t k) {
+  return 3 / std::sqrt(static_cast<double>(k));
+}
 
 struct DenseShape {
   PhaseKind kind;
@@ -61,7 +64,8 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
     last = {.weight = weights->view(i, 0, shape.n, shape.k),
             .bias = c.bias ? weights->view(i, bias_at, 1, shape.n) : TensorView{}};
     const PlanTensor y =
-        b.dense({.rows = x, .pending = {}}, {.kind = shape.kind, .weight = last, .activation = activation, .gated = gated});
+        b.dense({.rows = x, .pending = {}},
+                {.kind = shape.kind, .weight = last, .activation = activation, .gated = gated});
     if (i + 1 == copies) b.keep(y, "y");
   }
 
@@ -118,7 +122,8 @@ OpWorkload norm_op(const OpSetup& s) {
     const std::vector<float> x_values = r->run().floats("x");
     const std::vector<float> y_values = r->run().floats("y");
     const std::vector<float> gamma = r->weights().download(last.gamma, 0, d);
-    const std::vector<float> beta = last.beta.empty() ? std::vector<float>(d) : r->weights().download(last.beta, 0, d);
+    const std::vector<float> beta =
+        last.beta.empty() ? std::vector<float>(d) : r->weights().download(last.beta, 0, d);
     SampleCheck check;
     for (uint64_t i = 0; i < 4; ++i) {
       const int64_t row = draw(i, rows);
@@ -155,14 +160,16 @@ OpWorkload embedding_op(const OpSetup& s) {
     b.add(PhaseKind::kEmbed, EmbedOp{.ids = ids.columns(i * rows, rows), .x = y, .table = w.embedding});
   }
   std::vector<int32_t> host_ids;
-  for (int64_t i = 0; i < rows * kRowCopies; ++i) host_ids.push_back(static_cast<int32_t>(draw(static_cast<uint64_t>(i), plain.vocab)));
+  for (int64_t i = 0; i < rows * kRowCopies; ++i)
+    host_ids.push_back(static_cast<int32_t>(draw(static_cast<uint64_t>(i), plain.vocab)));
   OpWorkload op;
   auto runner = setup.runner(b, weights, kRowCopies);
   runner->run().upload("ids", host_ids.data(), bytes_of(host_ids));
   runner->build_graph();
   op.bytes_read = static_cast<double>(rows * (d * s.element + 4));
   op.bytes_written = static_cast<double>(rows * d * s.element);
-  op.check = [r = runner.get(), table = w.embedding, d, rows, host_ids, scale = plain.embedding_scale, precision = s.c.precision] {
+  op.check = [r = runner.get(), table = w.embedding, d, rows, host_ids, scale = plain.embedding_scale,
+              precision = s.c.precision] {
     const std::vector<float> y = r->run().floats("y");
     SampleCheck check;
     for (uint64_t i = 0; i < 4; ++i) {
@@ -187,12 +194,14 @@ OpWorkload head_op(const OpSetup& s) {
   const auto weights = s.weights(bias_at + vocab, copies, unit_scale(d));
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor x = b.state("x", s.dtype, rows, d, BufferRole::kInput);
-  const TokenState token{.next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, rows, BufferRole::kInput),
-                         .tokens = b.state(plan_names::kTokens, DType::kI32, rows, s.c.tgt, BufferRole::kInput),
-                         .position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput)};
+  const TokenState token{
+      .next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, rows, BufferRole::kInput),
+      .tokens = b.state(plan_names::kTokens, DType::kI32, rows, s.c.tgt, BufferRole::kInput),
+      .position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput)};
   DenseWeight last;
   for (int i = 0; i < copies; ++i) {
-    last = {.weight = weights->view(i, 0, vocab, d), .bias = c.head_bias ? weights->view(i, bias_at, 1, vocab) : TensorView{}};
+    last = {.weight = weights->view(i, 0, vocab, d),
+            .bias = c.head_bias ? weights->view(i, bias_at, 1, vocab) : TensorView{}};
     b.head({.rows = x, .pending = {}}, last, token);
   }
   auto runner = s.runner(b, weights, copies);

@@ -14,12 +14,13 @@ namespace {
 
 constexpr int kSamplesAtOnce = 15;
 
-/// Gives the samples of a measurement one by one and measures again when they are used up. The measurement brings its own
-/// buffers, warm-up and check.
+/// Gives the samples of a measurement one by one and measures again when they are used up. The measurement
+/// brings its own buffers, warm-up and check.
 class LimitWorkload : public Workload {
  public:
   /// `to_us` turns a sample of the limit into the time of one operation.
-  LimitWorkload(std::shared_ptr<Device> device, std::function<Limit()> measure, std::function<double(double)> to_us)
+  LimitWorkload(std::shared_ptr<Device> device, std::function<Limit()> measure,
+                std::function<double(double)> to_us)
       : device_(std::move(device)), measure_(std::move(measure)), to_us_(std::move(to_us)) {}
 
   Repetition repeat() override {
@@ -63,7 +64,8 @@ OpWorkload make(std::shared_ptr<Device> device, LimitOp limit) {
   std::function<double(double)> to_us = [](double us) { return us; };
   if (bytes > 0) to_us = [bytes](double gbs) { return bytes / gbs * 1e-3; };
   if (limit.flops > 0) to_us = [flops = limit.flops](double tflops) { return flops / tflops * 1e-6; };
-  auto workload = std::make_unique<LimitWorkload>(std::move(device), std::move(limit.measure), std::move(to_us));
+  auto workload =
+      std::make_unique<LimitWorkload>(std::move(device), std::move(limit.measure), std::move(to_us));
   OpWorkload op;
   op.bytes_read = limit.bytes_read;
   op.bytes_written = limit.bytes_written;
@@ -78,8 +80,10 @@ OpWorkload gemm_op(std::shared_ptr<Device> device, const Case& c) {
   const GemmRateParams params{.precision = c.precision,
                               .regime = sustained ? Regime::kSustained : Regime::kBurst,
                               .samples = kSamplesAtOnce};
-  const double flops = 2.0 * static_cast<double>(params.m) * static_cast<double>(params.n) * static_cast<double>(params.k);
-  return make(std::move(device), {.measure = [params] { return measure_gemm_tflops(params); }, .flops = flops});
+  const double flops =
+      2.0 * static_cast<double>(params.m) * static_cast<double>(params.n) * static_cast<double>(params.k);
+  return make(std::move(device),
+              {.measure = [params] { return measure_gemm_tflops(params); }, .flops = flops});
 }
 
 /// The encoder's attention at a size where nothing but arithmetic limits it.
@@ -108,12 +112,14 @@ void check_limits_op(const Case& c) {
                           c.precision == Precision::kFp16 || c.precision == Precision::kBf16;
   const bool has_rate = float_type || c.precision == Precision::kFp8 || c.precision == Precision::kInt8;
   if (gemm && !has_rate) {
-    throw ImpossibleCase(fmt::format("precision: a product's ceiling is one of fp32 tf32 fp16 bf16 fp8 int8, not '{}'",
-                                     precision_name(c.precision)));
+    throw ImpossibleCase(
+        fmt::format("precision: a product's ceiling is one of fp32 tf32 fp16 bf16 fp8 int8, not '{}'",
+                    precision_name(c.precision)));
   }
   if (c.op == "attention" && !float_type) {
-    throw ImpossibleCase(fmt::format("precision: engine 'cuda' computes attention in fp32 tf32 fp16 bf16, not '{}'",
-                                     precision_name(c.precision)));
+    throw ImpossibleCase(
+        fmt::format("precision: engine 'cuda' computes attention in fp32 tf32 fp16 bf16, not '{}'",
+                    precision_name(c.precision)));
   }
 }
 
@@ -121,7 +127,8 @@ OpWorkload limits_op(std::shared_ptr<Device> device, const Case& c) {
   check_limits_op(c);
   if (c.op == "read") {
     constexpr int64_t kBytes = int64_t{4} << 30;
-    return make(std::move(device), {.measure = [] { return measure_read_gbs(kBytes, kSamplesAtOnce); }, .bytes_read = kBytes});
+    return make(std::move(device),
+                {.measure = [] { return measure_read_gbs(kBytes, kSamplesAtOnce); }, .bytes_read = kBytes});
   }
   if (c.op == "copy") {
     constexpr int64_t kBytes = int64_t{2} << 30;
@@ -137,7 +144,8 @@ OpWorkload limits_op(std::shared_ptr<Device> device, const Case& c) {
   if (c.op == "gemm" || c.op == "gemm_sustained") return gemm_op(std::move(device), c);
   if (c.op == "empty_node") {
     const bool dependent = device->dependent_launch();
-    return make(std::move(device), {.measure = [dependent] { return measure_empty_node_us(dependent, 200, kSamplesAtOnce); }});
+    return make(std::move(device),
+                {.measure = [dependent] { return measure_empty_node_us(dependent, 200, kSamplesAtOnce); }});
   }
   if (c.op == "attention") return attention_limit(std::move(device), c);
   throw ImpossibleCase(fmt::format("op: engine 'cuda' has no limit '{}'", c.op));

@@ -62,15 +62,17 @@ void fill_arena(const WeightLayout& layout, const WeightsSpec& spec, DType dtype
       values.resize(static_cast<size_t>(std::min(kChunk, t.size() - first)));
       fill_seeded(spec, t, first, values);
       for (size_t i = 0; i < values.size(); ++i) {
-        store(dtype, values[i], out.data() + (t.offset + first + static_cast<int64_t>(i)) * dtype_bytes(dtype));
+        store(dtype, values[i],
+              out.data() + (t.offset + first + static_cast<int64_t>(i)) * dtype_bytes(dtype));
       }
     }
   }
 }
 
-/// A load of the model's weights onto the card. level1: through the host's cache, whose file is there (warm) or not yet
-/// (cold). level2: made on the card into a block that the cache holds (warm) or gets from the driver (cold). gpu: the
-/// driver's allocator each time, so that warm and cold differ by what the driver keeps.
+/// A load of the model's weights onto the card. level1: through the host's cache, whose file is there (warm)
+/// or not yet (cold). level2: made on the card into a block that the cache holds (warm) or gets from the
+/// driver (cold). gpu: the driver's allocator each time, so that warm and cold differ by what the driver
+/// keeps.
 struct Loader {
   std::shared_ptr<Device> device;
   WeightLayout layout;
@@ -118,8 +120,8 @@ struct Loader {
     block = MemoryBlock(device->memory(level), bytes());
     if (level == "level1") {
       if (!object) map_host();
-      TANDEM_CUDA_CHECK(cudaMemcpyAsync(block.data(), object->data(), static_cast<size_t>(bytes()), cudaMemcpyHostToDevice,
-                                        device->stream()));
+      TANDEM_CUDA_CHECK(cudaMemcpyAsync(block.data(), object->data(), static_cast<size_t>(bytes()),
+                                        cudaMemcpyHostToDevice, device->stream()));
     } else {
       launch_seeded_arena({.spec = &spec,
                            .tensors = layout.tensors,
@@ -140,11 +142,13 @@ struct Loader {
       fill_seeded(spec, t, t.size() - 1, {&last, 1});
       const auto size = static_cast<size_t>(dtype_bytes(dtype()));
       store(dtype(), last, want);
-      TANDEM_CUDA_CHECK(cudaMemcpy(got, static_cast<const std::byte*>(block.data()) + (t.offset + t.size() - 1) * size, size,
-                                   cudaMemcpyDeviceToHost));
+      TANDEM_CUDA_CHECK(
+          cudaMemcpy(got, static_cast<const std::byte*>(block.data()) + (t.offset + t.size() - 1) * size,
+                     size, cudaMemcpyDeviceToHost));
       wrong += std::memcmp(want, got, size) != 0;
     }
-    return {"last value of each tensor", static_cast<double>(wrong), 0, fmt::format("{} tensors differ", wrong)};
+    return {"last value of each tensor", static_cast<double>(wrong), 0,
+            fmt::format("{} tensors differ", wrong)};
   }
 };
 
@@ -156,7 +160,8 @@ OpWorkload load_op(std::shared_ptr<Device> device, const Case& c, const ModelCon
   loader->precision = c.precision;
   loader->level = c.memory;
   loader->warm = warm;
-  loader->options = {.run_dir = fmt::format("suite_memory-{}", ::getpid()), .cap_bytes = device->options().level1_bytes};
+  loader->options = {.run_dir = fmt::format("suite_memory-{}", ::getpid()),
+                     .cap_bytes = device->options().level1_bytes};
   if (c.memory == "level1") loader->cache = std::make_unique<Level1Cache>(loader->options);
   auto workload = std::make_unique<HostTimedWorkload>();
   workload->before = [loader] { loader->prepare(); };
@@ -188,8 +193,8 @@ OpWorkload allocation_op(std::shared_ptr<Device> device, const Case& c) {
   return op;
 }
 
-/// The blocks of one generation at the level of the case: weights, the plan's arena, workspace. `peak` reports what was
-/// handed out at most, `fragmentation` what the level holds from the driver for it.
+/// The blocks of one generation at the level of the case: weights, the plan's arena, workspace. `peak`
+/// reports what was handed out at most, `fragmentation` what the level holds from the driver for it.
 OpWorkload trace_op(std::shared_ptr<Device> device, const Case& c, const ModelConfig& config) {
   struct State {
     std::vector<int64_t> blocks;
@@ -199,7 +204,8 @@ OpWorkload trace_op(std::shared_ptr<Device> device, const Case& c, const ModelCo
   auto state = std::make_shared<State>();
   const WeightLayout layout = weight_layout(config);
   const DType dtype = weight_dtype(c.precision);
-  const ModelWeights weights = bind_weights(config, layout, reinterpret_cast<const void*>(kPlanAlignment), dtype);
+  const ModelWeights weights =
+      bind_weights(config, layout, reinterpret_cast<const void*>(kPlanAlignment), dtype);
   const TransformerBatch batch =
       make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
   const StepPlan plan = build_plan(plan_request(config, weights, c.precision, batch, {.capacity = c.tgt}));
@@ -237,7 +243,8 @@ OpWorkload trace_op(std::shared_ptr<Device> device, const Case& c, const ModelCo
 }  // namespace
 
 OpWorkload memory_op(std::shared_ptr<Device> device, const Case& c, const ModelConfig& config) {
-  if (c.op == "cold_load" || c.op == "warm_load") return load_op(std::move(device), c, config, c.op == "warm_load");
+  if (c.op == "cold_load" || c.op == "warm_load")
+    return load_op(std::move(device), c, config, c.op == "warm_load");
   if (c.op == "allocation") return allocation_op(std::move(device), c);
   if (c.op == "peak" || c.op == "fragmentation") return trace_op(std::move(device), c, config);
   throw ImpossibleCase(fmt::format("op: engine 'cuda' has no memory operation '{}'", c.op));

@@ -33,10 +33,10 @@ enum Factor : int {
   kKernel,
   kFactors,
 };
-constexpr const char* kNames[kFactors] = {"norm",      "placement", "final_norm", "embedding_norm", "position",
-                                          "activation", "gated",    "bias",       "head_bias",      "tied",
-                                          "shared",    "head_dim",  "d_model",    "d_ff",           "vocab",
-                                          "batch",     "lengths",   "precision",  "kernel"};
+constexpr const char* kNames[kFactors] = {
+    "norm",  "placement", "final_norm", "embedding_norm", "position", "activation", "gated",
+    "bias",  "head_bias", "tied",       "shared",         "head_dim", "d_model",    "d_ff",
+    "vocab", "batch",     "lengths",    "precision",      "kernel"};
 
 constexpr int kHeadDims[] = {32, 64, 80, 128};
 constexpr int kWidths[] = {64, 72, 128, 200};
@@ -133,8 +133,8 @@ std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision
     m.vocab = kVocabs[row[kVocab]];
     m.norm = static_cast<Norm>(row[kNorm]);
     m.placement = static_cast<NormPlacement>(row[kPlacement]);
-    // Pre-norm without a final norm leaves the encoder's output at any size: no family has that, and its cross-attention
-    // would multiply rounding errors a hundredfold.
+    // Pre-norm without a final norm leaves the encoder's output at any size: no family has that, and its
+    // cross-attention would multiply rounding errors a hundredfold.
     m.final_norm = row[kFinalNorm] != 0 || m.placement == NormPlacement::kPre;
     m.embedding_norm = row[kEmbeddingNorm] != 0;
     m.position = static_cast<Position>(row[kPosition]);
@@ -157,8 +157,8 @@ std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision
     c.lengths = source_lengths_of(row[kLengths], kBatches[row[kBatch]], rng);
 
     for (int f = 0; f < kFactors; ++f) c.text += fmt::format("{}{}={}", f == 0 ? "" : " ", kNames[f], row[f]);
-    c.text += fmt::format(" ({} {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision), c.kernel, m.d_model,
-                          m.encoder.heads, m.head_dim, m.vocab, fmt::join(c.lengths, ","));
+    c.text += fmt::format(" ({} {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision), c.kernel,
+                          m.d_model, m.encoder.heads, m.head_dim, m.vocab, fmt::join(c.lengths, ","));
     cases.push_back(std::move(c));
   }
   return cases;

@@ -1,4 +1,5 @@
-// Small models and batches for tests: rows of a covering array in which every pair of values of every two factors occurs.
+// Small models and batches for tests: rows of a covering array in which every pair of values of every two
+// factors occurs.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ struct CoverCase {
   std::string text;              ///< the row of the array, for messages
 };
 
-/// A fresh array from `seed`; `precisions` is the factor of that name. Two layers a side, sequences of up to 40 tokens.
+/// A fresh array from `seed`; `precisions` is the factor of that name. Two layers a side, sequences of up to
+/// 40 tokens.
 std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision>& precisions);
 
 }  // namespace tandem::kernels

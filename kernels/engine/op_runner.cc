@@ -33,7 +33,8 @@ int copies_beyond_l2(const Device& device, int64_t bytes) {
   return static_cast<int>(std::clamp<int64_t>(total / std::max<int64_t>(bytes, 1) + 1, 2, 128));
 }
 
-OpWeights::OpWeights(Device& device, MemoryResource& memory, DType dtype, int64_t elements, int copies, float scale)
+OpWeights::OpWeights(Device& device, MemoryResource& memory, DType dtype, int64_t elements, int copies,
+                     float scale)
     : device_(device),
       dtype_(dtype),
       stride_(padded(elements)),
@@ -54,8 +55,8 @@ TensorView OpWeights::view(int copy, int64_t offset, int64_t rows, int64_t cols)
 std::vector<float> OpWeights::download(const TensorView& view, int64_t first, int64_t count) const {
   const int64_t bytes = dtype_bytes(view.dtype);
   std::vector<char> raw(static_cast<size_t>(count * bytes));
-  TANDEM_CUDA_CHECK(cudaMemcpyAsync(raw.data(), static_cast<const char*>(view.data) + first * bytes, raw.size(),
-                                    cudaMemcpyDeviceToHost, device_.stream()));
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(raw.data(), static_cast<const char*>(view.data) + first * bytes,
+                                    raw.size(), cudaMemcpyDeviceToHost, device_.stream()));
   device_.synchronize();
   std::vector<float> values(static_cast<size_t>(count));
   const auto* bits = reinterpret_cast<const uint16_t*>(raw.data());
@@ -69,14 +70,19 @@ std::vector<float> OpWeights::download(const TensorView& view, int64_t first, in
 
 OpRunner::OpRunner(std::shared_ptr<Device> device, MemoryResource& memory, StepPlan plan,
                    std::shared_ptr<OpWeights> weights, int copies)
-    : device_(std::move(device)), weights_(std::move(weights)), run_(*device_, memory, std::move(plan)), copies_(copies) {
+    : device_(std::move(device)),
+      weights_(std::move(weights)),
+      run_(*device_, memory, std::move(plan)),
+      copies_(copies) {
   for (const PlanBuffer& b : run_.plan().buffers) {
     const bool real = b.dtype == DType::kF32 || b.dtype == DType::kF16 || b.dtype == DType::kBF16;
     // The constants that the executor made stay.
-    const bool constant =
-        b.name == plan_names::kSinusoids || b.name == plan_names::kEncoderBias || b.name == plan_names::kDecoderBias;
+    const bool constant = b.name == plan_names::kSinusoids || b.name == plan_names::kEncoderBias ||
+                          b.name == plan_names::kDecoderBias;
     if (b.role == BufferRole::kScratch || !real || constant) continue;
-    launch_random_fill({.out = run_.data<void>(b.name), .dtype = b.dtype, .count = b.elements,
+    launch_random_fill({.out = run_.data<void>(b.name),
+                        .dtype = b.dtype,
+                        .count = b.elements,
                         .key = stream_key(kInputSeed, b.name)},
                        device_->stream());
   }

@@ -40,8 +40,8 @@ class OpWeights {
 class OpRunner : public Workload {
  public:
   /// Fills every kInput and kState buffer of floating-point values with random ones in (-1, 1).
-  OpRunner(std::shared_ptr<Device> device, MemoryResource& memory, StepPlan plan, std::shared_ptr<OpWeights> weights,
-           int copies);
+  OpRunner(std::shared_ptr<Device> device, MemoryResource& memory, StepPlan plan,
+           std::shared_ptr<OpWeights> weights, int copies);
 
   /// To be called once, after the integer inputs are in place.
   void build_graph();

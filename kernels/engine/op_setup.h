@@ -17,7 +17,9 @@ inline int64_t draw(uint64_t c, int64_t n) {
   return uniform_below(stream_key(kInputSeed, "op.samples"), c, static_cast<uint32_t>(n));
 }
 
-inline int64_t bytes_of(const std::vector<int32_t>& v) { return static_cast<int64_t>(v.size() * sizeof(int32_t)); }
+inline int64_t bytes_of(const std::vector<int32_t>& v) {
+  return static_cast<int64_t>(v.size() * sizeof(int32_t));
+}
 
 /// What all operations are made with.
 struct OpSetup {

@@ -1,5 +1,5 @@
-// The operations of suite_kernels, suite_limits and suite_memory on a card. Each checks what it computed by a plain second
-// computation on the host.
+// The operations of suite_kernels, suite_limits and suite_memory on a card. Each checks what it computed by a
+// plain second computation on the host.
 #pragma once
 
 #include <memory>
@@ -14,9 +14,10 @@ namespace tandem::kernels {
 void check_kernels_op(const Case& c, const ModelConfig& config);
 void check_limits_op(const Case& c);
 
-/// One operation of a decoder step with c.batch rows (or, for encoder_attention, of the encoder over c.batch x c.src
-/// tokens), as the engine's plan would run it under c.kernel. A repetition is a graph of copies of the operation whose
-/// weights or K/V together are far larger than L2, so that each is read from memory; its time is the mean of one.
+/// One operation of a decoder step with c.batch rows (or, for encoder_attention, of the encoder over c.batch
+/// x c.src tokens), as the engine's plan would run it under c.kernel. A repetition is a graph of copies of
+/// the operation whose weights or K/V together are far larger than L2, so that each is read from memory; its
+/// time is the mean of one.
 OpWorkload kernels_op(std::shared_ptr<Device> device, const Case& c, const ModelConfig& config);
 /// A ceiling of the card (kernels/limits).
 OpWorkload limits_op(std::shared_ptr<Device> device, const Case& c);

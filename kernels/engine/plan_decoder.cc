@@ -1,6 +1,7 @@
-// One decoder step: self-attention over the tokens so far, cross-attention to the source, feed-forward network, head.
-// Pre-norm or post-norm, eight kernels a layer where products and norms fuse: norm + qkv, self-attention, out + residual,
-// norm + q, cross-attention, out + residual, norm + up + activation, down + residual.
+// One decoder step: self-attention over the tokens so far, cross-attention to the source, feed-forward
+// network, head. Pre-norm or post-norm, eight kernels a layer where products and norms fuse: norm + qkv,
+// self-attention, out + residual, norm + q, cross-attention, out + residual, norm + up + activation, down +
+// residual.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,13 +14,12 @@ namespace {
 /// What the layers of a step share.
 struct StepTensors {
   PlanTensor offsets;  ///< of the source
-  PlanTensor flags;    ///< u8 [1, batch] or empty
   RelativeBiasRef bias;
   TokenState token;
 };
 
-/// Above this many source tokens the keys and values of each layer get a matrix of their own: in one matrix of all layers
-/// an attention kernel would walk memory `layers` times as wide as what it reads.
+/// Above this many source tokens the keys and values of each layer get a matrix of their own: in one matrix
+/// of all layers an attention kernel would walk memory `layers` times as wide as what it reads.
 constexpr int64_t kOneProductTokens = 2048;
 
 Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, const StepTensors& step,
@@ -29,8 +29,9 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
   const int64_t inner = c.inner(c.decoder);
   const int64_t batch = request.batch;
   const auto cache = [&](std::string_view which) {
-    return b.state(fmt::format("decoder/{}/self.{}_cache", layer, which), kv_dtype(request.precision, KvType::kSame),
-                   batch * c.decoder.heads * request.capacity, c.head_dim);
+    return b.state(fmt::format("decoder/{}/self.{}_cache", layer, which),
+                   kv_dtype(request.precision, KvType::kSame), batch * c.decoder.heads * request.capacity,
+                   c.head_dim);
   };
 
   const Stream self = sublayer(b, w.self_norm, x, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
@@ -43,25 +44,26 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
                                                      .v_cache = cache("v"),
                                                      .out = heads,
                                                      .position = step.token.position,
-                                                     .finished = step.flags,
+                                                     .finished = step.token.finished,
                                                      .bias = step.bias,
                                                      .heads = c.decoder.heads,
                                                      .capacity = request.capacity});
     return {heads, {.kind = PhaseKind::kSelfOut, .weight = w.self.out}};
   });
-  const Stream crossed = sublayer(b, w.cross_norm, self, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
-    const PlanTensor q = b.dense(in, {.kind = PhaseKind::kCrossQkv, .weight = w.cross.q}, skip);
-    const PlanTensor heads = b.activations(PhaseKind::kCrossAttention, batch, inner);
-    b.add(PhaseKind::kCrossAttention, CrossAttentionOp{.q = q,
-                                                       .k = cross.k,
-                                                       .v = cross.v,
-                                                       .offsets = step.offsets,
-                                                       .out = heads,
-                                                       .finished = step.flags,
-                                                       .heads = c.decoder.heads,
-                                                       .max_source = request.max_source});
-    return {heads, {.kind = PhaseKind::kCrossOut, .weight = w.cross.out}};
-  });
+  const Stream crossed =
+      sublayer(b, w.cross_norm, self, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
+        const PlanTensor q = b.dense(in, {.kind = PhaseKind::kCrossQkv, .weight = w.cross.q}, skip);
+        const PlanTensor heads = b.activations(PhaseKind::kCrossAttention, batch, inner);
+        b.add(PhaseKind::kCrossAttention, CrossAttentionOp{.q = q,
+                                                           .k = cross.k,
+                                                           .v = cross.v,
+                                                           .offsets = step.offsets,
+                                                           .out = heads,
+                                                           .finished = step.token.finished,
+                                                           .heads = c.decoder.heads,
+                                                           .max_source = request.max_source});
+        return {heads, {.kind = PhaseKind::kCrossOut, .weight = w.cross.out}};
+      });
   return feed_forward(b, w.ffn_norm, w.ffn, crossed);
 }
 
@@ -75,9 +77,12 @@ std::vector<CrossKeysValues> cross_keys_values(PlanBuilder& b, const DecoderWeig
   b.section(PlanSection::kCrossKv, Side::kDecoder);
   const Stream x{.rows = encoder_output, .pending = {}};
   std::vector<CrossKeysValues> layers;
-  const auto add = [&](const PlanTensor& kv) { layers.push_back({kv.columns(0, inner), kv.columns(inner, inner)}); };
+  const auto add = [&](const PlanTensor& kv) {
+    layers.push_back({kv.columns(0, inner), kv.columns(inner, inner)});
+  };
   if (tokens <= kOneProductTokens) {
-    const PlanTensor all = b.keep(b.dense(x, {.kind = PhaseKind::kCrossKv, .weight = w.cross_kv}), "decoder/cross.kv");
+    const PlanTensor all =
+        b.keep(b.dense(x, {.kind = PhaseKind::kCrossKv, .weight = w.cross_kv}), "decoder/cross.kv");
     for (int layer = 0; layer < c.decoder.layers; ++layer) add(all.columns(layer * 2 * inner, 2 * inner));
     return layers;
   }
@@ -94,24 +99,23 @@ void decoder_forward(PlanBuilder& b, const DecoderWeight& w, const SourceTensors
   const ModelConfig& c = b.config();
   const PlanRequest& request = b.request();
   b.section(PlanSection::kStep, Side::kDecoder);
-  StepTensors step{.offsets = source.offsets,
-                   .flags = {},
-                   .bias = relative_bias(b, w, c.decoder, plan_names::kDecoderBias),
-                   .token = {.next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, request.batch, BufferRole::kInput),
-                             .tokens = b.state(plan_names::kTokens, DType::kI32, request.batch, request.capacity,
-                                               BufferRole::kInput),
-                             .position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput),
-                             .finished = {},
-                             .running = {}}};
+  StepTensors step{
+      .offsets = source.offsets,
+      .bias = relative_bias(b, w, c.decoder, plan_names::kDecoderBias),
+      .token = {.next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, request.batch, BufferRole::kInput),
+                .tokens = b.state(plan_names::kTokens, DType::kI32, request.batch, request.capacity,
+                                  BufferRole::kInput),
+                .position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput),
+                .finished = {},
+                .running = {}}};
   if (request.stop_at_eos) {
     step.token.finished = b.state(plan_names::kFinished, DType::kI32, 1, request.batch, BufferRole::kInput);
     step.token.running = b.state(plan_names::kRunning, DType::kI32, 1, 1, BufferRole::kInput);
-    step.flags = b.state(plan_names::kFlags, DType::kU8, 1, request.batch, BufferRole::kInput);
   }
 
-  Stream x = embed(b, w,
-                   {.ids = step.token.next_ids, .position = step.token.position, .sinusoids = source.sinusoids},
-                   request.batch);
+  Stream x = embed(
+      b, w, {.ids = step.token.next_ids, .position = step.token.position, .sinusoids = source.sinusoids},
+      request.batch);
   for (int layer = 0; layer < c.decoder.layers; ++layer) {
     b.layer(layer);
     x = decoder_layer(b, w.layers[layer], layer, step, cross[layer], x);
@@ -119,9 +123,6 @@ void decoder_forward(PlanBuilder& b, const DecoderWeight& w, const SourceTensors
   b.layer(-1);
   if (c.final_norm) x = {.rows = b.materialise(x), .pending = w.final_norm};
   b.head(x, w.head, step.token);
-  if (request.stop_at_eos) {
-    b.add(PhaseKind::kSelect, FlagsOp{.finished = step.token.finished, .flags = step.flags});
-  }
 }
 
 StepPlan build_plan(const PlanRequest& request) {

@@ -46,17 +46,20 @@ Stream embed(PlanBuilder& b, const StackWeight& w, EmbedOp op, int64_t tokens) {
   const ModelConfig& c = b.config();
   // A product takes fp32 rows only through a norm.
   const bool reaches_norm = c.placement == NormPlacement::kPre || c.embedding_norm;
-  op.x = b.scratch(phase_path(b.phase(PhaseKind::kEmbed)), reaches_norm ? b.stream_dtype() : b.dtype(), tokens, c.d_model);
+  op.x = b.scratch(phase_path(b.phase(PhaseKind::kEmbed)), reaches_norm ? b.stream_dtype() : b.dtype(),
+                   tokens, c.d_model);
   op.table = w.embedding;
   op.learned = w.position;
   b.add(PhaseKind::kEmbed, op);
   return {.rows = op.x, .pending = c.embedding_norm ? std::optional(w.embedding_norm) : std::nullopt};
 }
 
-RelativeBiasRef relative_bias(PlanBuilder& b, const StackWeight& w, const StackConfig& stack, std::string_view name) {
+RelativeBiasRef relative_bias(PlanBuilder& b, const StackWeight& w, const StackConfig& stack,
+                              std::string_view name) {
   const ModelConfig& c = b.config();
   if (c.position != Position::kRelative) return {};
-  return {.distance_bias = b.state(name, DType::kF32, stack.heads, 2 * c.relative_max_distance + 1, BufferRole::kInput),
+  return {.distance_bias =
+              b.state(name, DType::kF32, stack.heads, 2 * c.relative_max_distance + 1, BufferRole::kInput),
           .table = w.relative_bias};
 }
 

@@ -14,13 +14,16 @@
 namespace tandem::kernels {
 namespace {
 
-bool problem_less(const GemmProblem& a, const GemmProblem& b) { return problem_text(a) < problem_text(b); }
+bool problem_less(const GemmProblem& a, const GemmProblem& b) {
+  return problem_text(a) < problem_text(b);
+}
 
 GemmEpilogue epilogue_of(const DenseOp& op) {
   const bool bias = !op.weight.bias.empty();
   if (!op.activation) return bias ? GemmEpilogue::kBias : GemmEpilogue::kNone;
   if (*op.activation == Activation::kRelu) return bias ? GemmEpilogue::kBiasRelu : GemmEpilogue::kRelu;
-  if (*op.activation == Activation::kGeluTanh) return bias ? GemmEpilogue::kBiasGeluTanh : GemmEpilogue::kGeluTanh;
+  if (*op.activation == Activation::kGeluTanh)
+    return bias ? GemmEpilogue::kBiasGeluTanh : GemmEpilogue::kGeluTanh;
   throw Error("plan: the library's products have no such activation");
 }
 
@@ -113,10 +116,12 @@ void PlanExecutor::fill_constants() {
   bool encoder = false;
   bool decoder = false;
   for (const PlanOp& op : plan_.ops) {
-    if (const auto* a = std::get_if<EncoderAttentionOp>(&op.body); a != nullptr && !std::exchange(encoder, true)) {
+    if (const auto* a = std::get_if<EncoderAttentionOp>(&op.body);
+        a != nullptr && !std::exchange(encoder, true)) {
       fill_distance_bias(a->bias, a->heads, true);
     }
-    if (const auto* a = std::get_if<SelfAttentionOp>(&op.body); a != nullptr && !std::exchange(decoder, true)) {
+    if (const auto* a = std::get_if<SelfAttentionOp>(&op.body);
+        a != nullptr && !std::exchange(decoder, true)) {
       fill_distance_bias(a->bias, a->heads, false);
     }
   }
@@ -138,15 +143,16 @@ void PlanExecutor::fill_distance_bias(const RelativeBiasRef& bias, int heads, bo
 void PlanExecutor::upload(std::string_view buffer, const void* values, int64_t bytes) {
   const PlanBuffer& b = plan_.buffer(buffer);
   if (bytes > b.bytes()) throw Error(fmt::format("plan: {} bytes for '{}' of {}", bytes, buffer, b.bytes()));
-  TANDEM_CUDA_CHECK(cudaMemcpyAsync(base() + b.offset_bytes, values, static_cast<size_t>(bytes), cudaMemcpyHostToDevice,
-                                    device_.stream()));
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(base() + b.offset_bytes, values, static_cast<size_t>(bytes),
+                                    cudaMemcpyHostToDevice, device_.stream()));
   device_.synchronize();
 }
 
 std::vector<float> PlanExecutor::floats(std::string_view buffer) const {
   const PlanBuffer& b = plan_.buffer(buffer);
   std::vector<char> raw(static_cast<size_t>(b.bytes()));
-  TANDEM_CUDA_CHECK(cudaMemcpyAsync(raw.data(), base() + b.offset_bytes, raw.size(), cudaMemcpyDeviceToHost, device_.stream()));
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(raw.data(), base() + b.offset_bytes, raw.size(), cudaMemcpyDeviceToHost,
+                                    device_.stream()));
   device_.synchronize();
   std::vector<float> values(static_cast<size_t>(b.elements));
   const auto* bits = reinterpret_cast<const uint16_t*>(raw.data());
@@ -179,7 +185,8 @@ std::vector<int32_t> PlanExecutor::integers(std::string_view buffer) const {
 void PlanExecutor::poison() {
   TANDEM_CUDA_CHECK(cudaMemsetAsync(base(), 0xff, static_cast<size_t>(arena_.bytes()), device_.stream()));
   if (workspace_) {
-    TANDEM_CUDA_CHECK(cudaMemsetAsync(workspace_.data(), 0xff, static_cast<size_t>(workspace_.bytes()), device_.stream()));
+    TANDEM_CUDA_CHECK(
+        cudaMemsetAsync(workspace_.data(), 0xff, static_cast<size_t>(workspace_.bytes()), device_.stream()));
   }
 }
 
@@ -189,8 +196,8 @@ void PlanExecutor::run(PlanSection section, float* logits) {
   for (op_ = range.first; op_ < range.last; ++op_) {
     const PlanOp& op = plan_.ops[op_];
     const PhaseRange phase(op.phase);
-    // A section begins behind everything before it: its chain of dependent launches may then read ahead whatever earlier
-    // sections and steps left (kv_ready of the attention kernels).
+    // A section begins behind everything before it: its chain of dependent launches may then read ahead
+    // whatever earlier sections and steps left (kv_ready of the attention kernels).
     dependent_ = op_ > range.first && device_.dependent_launch();
     std::visit([this](const auto& body) { launch(body); }, op.body);
   }

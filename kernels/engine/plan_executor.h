@@ -17,13 +17,14 @@
 
 namespace tandem::kernels {
 
-/// Owns the memory of one case. Launches only: no allocation, no synchronisation after the constructor, so every section
-/// can be captured. The device must outlive it, and so must the weights that the plan's operations point to.
+/// Owns the memory of one case. Launches only: no allocation, no synchronisation after the constructor, so
+/// every section can be captured. The device must outlive it, and so must the weights that the plan's
+/// operations point to.
 class PlanExecutor {
  public:
-  /// Finds the GEMM choices, allocates, fills the arena with NaN (nothing may depend on what a block held before), uploads
-  /// the constant inputs (sinusoids, T5's bias by distance). Throws OutOfMemory before anything is allocated when the plan
-  /// cannot fit.
+  /// Finds the GEMM choices, allocates, fills the arena with NaN (nothing may depend on what a block held
+  /// before), uploads the constant inputs (sinusoids, T5's bias by distance). Throws OutOfMemory before
+  /// anything is allocated when the plan cannot fit.
   PlanExecutor(Device& device, MemoryResource& memory, StepPlan plan);
   ~PlanExecutor();
   PlanExecutor(const PlanExecutor&) = delete;
@@ -34,7 +35,8 @@ class PlanExecutor {
   /// Bytes of the arena and of the workspaces.
   int64_t bytes() const { return arena_.bytes() + workspace_.bytes() + head_workspace_.bytes(); }
 
-  /// Enqueues a section. `logits`, when given, receives every logit of the step's head, [batch, vocab], on the device.
+  /// Enqueues a section. `logits`, when given, receives every logit of the step's head, [batch, vocab], on
+  /// the device.
   void run(PlanSection section, float* logits = nullptr);
 
   bool has(std::string_view buffer) const { return plan_.has(buffer); }
@@ -59,7 +61,6 @@ class PlanExecutor {
   void launch(const CrossAttentionOp& op);
   void launch(const HeadOp& op);
   void launch(const SelectOp& op);
-  void launch(const FlagsOp& op);
   void launch_skinny_dense(const DenseOp& op);
   void launch_library_dense(const DenseOp& op);
 
@@ -81,7 +82,7 @@ class PlanExecutor {
   Device& device_;
   MemoryResource& memory_;
   StepPlan plan_;
-  DType dtype_;                    // of activations and weights
+  DType dtype_;  // of activations and weights
   std::map<GemmProblem, Gemm, bool (*)(const GemmProblem&, const GemmProblem&)> products_;
   std::map<int, Gemm*> product_of_op_;
   MemoryBlock arena_;

@@ -95,14 +95,14 @@ void PlanExecutor::launch_skinny_dense(const DenseOp& op) {
 
 void PlanExecutor::launch_library_dense(const DenseOp& op) {
   product_of_op_.at(op_)->run({.x = at(op.x),
-                                 .w = op.weight.weight.data,
-                                 .bias = op.weight.bias.data,
-                                 .residual = at(op.residual),
-                                 .y = at(op.y),
-                                 .alpha = static_cast<float>(op.scale),
-                                 .workspace = workspace_.data(),
-                                 .workspace_bytes = workspace_.bytes()},
-                                device_.stream());
+                               .w = op.weight.weight.data,
+                               .bias = op.weight.bias.data,
+                               .residual = at(op.residual),
+                               .y = at(op.y),
+                               .alpha = static_cast<float>(op.scale),
+                               .workspace = workspace_.data(),
+                               .workspace_bytes = workspace_.bytes()},
+                              device_.stream());
 }
 
 void PlanExecutor::launch(const ActivationOp& op) {
@@ -155,6 +155,7 @@ void PlanExecutor::launch(const SelfAttentionOp& op) {
                                 .out_stride = op.out.stride,
                                 .position = at<int32_t>(op.position),
                                 .finished = at<uint8_t>(op.finished),
+                                .finished_stride = sizeof(int32_t),
                                 .distance_bias = at<float>(op.bias.distance_bias),
                                 .max_distance = op.bias.distance_bias.empty() ? 0 : c.relative_max_distance,
                                 .batch = static_cast<int>(op.q.rows),
@@ -180,6 +181,7 @@ void PlanExecutor::launch(const CrossAttentionOp& op) {
                                  .out = at(op.out),
                                  .out_stride = op.out.stride,
                                  .finished = at<uint8_t>(op.finished),
+                                 .finished_stride = sizeof(int32_t),
                                  .sources = static_cast<int>(op.q.rows),
                                  .heads = op.heads,
                                  .head_dim = c.head_dim,
@@ -247,14 +249,6 @@ void PlanExecutor::launch(const SelectOp& op) {
                  .arrived = static_cast<int32_t*>(head_workspace_.data()),
                  .dependent = dependent_},
                 device_.stream());
-}
-
-void PlanExecutor::launch(const FlagsOp& op) {
-  launch_flags({.count = static_cast<int>(op.flags.cols),
-                .finished = at<int32_t>(op.finished),
-                .flags = at<uint8_t>(op.flags),
-                .dependent = dependent_},
-               device_.stream());
 }
 
 }  // namespace tandem::kernels

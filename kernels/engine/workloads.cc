@@ -12,13 +12,15 @@
 namespace tandem::kernels {
 namespace {
 
-/// Steps in one graph: enough that launching a graph (about 10 us of host time) hides behind running it, few enough that
-/// building it stays short and that sequences that have ended are noticed soon.
+/// Steps in one graph: enough that launching a graph (about 10 us of host time) hides behind running it, few
+/// enough that building it stays short and that sequences that have ended are noticed soon.
 constexpr int kStepsPerGraph = 16;
 constexpr int kStepsPerGraphWithEos = 4;
 
 void upload_source(PlanExecutor& run, const TransformerBatch& batch) {
-  const auto bytes = [](const std::vector<int32_t>& v) { return static_cast<int64_t>(v.size() * sizeof(int32_t)); };
+  const auto bytes = [](const std::vector<int32_t>& v) {
+    return static_cast<int64_t>(v.size() * sizeof(int32_t));
+  };
   run.upload(plan_names::kSourceIds, batch.ids.data(), bytes(batch.ids));
   run.upload(plan_names::kSourceOffsets, batch.offsets.data(), bytes(batch.offsets));
 }
@@ -30,7 +32,8 @@ class Decoding {
       : context_(context),
         batch_(batch.size()),
         run_(*context.device, *context.memory,
-             build_plan(plan_request(context.model->config, context.model->weights, context.model->precision, batch, params))) {
+             build_plan(plan_request(context.model->config, context.model->weights, context.model->precision,
+                                     batch, params))) {
     upload_source(run_, batch);
   }
 
@@ -39,7 +42,8 @@ class Decoding {
   cudaStream_t stream() const { return context_.device->stream(); }
   int batch() const { return batch_; }
 
-  /// Sets the counters: the next step appends at `position` and is fed `ids` [batch] on the device, or the start id.
+  /// Sets the counters: the next step appends at `position` and is fed `ids` [batch] on the device, or the
+  /// start id.
   void start(int position, const int32_t* ids = nullptr) {
     const bool eos = run_.has(plan_names::kFinished);
     launch_decode_state({.batch = batch_,
@@ -52,7 +56,6 @@ class Decoding {
                          .tokens = run_.data<int32_t>(plan_names::kTokens),
                          .tokens_count = run_.plan().buffer(plan_names::kTokens).elements,
                          .finished = eos ? run_.data<int32_t>(plan_names::kFinished) : nullptr,
-                         .flags = eos ? run_.data<uint8_t>(plan_names::kFlags) : nullptr,
                          .running = eos ? run_.data<int32_t>(plan_names::kRunning) : nullptr},
                         stream());
   }
@@ -72,7 +75,8 @@ class Decoding {
   MemoryBlock upload_columns(std::span<const int32_t> tokens, int steps) {
     std::vector<int32_t> columns(tokens.size());
     for (int b = 0; b < batch_; ++b) {
-      for (int t = 0; t < steps; ++t) columns[static_cast<size_t>(t) * batch_ + b] = tokens[static_cast<size_t>(b) * steps + t];
+      for (int t = 0; t < steps; ++t)
+        columns[static_cast<size_t>(t) * batch_ + b] = tokens[static_cast<size_t>(b) * steps + t];
     }
     MemoryBlock block(*context_.memory, static_cast<int64_t>(columns.size() * sizeof(int32_t)));
     TANDEM_CUDA_CHECK(cudaMemcpyAsync(block.data(), columns.data(), columns.size() * sizeof(int32_t),
@@ -123,7 +127,8 @@ class EncoderWorkload : public DeviceWorkload {
   EncoderWorkload(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params)
       : DeviceWorkload(context),
         run_(*context.device, *context.memory,
-             build_plan(plan_request(context.model->config, context.model->weights, context.model->precision, batch, params))) {
+             build_plan(plan_request(context.model->config, context.model->weights, context.model->precision,
+                                     batch, params))) {
     upload_source(run_, batch);
     plan_is(run_.bytes());
     run_.run(PlanSection::kEncoder);
@@ -180,12 +185,14 @@ class DecoderWorkload : public DeviceWorkload {
     return {.total_us = end_.us_since(begin_), .step_us = {}, .first_token_us = {}};
   }
 
-  /// The timed step keeps no logits: the same launches run once more with a place for them, and must choose the same.
+  /// The timed step keeps no logits: the same launches run once more with a place for them, and must choose
+  /// the same.
   Output output() override {
     expect_repeated();
     const ModelConfig& c = decoding_.config();
     const std::vector<int32_t> tokens = decoding_.run().integers(plan_names::kNextIds);
-    MemoryBlock logits(*context_.memory, int64_t{decoding_.batch()} * c.vocab * static_cast<int64_t>(sizeof(float)));
+    MemoryBlock logits(*context_.memory,
+                       int64_t{decoding_.batch()} * c.vocab * static_cast<int64_t>(sizeof(float)));
     decoding_.start(steps_ - 1, column(steps_ - 1));
     decoding_.run().run(PlanSection::kStep, static_cast<float*>(logits.data()));
     Output out{.values = std::vector<float>(static_cast<size_t>(decoding_.batch()) * c.vocab),
@@ -195,7 +202,8 @@ class DecoderWorkload : public DeviceWorkload {
     TANDEM_CUDA_CHECK(cudaMemcpyAsync(out.values.data(), logits.data(), static_cast<size_t>(logits.bytes()),
                                       cudaMemcpyDeviceToHost, stream()));
     context_.device->synchronize();
-    if (out.tokens != tokens) throw Error("the step that kept its logits chose other tokens than the timed one");
+    if (out.tokens != tokens)
+      throw Error("the step that kept its logits chose other tokens than the timed one");
     return out;
   }
 
@@ -213,14 +221,17 @@ class DecoderWorkload : public DeviceWorkload {
 /// Counts of running sequences, copied to the host behind each graph.
 class RunningCounts {
  public:
-  RunningCounts() { TANDEM_CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&counts_), kSlots * sizeof(int32_t))); }
+  RunningCounts() {
+    TANDEM_CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&counts_), kSlots * sizeof(int32_t)));
+  }
   ~RunningCounts() { TANDEM_CUDA_WARN(cudaFreeHost(counts_)); }
   RunningCounts(const RunningCounts&) = delete;
   RunningCounts& operator=(const RunningCounts&) = delete;
 
   void copy(int graph, const int32_t* running, cudaStream_t stream) {
     const int slot = graph % kSlots;
-    TANDEM_CUDA_CHECK(cudaMemcpyAsync(counts_ + slot, running, sizeof(int32_t), cudaMemcpyDeviceToHost, stream));
+    TANDEM_CUDA_CHECK(
+        cudaMemcpyAsync(counts_ + slot, running, sizeof(int32_t), cudaMemcpyDeviceToHost, stream));
     copied_[slot].record(stream);
   }
   /// The count after graph `graph`, waited for.
@@ -237,8 +248,12 @@ class RunningCounts {
 
 class GenerateWorkload : public DeviceWorkload {
  public:
-  GenerateWorkload(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params)
-      : DeviceWorkload(context), steps_(params.capacity), eos_(params.stop_at_eos), decoding_(context_, batch, params) {
+  GenerateWorkload(const WorkloadContext& context, const TransformerBatch& batch,
+                   const WorkloadParams& params)
+      : DeviceWorkload(context),
+        steps_(params.capacity),
+        eos_(params.stop_at_eos),
+        decoding_(context_, batch, params) {
     plan_is(decoding_.run().bytes());
     decoding_.start(0);
     decoding_.encode();
@@ -291,7 +306,7 @@ class GenerateWorkload : public DeviceWorkload {
   bool eos_;
   Decoding decoding_;
   Graph encoder_;
-  Graph one_;   // the first step by itself: its end is the first token
+  Graph one_;  // the first step by itself: its end is the first token
   Graph many_;
   Graph rest_;
   int many_count_ = 0;
@@ -332,8 +347,8 @@ std::unique_ptr<Workload> generate_workload(const WorkloadContext& context, cons
   return std::make_unique<GenerateWorkload>(context, batch, params);
 }
 
-Output forced_logits(const WorkloadContext& context, const TransformerBatch& batch, std::span<const int32_t> tokens,
-                     const WorkloadParams& params) {
+Output forced_logits(const WorkloadContext& context, const TransformerBatch& batch,
+                     std::span<const int32_t> tokens, const WorkloadParams& params) {
   context.device->activate();
   Decoding decoding(context, batch, params);
   const int steps = params.capacity;
@@ -341,15 +356,18 @@ Output forced_logits(const WorkloadContext& context, const TransformerBatch& bat
   const MemoryBlock columns = decoding.upload_columns(tokens, steps);
   const int64_t per_step = int64_t{batch.size()} * vocab;
   const MemoryBlock logits(*context.memory, per_step * static_cast<int64_t>(sizeof(float)));
-  Output out{.values = std::vector<float>(static_cast<size_t>(per_step) * steps), .rows = int64_t{batch.size()} * steps,
-             .cols = vocab, .tokens = {}};
+  Output out{.values = std::vector<float>(static_cast<size_t>(per_step) * steps),
+             .rows = int64_t{batch.size()} * steps,
+             .cols = vocab,
+             .tokens = {}};
   decoding.start(0);
   decoding.encode();
   for (int t = 0; t < steps; ++t) {
     decoding.feed(static_cast<const int32_t*>(columns.data()) + int64_t{t} * batch.size());
     decoding.run().run(PlanSection::kStep, static_cast<float*>(logits.data()));
     TANDEM_CUDA_CHECK(cudaMemcpyAsync(out.values.data() + per_step * t, logits.data(),
-                                      static_cast<size_t>(logits.bytes()), cudaMemcpyDeviceToHost, decoding.stream()));
+                                      static_cast<size_t>(logits.bytes()), cudaMemcpyDeviceToHost,
+                                      decoding.stream()));
     context.device->synchronize();
   }
   return out;

@@ -34,17 +34,18 @@ PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights,
 /// One pass of the encoder, one graph.
 std::unique_ptr<Workload> encoder_workload(const WorkloadContext& context, const TransformerBatch& batch,
                                            const WorkloadParams& params);
-/// The step that appends position `capacity` (from 1), one graph. The cache is filled once by running the steps before it
-/// with the same kernels on decoder_prefix(config, batch, capacity).
+/// The step that appends position `capacity` (from 1), one graph. The cache is filled once by running the
+/// steps before it with the same kernels on decoder_prefix(config, batch, capacity).
 std::unique_ptr<Workload> decoder_workload(const WorkloadContext& context, const TransformerBatch& batch,
                                            const WorkloadParams& params);
-/// Encoder, cross keys and values, and `capacity` steps: graphs of several steps each, enqueued ahead of the device. When
-/// sequences end at eos, the host looks at the count of running ones one graph late and stops enqueuing at 0.
+/// Encoder, cross keys and values, and `capacity` steps: graphs of several steps each, enqueued ahead of the
+/// device. When sequences end at eos, the host looks at the count of running ones one graph late and stops
+/// enqueuing at 0.
 std::unique_ptr<Workload> generate_workload(const WorkloadContext& context, const TransformerBatch& batch,
                                             const WorkloadParams& params);
 
 /// Logits [steps * batch, vocab], step-major, of steps fed with tokens [batch, steps].
-Output forced_logits(const WorkloadContext& context, const TransformerBatch& batch, std::span<const int32_t> tokens,
-                     const WorkloadParams& params);
+Output forced_logits(const WorkloadContext& context, const TransformerBatch& batch,
+                     std::span<const int32_t> tokens, const WorkloadParams& params);
 
 }  // namespace tandem::kernels

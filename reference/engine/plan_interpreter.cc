@@ -351,11 +351,6 @@ void PlanInterpreter::apply(const SelectOp& op) {
   choose(logits_, op.state);
 }
 
-void PlanInterpreter::apply(const FlagsOp& op) {
-  for (int64_t b = 0; b < op.flags.cols; ++b)
-    write_int(op.flags, 0, b, read_int(op.finished, 0, b) != 0 ? 1 : 0);
-}
-
 void PlanInterpreter::choose(const Matrix& logits, const TokenState& state) {
   const std::vector<int32_t> best = arg_max(logits);
   const int position = read_int(state.position, 0, 0);

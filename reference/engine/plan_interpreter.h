@@ -46,7 +46,6 @@ class PlanInterpreter {
   void apply(const CrossAttentionOp& op);
   void apply(const HeadOp& op);
   void apply(const SelectOp& op);
-  void apply(const FlagsOp& op);
 
   Matrix norm(const NormWeight& w, MatrixView x) const;
   RelativeBias bias(const RelativeBiasRef& ref, bool bidirectional) const;
