@@ -198,9 +198,8 @@ Witness make_witness(const Case& c, const ModelConfig& config, double flops_budg
   w.config.decoder_start_id = std::min(config.decoder_start_id, w.config.vocab - 1);
   auto over = [&] { return case_cost(w.c, w.config).flops() > flops_budget; };
   while (over() && w.c.tgt > 4 && c.suite == Suite::kGenerate) w.c.tgt /= 2;
-  while (over() && w.c.src > 32) w.c.src /= 2;
-  while (over() && w.c.batch > 1) w.c.batch /= 2;
   while (over() && w.c.src > 8) w.c.src /= 2;
+  while (over() && w.c.batch > 1) w.c.batch /= 2;
   return w;
 }
 
