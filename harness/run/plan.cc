@@ -208,6 +208,7 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                  },
                  [&](const NormOp& o) {
                    a.read(o.x);
+                   a.read(o.residual);
                    a.write(o.y);
                  },
                  [&](const DenseOp& o) {

@@ -73,9 +73,11 @@ struct EmbedOp {
   TensorView learned = {};    ///< [position_offset + max_positions, d_model]; learned positions
 };
 
+/// y = norm(x + residual), the sum unrounded.
 struct NormOp {
-  PlanTensor x = {};  ///< [rows, d_model]
-  PlanTensor y = {};  ///< [rows, d_model]
+  PlanTensor x = {};         ///< [rows, d_model]
+  PlanTensor residual = {};  ///< [rows, d_model] or empty
+  PlanTensor y = {};         ///< [rows, d_model]
   NormWeight weight = {};
 };
 

@@ -39,6 +39,7 @@ struct PlanRequest {
 struct Stream {
   PlanTensor rows;
   std::optional<NormWeight> pending;
+  PlanTensor addend = {};  ///< residual that the pending norm still has to add
 };
 
 /// `auto` gives up to this many rows to the own kernels; from there on the library's are faster at the
@@ -86,6 +87,11 @@ class PlanBuilder {
   /// The product over the stream's values. `normalised`, when given, receives them as rows.
   PlanTensor dense(const Stream& x, const Dense& what, PlanTensor* normalised = nullptr);
 
+  /// Does an own kernel compute x W^T?
+  bool own_product(const PlanTensor& x, const DenseWeight& w) const {
+    return skinny(x.rows, w.weight.rows, w.weight.cols);
+  }
+
   /// Logits of [batch, d_model] and the choice of the next token.
   void head(const Stream& x, const DenseWeight& weight, const TokenState& state);
 
@@ -121,6 +127,10 @@ Stream sublayer(PlanBuilder& b, const NormWeight& norm, const Stream& x, Body&& 
     return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = {}};
   }
   SublayerEnd end = body(x, &skip);
+  // The library rounds its product before it adds a residual; the norm adds it to the unrounded sum for the same bytes.
+  if (!b.own_product(end.x, end.out.weight)) {
+    return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = norm, .addend = skip};
+  }
   end.out.residual = skip;
   return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = norm};
 }

@@ -216,7 +216,8 @@ void PlanInterpreter::apply(const EmbedOp& op) {
 }
 
 void PlanInterpreter::apply(const NormOp& op) {
-  write(op.y, norm(op.weight, read(op.x)));
+  const Matrix x = op.residual.empty() ? read(op.x) : add(read(op.x), read(op.residual));
+  write(op.y, norm(op.weight, x));
 }
 
 void PlanInterpreter::apply(const DenseOp& op) {
