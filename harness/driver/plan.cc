@@ -6,13 +6,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
-#include <regex>
+#include <optional>
 
 #include "harness/base/error.h"
 #include "harness/driver/ceilings_store.h"
 #include "harness/driver/session.h"
 #include "harness/record/environment.h"
 #include "harness/sweep/files.h"
+#include "harness/sweep/pattern.h"
 
 namespace tandem {
 namespace fs = std::filesystem;
@@ -64,16 +65,15 @@ void keep_if(std::vector<T>& list, const std::function<bool(const T&)>& keep) {
 
 void apply_filter(const std::string& filter, SweepCases& sweep) {
   if (filter.empty()) return;
-  std::regex re;
+  std::optional<Pattern> pattern;
   try {
-    re = std::regex(filter);
-  } catch (const std::regex_error& e) {
-    throw UsageError(fmt::format("--filter: '{}' is not a regular expression: {}", filter, e.what()));
+    pattern.emplace(filter);
+  } catch (const UsageError& e) {
+    throw UsageError(fmt::format("--filter: {}", e.what()));
   }
   const size_t before = sweep.cases.size() + sweep.skipped.size();
-  keep_if<Case>(sweep.cases, [&](const Case& c) { return std::regex_search(case_name(c), re); });
-  keep_if<SkippedCase>(sweep.skipped,
-                       [&](const SkippedCase& s) { return std::regex_search(case_name(s.c), re); });
+  keep_if<Case>(sweep.cases, [&](const Case& c) { return pattern->in(case_name(c)); });
+  keep_if<SkippedCase>(sweep.skipped, [&](const SkippedCase& s) { return pattern->in(case_name(s.c)); });
   if (sweep.cases.empty() && sweep.skipped.empty()) {
     throw UsageError(fmt::format(
         "--filter: '{}' matches none of the {} cases; `tandem list` shows their names", filter, before));

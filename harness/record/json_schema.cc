@@ -5,10 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <regex>
+#include <memory>
 #include <set>
 
 #include "harness/base/error.h"
+#include "harness/sweep/pattern.h"
 #include "schemas.h"  // generated: kRecordSchemaText, kEnvironmentSchemaText
 
 namespace tandem {
@@ -37,11 +38,11 @@ bool has_type(const json& value, const std::string& type) {
   throw Error(fmt::format("schema: unknown type '{}'", type));
 }
 
-bool matches(const std::string& pattern, const std::string& text) {
-  thread_local std::map<std::string, std::regex> compiled;
-  auto it = compiled.find(pattern);
-  if (it == compiled.end()) it = compiled.emplace(pattern, std::regex(pattern)).first;
-  return std::regex_search(text, it->second);
+bool matches(const std::string& expression, const std::string& text) {
+  thread_local std::map<std::string, std::unique_ptr<Pattern>> compiled;
+  std::unique_ptr<Pattern>& pattern = compiled[expression];
+  if (!pattern) pattern = std::make_unique<Pattern>(expression);
+  return pattern->in(text);
 }
 
 class Validator {

@@ -103,8 +103,9 @@ bool axis_used(Suite suite, std::string_view op, std::string_view axis) {
     case Suite::kKernels:
       if (axis == "kv") return one_of(op, {"decode_self_attention", "cross_attention"});
       if (axis == "sparsity") return op.starts_with("gemm_");
-      if (axis == "src" || axis == "lengths") return op != "decode_self_attention";
-      if (axis == "tgt") return op != "encoder_attention";
+      // All but attention work on the rows of one decode step.
+      if (axis == "src" || axis == "lengths") return one_of(op, {"encoder_attention", "cross_attention"});
+      if (axis == "tgt") return op == "decode_self_attention";
       return !one_of(axis, {"weights", "dp", "decode", "stop", "memory"});
     case Suite::kCollectives:
       return one_of(axis, {"model", "batch", "src", "precision", "tp", "kernel"});

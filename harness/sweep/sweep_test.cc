@@ -11,6 +11,7 @@
 #include "harness/model/config.h"
 #include "harness/sweep/case.h"
 #include "harness/sweep/files.h"
+#include "harness/sweep/pattern.h"
 #include "harness/sweep/sweep_spec.h"
 
 namespace tandem {
@@ -353,6 +354,14 @@ TEST(GroupKey, IsWhatAWorkerLoads) {
     axis(name).set(c, value);
     EXPECT_NE(group_key(a), group_key(c)) << name;
   }
+}
+
+// Without it --filter would mean something else than --benchmark_filter.
+TEST(Pattern, ExtendedExpressionsMatchAnyPart) {
+  EXPECT_TRUE(Pattern("batch:(1|8)/").in("decoder/batch:8/src:4"));
+  EXPECT_FALSE(Pattern("batch:(1|8)/").in("decoder/batch:64/src:4"));
+  EXPECT_FALSE(Pattern("^batch").in("decoder/batch:8"));
+  EXPECT_TRUE(error_of([] { Pattern("["); }).starts_with("'[' is not a regular expression: "));
 }
 
 // Without it a reader could see half of environment.json, and an unwritable folder would go unnoticed.
