@@ -20,6 +20,7 @@ constexpr int kFirstRounds = 3;
 constexpr size_t kFinalists = 6;
 constexpr double kTie = 1.01;
 constexpr int64_t kMaxCopies = 256;
+constexpr double kLongestGraphUs = 1600;
 constexpr double kGraphUs = 400;  // enough for the events' resolution of about half a microsecond
 
 struct Timed {
@@ -161,7 +162,9 @@ GemmChoice search(const CublasLt& lt, const GemmProblem& problem, cudaStream_t s
   for (const Timed& t : all) workspace_bytes = std::max(workspace_bytes, t.choice.workspace_bytes);
   const Operands operands(lt, problem, workspace_bytes, stream);
   const int by_time = static_cast<int>(std::clamp(kGraphUs / rough_us(problem), 3.0, 64.0));
-  const int launches = std::max(by_time, operands.copies());
+  // Cold weights matter while a product is short; a long one is not repeated once for each copy.
+  const int most = std::max(by_time, static_cast<int>(kLongestGraphUs / rough_us(problem)));
+  const int launches = std::clamp(operands.copies(), by_time, most);
 
   // First a look at all of them one by one; only the best few keep their graphs.
   const auto faster = [](const Runner& a, const Runner& b) {
