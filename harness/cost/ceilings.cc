@@ -55,6 +55,12 @@ std::optional<double> positive(const nlohmann::json& j, const std::string& key) 
 
 }  // namespace
 
+Ceilings Ceilings::resident() const {
+  Ceilings c = *this;
+  c.read_gbs = c.copy_gbs = l2_gbs;
+  return c;
+}
+
 std::optional<double> Ceilings::rate_tflops(Precision precision, ComputeUnit unit) const {
   Precision by = precision;
   const bool weight_only = precision == Precision::kW8a16 || precision == Precision::kW4a16;
@@ -138,9 +144,7 @@ std::optional<double> floor_phases_us(const Cost& cost, const Ceilings& ceilings
 }
 
 std::optional<double> floor_l2_us(const Cost& cost, const Ceilings& ceilings) {
-  Ceilings resident = ceilings;
-  resident.read_gbs = resident.copy_gbs = ceilings.l2_gbs;
-  const auto floor = floor_us(cost, resident);
+  const auto floor = floor_us(cost, ceilings.resident());
   return floor ? std::optional(floor->us) : std::nullopt;
 }
 

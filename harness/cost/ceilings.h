@@ -22,6 +22,8 @@ struct Ceilings {
   /// Best rate at any shape, TFLOP/s, by precision; 16-bit weight-only precisions use bf16's.
   std::array<std::optional<double>, kPrecisions> burst_tflops, sustained_tflops;
 
+  /// The same machine with every byte at L2 bandwidth.
+  Ceilings resident() const;
   std::optional<double> rate_tflops(Precision precision, ComputeUnit unit) const;
 };
 void to_json(nlohmann::json& j, const Ceilings& c);

@@ -13,7 +13,9 @@ std::vector<int32_t> lengths_of(const Case& c) {
   return source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
 }
 
-CostOptions options_of(const Case& c) { return {.precision = c.precision, .kv = parse_kv(c.kv)}; }
+CostOptions options_of(const Case& c) {
+  return {.precision = c.precision, .kv = parse_kv(c.kv)};
+}
 
 void put_floor(Record& r, const Cost& cost, const Ceilings& ceilings) {
   if (const auto floor = floor_us(cost, ceilings)) {
@@ -39,7 +41,8 @@ Cost case_cost(const Case& c, const ModelConfig& config) {
   }
 }
 
-void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings, std::optional<double> l2_bytes) {
+void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
+               std::optional<double> l2_bytes) {
   const Cost cost = case_cost(r.c, config);
   r.bytes = cost.bytes();
   r.flops = cost.flops();
@@ -50,17 +53,21 @@ void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings, s
   put_floor(r, cost, ceilings);
   r.floor.floor_phases_us = floor_phases_us(cost, ceilings);
   if (r.c.suite == Suite::kGenerate) {
-    const auto step = floor_us(decode_step_cost(config, lengths_of(r.c), (r.c.tgt + 1) / 2.0, options_of(r.c)), ceilings);
+    const auto step =
+        floor_us(decode_step_cost(config, lengths_of(r.c), (r.c.tgt + 1) / 2.0, options_of(r.c)), ceilings);
     if (step) r.floor.step_floor_us = step->us;
   }
   if (l2_bytes) {
     const bool resident = cost.bytes() < 2 * *l2_bytes;
     r.l2 = resident ? "resident" : "in_situ";
     if (resident) r.floor.floor_l2_us = floor_l2_us(cost, ceilings);
+    // What fits whole need not touch memory again: the least time is then the cache's, and memory's is no floor.
+    if (cost.bytes() < *l2_bytes && r.floor.floor_l2_us) put_floor(r, cost, ceilings.resident());
   }
 }
 
-void fill_op_floor(Record& r, double bytes_read, double bytes_written, double flops, const Ceilings& ceilings) {
+void fill_op_floor(Record& r, double bytes_read, double bytes_written, double flops,
+                   const Ceilings& ceilings) {
   Cost cost;
   cost.precision = r.c.precision;
   cost.phases.push_back({.other_bytes = bytes_read, .written_bytes = bytes_written, .flops = flops});
