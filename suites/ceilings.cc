@@ -31,7 +31,8 @@ std::optional<Rates> measure_op(Engine& engine, const std::string& name, Precisi
     Rates rates{0, engine.prepare_op(c, load_model(c.model))};
     rates.op.workload->repeat();  // first touch
     const CheckResult r = rates.op.check();
-    if (!r.ok()) throw Error(fmt::format("{}: error {:.3g} over {:.3g}: {}", name, r.error, r.tolerance, r.where));
+    if (!r.ok())
+      throw Error(fmt::format("{}: error {:.3g} over {:.3g}: {}", name, r.error, r.tolerance, r.where));
     MeasureOptions options = default_options(c.engine);
     options.stop.max_s = 0.3;
     options.stop.min_s = 0.1;
@@ -59,8 +60,11 @@ Ceilings measure_ceilings(const EngineOptions& options) {
   const nlohmann::json environment = capture_environment({});
   const auto& cards = environment.at("cards");
   const bool device = engine->name() != "reference" && !cards.empty();
-  c.machine = device ? fmt::format("{} {}", cards[0].at("name").get<std::string>(), cards[0].at("uuid").get<std::string>())
-                     : environment.at("host").at("cpu").is_string() ? environment.at("host").at("cpu").get<std::string>() : "CPU";
+  c.machine = device ? fmt::format("{} {}", cards[0].at("name").get<std::string>(),
+                                   cards[0].at("uuid").get<std::string>())
+              : environment.at("host").at("cpu").is_string()
+                  ? environment.at("host").at("cpu").get<std::string>()
+                  : "CPU";
   c.measured_at = utc_now();
 
   auto rate = [&](const char* op) -> std::optional<double> {
@@ -76,7 +80,8 @@ Ceilings measure_ceilings(const EngineOptions& options) {
   }
   for (int p = 0; p < kPrecisions; ++p) {
     for (const Regime regime : {Regime::kBurst, Regime::kSustained}) {
-      const auto r = measure_op(*engine, regime == Regime::kBurst ? "gemm" : "gemm_sustained", static_cast<Precision>(p), regime);
+      const auto r = measure_op(*engine, regime == Regime::kBurst ? "gemm" : "gemm_sustained",
+                                static_cast<Precision>(p), regime);
       if (!r) continue;
       (regime == Regime::kBurst ? c.burst_tflops : c.sustained_tflops)[static_cast<size_t>(p)] =
           r->op.flops / r->best_us * 1e-6;

@@ -15,7 +15,8 @@ std::unique_ptr<Engine> make_engine(const std::string& name, const EngineOptions
     throw UsageError(fmt::format("engine: '{}' is not in this binary; it has: cuda reference", name));
   }
   std::string reason;
-  if (!kernels::cuda_usable(&reason)) throw DeviceError(fmt::format("engine: 'cuda' is not usable: {}", reason));
+  if (!kernels::cuda_usable(&reason))
+    throw DeviceError(fmt::format("engine: 'cuda' is not usable: {}", reason));
   return std::make_unique<kernels::CudaEngine>(kernels::CudaEngineOptions{
       .device = options.device,
       .choices_path = options.run_dir.empty() ? "" : options.run_dir + "/gemm-choices.json",

@@ -1,3 +1,5 @@
 #include "suites/suite_main.h"
 
-int main(int argc, char** argv) { return tandem::suite_main(tandem::Suite::kGenerate, argc, argv); }
+int main(int argc, char** argv) {
+  return tandem::suite_main(tandem::Suite::kGenerate, argc, argv);
+}

@@ -51,10 +51,11 @@ std::vector<char*> take_benchmark_flags(int argc, char** argv, Flags& flags, std
     if (arg.rfind("--benchmark_", 0) != 0) {
       rest.push_back(arg);
     } else if (arg.rfind("--benchmark_min_time", 0) == 0 || arg.rfind("--benchmark_repetitions", 0) == 0) {
-      throw UsageError(fmt::format(
-          "{}: not for this suite: samples are taken until their median is known; repeat whole processes with "
-          "`tandem run --workers N`",
-          arg.substr(0, arg.find('='))));
+      throw UsageError(
+          fmt::format("{}: not for this suite: samples are taken until their median is known; repeat whole "
+                      "processes with "
+                      "`tandem run --workers N`",
+                      arg.substr(0, arg.find('='))));
     } else if (arg.rfind("--benchmark_format=", 0) == 0) {
       flags.format = value(arg);
       if (flags.format != "console" && flags.format != "json") {
@@ -97,7 +98,8 @@ std::vector<Case> cases_of(Suite suite, const Flags& flags, const EngineRegistry
   }
   const SweepCases expanded =
       expand_sweep({{"groups", {group}}}, {.engine = engine, .device = registry.device_usable(nullptr)});
-  if (expanded.cases.empty() && !expanded.skipped.empty()) throw ImpossibleCase(expanded.skipped.front().reason);
+  if (expanded.cases.empty() && !expanded.skipped.empty())
+    throw ImpossibleCase(expanded.skipped.front().reason);
   for (const SkippedCase& s : expanded.skipped) {
     std::cerr << "skipped " << case_name(s.c) << ": " << s.reason << '\n';
   }
@@ -117,13 +119,16 @@ void print_row(const Record& r, size_t width) {
     return;
   }
   row += fmt::format("{:>12}", show_us(r.summary->median_us));
-  row += r.summary->ci95_lo_us ? fmt::format("  [{}, {}]", show_us(*r.summary->ci95_lo_us), show_us(*r.summary->ci95_hi_us))
-                               : fmt::format("  [{} samples]", r.summary->n);
+  row += r.summary->ci95_lo_us
+             ? fmt::format("  [{}, {}]", show_us(*r.summary->ci95_lo_us), show_us(*r.summary->ci95_hi_us))
+             : fmt::format("  [{} samples]", r.summary->n);
   if (r.metrics.step_us) row += fmt::format("  step {}", show_us(*r.metrics.step_us));
-  if (r.floor.floor_us) row += fmt::format("  floor {} x{:.2f}", show_us(*r.floor.floor_us), r.floor.ratio.value_or(0));
+  if (r.floor.floor_us)
+    row += fmt::format("  floor {} x{:.2f}", show_us(*r.floor.floor_us), r.floor.ratio.value_or(0));
   if (r.metrics.gigabytes_per_second) row += fmt::format("  {:.1f} GB/s", *r.metrics.gigabytes_per_second);
   if (r.metrics.teraflops) row += fmt::format("  {:.3f} TFLOP/s", *r.metrics.teraflops);
-  if (r.check && r.check->error) row += fmt::format("  error {:.1e} of {:.0e}", *r.check->error, r.check->tolerance.value_or(0));
+  if (r.check && r.check->error)
+    row += fmt::format("  error {:.1e} of {:.0e}", *r.check->error, r.check->tolerance.value_or(0));
   if (r.status != Status::kOk) row += fmt::format("  {}: {}", status_name(r.status), r.reason.value_or(""));
   fmt::print("{}\n", row);
 }
@@ -144,18 +149,21 @@ int run_by_hand(Suite suite, Flags& flags, std::vector<char*> library, WorkerOpt
   for (const Case& c : cases) width = std::max(width, case_name(c).size());
   const bool rows = flags.format == "console";
   for (const Case& c : cases) {
-    benchmark::RegisterBenchmark(case_name(c).c_str(), [&, c](benchmark::State& state) {
-      for (auto _ : state) {
-        const Record r = worker.measure_case(c, worker.validate_case(c));
-        if (r.status == Status::kOk) {
-          state.SetIterationTime(r.summary->median_us * 1e-6);
-        } else {
-          state.SkipWithError(r.reason.value_or("failed").c_str());
-        }
-        if (rows) print_row(r, width);
-        records.push_back(r);
-      }
-    })->Iterations(1)->UseManualTime();
+    benchmark::RegisterBenchmark(case_name(c).c_str(),
+                                 [&, c](benchmark::State& state) {
+                                   for (auto _ : state) {
+                                     const Record r = worker.measure_case(c, worker.validate_case(c));
+                                     if (r.status == Status::kOk) {
+                                       state.SetIterationTime(r.summary->median_us * 1e-6);
+                                     } else {
+                                       state.SkipWithError(r.reason.value_or("failed").c_str());
+                                     }
+                                     if (rows) print_row(r, width);
+                                     records.push_back(r);
+                                   }
+                                 })
+        ->Iterations(1)
+        ->UseManualTime();
   }
   int count = static_cast<int>(library.size());
   benchmark::Initialize(&count, library.data());
@@ -192,7 +200,8 @@ int run(Suite suite, int argc, char** argv) {
                            kAbout[static_cast<int>(suite)]));
   app.footer(
       "Lists are separated by commas; every combination is a case. Google Benchmark's flags work too: "
-      "--benchmark_filter=RE, --benchmark_list_tests, --benchmark_format=console|json, --benchmark_out=FILE.\n"
+      "--benchmark_filter=RE, --benchmark_list_tests, --benchmark_format=console|json, "
+      "--benchmark_out=FILE.\n"
       "Exit codes: 0 good, 1 something is invalid or failed, 2 usage, 3 no usable device.");
   flags.values.resize(axes().size());
   for (size_t i = 0; i < axes().size(); ++i) {
@@ -202,16 +211,23 @@ int run(Suite suite, int argc, char** argv) {
         ->group("Axes");
   }
   app.add_option("--device", flags.device, "device number")->check(CLI::NonNegativeNumber);
-  app.add_option("--level1-bytes", flags.level1_bytes, "cap of the Level-1 cache")->check(CLI::NonNegativeNumber);
-  app.add_option("--ceilings", flags.ceilings, "file of measured rates for the floors (see --measure-ceilings)");
-  app.add_option("--cases", flags.cases, "worker: JSON array of cases to measure, in that order")->group("Worker");
+  app.add_option("--level1-bytes", flags.level1_bytes, "cap of the Level-1 cache")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--ceilings", flags.ceilings,
+                 "file of measured rates for the floors (see --measure-ceilings)");
+  app.add_option("--cases", flags.cases, "worker: JSON array of cases to measure, in that order")
+      ->group("Worker");
   app.add_option("--worker", flags.worker, "worker: index of this process")->group("Worker");
   app.add_option("--attempt", flags.attempt, "worker: attempt of this process")->group("Worker");
   app.add_option("--out", flags.out, "worker: run folder")->group("Worker");
-  app.add_flag("--validate", flags.validate, "worker: the validation pass instead of timing")->group("Worker");
-  app.add_flag("--supported", flags.supported, "worker: say which cases the engine can compute, measure nothing")->group("Worker");
+  app.add_flag("--validate", flags.validate, "worker: the validation pass instead of timing")
+      ->group("Worker");
+  app.add_flag("--supported", flags.supported,
+               "worker: say which cases the engine can compute, measure nothing")
+      ->group("Worker");
   if (suite == Suite::kLimits) {
-    app.add_flag("--measure-ceilings", flags.measure_ceilings, "measure this machine's rates and print them as JSON");
+    app.add_flag("--measure-ceilings", flags.measure_ceilings,
+                 "measure this machine's rates and print them as JSON");
   }
   try {
     std::vector<std::string> reversed(rest.rbegin(), rest.rend());
@@ -224,7 +240,9 @@ int run(Suite suite, int argc, char** argv) {
 
   const EngineRegistry registry = engine_registry();
   WorkerOptions options;
-  options.engine = {.device = flags.device, .run_dir = flags.out, .may_search = flags.validate || flags.cases.empty(),
+  options.engine = {.device = flags.device,
+                    .run_dir = flags.out,
+                    .may_search = flags.validate || flags.cases.empty(),
                     .level1_bytes = flags.level1_bytes};
   options.worker = flags.worker;
   options.attempt = flags.attempt;

@@ -14,9 +14,11 @@ Cost case_cost(const Case& c, const ModelConfig& config);
 
 /// Fills cost and floor of a record of suite_encoder, suite_decoder or suite_generate; what a missing ceiling cannot say
 /// stays absent. `l2_bytes`: L2 size of the card, absent on a CPU.
-void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings, std::optional<double> l2_bytes);
+void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
+               std::optional<double> l2_bytes);
 
 /// The same for an operation whose bytes and flops are known.
-void fill_op_floor(Record& r, double bytes_read, double bytes_written, double flops, const Ceilings& ceilings);
+void fill_op_floor(Record& r, double bytes_read, double bytes_written, double flops,
+                   const Ceilings& ceilings);
 
 }  // namespace tandem

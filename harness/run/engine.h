@@ -23,14 +23,16 @@ struct Output {
   std::vector<float> values;
   int64_t rows = 0;
   int64_t cols = 0;
-  std::vector<int32_t> tokens;  ///< generated ids [batch, tgt]; suite_decoder: the arg-max of each row [batch, 1]
+  std::vector<int32_t>
+      tokens;  ///< generated ids [batch, tgt]; suite_decoder: the arg-max of each row [batch, 1]
 };
 
 /// Times of one repetition, from the engine's own clock (CUDA events, or a steady clock on a CPU).
 struct Repetition {
-  double total_us = 0;                   ///< the case's sample
-  std::optional<double> step_us;         ///< suite_generate: (last token - first decoder launch) / tgt
-  std::optional<double> first_token_us;  ///< suite_generate: from the encoder's first launch to the first token
+  double total_us = 0;            ///< the case's sample
+  std::optional<double> step_us;  ///< suite_generate: (last token - first decoder launch) / tgt
+  std::optional<double>
+      first_token_us;  ///< suite_generate: from the encoder's first launch to the first token
 };
 
 /// One case, prepared: memory held, inputs in place, graphs built.
@@ -54,7 +56,7 @@ struct CheckResult {
   std::string reference;  ///< what it was compared with
   double error = 0;       ///< relative L2
   double tolerance = 0;
-  std::string where;      ///< the worst element, when the error is over the tolerance
+  std::string where;                              ///< the worst element, when the error is over the tolerance
   bool ok() const { return error <= tolerance; }  // false for NaN
 };
 

@@ -48,7 +48,8 @@ void warm_up(Workload& workload, ClockReader& clocks, const MeasureOptions& opti
     const ClockBlock block = clocks.read();
     windows.push_back(block.sm_mhz.value_or(median_of(times)));
     const size_t n = windows.size();
-    m.warmup_steady = n >= 3 && agree(windows[n - 1], windows[n - 2], windows[n - 3], options.warmup.agreement);
+    m.warmup_steady =
+        n >= 3 && agree(windows[n - 1], windows[n - 2], windows[n - 3], options.warmup.agreement);
   } while (!m.warmup_steady && options.now() - start < options.warmup.max_s);
   m.warmup_s = options.now() - start;
 }
@@ -69,7 +70,8 @@ std::optional<MedianRanks> median_ci_ranks(int64_t n) {
   // Coverage of (x_lo, x_hi) is the probability that between lo and hi-1 of n fair coins fall under the median. Sum the
   // symmetric centre outwards until 95 % is covered; log-gamma keeps it exact enough for any n.
   auto pmf = [n](int64_t k) {
-    return std::exp(std::lgamma(n + 1.0) - std::lgamma(k + 1.0) - std::lgamma(n - k + 1.0) - n * std::log(2.0));
+    return std::exp(std::lgamma(n + 1.0) - std::lgamma(k + 1.0) - std::lgamma(n - k + 1.0) -
+                    n * std::log(2.0));
   };
   int64_t lo = (n + 1) / 2;  // 1-based; interval (x_lo, x_{n+1-lo})
   double coverage = 0;

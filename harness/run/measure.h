@@ -40,7 +40,7 @@ struct MeasureOptions {
 
 struct Measurement {
   std::vector<float> samples_us;
-  std::vector<float> step_us;         ///< one a sample where the engine gives it
+  std::vector<float> step_us;  ///< one a sample where the engine gives it
   std::vector<float> first_token_us;
   int64_t warmup_repetitions = 0;
   double warmup_s = 0;

@@ -23,8 +23,8 @@ namespace tandem {
 /// What a buffer holds and for how long.
 enum class BufferRole : uint8_t {
   kScratch,  ///< activations: written before read within one run, shares memory outside its lifetime
-  kState,  ///< lives through the whole plan and between runs: caches, counters, results
-  kInput,  ///< as kState, and filled from outside before the first run
+  kState,    ///< lives through the whole plan and between runs: caches, counters, results
+  kInput,    ///< as kState, and filled from outside before the first run
 };
 
 struct PlanBuffer {

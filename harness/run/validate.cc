@@ -29,7 +29,8 @@ Output run_once(Engine& engine, const Case& c, const TransformerBatch& batch) {
 }
 
 /// Decoder inputs that make the engine retrace a generation: start id, then the generated tokens but the last.
-std::vector<int32_t> forced_inputs(const ModelConfig& config, const Output& generated, int batch, int tgt, int steps) {
+std::vector<int32_t> forced_inputs(const ModelConfig& config, const Output& generated, int batch, int tgt,
+                                   int steps) {
   std::vector<int32_t> inputs(static_cast<size_t>(batch) * steps);
   for (int b = 0; b < batch; ++b) {
     for (int t = 0; t < steps; ++t) {
@@ -67,7 +68,8 @@ void record_check(const CheckResult& r, Validation& v) {
   if (r.ok()) return;
   v.status = Status::kInvalid;
   v.check->where = r.where;
-  v.reason = fmt::format("error {:.3g} over {:.3g} against {}: {}", r.error, r.tolerance, r.reference, r.where);
+  v.reason =
+      fmt::format("error {:.3g} over {:.3g} against {}: {}", r.error, r.tolerance, r.reference, r.where);
 }
 
 /// Compares with the truth, which `reference` (already loaded) computes as `truth_case`.
@@ -93,10 +95,12 @@ void judge(const Case& c, const Case& truth_case, const ModelConfig& config, con
     return;
   }
   if (c.suite == Suite::kEncoder) return;
-  const TokenComparison tokens =
-      compare_tokens({.tokens = got.own.tokens, .batch = c.batch, .steps = generate ? got.steps : 1,
-                      .stride = generate ? c.tgt : 1, .eos_id = c.stop == "eos" ? config.eos_id : -1},
-                     own, truth);
+  const TokenComparison tokens = compare_tokens({.tokens = got.own.tokens,
+                                                 .batch = c.batch,
+                                                 .steps = generate ? got.steps : 1,
+                                                 .stride = generate ? c.tgt : 1,
+                                                 .eos_id = c.stop == "eos" ? config.eos_id : -1},
+                                                own, truth);
   check.tokens_compared = check.tokens_compared.value_or(0) + tokens.compared;
   check.tokens_excused = check.tokens_excused.value_or(0) + tokens.excused;
   check.tokens_equal = check.tokens_equal.value_or(true) && tokens.wrong == 0;
@@ -109,8 +113,8 @@ void judge(const Case& c, const Case& truth_case, const ModelConfig& config, con
 
 /// Too large for the reference: a witness of the same code path against it, then the whole case against the engine's own
 /// fp32 on weights rounded alike (for an fp32 case: against the library's kernels).
-Computed validate_large(const Case& c, const ModelConfig& config, const TransformerBatch& batch, Engine& engine,
-                        const ValidateOptions& options, Validation& v) {
+Computed validate_large(const Case& c, const ModelConfig& config, const TransformerBatch& batch,
+                        Engine& engine, const ValidateOptions& options, Validation& v) {
   const Witness w = make_witness(c, config, options.reference_flops);
   const TransformerBatch witness_batch = batch_of(w.c, w.config);
   engine.load(w.c, w.config, c.precision);

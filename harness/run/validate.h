@@ -63,7 +63,8 @@ struct TokenGrid {
 
 struct TokenComparison {
   int64_t compared = 0;
-  int64_t excused = 0;  ///< not the truth's arg-max, but within twice the largest logit error of its row: either may win
+  int64_t excused =
+      0;  ///< not the truth's arg-max, but within twice the largest logit error of its row: either may win
   int64_t wrong = 0;
   std::string where;
 };

@@ -8,8 +8,8 @@
 namespace tandem {
 namespace {
 
-using testing::Fault;
 using testing::FakeEngine;
+using testing::Fault;
 
 Case tiny_case(Suite suite) {
   Case c;
@@ -113,7 +113,9 @@ TEST(CompareTokens, ExcusesOnlyWhatTheErrorExplains) {
   truth.values = {0.0f, 1.0f, 1.01f, 0.5f};
   own.values = {0.0f, 1.02f, 1.0f, 0.5f};
   const std::vector<int32_t> near = {1}, far = {3}, outside = {9};
-  auto grid = [](const std::vector<int32_t>& t) { return TokenGrid{.tokens = t, .batch = 1, .steps = 1, .stride = 1}; };
+  auto grid = [](const std::vector<int32_t>& t) {
+    return TokenGrid{.tokens = t, .batch = 1, .steps = 1, .stride = 1};
+  };
   EXPECT_EQ(compare_tokens(grid(near), own, truth).excused, 1);
   EXPECT_EQ(compare_tokens(grid(near), own, truth).wrong, 0);
   EXPECT_EQ(compare_tokens(grid(far), own, truth).wrong, 1);

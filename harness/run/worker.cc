@@ -22,7 +22,9 @@ double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-bool is_op_suite(Suite s) { return s == Suite::kKernels || s == Suite::kMemory || s == Suite::kLimits; }
+bool is_op_suite(Suite s) {
+  return s == Suite::kKernels || s == Suite::kMemory || s == Suite::kLimits;
+}
 
 /// Runs `body`, turning what it throws into the record's status.
 template <typename Body>
@@ -81,12 +83,15 @@ Engine& Worker::engine_for(const Case& c) {
     engine_ = registry_.make(c.engine, options_.engine);
     engine_name_ = c.engine;
     loaded_group_.clear();
-    clocks_ = c.engine == "reference" ? std::make_unique<NoClocks>() : make_clock_reader(options_.engine.device);
+    clocks_ =
+        c.engine == "reference" ? std::make_unique<NoClocks>() : make_clock_reader(options_.engine.device);
   }
   return *engine_;
 }
 
-void Worker::check_supported(const Case& c) { engine_for(c).check_supported(c); }
+void Worker::check_supported(const Case& c) {
+  engine_for(c).check_supported(c);
+}
 
 Validation Worker::validate_case(const Case& c) {
   loaded_group_.clear();  // validation loads witnesses and fp32 twins over whatever was there
@@ -173,8 +178,9 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   r.check->digest_after = after;
   if (validation.check->digest != after) {
     r.status = Status::kInvalid;
-    r.reason = fmt::format("the output after timing (SHA-256 {:.12}) is not the one that was checked ({:.12})", after,
-                           validation.check->digest.value_or("none"));
+    r.reason =
+        fmt::format("the output after timing (SHA-256 {:.12}) is not the one that was checked ({:.12})",
+                    after, validation.check->digest.value_or("none"));
     return;
   }
   r.status = Status::kOk;
@@ -195,8 +201,8 @@ void Worker::measure_op(const Case& c, Record& r) {
   const CheckResult after = op.check();
   if (!after.ok()) {
     r.status = Status::kInvalid;
-    r.reason = fmt::format("after timing: error {:.3g} over {:.3g} against {}: {}", after.error, after.tolerance,
-                           after.reference, after.where);
+    r.reason = fmt::format("after timing: error {:.3g} over {:.3g} against {}: {}", after.error,
+                           after.tolerance, after.reference, after.where);
     return;
   }
   r.status = Status::kOk;
@@ -244,7 +250,8 @@ void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, 
   } catch (const nlohmann::json::exception& e) {
     throw UsageError(fmt::format("--cases: '{}' is not JSON: {}", cases_path, e.what()));
   }
-  if (!cases.is_array()) throw UsageError(fmt::format("--cases: '{}' must hold a JSON array of cases", cases_path));
+  if (!cases.is_array())
+    throw UsageError(fmt::format("--cases: '{}' must hold a JSON array of cases", cases_path));
   const bool timed = mode == ServeMode::kMeasure;
   const auto validations = timed ? worker.read_validations() : std::map<std::string, Validation>{};
   auto line_of = [&](const Case& c) -> nlohmann::json {

@@ -41,7 +41,8 @@ struct WorkerOptions {
   EngineOptions engine;
   int worker = 0;
   int attempt = 1;
-  std::string run_dir;  ///< samples/ and validation.jsonl live here; empty: keep nothing, validate in this process
+  std::string
+      run_dir;  ///< samples/ and validation.jsonl live here; empty: keep nothing, validate in this process
   Ceilings ceilings;
 };
 

@@ -11,8 +11,8 @@
 namespace tandem {
 namespace {
 
-using testing::Fault;
 using testing::FakeEngine;
+using testing::Fault;
 
 class WorkerTest : public ::testing::Test {
  protected:
@@ -128,11 +128,12 @@ TEST_F(WorkerTest, OneGroupLoadsOnce) {
     }
     int* n_;
   };
-  const EngineRegistry engines = {.make = [&](const std::string&, const EngineOptions&) -> std::unique_ptr<Engine> {
-                                    return std::make_unique<Counting>(&loads);
-                                  },
-                                  .device_usable = [](std::string*) { return true; },
-                                  .l2_bytes = [](int) { return std::optional<double>(); }};
+  const EngineRegistry engines = {
+      .make = [&](const std::string&, const EngineOptions&) -> std::unique_ptr<Engine> {
+        return std::make_unique<Counting>(&loads);
+      },
+      .device_usable = [](std::string*) { return true; },
+      .l2_bytes = [](int) { return std::optional<double>(); }};
   Worker worker(engines, options());
   Case a = tiny(Suite::kDecoder), b = a;
   b.batch = 4;
@@ -155,7 +156,9 @@ TEST_F(WorkerTest, OperationsHaveRates) {
 }
 
 // Breaks when a timed process cannot tell that a profiler sits in it.
-TEST(Process, SaysWhetherAProfilerIsMapped) { EXPECT_EQ(profiler_mapped(), std::optional<bool>(false)); }
+TEST(Process, SaysWhetherAProfilerIsMapped) {
+  EXPECT_EQ(profiler_mapped(), std::optional<bool>(false));
+}
 
 }  // namespace
 }  // namespace tandem

@@ -42,7 +42,8 @@ void sweep(std::span<const Activity> activities, Own&& own, OnGap&& gap) {
 
 int64_t busy_ns(std::span<const Activity> activities) {
   int64_t total = 0;
-  sweep(activities, [&](const Activity&, int64_t ns) { total += ns; }, [](int64_t, int64_t) {});
+  sweep(
+      activities, [&](const Activity&, int64_t ns) { total += ns; }, [](int64_t, int64_t) {});
   return total;
 }
 
@@ -59,13 +60,18 @@ std::vector<PhaseBusy> busy_by_phase(std::span<const Activity> activities) {
       [](int64_t, int64_t) {});
   std::vector<PhaseBusy> rows;
   for (auto& [phase, row] : table) rows.push_back(row);
-  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a.busy_ns > b.busy_ns; });
+  std::stable_sort(rows.begin(), rows.end(),
+                   [](const auto& a, const auto& b) { return a.busy_ns > b.busy_ns; });
   return rows;
 }
 
 std::vector<Gap> gaps(std::span<const Activity> activities) {
   std::vector<Gap> found;
-  sweep(activities, [](const Activity&, int64_t) {}, [&](int64_t from, int64_t to) { found.push_back({from, to}); });
+  sweep(
+      activities, [](const Activity&, int64_t) {},
+      [&](int64_t from, int64_t to) {
+        found.push_back({from, to});
+      });
   return found;
 }
 

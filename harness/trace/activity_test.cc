@@ -8,8 +8,13 @@ namespace tandem {
 namespace {
 
 Activity kernel(int64_t start, int64_t end, std::optional<Phase> phase = {}, int stream = 1) {
-  return {.kind = ActivityKind::kKernel, .name = "k", .start_ns = start, .end_ns = end, .stream = stream,
-          .graph_node = 0, .phase = phase};
+  return {.kind = ActivityKind::kKernel,
+          .name = "k",
+          .start_ns = start,
+          .end_ns = end,
+          .stream = stream,
+          .graph_node = 0,
+          .phase = phase};
 }
 constexpr Phase kHead{PhaseKind::kHead, Side::kDecoder, -1};
 constexpr Phase kUp{PhaseKind::kFfnUp, Side::kDecoder, 3};
@@ -57,7 +62,8 @@ TEST(Activity, LossesMakeATraceIncomplete) {
 
 // Breaks when the timeline is not JSON that the viewer reads, or loses a row.
 TEST(Activity, ChromeTraceHoldsStreamsAndPhases) {
-  const auto j = nlohmann::json::parse(chrome_trace({.activities = {kernel(1000, 3500, kUp)}, .dropped = 0, .untimed = 0}));
+  const auto j = nlohmann::json::parse(
+      chrome_trace({.activities = {kernel(1000, 3500, kUp)}, .dropped = 0, .untimed = 0}));
   ASSERT_EQ(j.size(), 2u);
   EXPECT_EQ(j[0]["tid"], "stream 1");
   EXPECT_DOUBLE_EQ(j[0]["ts"], 1.0);

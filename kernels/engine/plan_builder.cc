@@ -87,7 +87,8 @@ PlanTensor PlanBuilder::keep(const PlanTensor& tensor, std::string_view name) {
 PlanTensor PlanBuilder::materialise(const Stream& stream) {
   if (!stream.pending) return stream.rows;
   const PlanTensor y = activations(PhaseKind::kNorm, stream.rows.rows, stream.rows.cols);
-  add(PhaseKind::kNorm, NormOp{.x = stream.rows, .residual = stream.addend, .y = y, .weight = *stream.pending});
+  add(PhaseKind::kNorm,
+      NormOp{.x = stream.rows, .residual = stream.addend, .y = y, .weight = *stream.pending});
   return y;
 }
 
@@ -103,7 +104,8 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* no
   const int64_t width = what.weight.weight.rows;
   const int64_t n = what.gated ? width / 2 : width;
   const bool own = skinny(rows, n, k);
-  const bool fused = own && x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
+  const bool fused =
+      own && x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
 
   PlanTensor in = x.rows;
   PlanTensor norm_out;
@@ -163,7 +165,8 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
   const int64_t k = weight.weight.cols;
   const double scale = config().head_scale;
   if (skinny(rows, vocab, k)) {
-    const bool fused = x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
+    const bool fused =
+        x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
     const PlanTensor in = fused ? x.rows : materialise(x);
     add(PhaseKind::kHead, HeadOp{.x = in,
                                  .norm = fused ? x.pending : std::nullopt,

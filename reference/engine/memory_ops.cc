@@ -16,7 +16,8 @@ namespace tandem::reference {
 namespace {
 
 void fill_arena(const WeightLayout& layout, const WeightsSpec& spec, float* arena) {
-  for (const TensorSpec& t : layout.tensors) fill_seeded(spec, t, 0, {arena + t.offset, static_cast<size_t>(t.size())});
+  for (const TensorSpec& t : layout.tensors)
+    fill_seeded(spec, t, 0, {arena + t.offset, static_cast<size_t>(t.size())});
 }
 
 /// A load of the model's weights into host memory. Cold: made anew. Warm: level1 copies what the cache holds, the levels
@@ -70,7 +71,8 @@ OpWorkload load_op(const Case& c, const ModelConfig& config, bool warm) {
       fill_seeded(s->spec, t, t.size() - 1, {&last, 1});
       wrong += s->arena[static_cast<size_t>(t.offset + t.size() - 1)] != last;
     }
-    return CheckResult{"last value of each tensor", static_cast<double>(wrong), 0, std::to_string(wrong) + " tensors differ"};
+    return CheckResult{"last value of each tensor", static_cast<double>(wrong), 0,
+                       std::to_string(wrong) + " tensors differ"};
   };
   return op;
 }
@@ -123,7 +125,8 @@ OpWorkload trace_op(const Case& c, const ModelConfig& config) {
   OpWorkload op;
   op.workload = std::move(timed);
   op.check = [=] {
-    return CheckResult{"bytes handed out after the trace", static_cast<double>(s->left), 0, std::to_string(s->left) + " bytes"};
+    return CheckResult{"bytes handed out after the trace", static_cast<double>(s->left), 0,
+                       std::to_string(s->left) + " bytes"};
   };
   return op;
 }

@@ -28,12 +28,15 @@ Matrix random_matrix(const char* name, int64_t rows, int64_t cols) {
   Matrix m(rows, cols);
   const uint64_t key = stream_key(kInputSeed, name);
   for (int64_t i = 0; i < rows * cols; ++i) {
-    m.values[static_cast<size_t>(i)] = static_cast<float>(centred_sum(key, static_cast<uint64_t>(i))) * power_of_two(-16);
+    m.values[static_cast<size_t>(i)] =
+        static_cast<float>(centred_sum(key, static_cast<uint64_t>(i))) * power_of_two(-16);
   }
   return m;
 }
 
-TensorView view(const Matrix& m) { return {.data = m.values.data(), .dtype = DType::kF32, .rows = m.rows, .cols = m.cols}; }
+TensorView view(const Matrix& m) {
+  return {.data = m.values.data(), .dtype = DType::kF32, .rows = m.rows, .cols = m.cols};
+}
 
 CheckResult close_to(double got, double want, const std::string& what) {
   const double error = std::abs(got - want) / std::max(1e-30, std::abs(want));
@@ -134,7 +137,8 @@ OpWorkload peak_product() {
   op.flops = 2.0 * threads * kTileRows * kTileCols * kDepth * kTimes;
   op.check = [=] {
     // Powers of two: the sum is exact in any order.
-    const bool right = std::all_of(c->begin(), c->end(), [](float v) { return v == 0.125f * kDepth * kTimes; });
+    const bool right =
+        std::all_of(c->begin(), c->end(), [](float v) { return v == 0.125f * kDepth * kTimes; });
     return CheckResult{"exact sums", right ? 0.0 : 1.0, 0, "a tile is wrong"};
   };
   return op;
@@ -154,8 +158,13 @@ OpWorkload attention_op(int batch, int queries, int keys, int heads, int head_di
   std::fill(k->values.begin(), k->values.end(), 0.5f);
   OpWorkload op;
   op.workload = std::make_unique<TimedOp>([=] {
-    *y = attention({.q = *q, .query_offsets = *query_offsets, .k = *k, .v = *v, .key_offsets = *key_offsets,
-                    .mask = {.kind = AttentionMask::Kind::kCross, .lengths = lengths->data()}, .heads = heads,
+    *y = attention({.q = *q,
+                    .query_offsets = *query_offsets,
+                    .k = *k,
+                    .v = *v,
+                    .key_offsets = *key_offsets,
+                    .mask = {.kind = AttentionMask::Kind::kCross, .lengths = lengths->data()},
+                    .heads = heads,
                     .scale = 0.125});
   });
   op.bytes_read = 4.0 * static_cast<double>(q->values.size() + k->values.size() + v->values.size());
@@ -169,14 +178,16 @@ OpWorkload attention_op(int batch, int queries, int keys, int heads, int head_di
       want[static_cast<size_t>(c)] = static_cast<float>(sum / keys);
     }
     const Comparison comparison = compare(std::span(y->row(0), static_cast<size_t>(inner)), want, inner);
-    return CheckResult{"mean of the values under equal keys", comparison.relative_l2, kTolerance, comparison.where};
+    return CheckResult{"mean of the values under equal keys", comparison.relative_l2, kTolerance,
+                       comparison.where};
   };
   return op;
 }
 
 OpWorkload norm_op(const ModelConfig& config, int64_t rows) {
   auto x = std::make_shared<Matrix>(random_matrix("op.x", rows, config.d_model));
-  auto gamma = std::make_shared<Matrix>(1, config.d_model), beta = std::make_shared<Matrix>(1, config.d_model);
+  auto gamma = std::make_shared<Matrix>(1, config.d_model),
+       beta = std::make_shared<Matrix>(1, config.d_model);
   auto y = std::make_shared<Matrix>();
   std::fill(gamma->values.begin(), gamma->values.end(), 1.0f);
   const bool layer = config.norm == Norm::kLayer;
@@ -203,18 +214,21 @@ OpWorkload embedding_op(const ModelConfig& config, int64_t tokens) {
   auto table = std::make_shared<Matrix>(random_matrix("op.table", config.vocab, config.d_model));
   auto ids = std::make_shared<std::vector<int32_t>>(), positions = std::make_shared<std::vector<int32_t>>();
   for (int64_t t = 0; t < tokens; ++t) {
-    ids->push_back(static_cast<int32_t>(uniform_below(3, static_cast<uint64_t>(t), static_cast<uint32_t>(config.vocab))));
+    ids->push_back(static_cast<int32_t>(
+        uniform_below(3, static_cast<uint64_t>(t), static_cast<uint32_t>(config.vocab))));
     positions->push_back(static_cast<int32_t>(t));
   }
   auto y = std::make_shared<Matrix>();
   OpWorkload op;
-  op.workload = std::make_unique<TimedOp>(
-      [=] { *y = embed(plain, {.ids = *ids, .positions = *positions, .table = *table, .position_table = {}}); });
+  op.workload = std::make_unique<TimedOp>([=] {
+    *y = embed(plain, {.ids = *ids, .positions = *positions, .table = *table, .position_table = {}});
+  });
   op.bytes_read = 4.0 * static_cast<double>(tokens) * (config.d_model + 1.0);
   op.bytes_written = 4.0 * static_cast<double>(tokens) * config.d_model;
   op.check = [=] {
     const int64_t t = tokens - 1;
-    return close_to(y->row(t)[0], 2.0 * table->row((*ids)[static_cast<size_t>(t)])[0], "row of the table, scaled");
+    return close_to(y->row(t)[0], 2.0 * table->row((*ids)[static_cast<size_t>(t)])[0],
+                    "row of the table, scaled");
   };
   return op;
 }
@@ -226,12 +240,14 @@ OpWorkload head_op(const ModelConfig& config, int64_t rows) {
   for (int i = 0; i < config.d_model; ++i) w->row(7)[i] = 50 * x->row(0)[i];
   auto ids = std::make_shared<std::vector<int32_t>>();
   OpWorkload op;
-  op.workload = std::make_unique<TimedOp>(
-      [=] { *ids = arg_max(head(*x, {.weight = view(*w), .bias = {}}, 1.0)); });
+  op.workload =
+      std::make_unique<TimedOp>([=] { *ids = arg_max(head(*x, {.weight = view(*w), .bias = {}}, 1.0)); });
   op.bytes_read = 4.0 * static_cast<double>(x->values.size() + w->values.size());
   op.bytes_written = 4.0 * static_cast<double>(rows);
   op.flops = 2.0 * static_cast<double>(rows) * config.vocab * config.d_model;
-  op.check = [=] { return CheckResult{"planted arg-max", (*ids)[0] == 7 ? 0.0 : 1.0, 0, fmt::format("id {}", (*ids)[0])}; };
+  op.check = [=] {
+    return CheckResult{"planted arg-max", (*ids)[0] == 7 ? 0.0 : 1.0, 0, fmt::format("id {}", (*ids)[0])};
+  };
   return op;
 }
 
@@ -262,7 +278,8 @@ OpWorkload kernels_op(const Case& c, const ModelConfig& config) {
   if (c.op == "gemm_ffn_up") return product(rows, (config.gated ? 2 : 1) * int64_t{side.d_ff}, d);
   if (c.op == "gemm_ffn_down") return product(rows, d, side.d_ff);
   if (c.op == "gemm_head") return product(rows, config.vocab, d);
-  if (c.op == "encoder_attention") return attention_op(c.batch, c.src, c.src, config.encoder.heads, config.head_dim);
+  if (c.op == "encoder_attention")
+    return attention_op(c.batch, c.src, c.src, config.encoder.heads, config.head_dim);
   if (c.op == "decode_self_attention") return attention_op(c.batch, 1, c.tgt, side.heads, config.head_dim);
   if (c.op == "cross_attention") return attention_op(c.batch, 1, c.src, side.heads, config.head_dim);
   if (c.op == "norm") return norm_op(config, rows);

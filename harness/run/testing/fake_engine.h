@@ -38,7 +38,8 @@ class FakeEngine : public Engine {
     out.rows = int64_t{steps} * batch.size();
     out.cols = config_.vocab;
     for (int t = 0; t < steps; ++t) {
-      for (int b = 0; b < batch.size(); ++b) append_logits(tokens[static_cast<size_t>(b) * steps + t], t, out.values);
+      for (int b = 0; b < batch.size(); ++b)
+        append_logits(tokens[static_cast<size_t>(b) * steps + t], t, out.values);
     }
     return out;
   }
