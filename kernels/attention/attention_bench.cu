@@ -153,11 +153,11 @@ int layer_count(double layer_bytes) {
   return std::clamp(static_cast<int>(std::ceil(5e8 / layer_bytes)), 4, 48);
 }
 
-void bench_self(Bench& bench, int batch, int heads, int dim, int length, int splits, bool bias,
+void bench_self(Bench& bench, int batch, int heads, int dim, int length, int workers, bool bias,
                 Overlap overlap) {
   const std::string name = "self b" + std::to_string(batch) + " h" + std::to_string(heads) + " d" +
                            std::to_string(dim) + " len" + std::to_string(length) + (bias ? " bias" : "") +
-                           " splits" + std::to_string(splits) + " " + overlap_name(overlap);
+                           " workers" + std::to_string(workers) + " " + overlap_name(overlap);
   if (!bench.wanted(name)) return;
   const int inner = heads * dim;
   const int64_t cache = static_cast<int64_t>(batch) * inner * length;
@@ -188,7 +188,7 @@ void bench_self(Bench& bench, int batch, int heads, int dim, int length, int spl
                                     .head_dim = dim,
                                     .max_length = length,
                                     .scale = scale,
-                                    .splits = splits,
+                                    .workers = workers,
                                     .dependent = overlap != Overlap::kNone && layer > 0,
                                     .kv_ready = overlap == Overlap::kReady},
                                    stream);
@@ -219,12 +219,12 @@ void bench_self(Bench& bench, int batch, int heads, int dim, int length, int spl
   bench.report(name, layers, bytes * layers, "GB/s", true, check, work);
 }
 
-void bench_cross(Bench& bench, int sources, int beams, int heads, int dim, int length, int splits,
+void bench_cross(Bench& bench, int sources, int beams, int heads, int dim, int length, int workers,
                  bool head_major, Overlap overlap) {
   const std::string name = "cross b" + std::to_string(sources) + " beams" + std::to_string(beams) + " h" +
                            std::to_string(heads) + " d" + std::to_string(dim) + " src" +
                            std::to_string(length) + (head_major ? " head-major" : " token-major") +
-                           " splits" + std::to_string(splits) + " " + overlap_name(overlap);
+                           " workers" + std::to_string(workers) + " " + overlap_name(overlap);
   if (!bench.wanted(name)) return;
   const int inner = heads * dim;
   const int rows = sources * beams;
@@ -259,7 +259,7 @@ void bench_cross(Bench& bench, int sources, int beams, int heads, int dim, int l
                                      .head_dim = dim,
                                      .max_source_length = length,
                                      .scale = scale,
-                                     .splits = splits,
+                                     .workers = workers,
                                      .dependent = overlap != Overlap::kNone && layer > 0,
                                      .kv_ready = overlap == Overlap::kReady},
                                     stream);
@@ -358,15 +358,23 @@ void run(Bench& bench) {
     bench_cross(bench, 1, 1, 16, 64, 128, 0, false, overlap);
     bench_cross(bench, 64, 1, 16, 64, 512, 0, false, overlap);
   }
-  for (const int splits : {1, 2, 4, 8}) {
-    bench_self(bench, 1, 16, 64, 128, splits, false, Overlap::kReady);
-    bench_self(bench, 1, 16, 64, 512, splits, false, Overlap::kReady);
-    bench_self(bench, 8, 16, 64, 512, splits, false, Overlap::kReady);
+  for (const int workers : {4, 8, 16, 32}) {
+    bench_self(bench, 1, 16, 64, 128, workers, false, Overlap::kReady);
+    bench_self(bench, 1, 16, 64, 512, workers, false, Overlap::kReady);
+    bench_self(bench, 8, 16, 64, 512, workers, false, Overlap::kReady);
+  }
+  for (const int workers : {1, 2, 4}) {
+    bench_self(bench, 64, 8, 64, 128, workers, false, Overlap::kReady);
+    bench_self(bench, 64, 16, 64, 128, workers, false, Overlap::kReady);
+    bench_self(bench, 64, 16, 64, 512, workers, false, Overlap::kReady);
+    bench_self(bench, 64, 32, 128, 128, workers, false, Overlap::kReady);
+    bench_cross(bench, 64, 1, 16, 64, 128, workers, false, Overlap::kReady);
+    bench_cross(bench, 64, 1, 16, 64, 512, workers, false, Overlap::kReady);
+    bench_cross(bench, 64, 4, 16, 64, 512, workers, false, Overlap::kReady);
   }
   bench_self(bench, 64, 8, 64, 128, 0, false, Overlap::kReady);
   bench_self(bench, 64, 16, 64, 128, 0, false, Overlap::kReady);
   bench_self(bench, 64, 16, 64, 512, 0, false, Overlap::kReady);
-  bench_self(bench, 64, 16, 64, 512, 2, false, Overlap::kReady);
   bench_self(bench, 64, 32, 128, 128, 0, false, Overlap::kReady);
   bench_self(bench, 64, 32, 128, 128, 0, true, Overlap::kReady);
   bench_self(bench, 1, 32, 128, 128, 0, true, Overlap::kReady);

@@ -113,20 +113,22 @@ TANDEM_HD constexpr int64_t persistent_item(int64_t round, int block, int blocks
   return round * blocks + (block + round) % blocks;
 }
 
-// ---- Splits of a decode step ------------------------------------------------------------------------------------------
+// ---- Workers of a decode step -----------------------------------------------------------------------------------------
 
 inline constexpr int kDecodeWarps = 4;  ///< warps of a decode block
 inline constexpr int kDecodeLog2Warps = 2;
-inline constexpr int kDecodeMaxSplits = 8;  ///< the portable size of a cluster
-inline constexpr int kDecodeGranule = 16;   ///< keys; a warp's share is a multiple of this (but for the last)
+inline constexpr int kDecodeMaxSplits = 8;  ///< blocks of a cluster, its portable size
+inline constexpr int kDecodeGranule =
+    16;  ///< keys; a worker's share is a multiple of this (but for the last)
 
 struct KeyRange {
   int begin = 0;
   int end = 0;  ///< exclusive
 };
 
-/// Keys of worker `worker` out of 2^log2_workers (warps of all splits, in order): contiguous shares of one size, the last
-/// ones shorter or empty. Depends on the current length only, so that any length is balanced over a fixed grid.
+/// Keys of worker `worker` out of 2^log2_workers (the warps that share a row and head, in order): contiguous shares of one
+/// size, the last ones shorter or empty. Depends on the current length only, so that any length is balanced over a fixed
+/// grid.
 TANDEM_HD constexpr KeyRange decode_range(int length, int log2_workers, int worker) {
   const int even = (length + (1 << log2_workers) - 1) >> log2_workers;
   const int share = ceil_div(even, kDecodeGranule) * kDecodeGranule;
@@ -135,16 +137,41 @@ TANDEM_HD constexpr KeyRange decode_range(int length, int log2_workers, int work
   return {begin, end};
 }
 
-/// Blocks a (row, head) pair is split over: enough to give every multiprocessor about four blocks, never fewer than 64
-/// keys a block at full length.
-TANDEM_HD constexpr int decode_splits(int64_t pairs, int max_length, int multiprocessors) {
-  int splits = 1;
-  while (splits < kDecodeMaxSplits && pairs * splits * 2 <= 4 * static_cast<int64_t>(multiprocessors) &&
-         max_length >= splits * 2 * kDecodeWarps * kDecodeGranule) {
-    splits *= 2;
+/// Warps a (row, head) pair is shared by: enough to give every multiprocessor about eight, each with 8 KB of keys and
+/// values under way, but none less than a granule at full length. A warp costs some 500 instructions however few keys it
+/// has, so no more than that.
+TANDEM_HD constexpr int decode_workers(int64_t pairs, int max_length, int multiprocessors) {
+  int workers = 1;
+  while (workers < kDecodeWarps * kDecodeMaxSplits &&
+         pairs * workers < 7 * static_cast<int64_t>(multiprocessors) &&
+         max_length >= 2 * workers * kDecodeGranule) {
+    workers *= 2;
   }
-  return splits;
+  return workers;
 }
+
+/// How the workers of pairs lie over blocks: up to kDecodeWarps of them in a block, several heads a block when they are
+/// fewer, a cluster of blocks when they are more.
+struct DecodeGrid {
+  int log2_workers = 0;
+  TANDEM_HD constexpr int log2_block_workers() const {
+    return log2_workers < kDecodeLog2Warps ? log2_workers : kDecodeLog2Warps;
+  }
+  TANDEM_HD constexpr int log2_splits() const { return log2_workers - log2_block_workers(); }
+  TANDEM_HD constexpr int block_heads() const { return kDecodeWarps >> log2_block_workers(); }
+  TANDEM_HD constexpr int blocks_x(int heads) const {
+    return ceil_div(heads, block_heads()) << log2_splits();
+  }
+  /// Block of the cluster.
+  TANDEM_HD constexpr int split(int block_x) const { return block_x & ((1 << log2_splits()) - 1); }
+  /// Head of a warp; may be at or beyond `heads` in the last block.
+  TANDEM_HD constexpr int head(int block_x, int warp) const {
+    return (block_x >> log2_splits()) * block_heads() + (warp >> log2_block_workers());
+  }
+  TANDEM_HD constexpr int worker(int block_x, int warp) const {
+    return (split(block_x) << log2_block_workers()) + (warp & ((1 << log2_block_workers()) - 1));
+  }
+};
 
 // Fragments of mma.m16n8k16 as the decode kernel fills them straight from global memory. lane = 4 * g + t. The inner
 // index of a product may be permuted freely as long as both operands agree, and so may the columns of the result: the

@@ -134,14 +134,13 @@ TEST(EncoderTiles, PersistentBlocksTakeEveryItemOnce) {
 }
 
 // A key in no share is forgotten, a key in two counts twice.
-TEST(DecodeSplits, RangesCoverEveryKeyOnce) {
-  ASSERT_EQ(1 << kDecodeLog2Warps, kDecodeWarps);
-  for (int log2_splits = 0; log2_splits <= 3; ++log2_splits) {
-    const int workers = kDecodeWarps << log2_splits;
+TEST(DecodeWorkers, RangesCoverEveryKeyOnce) {
+  for (int log2_workers = 0; log2_workers <= 5; ++log2_workers) {
+    const int workers = 1 << log2_workers;
     for (int length = 0; length <= 2200; ++length) {
       int next = 0;
       for (int w = 0; w < workers; ++w) {
-        const KeyRange r = decode_range(length, kDecodeLog2Warps + log2_splits, w);
+        const KeyRange r = decode_range(length, log2_workers, w);
         ASSERT_EQ(r.begin, next);
         ASSERT_LE(r.begin, r.end);
         ASSERT_TRUE(r.end == length || r.end % kDecodeGranule == 0);
@@ -153,17 +152,42 @@ TEST(DecodeSplits, RangesCoverEveryKeyOnce) {
   }
 }
 
-// One block at batch 1 leaves the card idle; splitting a full grid only adds combining.
-TEST(DecodeSplits, FillTheCardAndNoMore) {
-  EXPECT_EQ(decode_splits(16, 128, 132), 2);
-  EXPECT_EQ(decode_splits(16, 512, 132), 8);
-  EXPECT_EQ(decode_splits(1024, 4096, 132), 1);
-  EXPECT_EQ(decode_splits(16, 1, 132), 1);
+// A pair that no warp takes is never computed; two warps with one share of one pair count it twice.
+TEST(DecodeWorkers, EveryShareHasOneWarp) {
+  ASSERT_EQ(1 << kDecodeLog2Warps, kDecodeWarps);
+  for (int log2_workers = 0; log2_workers <= 5; ++log2_workers) {
+    const DecodeGrid grid{log2_workers};
+    ASSERT_LE(1 << grid.log2_splits(), kDecodeMaxSplits);
+    for (int heads = 1; heads <= 33; ++heads) {
+      ASSERT_EQ(grid.blocks_x(heads) % (1 << grid.log2_splits()), 0);
+      std::set<std::pair<int, int>> taken;
+      for (int block = 0; block < grid.blocks_x(heads); ++block) {
+        ASSERT_EQ(grid.split(block), block % (1 << grid.log2_splits())) << "the rank in the cluster";
+        for (int warp = 0; warp < kDecodeWarps; ++warp) {
+          const int head = grid.head(block, warp);
+          const int worker = grid.worker(block, warp);
+          ASSERT_LT(worker, 1 << log2_workers);
+          ASSERT_TRUE(head >= heads || taken.insert({head, worker}).second);
+        }
+      }
+      ASSERT_EQ(static_cast<int>(taken.size()), heads << log2_workers);
+    }
+  }
+}
+
+// One warp a pair at batch 1 leaves the card idle; many warps a pair on a full card only add instructions.
+TEST(DecodeWorkers, FillTheCardAndNoMore) {
+  EXPECT_EQ(decode_workers(16, 128, 132), 8);
+  EXPECT_EQ(decode_workers(16, 512, 132), 32);
+  EXPECT_EQ(decode_workers(128, 128, 132), 8);
+  EXPECT_EQ(decode_workers(1024, 4096, 132), 1);
+  EXPECT_EQ(decode_workers(512, 512, 132), 2);
+  EXPECT_EQ(decode_workers(16, 1, 132), 1);
   for (int64_t pairs = 1; pairs < 5000; pairs += 7) {
-    for (const int length : {1, 63, 64, 127, 128, 500, 100000}) {
-      const int s = decode_splits(pairs, length, 132);
-      ASSERT_TRUE(s == 1 || s == 2 || s == 4 || s == 8);
-      ASSERT_TRUE(s == 1 || (pairs * s <= 4 * 132 && length >= 64 * s));
+    for (const int length : {1, 15, 32, 63, 64, 127, 128, 500, 100000}) {
+      const int w = decode_workers(pairs, length, 132);
+      ASSERT_TRUE(w >= 1 && w <= 32 && (w & (w - 1)) == 0);
+      ASSERT_TRUE(w == 1 || (pairs * w < 14 * 132 && length >= w * kDecodeGranule));
     }
   }
 }

@@ -14,12 +14,15 @@ namespace {
 
 constexpr int kMaxGridY = 65535;
 
-int choose_log2_splits(int asked, int64_t pairs, int max_length, std::string_view kernel) {
-  require_field(asked == 0 || asked == 1 || asked == 2 || asked == 4 || asked == kDecodeMaxSplits, kernel,
-                "splits", asked, "0, 1, 2, 4 or 8");
-  if (!use_sm90()) return 0;  // partial results meet in a cluster, which only sm_90 has
-  const int splits = asked != 0 ? asked : decode_splits(pairs, max_length, multiprocessors());
-  return std::countr_zero(static_cast<unsigned>(splits));
+DecodeGrid choose_grid(int asked, int64_t pairs, int max_length, std::string_view kernel) {
+  constexpr int kMost = kDecodeWarps * kDecodeMaxSplits;
+  require_field(
+      asked == 0 || (asked >= 1 && asked <= kMost && std::has_single_bit(static_cast<unsigned>(asked))),
+      kernel, "workers", asked, "0, 1, 2, 4, 8, 16 or 32");
+  int workers = asked != 0 ? asked : decode_workers(pairs, max_length, multiprocessors());
+  // Beyond one block partial results meet in a cluster, which only sm_90 has.
+  if (workers > kDecodeWarps && !use_sm90()) workers = kDecodeWarps;
+  return {.log2_workers = std::countr_zero(static_cast<unsigned>(workers))};
 }
 
 void check_common(int head_dim, int heads, float scale, int finished_stride, DType dtype,
@@ -79,8 +82,7 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .row_groups = 1,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .log2_splits =
-          choose_log2_splits(p.splits, static_cast<int64_t>(p.batch) * p.heads, p.max_length, kName),
+      .grid = choose_grid(p.workers, static_cast<int64_t>(p.batch) * p.heads, p.max_length, kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };
@@ -131,8 +133,8 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .row_groups = groups,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .log2_splits = choose_log2_splits(p.splits, static_cast<int64_t>(p.sources) * groups * p.heads,
-                                        p.max_source_length, kName),
+      .grid = choose_grid(p.workers, static_cast<int64_t>(p.sources) * groups * p.heads, p.max_source_length,
+                          kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };

@@ -1,7 +1,7 @@
 // Attention of one decode step: one new query a row, against the row's own cache (self, with the append of this step's
 // key and value) or against the encoder's keys and values (cross). Both stream K/V once, from global memory straight into
-// registers; the length is split over a thread-block cluster whose partial results are combined in a fixed order, so
-// that there is no workspace, no atomic, no second kernel, and every run gives the same bits. The grid depends on none of
+// registers; the length is split over warps of a block or of a cluster whose partial results are combined in a fixed order,
+// so that there is no workspace, no atomic, no second kernel, and every run gives the same bits. The grid depends on none of
 // the device-side values (position, lengths, finished), so that one captured graph serves every step.
 #pragma once
 
@@ -41,7 +41,8 @@ struct DecodeSelfAttentionParams {
   int head_dim = 0;      ///< a multiple of 8, 8 to 128
   int max_length = 0;    ///< of the cache
   float scale = 0.125f;  ///< scores are scale * q.k (+ bias)
-  int splits = 0;        ///< thread blocks a row and head: 1, 2, 4 or 8; 0 lets decode_splits() choose
+  /// Warps that share a row and head: 1, 2, 4 (a block), 8, 16 or 32 (a cluster); 0 lets decode_workers() choose.
+  int workers = 0;
   /// Programmatic dependent launch. Without kv_ready nothing is read before the previous kernel has ended.
   bool dependent = false;
   /// With `dependent`: the cache below `position`, *position, finished and ancestry were complete before the chain of
@@ -83,9 +84,10 @@ struct DecodeCrossAttentionParams {
   int rows_per_source = 1;
   int heads = 0;
   int head_dim = 0;           ///< a multiple of 8, 8 to 128
-  int max_source_length = 0;  ///< at least the longest source; chooses the splits, nothing else
+  int max_source_length = 0;  ///< at least the longest source; chooses the number of workers, nothing else
   float scale = 0.125f;       ///< scores are scale * q.k; never a position bias
-  int splits = 0;          ///< thread blocks a source and head: 1, 2, 4 or 8; 0 lets decode_splits() choose
+  /// Warps that share a source and head: 1, 2, 4 (a block), 8, 16 or 32 (a cluster); 0 lets decode_workers() choose.
+  int workers = 0;
   bool dependent = false;  ///< programmatic dependent launch
   /// With `dependent`: k, v, offsets and finished were complete before the chain of dependent launches began; the
   /// first K/V are then requested before q is ready.

@@ -26,13 +26,11 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
   pdl_launch_dependents();
   if (!a.kv_ready) pdl_wait();
 
-  const DecodeBlock b = decode_block(a, kDecodeRowsF32);
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const DecodeTask t = decode_task(a, kDecodeRowsF32);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int group = lane / Lanes;
   const int element = 4 * (lane % Lanes);
   const bool inside = element < a.head_dim;
-  const uint32_t live = live_rows(a, b);
 
   int first_token = 0;
   int length = 0;
@@ -42,27 +40,27 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
     if (position < 0 || position >= a.max_length) __trap();
     length = position + 1;
   } else {
-    first_token = a.offsets[b.source];
-    length = a.offsets[b.source + 1] - first_token;
+    first_token = a.offsets[t.source];
+    length = a.offsets[t.source + 1] - first_token;
   }
   if (a.kv_ready) pdl_wait();
-  if (live == 0 || length <= 0) {  // the same for every block of the cluster
-    store_zeros<float>(a, b);
+  if (t.live == 0 || length <= 0) {  // the same for every block of the cluster
+    store_zeros<float>(a, t);
     return;
   }
+  announce_block(a, t, shared);
 
-  announce_block(a, b, shared);
-  const KeyRange range =
-      decode_range(length, kDecodeLog2Warps + a.log2_splits, b.split * kDecodeWarps + warp);
-  const int64_t head_at = first_token * a.token_stride + b.head * a.head_stride;
+  KeyRange range = decode_range(length, a.grid.log2_workers, t.worker);
+  if (t.head >= a.heads) range = {0, 0};
+  const int64_t head_at = first_token * a.token_stride + t.head * a.head_stride;
   float* const k = static_cast<float*>(a.k) + head_at + element;
   float* const v = static_cast<float*>(a.v) + head_at + element;
-  const int64_t new_at = b.first_row * a.q_stride + b.head * a.head_dim + element;
+  const int64_t new_at = t.first_row * a.q_stride + t.head * a.head_dim + element;
   const int32_t* ancestry = nullptr;
   const float* bias = nullptr;
   if constexpr (Self) {
-    if (a.ancestry != nullptr) ancestry = a.ancestry + static_cast<int64_t>(b.source) * a.max_length;
-    if (a.bias != nullptr) bias = a.bias + b.head * (2 * a.max_distance + 1);
+    if (a.ancestry != nullptr) ancestry = a.ancestry + static_cast<int64_t>(t.source) * a.max_length;
+    if (a.bias != nullptr) bias = a.bias + t.head * (2 * a.max_distance + 1);
   }
 
   const float4 zero = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -72,8 +70,9 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
   float total[Rows];
 #pragma unroll
   for (int r = 0; r < Rows; ++r) {
-    q[r] =
-        r < b.rows && inside ? load_float4(static_cast<const float*>(a.q) + new_at + r * a.q_stride) : zero;
+    q[r] = r < t.rows && inside && t.head < a.heads
+               ? load_float4(static_cast<const float*>(a.q) + new_at + r * a.q_stride)
+               : zero;
     sum[r] = zero;
     maximum[r] = -INFINITY;
     total[r] = 0.0f;
@@ -93,7 +92,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
         kx[u] = load_float4(static_cast<const float*>(a.new_k) + new_at);
         vx[u] = load_float4(static_cast<const float*>(a.new_v) + new_at);
       } else {
-        const int source = ancestry != nullptr ? ancestry[key] : b.source;
+        const int source = ancestry != nullptr ? ancestry[key] : t.source;
         const int64_t at = source * a.source_stride + key * a.token_stride;
         kx[u] = load_float4(k + at);
         vx[u] = load_float4(v + at);
@@ -104,7 +103,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
       for (int u = 0; u < kUnroll; ++u) {
         const int key = tile + u * kGroups + group;
         if (key != position || key >= range.end || !inside) continue;
-        const int64_t at = b.source * a.source_stride + key * a.token_stride;
+        const int64_t at = t.source * a.source_stride + key * a.token_stride;
         *reinterpret_cast<float4*>(k + at) = kx[u];
         *reinterpret_cast<float4*>(v + at) = vx[u];
       }
@@ -145,7 +144,6 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
     }
   }
 
-  const Partial mine = decode_partial(shared, warp, b.rows, a.head_dim);
 #pragma unroll
   for (int r = 0; r < Rows; ++r) {
 #pragma unroll
@@ -164,33 +162,40 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
         x[i] += __shfl_xor_sync(0xffffffffu, x[i], m);
       }
     }
-    if (r >= b.rows) continue;
-    if (lane == 0) {
-      mine.stats[2 * r] = maximum[r];
-      mine.stats[2 * r + 1] = total[r];
-    }
-    if (group == 0 && inside) {
-      float* to = mine.sums + r * a.head_dim + element;
-      to[0] = sum[r].x;
-      to[1] = sum[r].y;
-      to[2] = sum[r].z;
-      to[3] = sum[r].w;
-    }
   }
-  combine_and_store<float>(a, b, live, shared);
+  const bool only_worker = a.grid.log2_workers == 0;
+#pragma unroll
+  for (int r = 0; r < Rows; ++r) {
+    if (r >= t.rows || group != 0 || !inside) continue;
+    if (only_worker) {
+      if (t.head >= a.heads) continue;
+      const bool alive = (t.live >> r & 1u) != 0;
+      const float inverse = 1.0f / total[r];
+      *reinterpret_cast<float4*>(output<float>(a, t, r) + element) =
+          alive ? make_float4(sum[r].x * inverse, sum[r].y * inverse, sum[r].z * inverse, sum[r].w * inverse)
+                : zero;
+      continue;
+    }
+    const Partial mine = decode_partial(shared, t.warp, t.rows, a.head_dim);
+    if (lane == 0) *reinterpret_cast<float2*>(mine.stats + 2 * r) = make_float2(maximum[r], total[r]);
+    float* to = mine.sums + r * a.head_dim + element;
+    *reinterpret_cast<float2*>(to) = make_float2(sum[r].x, sum[r].y);
+    *reinterpret_cast<float2*>(to + 2) = make_float2(sum[r].z, sum[r].w);
+  }
+  if (!only_worker) combine_and_store<float>(a, t, shared);
 }
 
 template <int Lanes, int Rows, bool Self>
 void launch_instance(const DecodeArgs& a, const DecodeLaunch& how) {
   const int rows = a.rows_per_source < kDecodeRowsF32 ? a.rows_per_source : kDecodeRowsF32;
+  const dim3 grid(static_cast<unsigned>(a.grid.blocks_x(a.heads)),
+                  static_cast<unsigned>(how.sources * a.row_groups));
   launch(decode_f32_kernel<Lanes, Rows, Self>,
-         {.grid = dim3(static_cast<unsigned>(a.heads << a.log2_splits),
-                       static_cast<unsigned>(how.sources * a.row_groups)),
+         {.grid = grid,
           .block = dim3(kDecodeThreads),
-          .shared_bytes =
-              sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.log2_splits)),
+          .shared_bytes = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.grid)),
           .dependent = how.dependent,
-          .cluster = 1 << a.log2_splits},
+          .cluster = 1 << a.grid.log2_splits()},
          how.stream, a);
 }
 

@@ -37,7 +37,7 @@ struct SelfCase {
   int steps = 32;
   int max_distance = 0;  ///< 0: no bias
   float scale = 0.125f;
-  int splits = 0;
+  int workers = 0;
   bool ancestry = false;
   int finish_row = -1;  ///< this row is finished from the middle step on
 };
@@ -46,7 +46,7 @@ struct SelfCase {
 /// caches hold exactly what was appended, and that nothing else was written.
 void run_self(const SelfCase& c, uint64_t seed) {
   SCOPED_TRACE(std::string(dtype_name(c.dtype)) + " dim " + std::to_string(c.head_dim) + " max length " +
-               std::to_string(c.max_length) + " splits " + std::to_string(c.splits) + " distance " +
+               std::to_string(c.max_length) + " workers " + std::to_string(c.workers) + " distance " +
                std::to_string(c.max_distance) + " ancestry " + std::to_string(c.ancestry));
   const int inner = c.heads * c.head_dim;
   const int64_t qkv_stride = 3 * inner + 8;
@@ -95,7 +95,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
                                          .head_dim = c.head_dim,
                                          .max_length = c.max_length,
                                          .scale = c.scale,
-                                         .splits = c.splits};
+                                         .workers = c.workers};
   const TestStream stream;
   TimedGraph graph(stream, [&](cudaStream_t s) { launch_decode_self_attention(params, s); });
 
@@ -178,8 +178,8 @@ void run_self(const SelfCase& c, uint64_t seed) {
 // From the first token on, every length, over every way to split it.
 TEST_P(DecodeSelfAttention, EveryStep) {
   for (const DType dtype : kTypes) {
-    for (const int splits : {0, 1, 2, 4, 8}) {
-      run_self({.dtype = dtype, .batch = 3, .max_length = 150, .steps = 150, .splits = splits}, random_());
+    for (const int workers : {0, 1, 2, 4, 8, 16, 32}) {
+      run_self({.dtype = dtype, .batch = 3, .max_length = 150, .steps = 150, .workers = workers}, random_());
     }
   }
 }
@@ -193,7 +193,7 @@ TEST_P(DecodeSelfAttention, HeadSizes) {
                 .head_dim = dim,
                 .max_length = 90,
                 .steps = 70 + below(20),
-                .splits = 2},
+                .workers = 2},
                random_());
     }
   }
@@ -209,7 +209,7 @@ TEST_P(DecodeSelfAttention, RelativeBias) {
                 .steps = 160,
                 .max_distance = 40,
                 .scale = 0.3f,
-                .splits = dim == 64 ? 4 : 0},
+                .workers = dim == 64 ? 4 : 0},
                random_());
     }
   }
@@ -218,9 +218,10 @@ TEST_P(DecodeSelfAttention, RelativeBias) {
 // A finished row must cost nothing and disturb nothing, whatever its rows hold.
 TEST_P(DecodeSelfAttention, FinishedRow) {
   for (const DType dtype : kTypes) {
-    for (const int splits : {1, 4}) {
-      run_self({.dtype = dtype, .batch = 4, .max_length = 64, .steps = 50, .splits = splits, .finish_row = 2},
-               random_());
+    for (const int workers : {1, 4}) {
+      run_self(
+          {.dtype = dtype, .batch = 4, .max_length = 64, .steps = 50, .workers = workers, .finish_row = 2},
+          random_());
     }
   }
 }
@@ -234,7 +235,7 @@ TEST_P(DecodeSelfAttention, Ancestry) {
                 .head_dim = dim,
                 .max_length = 100,
                 .steps = 90,
-                .splits = 2,
+                .workers = 2,
                 .ancestry = true},
                random_());
     }
@@ -289,8 +290,8 @@ TEST(DecodeAttentionErrors, NameTheField) {
   bad_self.position = nullptr;
   EXPECT_NE(message(launch_decode_self_attention, bad_self).find("position is null"), std::string::npos);
   bad_self = self;
-  bad_self.splits = 3;
-  EXPECT_NE(message(launch_decode_self_attention, bad_self).find("splits is 3"), std::string::npos);
+  bad_self.workers = 3;
+  EXPECT_NE(message(launch_decode_self_attention, bad_self).find("workers is 3"), std::string::npos);
   auto bad_cross = cross;
   bad_cross.rows_per_source = 0;
   EXPECT_NE(message(launch_decode_cross_attention, bad_cross).find("rows_per_source is 0"),

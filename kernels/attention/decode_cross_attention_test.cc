@@ -36,14 +36,15 @@ struct CrossCase {
   int rows_per_source = 1;
   bool head_major = false;
   float scale = 0.125f;
-  int splits = 0;
+  int workers = 0;
   bool some_finished = false;
   bool poison_odd = false;
 };
 
 void run_cross(const CrossCase& c, uint64_t seed) {
   std::string trace = std::string(dtype_name(c.dtype)) + " dim " + std::to_string(c.head_dim) + " rows " +
-                      std::to_string(c.rows_per_source) + " splits " + std::to_string(c.splits) + " lengths";
+                      std::to_string(c.rows_per_source) + " workers " + std::to_string(c.workers) +
+                      " lengths";
   for (int n : c.lengths) trace += " " + std::to_string(n);
   SCOPED_TRACE(trace);
   const int sources = static_cast<int>(c.lengths.size());
@@ -102,7 +103,7 @@ void run_cross(const CrossCase& c, uint64_t seed) {
                                    .head_dim = c.head_dim,
                                    .max_source_length = longest,
                                    .scale = c.scale,
-                                   .splits = c.splits},
+                                   .workers = c.workers},
                                   nullptr);
   }
   const std::vector<float> got = download(c.dtype, out[0]);
@@ -135,9 +136,9 @@ void run_cross(const CrossCase& c, uint64_t seed) {
 // Lengths around the tiles and the shares of a warp, over every way to split them.
 TEST_P(DecodeCrossAttention, Lengths) {
   for (const DType dtype : kTypes) {
-    for (const int splits : {0, 1, 2, 4, 8}) {
+    for (const int workers : {0, 1, 2, 4, 8, 16, 32}) {
       run_cross(
-          {.dtype = dtype, .lengths = {1, 2, 15, 16, 17, 31, 33, 64, 65, 0, 127, 300}, .splits = splits},
+          {.dtype = dtype, .lengths = {1, 2, 15, 16, 17, 31, 33, 64, 65, 0, 127, 300}, .workers = workers},
           random_());
     }
   }
@@ -153,7 +154,7 @@ TEST_P(DecodeCrossAttention, HeadSizesAndLayouts) {
                    .head_dim = dim,
                    .lengths = {1 + below(100), 1 + below(40), 1 + below(200)},
                    .head_major = head_major,
-                   .splits = 1 << below(4)},
+                   .workers = 1 << below(6)},
                   random_());
       }
     }
@@ -168,7 +169,7 @@ TEST_P(DecodeCrossAttention, Beams) {
                  .head_dim = rows % 2 == 0 ? 64 : 128,
                  .lengths = {1 + below(150), 1, 1 + below(90)},
                  .rows_per_source = rows,
-                 .splits = 1 << below(4),
+                 .workers = 1 << below(6),
                  .some_finished = rows % 3 == 0},
                 random_());
     }
@@ -182,7 +183,7 @@ TEST_P(DecodeCrossAttention, Finished) {
       run_cross({.dtype = dtype,
                  .lengths = {50, 1 + below(80), 1 + below(80), 40, 33},
                  .rows_per_source = rows,
-                 .splits = rows,
+                 .workers = rows,
                  .some_finished = true},
                 random_());
     }
@@ -192,10 +193,10 @@ TEST_P(DecodeCrossAttention, Finished) {
 // The next source begins where this one ends: NaN there must not reach this one.
 TEST_P(DecodeCrossAttention, NeighboursDoNotLeak) {
   for (const DType dtype : kTypes) {
-    for (const int splits : {1, 8}) {
+    for (const int workers : {1, 8}) {
       run_cross({.dtype = dtype,
                  .lengths = {1 + below(100), 20, 1 + below(60), 70, 1, 1, 100},
-                 .splits = splits,
+                 .workers = workers,
                  .poison_odd = true},
                 random_());
     }
@@ -244,7 +245,7 @@ TEST_P(DecodeCrossAttention, DependentChain) {
                                        .head_dim = kDim,
                                        .max_source_length = kLength,
                                        .scale = 0.5f,
-                                       .splits = 2,
+                                       .workers = 2,
                                        .dependent = dependent && step > 0,
                                        .kv_ready = ready},
                                       s);
@@ -262,7 +263,7 @@ TEST_P(DecodeCrossAttention, DependentChain) {
                                       .head_dim = kDim,
                                       .max_length = kLength,
                                       .scale = 0.5f,
-                                      .splits = 2,
+                                      .workers = 2,
                                       .dependent = dependent,
                                       .kv_ready = ready},
                                      s);

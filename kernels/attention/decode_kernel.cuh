@@ -1,5 +1,5 @@
-// What the two decode kernels (tensor cores for 16-bit types, fp32) share: where a block's rows and keys
-// are, and the combination of partial results, in a fixed order, over the warps of a block and the blocks of a cluster.
+// What the two decode kernels (tensor cores for 16-bit types, fp32) share: where a warp's rows and keys are, and the
+// combination of partial results, in a fixed order, over the warps of a block and the blocks of a cluster.
 #pragma once
 
 #include <cstdint>
@@ -18,46 +18,59 @@ inline constexpr int kDecodeThreads = kDecodeWarps * kWarp;
 TANDEM_HD constexpr int decode_partial_floats(int rows, int head_dim) {
   return rows * (head_dim + 2);
 }
-/// Shared memory of a block, floats: a barrier, a partial of each warp, and in the first block of a cluster those that the
-/// others send.
+/// Shared memory of a block, floats: nothing for one worker a pair; else a barrier, a partial of each warp, and in the
+/// first block of a cluster those that the others send.
 inline constexpr int kDecodeBarrierFloats = 4;
-TANDEM_HD constexpr int decode_shared_floats(int rows, int head_dim, int log2_splits) {
+TANDEM_HD constexpr int decode_shared_floats(int rows, int head_dim, const DecodeGrid& grid) {
+  if (grid.log2_workers == 0) return 0;
   return kDecodeBarrierFloats +
-         (kDecodeWarps + (1 << log2_splits) - 1) * decode_partial_floats(rows, head_dim);
+         (kDecodeWarps + (1 << grid.log2_splits()) - 1) * decode_partial_floats(rows, head_dim);
 }
 
-struct DecodeBlock {
-  int split;
-  int head;
+/// What one warp works on.
+struct DecodeTask {
+  int warp;
+  int head;  ///< at or beyond the number of heads: nothing
   int source;
-  int first_row;  ///< global row of the block's first query
-  int rows;
+  int first_row;  ///< global row of the first query
+  int rows;       ///< queries that share the source's keys
+  int split;      ///< block of the cluster
+  int worker;     ///< among those of the pair
+  uint32_t live;  ///< bit r: row r is not finished
 };
 
-__device__ inline DecodeBlock decode_block(const DecodeArgs& a, int rows_per_block) {
-  DecodeBlock b;
-  b.split = static_cast<int>(blockIdx.x) & ((1 << a.log2_splits) - 1);
-  b.head = static_cast<int>(blockIdx.x) >> a.log2_splits;
-  b.source = static_cast<int>(blockIdx.y);
-  int group = 0;
-  if (a.row_groups > 1) {
-    group = b.source % a.row_groups;
-    b.source /= a.row_groups;
+__device__ inline DecodeTask decode_task(const DecodeArgs& a, int rows_per_block) {
+  DecodeTask t;
+  const int x = static_cast<int>(blockIdx.x);
+  t.warp = static_cast<int>(threadIdx.x) / kWarp;
+  t.head = a.grid.head(x, t.warp);
+  t.split = a.grid.split(x);
+  t.worker = a.grid.worker(x, t.warp);
+  t.source = static_cast<int>(blockIdx.y);
+  t.first_row = t.source;
+  t.rows = 1;
+  if (a.rows_per_source > 1) {
+    int group = 0;
+    if (a.row_groups > 1) {
+      group = t.source % a.row_groups;
+      t.source /= a.row_groups;
+    }
+    t.first_row = t.source * a.rows_per_source + group * rows_per_block;
+    t.rows = min(rows_per_block, a.rows_per_source - group * rows_per_block);
   }
-  b.first_row = b.source * a.rows_per_source + group * rows_per_block;
-  b.rows = min(rows_per_block, a.rows_per_source - group * rows_per_block);
-  return b;
-}
-
-/// Bit r: row r of the block is not finished.
-__device__ inline uint32_t live_rows(const DecodeArgs& a, const DecodeBlock& b) {
-  uint32_t live = (1u << b.rows) - 1u;
+  t.live = (1u << t.rows) - 1u;
   if (a.finished != nullptr) {
-    for (int r = 0; r < b.rows; ++r) {
-      if (a.finished[static_cast<int64_t>(b.first_row + r) * a.finished_stride] != 0) live &= ~(1u << r);
+    for (int r = 0; r < t.rows; ++r) {
+      if (a.finished[static_cast<int64_t>(t.first_row + r) * a.finished_stride] != 0) t.live &= ~(1u << r);
     }
   }
-  return live;
+  return t;
+}
+
+/// Where the row's part of the output begins.
+template <typename T>
+__device__ inline T* output(const DecodeArgs& a, const DecodeTask& t, int row) {
+  return static_cast<T*>(a.out) + (t.first_row + row) * a.out_stride + t.head * a.head_dim;
 }
 
 /// Numbers (row, pair of elements) as row * 2^shift + pair, so that neither needs a division; some pairs do not exist.
@@ -82,15 +95,14 @@ __device__ inline void store_pair(T* p, float first, float second) {
   }
 }
 
-/// Zeros for all rows of the block, by the first block of the cluster. Only after pdl_wait().
+/// Zeros for all rows of the warp's head, by the pair's first worker. Only after pdl_wait().
 template <typename T>
-__device__ inline void store_zeros(const DecodeArgs& a, const DecodeBlock& b) {
-  if (b.split != 0) return;
-  const PairMap map = pair_map(a.head_dim, b.rows);
-  for (int i = static_cast<int>(threadIdx.x); i < map.end(); i += kDecodeThreads) {
-    if (map.pair(i) >= map.pairs) continue;
-    T* to = static_cast<T*>(a.out) + (b.first_row + map.row(i)) * a.out_stride + b.head * a.head_dim;
-    store_pair(to + 2 * map.pair(i), 0.0f, 0.0f);
+__device__ inline void store_zeros(const DecodeArgs& a, const DecodeTask& t) {
+  if (t.worker != 0 || t.head >= a.heads) return;
+  for (int row = 0; row < t.rows; ++row) {
+    for (int i = 2 * (static_cast<int>(threadIdx.x) % kWarp); i < a.head_dim; i += 2 * kWarp) {
+      store_pair(output<T>(a, t, row) + i, 0.0f, 0.0f);
+    }
   }
 }
 
@@ -106,14 +118,14 @@ __device__ inline Partial decode_partial(float* shared, int index, int rows, int
 
 /// Before the keys are read, by every thread of a block that will call combine_and_store: the first block of the cluster
 /// makes ready to receive. The matching wait is in combine_and_store.
-__device__ inline void announce_block(const DecodeArgs& a, const DecodeBlock& b, float* shared) {
+__device__ inline void announce_block(const DecodeArgs& a, const DecodeTask& t, float* shared) {
 #if __CUDA_ARCH__ >= 900
-  if (a.log2_splits == 0) return;
-  if (b.split == 0 && threadIdx.x == 0) {
-    const int senders = (1 << a.log2_splits) - 1;
+  if (a.grid.log2_splits() == 0) return;
+  if (t.split == 0 && threadIdx.x == 0) {
+    const int senders = (1 << a.grid.log2_splits()) - 1;
     barrier_init(shared_address(shared), 1);
     barrier_arrive_expect(shared_address(shared), senders * static_cast<int>(sizeof(float)) *
-                                                      decode_partial_floats(b.rows, a.head_dim));
+                                                      decode_partial_floats(t.rows, a.head_dim));
     fence_barrier_init();
   }
   cluster_arrive_relaxed();
@@ -128,7 +140,7 @@ struct Combined {
   float second;
 };
 
-/// Over partials begin .. begin + Count - 1, of which the first `count` exist, added to `start` in order.
+/// Over partials begin .. begin + count - 1 (count at most Count), added to `start` in order.
 template <int Count>
 __device__ inline Combined combine(const Combined& start, float* shared, int begin, int count, int rows,
                                    int head_dim, int row, int element) {
@@ -158,26 +170,30 @@ __device__ inline Combined combine(const Combined& start, float* shared, int beg
   return c;
 }
 
-/// Combines the warps' partials (already in shared memory; a warp without keys has maximum -inf, total 0, sums 0), then
-/// those of the cluster in its first block, and stores the rows. Every thread of the block calls it.
+/// More than one worker a pair. Combines the warps' partials (already in shared memory; a warp without keys has maximum
+/// -inf, total 0, sums 0), then those of the cluster in its first block, and stores the rows. Every thread of the block
+/// calls it.
 template <typename T>
-__device__ inline void combine_and_store(const DecodeArgs& a, const DecodeBlock& b, uint32_t live,
-                                         float* shared) {
+__device__ inline void combine_and_store(const DecodeArgs& a, const DecodeTask& t, float* shared) {
   __syncthreads();
 #if __CUDA_ARCH__ >= 900
-  const int splits = 1 << a.log2_splits;
+  const int splits = 1 << a.grid.log2_splits();
   if (splits > 1) cluster_wait();  // the first block has begun and its barrier counts
 #endif
-  const PairMap map = pair_map(a.head_dim, b.rows);
-  for (int i = static_cast<int>(threadIdx.x); i < map.end(); i += kDecodeThreads) {
+  if (t.head >= a.heads) return;
+  const int group_warps = 1 << a.grid.log2_block_workers();
+  const int first_warp = t.warp & ~(group_warps - 1);
+  const int thread = static_cast<int>(threadIdx.x) - first_warp * kWarp;
+  const PairMap map = pair_map(a.head_dim, t.rows);
+  for (int i = thread; i < map.end(); i += group_warps * kWarp) {
     if (map.pair(i) >= map.pairs) continue;
     const int row = map.row(i);
     const int element = 2 * map.pair(i);
-    Combined c = combine<kDecodeWarps>({-INFINITY, 0.0f, 0.0f, 0.0f}, shared, 0, kDecodeWarps, b.rows,
+    Combined c = combine<kDecodeWarps>({-INFINITY, 0.0f, 0.0f, 0.0f}, shared, first_warp, group_warps, t.rows,
                                        a.head_dim, row, element);
 #if __CUDA_ARCH__ >= 900
-    if (b.split != 0) {
-      const Partial slot = decode_partial(shared, kDecodeWarps + b.split - 1, b.rows, a.head_dim);
+    if (t.split != 0) {
+      const Partial slot = decode_partial(shared, kDecodeWarps + t.split - 1, t.rows, a.head_dim);
       const uint32_t barrier = cluster_address(shared_address(shared), 0);
       store_cluster(cluster_address(shared_address(slot.sums + row * a.head_dim + element), 0), c.first,
                     c.second, barrier);
@@ -188,14 +204,14 @@ __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeBlock&
     }
     if (splits > 1) {
       barrier_wait(shared_address(shared), 0);
-      c = combine<kDecodeMaxSplits - 1>(c, shared, kDecodeWarps, splits - 1, b.rows, a.head_dim, row,
+      c = combine<kDecodeMaxSplits - 1>(c, shared, kDecodeWarps, splits - 1, t.rows, a.head_dim, row,
                                         element);
     }
 #endif
-    const bool alive = (live >> row & 1u) != 0;
+    const bool alive = (t.live >> row & 1u) != 0;
     const float inverse = 1.0f / c.total;
-    T* out = static_cast<T*>(a.out) + (b.first_row + row) * a.out_stride + b.head * a.head_dim + element;
-    store_pair(out, alive ? c.first * inverse : 0.0f, alive ? c.second * inverse : 0.0f);
+    store_pair(output<T>(a, t, row) + element, alive ? c.first * inverse : 0.0f,
+               alive ? c.second * inverse : 0.0f);
   }
 }
 

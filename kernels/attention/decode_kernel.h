@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "harness/base/tensor.h"
+#include "kernels/attention/attention_index.h"
 
 namespace tandem::kernels {
 
@@ -34,7 +35,7 @@ struct DecodeArgs {
   int row_groups;  ///< passes over a source's rows
   int heads;
   int head_dim;
-  int log2_splits;
+  DecodeGrid grid;
   float scale;
   bool kv_ready;
 };
