@@ -2,17 +2,12 @@
 // values through the tensor copy engine; two warpgroups of 64 queries each run warpgroup products out of shared memory, and
 // a tile's softmax overlaps both the same warpgroup's previous product with the values and the other warpgroup's products.
 // The grid is persistent: the producer is already fetching the next query tile while the last one is being stored.
-#include <cuda.h>
-#include <cudaTypedefs.h>
-
-#include <string>
-
 #include "harness/base/cuda_check.h"
-#include "harness/base/error.h"
 #include "kernels/attention/attention_check.h"
 #include "kernels/attention/encoder_kernel.h"
 #include "kernels/attention/encoder_wgmma.cuh"
 #include "kernels/common/launch.h"
+#include "kernels/common/tensor_map.h"
 
 namespace tandem::kernels {
 namespace {
@@ -256,37 +251,14 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-/// The driver's encoder of tensor maps, without linking the driver.
-PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result{};
-    TANDEM_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                       cudaEnableDefault, &result));
-    if (result != cudaDriverEntryPointSuccess)
-      throw DeviceError("the driver lacks cuTensorMapEncodeTiled (CUDA 12.0)");
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
-  return encode;
-}
-
 /// Boxes of `rows` tokens and 64 columns of a [tokens, columns] matrix; zeros beyond its end.
-CUtensorMap tensor_map(const EncoderAttentionParams& p, const void* data, int64_t stride, int rows) {
-  CUtensorMap map;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(p.heads) * p.head_dim,
-                               static_cast<cuuint64_t>(p.tokens)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride) * 2};
-  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(rows)};
-  const cuuint32_t steps[2] = {1, 1};
-  const CUresult status = tensor_map_encoder()(
-      &map, p.dtype == DType::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
-      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) {
-    throw CudaError("encoder attention: cuTensorMapEncodeTiled failed with " + std::to_string(status),
-                    status);
-  }
-  return map;
+CUtensorMap token_map(const EncoderAttentionParams& p, const void* data, int64_t stride, int rows) {
+  return tensor_map<2>({.user = "encoder attention",
+                        .dtype = p.dtype,
+                        .data = data,
+                        .sizes = {static_cast<int64_t>(p.heads) * p.head_dim, p.tokens},
+                        .strides = {stride},
+                        .box = {64, rows}});
 }
 
 template <typename T, int Dim>
@@ -309,8 +281,8 @@ void launch_instance(const EncoderAttentionParams& p, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.items < processors ? args.items : processors));
   launch(encoder_wgmma_kernel<T, Dim>,
          {.grid = grid, .block = dim3(kThreads), .shared_bytes = bytes, .dependent = p.dependent}, stream,
-         tensor_map(p, p.q, p.q_stride, kGroupQueries), tensor_map(p, p.k, p.k_stride, kKeys),
-         tensor_map(p, p.v, p.v_stride, kKeys), args);
+         token_map(p, p.q, p.q_stride, kGroupQueries), token_map(p, p.k, p.k_stride, kKeys),
+         token_map(p, p.v, p.v_stride, kKeys), args);
 }
 
 template <typename T>

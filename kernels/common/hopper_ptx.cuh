@@ -1,4 +1,4 @@
-// PTX of sm_90a that the encoder's fast path needs: the tensor copy engine and warpgroup products.
+// PTX of sm_90a: the tensor copy engine and what goes around warpgroup products.
 // Only code for sm_90a may call these.
 #pragma once
 
@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "kernels/attention/attention_ptx.cuh"
-#include "kernels/attention/wgmma.cuh"
+#include "kernels/common/barrier_ptx.cuh"
+#include "kernels/common/wgmma.cuh"
 
 namespace tandem::kernels {
 
@@ -17,6 +17,16 @@ __device__ inline void copy_box(uint32_t shared, const CUtensorMap* map, int x, 
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], "
       "[%2];" ::"r"(shared),
       "l"(map), "r"(barrier), "r"(x), "r"(y)
+      : "memory");
+}
+/// The same for a four-dimensional map.
+__device__ inline void copy_box(uint32_t shared, const CUtensorMap* map, int x, int y, int z, int w,
+                                uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, "
+      "%6}], "
+      "[%2];" ::"r"(shared),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
 __device__ inline void prefetch_map(const CUtensorMap* map) {

@@ -1,4 +1,4 @@
-// wgmma (PTX ISA, "Asynchronous warpgroup level matrix instructions") in the three shapes that attention needs.
+// wgmma (PTX ISA, "Asynchronous warpgroup level matrix instructions") in the shapes that attention and skinny products need.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -8,6 +8,9 @@
 
 namespace tandem::kernels {
 
+#define TANDEM_WGMMA_4 "%0, %1, %2, %3"
+#define TANDEM_WGMMA_8 TANDEM_WGMMA_4 ", %4, %5, %6, %7"
+#define TANDEM_WGMMA_16 TANDEM_WGMMA_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define TANDEM_WGMMA_32                                                                   \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
   "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -19,6 +22,23 @@ namespace tandem::kernels {
 #define TANDEM_WGMMA_ROWS8(j)                                                                     \
   TANDEM_WGMMA_ROW(j), TANDEM_WGMMA_ROW(j + 1), TANDEM_WGMMA_ROW(j + 2), TANDEM_WGMMA_ROW(j + 3), \
       TANDEM_WGMMA_ROW(j + 4), TANDEM_WGMMA_ROW(j + 5), TANDEM_WGMMA_ROW(j + 6), TANDEM_WGMMA_ROW(j + 7)
+#define TANDEM_WGMMA_ROWS1 TANDEM_WGMMA_ROW(0)
+#define TANDEM_WGMMA_ROWS2 TANDEM_WGMMA_ROWS1, TANDEM_WGMMA_ROW(1)
+#define TANDEM_WGMMA_ROWS4 TANDEM_WGMMA_ROWS2, TANDEM_WGMMA_ROW(2), TANDEM_WGMMA_ROW(3)
+// COLUMNS / 8 groups of accumulators; A, B and P number the operands behind them.
+#define TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, COLUMNS, GROUPS, LIST, ROWS, A, B, P)                         \
+  template <>                                                                                             \
+  __device__ inline void wgmma_shared<T>(float(&c)[GROUPS][4], uint64_t a, uint64_t b, bool accumulate) { \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %" P ", 0; wgmma.mma_async.sync.aligned.m64n" COLUMNS     \
+                 "k16.f32." TYPE "." TYPE " {" LIST "}, %" A ", %" B ", p, 1, 1, 0, 0;}"                  \
+                 : ROWS                                                                                   \
+                 : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));                                              \
+  }
+#define TANDEM_WGMMA_DEFINE_ALL_NARROW(T, TYPE)                                                       \
+  TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, "8", 1, TANDEM_WGMMA_4, TANDEM_WGMMA_ROWS1, "4", "5", "6")      \
+  TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, "16", 2, TANDEM_WGMMA_8, TANDEM_WGMMA_ROWS2, "8", "9", "10")    \
+  TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, "32", 4, TANDEM_WGMMA_16, TANDEM_WGMMA_ROWS4, "16", "17", "18") \
+  TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, "64", 8, TANDEM_WGMMA_32, TANDEM_WGMMA_ROWS8(0), "32", "33", "34")
 #define TANDEM_WGMMA_DEFINE(T, TYPE)                                                                       \
   template <>                                                                                              \
   __device__ inline void wgmma_shared<T>(float(&c)[16][4], uint64_t a, uint64_t b, bool accumulate) {      \
@@ -44,8 +64,16 @@ namespace tandem::kernels {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));           \
   }
 
-/// c [64, 128] (+)= a b^T, both in shared memory, a [64, 16] and b [128, 16] with the 16 contiguous. c[j] of a thread: as
-/// mma.m16n8k16's accumulators for columns 8 j, rows 16 (warp % 4) onwards.
+/// c [64, N] (+)= a b^T, both in shared memory, a [64, 16] and b [N, 16] with the 16 contiguous, N the accumulators' 8, 16,
+/// 32, 64 or 128. c[j] of a thread: as mma.m16n8k16's accumulators for columns 8 j, rows 16 (warp % 4) onwards.
+template <typename T>
+__device__ inline void wgmma_shared(float (&c)[1][4], uint64_t a, uint64_t b, bool accumulate);
+template <typename T>
+__device__ inline void wgmma_shared(float (&c)[2][4], uint64_t a, uint64_t b, bool accumulate);
+template <typename T>
+__device__ inline void wgmma_shared(float (&c)[4][4], uint64_t a, uint64_t b, bool accumulate);
+template <typename T>
+__device__ inline void wgmma_shared(float (&c)[8][4], uint64_t a, uint64_t b, bool accumulate);
 template <typename T>
 __device__ inline void wgmma_shared(float (&c)[16][4], uint64_t a, uint64_t b, bool accumulate);
 
@@ -59,11 +87,21 @@ __device__ inline void wgmma_registers(float (&c)[16][4], const uint32_t (&a)[4]
 
 TANDEM_WGMMA_DEFINE(__half, "f16")
 TANDEM_WGMMA_DEFINE(__nv_bfloat16, "bf16")
+TANDEM_WGMMA_DEFINE_ALL_NARROW(__half, "f16")
+TANDEM_WGMMA_DEFINE_ALL_NARROW(__nv_bfloat16, "bf16")
 
 #undef TANDEM_WGMMA_DEFINE
+#undef TANDEM_WGMMA_DEFINE_ALL_NARROW
+#undef TANDEM_WGMMA_DEFINE_NARROW
+#undef TANDEM_WGMMA_ROWS4
+#undef TANDEM_WGMMA_ROWS2
+#undef TANDEM_WGMMA_ROWS1
 #undef TANDEM_WGMMA_ROWS8
 #undef TANDEM_WGMMA_ROW
 #undef TANDEM_WGMMA_64
 #undef TANDEM_WGMMA_32
+#undef TANDEM_WGMMA_16
+#undef TANDEM_WGMMA_8
+#undef TANDEM_WGMMA_4
 
 }  // namespace tandem::kernels
