@@ -138,13 +138,13 @@ TANDEM_HD constexpr KeyRange decode_range(int length, int log2_workers, int work
 }
 
 /// Warps a (row, head) pair is shared by: enough to give every multiprocessor about eight, each with 8 KB of keys and
-/// values under way, but none less than a granule at full length. A warp costs some 500 instructions however few keys it
-/// has, so no more than that.
+/// values under way, but none less than a granule at full length, and twice that where blocks must meet in a cluster. A warp
+/// costs some 500 instructions however few keys it has, so no more than that.
 TANDEM_HD constexpr int decode_workers(int64_t pairs, int max_length, int multiprocessors) {
   int workers = 1;
   while (workers < kDecodeWarps * kDecodeMaxSplits &&
          pairs * workers < 7 * static_cast<int64_t>(multiprocessors) &&
-         max_length >= 2 * workers * kDecodeGranule) {
+         max_length >= (workers < kDecodeWarps ? 2 : 4) * workers * kDecodeGranule) {
     workers *= 2;
   }
   return workers;

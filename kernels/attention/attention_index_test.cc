@@ -177,9 +177,9 @@ TEST(DecodeWorkers, EveryShareHasOneWarp) {
 
 // One warp a pair at batch 1 leaves the card idle; many warps a pair on a full card only add instructions.
 TEST(DecodeWorkers, FillTheCardAndNoMore) {
-  EXPECT_EQ(decode_workers(16, 128, 132), 8);
-  EXPECT_EQ(decode_workers(16, 512, 132), 32);
-  EXPECT_EQ(decode_workers(128, 128, 132), 8);
+  EXPECT_EQ(decode_workers(16, 128, 132), 4);
+  EXPECT_EQ(decode_workers(16, 512, 132), 16);
+  EXPECT_EQ(decode_workers(128, 128, 132), 4);
   EXPECT_EQ(decode_workers(1024, 4096, 132), 1);
   EXPECT_EQ(decode_workers(512, 512, 132), 2);
   EXPECT_EQ(decode_workers(16, 1, 132), 1);

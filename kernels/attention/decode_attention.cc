@@ -14,6 +14,11 @@ namespace {
 
 constexpr int kMaxGridY = 65535;
 
+/// A source of this many tokens and more is shared by a whole block: measured 3.5 against 3.3 TB/s at 512 tokens, head_dim 64.
+/// Self-attention, whose length grows from 1, gains nothing from it.
+constexpr int kLongSource = 256;
+constexpr int kLongSourceHeadDim = 64;
+
 DecodeGrid choose_grid(int asked, int64_t pairs, int max_length, std::string_view kernel) {
   constexpr int kMost = kDecodeWarps * kDecodeMaxSplits;
   require_field(
@@ -108,6 +113,11 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
   require_field(p.sources >= 1 && static_cast<int64_t>(p.sources) * groups <= kMaxGridY, kName, "sources",
                 p.sources, fmt::format("1 to {}", kMaxGridY / groups));
   require_field(p.max_source_length >= 1, kName, "max_source_length", p.max_source_length, "at least 1");
+  const int64_t pairs = static_cast<int64_t>(p.sources) * groups * p.heads;
+  int workers = p.workers;
+  if (workers == 0 && p.max_source_length >= kLongSource && p.head_dim <= kLongSourceHeadDim) {
+    workers = std::max(kDecodeWarps, decode_workers(pairs, p.max_source_length, multiprocessors()));
+  }
   const DecodeArgs args{
       .q = p.q,
       .new_k = nullptr,
@@ -133,8 +143,7 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .row_groups = groups,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .grid = choose_grid(p.workers, static_cast<int64_t>(p.sources) * groups * p.heads, p.max_source_length,
-                          kName),
+      .grid = choose_grid(workers, pairs, p.max_source_length, kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };

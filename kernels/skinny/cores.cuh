@@ -20,9 +20,8 @@ struct DotCore {
   static constexpr int kPassRows = kBatch;
   static constexpr int kUnit = kWarp * kVec<T>;
   static constexpr int kDepth = 4;
-  static constexpr int kMinBlocks =
-      kBatch * kRows == 1 && sizeof(T) == 2 ? 4 : 2;  // resident on a multiprocessor
-  static constexpr bool kOneChunk = true;             // x is always staged whole
+  static constexpr int kMinBlocks = 2;     // resident on a multiprocessor
+  static constexpr bool kOneChunk = true;  // x is always staged whole
   static constexpr int kValues = kBatch * kRows;
 
   float acc[kValues];  // [batch][row]

@@ -19,6 +19,8 @@
 namespace tandem::kernels {
 namespace {
 
+constexpr int kWarpThreads = 32;
+
 int current_device() {
   int device = 0;
   TANDEM_CUDA_CHECK(cudaGetDevice(&device));
@@ -108,7 +110,7 @@ void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const Skinny
   prepare(kernel, device, card.shared_bytes);
   const LaunchShape shape{
       .grid = dim3(static_cast<unsigned>(args.plan.grid_x), static_cast<unsigned>(args.plan.grid_y)),
-      .block = dim3(kSkinnyThreads),
+      .block = dim3(static_cast<unsigned>(kWarpThreads * config.warps)),
       .shared_bytes = static_cast<size_t>(args.plan.shared_bytes),
       .dependent = dependent && card.clusters,
       .cluster = config.cluster};

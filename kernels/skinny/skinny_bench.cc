@@ -206,11 +206,13 @@ void sweep_row(Bench& bench, int n, int k, int m, const Options& o) {
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   const SkinnyConfig chosen = choose_skinny(problem, card);
   const SkinnyConfig& best = all[0].second;
+  const bool row = best.kind == SkinnyConfig::Kind::kRow;
+  const char* kind = row ? "kRow" : best.kind == SkinnyConfig::Kind::kDot ? "kDot" : "kMma";
   fmt::print(
-      "    {{{}, {}, {}, {{Kind::{}, {}, {}, {}, {}, {}}}}},  // {:.2f} us; 2nd {} {:.2f}; chosen {} "
+      "    {{{}, {}, {}, {{Kind::{}, {}, {}, {}, {}, {}{}}}}},  // {:.2f} us; 2nd {} {:.2f}; chosen {} "
       "{:.2f}\n",
-      m, n, k, best.kind == SkinnyConfig::Kind::kDot ? "kDot" : "kMma", best.rows, best.batch, best.warps_n,
-      best.cluster, best.blocks_per_sm, all[0].first, config_text(all[1].second), all[1].first,
+      m, n, k, kind, best.rows, best.batch, best.warps_n, best.cluster, best.blocks_per_sm,
+      row ? fmt::format(", {}", best.warps) : "", all[0].first, config_text(all[1].second), all[1].first,
       config_text(chosen), bench.time_us(m, chosen, true, o.samples));
   std::fflush(stdout);
   if (!(bench.error(m, best) <= (o.f32 ? 1e-5 : 1e-3))) throw Error("the best config is wrong");

@@ -6,7 +6,7 @@
 
 namespace tandem::kernels {
 
-/// Every block has this many warps.
+/// Every block has this many warps, but for kRow.
 inline constexpr int kSkinnyWarps = 8;
 inline constexpr int kSkinnyThreads = 32 * kSkinnyWarps;
 
@@ -14,13 +14,15 @@ struct SkinnyConfig {
   enum class Kind : uint8_t {
     kDot,  ///< CUDA cores: the lanes of a warp share k
     kMma,  ///< tensor cores: weight rows are the n8 operand of mma.sync, rows of x the m16 operand
+    kRow,  ///< CUDA cores, one row of x, 16-bit types: a warp holds its part of two weight rows in registers
   } kind = Kind::kDot;
-  int rows = 1;     ///< weight rows of a warp: dot 1, 2; mma 8, 16, 32
+  int rows = 1;     ///< weight rows of a warp: dot 1, 2; mma 8, 16, 32; row 2
   int batch = 1;    ///< rows of x of a block: dot 1, 2, 4, 8; mma 8, 16, 32, 64
-  int warps_n = 8;  ///< warps along n: 1, 2, 4, 8; the other 8 / warps_n split k inside the block
+  int warps_n = 8;  ///< warps along n: 1, 2, 4, 8; the other warps / warps_n split k inside the block
   int cluster = 1;  ///< blocks that split k: 1, 2, 4, 8; above 1: mma only, sm_90 only, not for the head
   int blocks_per_sm =
       4;  ///< blocks the grid is sized for; more tiles than blocks are walked by the same blocks
+  int warps = kSkinnyWarps;  ///< of a block; kRow: 4, 8 or 16, of which warps / warps_n share a weight row
 
   bool operator==(const SkinnyConfig&) const = default;
 };

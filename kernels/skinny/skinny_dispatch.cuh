@@ -5,6 +5,7 @@
 
 #include "kernels/skinny/dot_kernel.cuh"
 #include "kernels/skinny/mma_kernel.cuh"
+#include "kernels/skinny/row_kernel.cuh"
 #include "kernels/skinny/skinny_kernels.h"
 
 namespace tandem::kernels {
@@ -22,7 +23,9 @@ template <typename T>
 SkinnyKernel find_dot(int rows, int batch, bool head) {
   switch (10 * rows + batch) {
     case 11:
-      return head ? nullptr : &skinny_dot_kernel<DotCore<T, 1, 1>, false>;
+      if constexpr (std::is_same_v<T, float>)
+        return head ? nullptr : &skinny_dot_kernel<DotCore<T, 1, 1>, false>;
+      return nullptr;
     case 21:
       return pick_dot<DotCore<T, 1, 2>>(head);
     case 22:
@@ -64,6 +67,10 @@ SkinnyKernel find_mma(int rows, int batch, bool head) {
 template <typename T>
 SkinnyKernel find_kernel(const SkinnyConfig& config, bool head) {
   if (config.kind == SkinnyConfig::Kind::kDot) return find_dot<T>(config.rows, config.batch, head);
+  if constexpr (sizeof(T) == 2) {
+    if (config.kind == SkinnyConfig::Kind::kRow)
+      return head ? &skinny_row_kernel<T, true> : &skinny_row_kernel<T, false>;
+  }
   if constexpr (sizeof(T) == 2) return find_mma<T>(config.rows, config.batch, head);
   return nullptr;
 }

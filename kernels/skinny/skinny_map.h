@@ -109,6 +109,21 @@ TANDEM_HD constexpr UnitRange warp_units(const SkinnyPlan& p, const UnitRange& c
           chunk.begin + part_begin(length, p.wk_shift, wk + 1)};
 }
 
+/// The kernel of one row of x: units of k that a warp keeps in registers of each of its two weight rows.
+inline constexpr int kRowUnits = 4;
+inline constexpr int kRowMaxWarps = 16;
+
+/// Row in its tile of weight row `j` (0, 1) of the `pair`-th pair: neighbours, or a gate row and its up row.
+TANDEM_HD constexpr int row_of_pair(const SkinnyPlan& p, int pair, int j) {
+  return p.gated ? pair + j * p.tile_outputs() : 2 * pair + j;
+}
+/// Quads of four elements that warp `warp` of `warps` reads when the block's threads take them in turn.
+TANDEM_HD constexpr int quads_of_warp(int quads, int warps, int warp) {
+  const int threads = warps * 32;
+  const int rest = quads % threads - warp * 32;
+  return quads / threads * 32 + (rest < 0 ? 0 : rest > 32 ? 32 : rest);
+}
+
 /// mma.sync m16n8k16 with 16-bit elements: rows of x are the m16 operand A, weight rows the n8 operand B. A product does not
 /// care about the order of k as long as both operands agree, so a lane's 16-byte load (8 consecutive k of one row) becomes
 /// its fragments of two mma steps as it is: the 4 lanes of a row cover a unit of 32 k. Weights are B because B's two

@@ -129,6 +129,17 @@ TEST(SkinnyMap, TransposingReductionEndsWhereItSays) {
   }
 }
 
+// A warp's count that is off by one element would shift the mean of every row.
+TEST(SkinnyMap, QuadsOfWarpsAddUp) {
+  for (int warps : {4, 8, 16}) {
+    for (int quads = 0; quads <= 2100; ++quads) {
+      std::vector<int> counts(static_cast<size_t>(warps));
+      for (int q = 0; q < quads; ++q) ++counts[static_cast<size_t>(q % (warps * 32) / 32)];
+      for (int w = 0; w < warps; ++w) ASSERT_EQ(quads_of_warp(quads, warps, w), counts[w]) << quads;
+    }
+  }
+}
+
 // The order of candidates must be total, or the arg-max would depend on which block finishes first.
 TEST(SkinnyMap, BetterIsAStrictTotalOrder) {
   const float inf = std::numeric_limits<float>::infinity();
@@ -166,13 +177,18 @@ void check_walk(const SkinnyConfig& c, const SkinnyProblem& problem, const Skinn
   for (int block = 0; block < p.grid_x; ++block) {
     const UnitRange slice = slice_units(p, block % p.cluster());
     for (int tile = block >> p.cluster_shift; tile < p.tiles; tile += stride) {
-      for (int warp = 0; warp < kSkinnyWarps; ++warp) {
-        const int local = (warp >> p.wk_shift) * c.rows;
+      for (int warp = 0; warp < c.warps; ++warp) {
+        const int group = warp >> p.wk_shift;
         for (int chunk = 0; chunk < p.chunks; ++chunk) {
           const UnitRange range = chunk_range(p, slice, chunk);
           const UnitRange mine = warp_units(p, range, warp & (p.warps_k() - 1));
+          if (c.kind == SkinnyConfig::Kind::kRow) {
+            ASSERT_LE(mine.end - mine.begin, kRowUnits) << what << ": more than the registers hold";
+          }
           for (int unit = mine.begin; unit < mine.end; ++unit) {
-            for (int r = local; r < local + c.rows; ++r) {
+            for (int j = 0; j < c.rows; ++j) {
+              const bool pair = c.kind == SkinnyConfig::Kind::kRow;
+              const int r = pair ? row_of_pair(p, group, j) : group * c.rows + j;
               const int row = weight_row(p, tile, r);
               ASSERT_LT(row, w_rows) << what;
               const int outputs = p.tile_outputs();
@@ -207,11 +223,24 @@ void check_walk(const SkinnyConfig& c, const SkinnyProblem& problem, const Skinn
   }
 }
 
+/// The same for the kernel of one row.
+void check_shared_of_row(const SkinnyPlan& p, const SkinnyProblem& problem, const std::string& what) {
+  const int bytes = static_cast<int>(dtype_bytes(problem.dtype));
+  EXPECT_GE(p.x_stride, p.units * p.unit) << what;
+  EXPECT_GE(p.red_offset, p.x_stride * bytes) << what;
+  EXPECT_GE(p.bias_offset, p.red_offset + (problem.norm ? 4 * problem.k : 0)) << what;
+  EXPECT_GE(p.norm_offset, p.bias_offset + kRowMaxWarps * 8 + 2 * kRowMaxWarps * 2 * 4) << what;
+  EXPECT_GE(p.shared_bytes, p.norm_offset + (problem.norm ? 2 * bytes * problem.k : 0)) << what;
+  for (int offset : {p.red_offset, p.bias_offset, p.norm_offset}) EXPECT_EQ(offset % 16, 0) << what;
+}
+
 /// Regions in shared memory: in order, aligned, large enough, and within the card.
 void check_shared(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   const SkinnyPlan p = plan_skinny(c, problem, card);
   const std::string what = text(c, problem);
   const int bytes = static_cast<int>(dtype_bytes(problem.dtype));
+  EXPECT_LE(p.shared_bytes, card.shared_bytes) << what;
+  if (c.kind == SkinnyConfig::Kind::kRow) return check_shared_of_row(p, problem, what);
   const bool mma = c.kind == SkinnyConfig::Kind::kMma;
   const int staged = problem.norm ? p.units : p.resident ? ceil_div(p.units, p.cluster()) : p.chunk_units;
   EXPECT_GE(p.x_stride, staged * p.unit) << what;
@@ -240,7 +269,6 @@ void check_shared(const SkinnyConfig& c, const SkinnyProblem& problem, const Ski
     EXPECT_GE(p.barrier_offset, p.recv_offset + 4 * p.recv_floats()) << what;
   }
   EXPECT_GE(p.shared_bytes, p.barrier_offset + (mma ? 8 * (kSkinnyStages + 1) : 0)) << what;
-  EXPECT_LE(p.shared_bytes, card.shared_bytes) << what;
   for (int offset :
        {p.ring_offset, p.red_offset, p.bias_offset, p.norm_offset, p.recv_offset, p.barrier_offset}) {
     EXPECT_EQ(offset % 16, 0) << what;

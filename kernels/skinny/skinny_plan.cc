@@ -30,6 +30,10 @@ int element_bytes(const SkinnyProblem& p) {
   return static_cast<int>(dtype_bytes(p.dtype));
 }
 
+const char* kind_text(Kind kind) {
+  return kind == Kind::kDot ? "dot" : kind == Kind::kMma ? "mma" : "row";
+}
+
 int unit_of(const SkinnyConfig& c, const SkinnyProblem& p) {
   return c.kind == Kind::kMma ? MmaMap::kUnit : 32 * 16 / element_bytes(p);
 }
@@ -45,13 +49,13 @@ struct Shape {
   bool head;
 };
 constexpr Shape kShapes[] = {
-    {Kind::kDot, 1, 1, true, true, true, false},    {Kind::kDot, 2, 1, true, true, true, true},
+    {Kind::kDot, 1, 1, true, false, true, false},   {Kind::kDot, 2, 1, true, true, true, true},
     {Kind::kDot, 2, 2, true, true, true, true},     {Kind::kDot, 2, 4, true, true, true, true},
     {Kind::kDot, 2, 8, true, false, true, true},    {Kind::kMma, 8, 8, false, true, true, false},
     {Kind::kMma, 8, 16, false, true, true, false},  {Kind::kMma, 16, 8, false, true, true, true},
     {Kind::kMma, 16, 16, false, true, true, true},  {Kind::kMma, 16, 32, false, true, true, true},
     {Kind::kMma, 16, 64, false, true, true, false}, {Kind::kMma, 32, 32, false, true, true, false},
-    {Kind::kMma, 32, 64, false, true, true, true},
+    {Kind::kMma, 32, 64, false, true, true, true},  {Kind::kRow, 2, 1, false, true, true, true},
 };
 
 bool kernel_exists(const SkinnyConfig& c, const SkinnyProblem& p) {
@@ -62,8 +66,8 @@ bool kernel_exists(const SkinnyConfig& c, const SkinnyProblem& p) {
 }
 
 /// Blocks that a multiprocessor's registers hold: what the kernels' launch bounds ask for.
-int blocks_by_registers(const SkinnyConfig& c, const SkinnyProblem& p) {
-  if (c.kind == Kind::kDot) return c.rows * c.batch == 1 && p.dtype != DType::kF32 ? 4 : 2;
+int blocks_by_registers(const SkinnyConfig& c) {
+  if (c.kind == Kind::kDot) return 2;
   return c.rows == 32 && c.batch == 64 ? 1 : 2;
 }
 
@@ -76,54 +80,71 @@ struct Measured {
 };
 // 16-bit types, `skinny_bench --sweep` on an NVIDIA H200 (driver 580.159.04, 2026-11-23); the cost model serves every other
 // shape.
-constexpr std::array<Measured, 80> kMeasured{{
-    {1, 3072, 1024, {Kind::kDot, 2, 1, 8, 1, 2}},   {4, 3072, 1024, {Kind::kMma, 16, 8, 1, 1, 2}},
-    {8, 3072, 1024, {Kind::kMma, 16, 8, 1, 1, 2}},  {16, 3072, 1024, {Kind::kMma, 16, 16, 2, 2, 1}},
-    {1, 1024, 1024, {Kind::kDot, 1, 1, 8, 1, 1}},   {4, 1024, 1024, {Kind::kMma, 16, 8, 1, 1, 1}},
-    {8, 1024, 1024, {Kind::kMma, 16, 8, 1, 1, 1}},  {16, 1024, 1024, {Kind::kMma, 16, 16, 1, 2, 1}},
-    {1, 4096, 1024, {Kind::kDot, 2, 1, 8, 1, 2}},   {4, 4096, 1024, {Kind::kMma, 16, 8, 8, 4, 1}},
-    {8, 4096, 1024, {Kind::kMma, 16, 8, 2, 2, 1}},  {16, 4096, 1024, {Kind::kMma, 16, 16, 2, 2, 1}},
-    {1, 1024, 4096, {Kind::kDot, 2, 1, 2, 1, 2}},   {4, 1024, 4096, {Kind::kMma, 16, 8, 2, 4, 1}},
-    {8, 1024, 4096, {Kind::kMma, 16, 8, 2, 4, 1}},  {16, 1024, 4096, {Kind::kMma, 16, 16, 4, 8, 1}},
-    {1, 1536, 512, {Kind::kDot, 2, 1, 8, 1, 1}},    {4, 1536, 512, {Kind::kMma, 16, 8, 1, 1, 1}},
-    {8, 1536, 512, {Kind::kMma, 16, 8, 1, 1, 1}},   {16, 1536, 512, {Kind::kMma, 16, 16, 1, 1, 1}},
-    {1, 512, 512, {Kind::kDot, 1, 1, 8, 1, 1}},     {4, 512, 512, {Kind::kDot, 2, 2, 2, 1, 2}},
-    {8, 512, 512, {Kind::kDot, 2, 4, 4, 1, 1}},     {16, 512, 512, {Kind::kMma, 16, 16, 1, 1, 1}},
-    {1, 2048, 512, {Kind::kDot, 2, 1, 8, 1, 1}},    {4, 2048, 512, {Kind::kMma, 16, 8, 1, 1, 1}},
-    {8, 2048, 512, {Kind::kMma, 16, 8, 1, 1, 1}},   {16, 2048, 512, {Kind::kMma, 16, 16, 1, 1, 1}},
-    {1, 512, 2048, {Kind::kDot, 1, 1, 4, 1, 1}},    {4, 512, 2048, {Kind::kMma, 16, 8, 1, 2, 1}},
-    {8, 512, 2048, {Kind::kMma, 16, 8, 1, 4, 1}},   {16, 512, 2048, {Kind::kMma, 16, 16, 1, 4, 1}},
-    {1, 2304, 768, {Kind::kDot, 2, 1, 8, 1, 2}},    {4, 2304, 768, {Kind::kMma, 16, 8, 1, 1, 2}},
-    {8, 2304, 768, {Kind::kMma, 16, 8, 1, 1, 2}},   {16, 2304, 768, {Kind::kMma, 16, 16, 2, 2, 1}},
-    {1, 768, 768, {Kind::kDot, 1, 1, 8, 1, 1}},     {4, 768, 768, {Kind::kMma, 16, 8, 1, 1, 1}},
-    {8, 768, 768, {Kind::kMma, 16, 8, 1, 1, 1}},    {16, 768, 768, {Kind::kMma, 16, 16, 1, 1, 1}},
-    {1, 3072, 768, {Kind::kDot, 2, 1, 8, 1, 2}},    {4, 3072, 768, {Kind::kMma, 16, 8, 1, 1, 2}},
-    {8, 3072, 768, {Kind::kMma, 16, 8, 2, 1, 1}},   {16, 3072, 768, {Kind::kMma, 16, 16, 2, 2, 1}},
-    {1, 768, 3072, {Kind::kDot, 2, 1, 2, 1, 2}},    {4, 768, 3072, {Kind::kMma, 16, 8, 1, 2, 1}},
-    {8, 768, 3072, {Kind::kMma, 16, 8, 1, 2, 1}},   {16, 768, 3072, {Kind::kMma, 16, 16, 1, 4, 1}},
-    {1, 12288, 1024, {Kind::kMma, 16, 8, 2, 1, 2}}, {4, 12288, 1024, {Kind::kMma, 8, 8, 4, 1, 3}},
-    {8, 12288, 1024, {Kind::kMma, 8, 8, 4, 1, 3}},  {16, 12288, 1024, {Kind::kMma, 16, 16, 2, 1, 2}},
-    {1, 16384, 1024, {Kind::kMma, 16, 8, 2, 1, 2}}, {4, 16384, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
-    {8, 16384, 1024, {Kind::kMma, 16, 8, 2, 1, 2}}, {16, 16384, 1024, {Kind::kMma, 16, 16, 2, 1, 2}},
-    {1, 1024, 16384, {Kind::kDot, 1, 1, 1, 1, 4}},  {4, 1024, 16384, {Kind::kMma, 16, 8, 1, 2, 1}},
-    {8, 1024, 16384, {Kind::kMma, 16, 8, 1, 2, 1}}, {16, 1024, 16384, {Kind::kMma, 16, 16, 8, 8, 1}},
-    {1, 8192, 1024, {Kind::kMma, 16, 8, 4, 1, 1}},  {4, 8192, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
-    {8, 8192, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},  {16, 8192, 1024, {Kind::kMma, 16, 16, 4, 2, 1}},
-    {1, 1024, 8192, {Kind::kDot, 1, 1, 2, 1, 4}},   {4, 1024, 8192, {Kind::kMma, 16, 8, 1, 2, 1}},
-    {8, 1024, 8192, {Kind::kMma, 16, 8, 1, 2, 1}},  {16, 1024, 8192, {Kind::kMma, 16, 16, 1, 2, 1}},
-    {1, 32000, 1024, {Kind::kMma, 16, 8, 2, 1, 2}}, {8, 32000, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
-    {1, 50265, 1024, {Kind::kMma, 16, 8, 2, 1, 2}}, {8, 50265, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
-    {1, 32128, 1024, {Kind::kMma, 16, 8, 2, 1, 2}}, {8, 32128, 1024, {Kind::kMma, 16, 8, 1, 1, 2}},
-    {1, 256206, 1024, {Kind::kDot, 2, 1, 8, 1, 2}}, {8, 256206, 1024, {Kind::kMma, 16, 8, 2, 1, 1}},
-    {1, 32000, 512, {Kind::kMma, 16, 8, 2, 1, 2}},  {8, 32000, 512, {Kind::kMma, 16, 8, 4, 1, 2}},
-    {1, 32128, 768, {Kind::kMma, 16, 8, 2, 1, 2}},  {8, 32128, 768, {Kind::kMma, 16, 8, 2, 1, 2}},
+constexpr std::array<Measured, 57> kMeasured{{
+    {4, 3072, 1024, {Kind::kMma, 16, 8, 1, 1, 2}},    {8, 3072, 1024, {Kind::kMma, 16, 8, 1, 1, 2}},
+    {16, 3072, 1024, {Kind::kMma, 16, 16, 2, 2, 1}},  {4, 1024, 1024, {Kind::kMma, 16, 8, 1, 1, 1}},
+    {8, 1024, 1024, {Kind::kMma, 16, 8, 1, 1, 1}},    {16, 1024, 1024, {Kind::kMma, 16, 16, 1, 2, 1}},
+    {4, 4096, 1024, {Kind::kMma, 16, 8, 8, 4, 1}},    {8, 4096, 1024, {Kind::kMma, 16, 8, 2, 2, 1}},
+    {16, 4096, 1024, {Kind::kMma, 16, 16, 2, 2, 1}},  {4, 1024, 4096, {Kind::kMma, 16, 8, 2, 4, 1}},
+    {8, 1024, 4096, {Kind::kMma, 16, 8, 2, 4, 1}},    {16, 1024, 4096, {Kind::kMma, 16, 16, 4, 8, 1}},
+    {4, 1536, 512, {Kind::kMma, 16, 8, 1, 1, 1}},     {8, 1536, 512, {Kind::kMma, 16, 8, 1, 1, 1}},
+    {16, 1536, 512, {Kind::kMma, 16, 16, 1, 1, 1}},   {4, 512, 512, {Kind::kDot, 2, 2, 2, 1, 2}},
+    {8, 512, 512, {Kind::kDot, 2, 4, 4, 1, 1}},       {16, 512, 512, {Kind::kMma, 16, 16, 1, 1, 1}},
+    {4, 2048, 512, {Kind::kMma, 16, 8, 1, 1, 1}},     {8, 2048, 512, {Kind::kMma, 16, 8, 1, 1, 1}},
+    {16, 2048, 512, {Kind::kMma, 16, 16, 1, 1, 1}},   {4, 512, 2048, {Kind::kMma, 16, 8, 1, 2, 1}},
+    {8, 512, 2048, {Kind::kMma, 16, 8, 1, 4, 1}},     {16, 512, 2048, {Kind::kMma, 16, 16, 1, 4, 1}},
+    {4, 2304, 768, {Kind::kMma, 16, 8, 1, 1, 2}},     {8, 2304, 768, {Kind::kMma, 16, 8, 1, 1, 2}},
+    {16, 2304, 768, {Kind::kMma, 16, 16, 2, 2, 1}},   {4, 768, 768, {Kind::kMma, 16, 8, 1, 1, 1}},
+    {8, 768, 768, {Kind::kMma, 16, 8, 1, 1, 1}},      {16, 768, 768, {Kind::kMma, 16, 16, 1, 1, 1}},
+    {4, 3072, 768, {Kind::kMma, 16, 8, 1, 1, 2}},     {8, 3072, 768, {Kind::kMma, 16, 8, 2, 1, 1}},
+    {16, 3072, 768, {Kind::kMma, 16, 16, 2, 2, 1}},   {4, 768, 3072, {Kind::kMma, 16, 8, 1, 2, 1}},
+    {8, 768, 3072, {Kind::kMma, 16, 8, 1, 2, 1}},     {16, 768, 3072, {Kind::kMma, 16, 16, 1, 4, 1}},
+    {4, 12288, 1024, {Kind::kMma, 8, 8, 4, 1, 3}},    {8, 12288, 1024, {Kind::kMma, 8, 8, 4, 1, 3}},
+    {16, 12288, 1024, {Kind::kMma, 16, 16, 2, 1, 2}}, {4, 16384, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
+    {8, 16384, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},   {16, 16384, 1024, {Kind::kMma, 16, 16, 2, 1, 2}},
+    {4, 1024, 16384, {Kind::kMma, 16, 8, 1, 2, 1}},   {8, 1024, 16384, {Kind::kMma, 16, 8, 1, 2, 1}},
+    {16, 1024, 16384, {Kind::kMma, 16, 16, 8, 8, 1}}, {4, 8192, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
+    {8, 8192, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},    {16, 8192, 1024, {Kind::kMma, 16, 16, 4, 2, 1}},
+    {4, 1024, 8192, {Kind::kMma, 16, 8, 1, 2, 1}},    {8, 1024, 8192, {Kind::kMma, 16, 8, 1, 2, 1}},
+    {16, 1024, 8192, {Kind::kMma, 16, 16, 1, 2, 1}},  {8, 32000, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
+    {8, 50265, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},   {8, 32128, 1024, {Kind::kMma, 16, 8, 1, 1, 2}},
+    {8, 256206, 1024, {Kind::kMma, 16, 8, 2, 1, 1}},  {8, 32000, 512, {Kind::kMma, 16, 8, 4, 1, 2}},
+    {8, 32128, 768, {Kind::kMma, 16, 8, 2, 1, 2}},
 }};
+
+/// Shared memory of the kernel of one row: x, the norm's scratch, then the warps' statistics and partial sums.
+void lay_out_row(SkinnyPlan& p, const SkinnyProblem& problem, int bytes) {
+  p.x_stride = p.units * p.unit;
+  p.chunk_units = p.units;
+  p.chunks = 1;
+  p.red_offset = p.x_stride * bytes;
+  p.bias_offset = p.red_offset + (problem.norm ? align_16(4 * problem.k) : 0);
+  p.norm_offset = p.bias_offset + kRowMaxWarps * 8 + 2 * kRowMaxWarps * 2 * 4;
+  p.shared_bytes = p.norm_offset + (problem.norm ? 2 * bytes * problem.k : 0);
+  if (problem.head) p.shared_bytes = std::max(p.shared_bytes, 1024);
+}
+
+/// The cut of one row of x that keeps all of a warp's weights in registers: nearly the best of every sweep so far. Blocks of
+/// four warps where eight would leave multiprocessors without one.
+SkinnyConfig row_config(const SkinnyProblem& problem, const SkinnyCard& card) {
+  SkinnyConfig c{.kind = Kind::kRow, .rows = 2, .batch = 1};
+  const int units = ceil_div(problem.k, unit_of(c, problem));
+  int share = 1;
+  while (share < kRowMaxWarps && ceil_div(units, share) > kRowUnits) share *= 2;
+  const int weight_rows = problem.gated ? 2 * problem.n : problem.n;
+  const bool few = ceil_div(weight_rows * share, 2 * kSkinnyWarps) < card.multiprocessors;
+  c.warps = std::max(share, few && !problem.head ? 4 : 8);
+  c.warps_n = std::min(c.warps / share, 8);
+  c.blocks_per_sm = std::max(1, 16 / c.warps);
+  return c;
+}
 
 }  // namespace
 
 std::string config_text(const SkinnyConfig& c) {
-  return fmt::format("{} r{} b{} wn{} c{} x{}", c.kind == Kind::kDot ? "dot" : "mma", c.rows, c.batch,
-                     c.warps_n, c.cluster, c.blocks_per_sm);
+  const std::string blocks = c.kind == Kind::kRow ? fmt::format(" w{}", c.warps) : "";
+  return fmt::format("{} r{} b{} wn{} c{} x{}{}", kind_text(c.kind), c.rows, c.batch, c.warps_n, c.cluster,
+                     c.blocks_per_sm, blocks);
 }
 
 SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
@@ -136,7 +157,7 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
   p.batch = std::min(c.batch, problem.m);
   p.tile_shift = log2_of(c.rows * c.warps_n);
   p.tiles = ceil_div(problem.n, p.tile_outputs());
-  p.wk_shift = log2_of(kSkinnyWarps / c.warps_n);
+  p.wk_shift = log2_of(c.warps / c.warps_n);
   p.cluster_shift = log2_of(c.cluster);
   p.unit = unit_of(c, problem);
   p.units = ceil_div(problem.k, p.unit);
@@ -149,6 +170,10 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
   if (problem.head) columns = std::min(columns, kHeadMaxBlocks);
   p.grid_x = columns * c.cluster;
 
+  if (c.kind == Kind::kRow) {
+    lay_out_row(p, problem, bytes);
+    return p;
+  }
   const bool mma = c.kind == Kind::kMma;
   const int pass_rows = std::min(c.batch, kSkinnyPassRows);
   int red_bytes = 4 * p.warps_k() * pass_rows * p.red_ld;
@@ -211,6 +236,16 @@ std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, 
   if (c.blocks_per_sm < 1 || c.blocks_per_sm > 8) return "blocks_per_sm must be 1 to 8";
   if (c.cluster > 1 && c.kind == Kind::kDot) return "dot takes no cluster";
   if (c.kind == Kind::kMma && problem.m > c.batch) return "batch must be at least m";
+  if (c.kind == Kind::kRow) {
+    if (c.warps != 4 && c.warps != 8 && c.warps != kRowMaxWarps) return "warps must be 4, 8 or 16";
+    if (c.warps_n > c.warps) return "warps_n must be at most warps";
+    if (c.cluster > 1) return "row takes no cluster";
+    if (problem.head && c.warps != kSkinnyWarps) return "warps must be 8 for the head";
+    if (ceil_div(ceil_div(problem.k, unit_of(c, problem)), c.warps / c.warps_n) > kRowUnits)
+      return fmt::format("{} units of k a warp at most", kRowUnits);
+  } else if (c.warps != kSkinnyWarps) {
+    return "warps must be 8";
+  }
   if (problem.gated && c.rows * c.warps_n < 2) return "a gated tile needs two weight rows";
   if (problem.norm && !skinny_norm_supports(std::min(problem.m, c.batch), problem.k))
     return "too many rows for a fused norm";
@@ -247,8 +282,7 @@ double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   const double memory = std::max(weights / kStream, (weights * p.grid_y + blocks * x_block) / kL2);
   const double port = per_sm * (w_block + x_block) / kPort;
   // Blocks of a multiprocessor at a time; they hide each other's waits.
-  const double resident =
-      std::min(card.shared_bytes / (p.shared_bytes + 1024), blocks_by_registers(c, problem));
+  const double resident = std::min(card.shared_bytes / (p.shared_bytes + 1024), blocks_by_registers(c));
   const double shared_by = std::min(resident, per_sm);
   const double waits =
       per_sm * kBlock_us + (std::ceil(per_sm / resident) - 1) * kWave_us +
@@ -275,28 +309,34 @@ double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
 
 std::vector<SkinnyConfig> all_configs(const SkinnyProblem& problem, const SkinnyCard& card) {
   std::vector<SkinnyConfig> found;
+  const auto consider = [&](const SkinnyConfig& c) {
+    if (!config_problem(c, problem, card).empty()) return;
+    // The same grid and cut under another name.
+    if (c.blocks_per_sm > 1) {
+      SkinnyConfig fewer = c;
+      --fewer.blocks_per_sm;
+      const SkinnyPlan a = plan_skinny(c, problem, card);
+      const SkinnyPlan b = plan_skinny(fewer, problem, card);
+      if (a.grid_x == b.grid_x && a.chunks == b.chunks && a.resident == b.resident) return;
+    }
+    found.push_back(c);
+  };
   for (const Shape& s : kShapes) {
-    // A wider batch than m needs only costs; a narrower one (dot) reads the weights more often.
+    // A wider batch than m needs only costs; a narrower one (dot, row) reads the weights more often.
     if (s.batch / 2 >= problem.m && s.batch > (s.kind == Kind::kMma ? 8 : 1)) continue;
-    for (int warps_n : {1, 2, 4, 8}) {
-      for (int cluster : {1, 2, 4, 8}) {
-        for (int blocks_per_sm : {1, 2, 3, 4}) {
-          const SkinnyConfig c{.kind = s.kind,
-                               .rows = s.rows,
-                               .batch = s.batch,
-                               .warps_n = warps_n,
-                               .cluster = cluster,
-                               .blocks_per_sm = blocks_per_sm};
-          if (!config_problem(c, problem, card).empty()) continue;
-          // The same grid and cut under another name.
-          if (blocks_per_sm > 1) {
-            SkinnyConfig fewer = c;
-            --fewer.blocks_per_sm;
-            const SkinnyPlan a = plan_skinny(c, problem, card);
-            const SkinnyPlan b = plan_skinny(fewer, problem, card);
-            if (a.grid_x == b.grid_x && a.chunks == b.chunks && a.resident == b.resident) continue;
+    const bool row = s.kind == Kind::kRow;
+    for (int warps : row ? std::vector<int>{4, 8, kRowMaxWarps} : std::vector<int>{kSkinnyWarps}) {
+      for (int warps_n : {1, 2, 4, 8}) {
+        for (int cluster : {1, 2, 4, 8}) {
+          for (int blocks_per_sm : {1, 2, 3, 4}) {
+            consider({.kind = s.kind,
+                      .rows = s.rows,
+                      .batch = s.batch,
+                      .warps_n = warps_n,
+                      .cluster = cluster,
+                      .blocks_per_sm = blocks_per_sm,
+                      .warps = warps});
           }
-          found.push_back(c);
         }
       }
     }
@@ -306,6 +346,10 @@ std::vector<SkinnyConfig> all_configs(const SkinnyProblem& problem, const Skinny
 
 SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card) {
   const int w_rows = problem.gated ? 2 * problem.n : problem.n;
+  if (problem.m == 1 && problem.dtype != DType::kF32) {
+    const SkinnyConfig row = row_config(problem, card);
+    if (config_problem(row, problem, card).empty()) return row;
+  }
   if (problem.dtype != DType::kF32) {
     for (const Measured& row : kMeasured) {
       if (problem.m <= row.max_m && w_rows == row.w_rows && problem.k == row.k &&

@@ -115,7 +115,7 @@ __device__ inline void stage_norm(const SkinnyArgs& a, T* to, float* scratch, co
         a.prologue == SkinnyPrologue::kLayerNorm ? warp_sum(sum) / static_cast<float>(k) : 0.0f;
     __syncwarp();
     float squares = 0.0f;
-#pragma unroll 2
+#pragma unroll 4
     for (int i = lane * 4; i < k; i += kWarp * 4) {
       const float4 v = *reinterpret_cast<const float4*>(mine + i);
       squares += ((v.x - mean) * (v.x - mean) + (v.y - mean) * (v.y - mean)) +
@@ -127,7 +127,7 @@ __device__ inline void stage_norm(const SkinnyArgs& a, T* to, float* scratch, co
     if (a.norm_out != nullptr && (row0 + r) % static_cast<int>(gridDim.x) == static_cast<int>(blockIdx.x)) {
       out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row0 + r) * k;
     }
-#pragma unroll 1
+#pragma unroll 4
     for (int i = lane * 4; i < padded; i += kWarp * 4) {
       float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
       if (i < k) {
