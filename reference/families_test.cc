@@ -3,19 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <set>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "harness/model/seeded.h"
 #include "harness/run/compare.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
+#include "reference/testing/family_fixture.h"
 
 namespace tandem::reference {
 namespace {
@@ -24,52 +20,11 @@ namespace {
 // least.
 constexpr double kTolerance = 1.2e-6;
 
-struct Fixture {
-  ModelConfig config;
-  WeightLayout layout;
-  std::vector<float> arena;
-  TransformerBatch source, target;
-  std::vector<float> encoder_output;  // [source tokens, d_model]
-  std::vector<float> logits;          // [target tokens, vocab]
-
-  ModelWeights weights() const { return bind_weights(config, layout, arena.data(), DType::kF32); }
-};
-
-Fixture load(const std::string& family) {
-  const std::string path = "reference/testdata/" + family + ".json";  // tests run in the repository's root
-  std::ifstream file(path);
-  if (!file) throw std::runtime_error("cannot read " + path);
-  const nlohmann::json j = nlohmann::json::parse(file);
-
-  Fixture f;
-  f.config = j.at("config").get<ModelConfig>();
-  f.layout = weight_layout(f.config);
-  f.arena.resize(f.layout.elements);
-  std::set<std::string> filled;
-  for (const nlohmann::json& t : j.at("tensors")) {
-    // Scales are the fixture's own, so that it outlives a change of ours.
-    TensorSpec spec = f.layout.at(t.at(0));
-    EXPECT_EQ(spec.rows, t.at(1)) << spec.name;
-    EXPECT_EQ(spec.cols, t.at(2)) << spec.name;
-    spec.base = t.at(3);
-    spec.exponent = t.at(4);
-    const WeightsSpec seed{.checkpoint = false, .seed = j.at("seed"), .outliers = false};
-    fill_seeded(seed, spec, 0, std::span<float>(f.arena).subspan(spec.offset, spec.size()));
-    filled.insert(spec.name);
-  }
-  for (const TensorSpec& t : f.layout.tensors) EXPECT_TRUE(filled.contains(t.name)) << t.name;
-  f.source = pack(f.config, j.at("source_ids"));
-  f.target = pack(f.config, j.at("target_ids"));
-  f.encoder_output = j.at("encoder_output").get<std::vector<float>>();
-  f.logits = j.at("logits").get<std::vector<float>>();
-  return f;
-}
-
 class Families : public testing::TestWithParam<std::string> {};
 
 // Breaks when the reference computes anything else than the family's published model does.
 TEST_P(Families, EncoderAndLogitsAreTransformers) {
-  const Fixture f = load(GetParam());
+  const FamilyFixture f = load_family(GetParam());
   const ModelWeights w = f.weights();
   const Matrix encoded = encoder_forward(f.config, w.encoder, f.source);
   const Comparison encoder = compare(encoded.values, f.encoder_output, f.config.d_model);
@@ -82,7 +37,7 @@ TEST_P(Families, EncoderAndLogitsAreTransformers) {
 
 // Breaks when decoding step by step from a cache leaves the published model.
 TEST_P(Families, StepsWithACacheAreTransformers) {
-  const Fixture f = load(GetParam());
+  const FamilyFixture f = load_family(GetParam());
   const ModelWeights w = f.weights();
   const Matrix encoded = encoder_forward(f.config, w.encoder, f.source);
   DecoderState state = start_decoder(f.config, w.decoder, f.source, encoded, f.target.max_length);
@@ -132,7 +87,7 @@ std::vector<std::pair<std::string, ModelConfig>> wrong_configs(const ModelConfig
 
 // Breaks when a fixture is too tame to tell two conventions apart.
 TEST_P(Families, EveryFieldShows) {
-  const Fixture f = load(GetParam());
+  const FamilyFixture f = load_family(GetParam());
   const ModelWeights w = f.weights();
   for (const auto& [field, wrong] : wrong_configs(f.config)) {
     const Matrix logits =
@@ -142,7 +97,7 @@ TEST_P(Families, EveryFieldShows) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Fixtures, Families, testing::Values("t5", "t5_gated", "bart", "marian", "m2m100"),
+INSTANTIATE_TEST_SUITE_P(Fixtures, Families, testing::ValuesIn(kFamilies),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

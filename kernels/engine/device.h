@@ -17,6 +17,7 @@ struct CudaEngineOptions {
   int device = 0;
   std::string choices_path = {};   ///< "<run>/gemm-choices.json"; empty: in memory only
   bool choices_read_only = false;  ///< a missing choice is an error that names the problem, not a search
+  bool search_choices = true;      ///< false: the library's first suggestion, not timed (tests)
   std::string run_dir = {};        ///< names the Level-1 cache
   int64_t level1_bytes = 0;        ///< cap of the Level-1 cache; 0: its default
 };

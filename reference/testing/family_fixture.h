@@ -1,0 +1,67 @@
+// A family's committed fixture: a small model, its input and what Hugging Face transformers computes for it
+// (scripts/peers/make_fixtures.py).
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "harness/model/batch.h"
+#include "harness/model/config.h"
+#include "harness/model/seeded.h"
+#include "harness/model/weights.h"
+
+namespace tandem::reference {
+
+/// Every committed family.
+inline const std::vector<std::string> kFamilies = {"t5", "t5_gated", "bart", "marian", "m2m100"};
+
+struct FamilyFixture {
+  ModelConfig config;
+  WeightLayout layout;
+  std::vector<float> arena;
+  TransformerBatch source, target;
+  std::vector<float> encoder_output;  // [source tokens, d_model]
+  std::vector<float> logits;          // [target tokens, vocab]
+
+  ModelWeights weights() const { return bind_weights(config, layout, arena.data(), DType::kF32); }
+};
+
+/// Tests run in the repository's root.
+inline FamilyFixture load_family(const std::string& family) {
+  const std::string path = "reference/testdata/" + family + ".json";
+  std::ifstream file(path);
+  if (!file) throw std::runtime_error("cannot read " + path);
+  const nlohmann::json j = nlohmann::json::parse(file);
+
+  FamilyFixture f;
+  f.config = j.at("config").get<ModelConfig>();
+  f.layout = weight_layout(f.config);
+  f.arena.resize(f.layout.elements);
+  std::set<std::string> filled;
+  for (const nlohmann::json& t : j.at("tensors")) {
+    // Scales are the fixture's own, so that it outlives a change of ours.
+    TensorSpec spec = f.layout.at(t.at(0));
+    EXPECT_EQ(spec.rows, t.at(1)) << spec.name;
+    EXPECT_EQ(spec.cols, t.at(2)) << spec.name;
+    spec.base = t.at(3);
+    spec.exponent = t.at(4);
+    const WeightsSpec seed{.checkpoint = false, .seed = j.at("seed"), .outliers = false};
+    fill_seeded(seed, spec, 0, std::span<float>(f.arena).subspan(spec.offset, spec.size()));
+    filled.insert(spec.name);
+  }
+  for (const TensorSpec& t : f.layout.tensors) EXPECT_TRUE(filled.contains(t.name)) << t.name;
+  f.source = pack(f.config, j.at("source_ids"));
+  f.target = pack(f.config, j.at("target_ids"));
+  f.encoder_output = j.at("encoder_output").get<std::vector<float>>();
+  f.logits = j.at("logits").get<std::vector<float>>();
+  return f;
+}
+
+}  // namespace tandem::reference
