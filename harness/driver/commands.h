@@ -20,6 +20,9 @@ struct ReproArgs {
 };
 int repro_command(const ReproArgs& args);
 
+/// Prints build_json() of this build on one line.
+int build_info_command();
+
 /// "runs/smoke-20260131T120000Z".
 std::string default_run_folder(const std::string& sweep);
 /// Words as a shell would need them quoted.

@@ -7,6 +7,7 @@
 
 #include "harness/base/error.h"
 #include "harness/driver/commands.h"
+#include "harness/driver/duet.h"
 
 namespace {
 
@@ -31,10 +32,58 @@ void add_bin_dir(CLI::App& command, fs::path& bin_dir) {
   command.add_option("--bin-dir", bin_dir, "folder of the suite binaries")->check(CLI::ExistingDirectory);
 }
 
+void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
+  tandem::RunArgs& run = args.run;
+  command.add_option("SWEEP", run.sweep, "sweep file, such as suites/gate.json")->required();
+  command.add_option("--a", args.bin[0], "suite binaries of side A (default: those beside tandem)")
+      ->check(CLI::ExistingDirectory);
+  command.add_option("--b", args.bin[1], "suite binaries of side B")->check(CLI::ExistingDirectory);
+  const char* sides[] = {"--a", "--b"};
+  for (int i = 0; i < 2; ++i) {
+    const std::string side = sides[i];
+    command.add_option(side + "-set", args.set[i], "an axis of every group on this side: AXIS=VALUE")
+        ->allow_extra_args(false);
+    command.add_option(side + "-env", args.environment[i], "a variable of this side's workers: NAME=VALUE")
+        ->allow_extra_args(false);
+  }
+  command.add_option("--budget", args.budget, "time for everything, such as 8m, 90s, 1h30m")
+      ->capture_default_str();
+  command.add_option("--looks", args.looks, "most looks that the gate's alpha is shared among")
+      ->check(CLI::Range(1, 20))
+      ->capture_default_str();
+  command.add_option("--sample", args.sample, "seconds of samples of a case in one process, MIN:MAX")
+      ->capture_default_str();
+  command.add_option("--policy", args.policy, "the gate's rules (default: suites/gates.json, where it is)");
+  command.add_flag("--own-choices", args.own_choices,
+                   "let side B search its own GEMM algorithms instead of starting from A's");
+  command.add_option("--out", run.out, "duet folder (default: runs/duet-<sweep>-<UTC time>)");
+  command.add_flag("--resume", run.resume, "continue the duet in --out");
+  command
+      .add_option("--engine", run.engine, "auto, cuda, reference or a peer: for the groups that name none")
+      ->capture_default_str();
+  command.add_option("--peer", run.peers, "an engine by its command: NAME=COMMAND; may be given again")
+      ->allow_extra_args(false);
+  command.add_option("--filter", run.filter, "only cases whose name matches this regular expression");
+  command.add_option("--device", run.device, "device number")->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--timeout", run.timeout_s,
+                  "seconds a case (default: ten times the predicted, at least 60)")
+      ->check(CLI::PositiveNumber);
+  command.add_option("--level1-bytes", run.level1_bytes, "cap of the Level-1 cache")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--seed", run.seed,
+                     "of the order of sides, groups and cases (default: drawn, and recorded)");
+  command.footer(
+      "Exit codes: 0 no case is slower, 1 something is slower, failed or missing, 2 usage or nothing "
+      "comparable, 3 no "
+      "usable device, 4 not enough evidence to say.");
+}
+
 int run(int argc, char** argv) {
   CLI::App app(
       "Tandem: a reproducible benchmark and profiling harness for encoder-decoder transformer inference.\n"
-      "Exit codes: 0 good, 1 something is invalid or failed, 2 usage, 3 no usable device.");
+      "Exit codes: 0 good, 1 something is invalid or failed, 2 usage, 3 no usable device; duet: 4 not enough "
+      "evidence.");
   app.require_subcommand(1);
   const fs::path beside = fs::read_symlink("/proc/self/exe").parent_path();
 
@@ -52,6 +101,14 @@ int run(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   run.add_option("--seed", run_args.seed, "of the order of groups and cases (default: drawn, and recorded)");
   add_bin_dir(run, run_args.bin_dir);
+
+  tandem::DuetArgs duet_args;
+  duet_args.run.bin_dir = beside;
+  CLI::App& duet = *app.add_subcommand(
+      "duet", "two builds or settings in interleaved pairs of processes, until the gate has its verdicts");
+  add_duet_options(duet, duet_args);
+
+  CLI::App& build = *app.add_subcommand("build-info", "what this build was made from and with, as JSON");
 
   tandem::RunArgs list_args;
   list_args.bin_dir = beside;
@@ -85,6 +142,8 @@ int run(int argc, char** argv) {
     throw tandem::UsageError(fmt::format("{} (see tandem --help)", e.what()));
   }
   if (run.parsed()) return tandem::run_command(run_args);
+  if (duet.parsed()) return tandem::duet_command(duet_args);
+  if (build.parsed()) return tandem::build_info_command();
   if (list.parsed()) return tandem::list_command(list_args, as_json);
   if (doctor.parsed()) return tandem::doctor_command(doctor_bin, require_device);
   return tandem::repro_command(repro_args);

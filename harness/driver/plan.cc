@@ -19,6 +19,8 @@ namespace tandem {
 namespace fs = std::filesystem;
 namespace {
 
+using nlohmann::json;
+
 std::map<std::string, std::string> parse_peers(const std::vector<std::string>& given) {
   std::map<std::string, std::string> peers;
   for (const std::string& text : given) {
@@ -115,6 +117,38 @@ void skip_missing_suites(const RunArgs& args, const RunPlan& plan, SweepCases& s
   });
 }
 
+/// The sweep's file with some axes of every group set to one value.
+json sweep_with(const std::string& path, const std::map<std::string, std::string>& set) {
+  json sweep;
+  try {
+    sweep = json::parse(read_file(path));
+  } catch (const IoError& e) {
+    throw UsageError(e.what());
+  } catch (const json::exception& e) {
+    throw UsageError(fmt::format("{}: not JSON: {}", path, e.what()));
+  }
+  for (const auto& [name, value] : set) {
+    Case probe;
+    const Axis& a = axis(name);
+    a.set(probe, value);  // says what is wrong with it
+    if (!sweep.is_object() || !sweep.contains("groups") || !sweep["groups"].is_array()) break;
+    for (json& group : sweep["groups"]) {
+      if (group.is_object()) group[name] = a.integer ? json(std::stoll(value)) : json(value);
+    }
+  }
+  return sweep;
+}
+
+SweepCases expand(const RunArgs& args, const ExpandOptions& options) {
+  if (args.set.empty()) return load_sweep(args.sweep, options);
+  const json sweep = sweep_with(args.sweep, args.set);
+  try {
+    return expand_sweep(sweep, options);
+  } catch (const UsageError& e) {
+    throw UsageError(fmt::format("{}: {}", args.sweep, e.what()));
+  }
+}
+
 }  // namespace
 
 RunPlan plan_run(const RunArgs& args) {
@@ -133,10 +167,10 @@ RunPlan plan_run(const RunArgs& args) {
   }
   std::vector<std::string> peer_names;
   for (const auto& [name, command] : plan.peers) peer_names.push_back(name);
-  plan.sweep = load_sweep(args.sweep, {.engine = plan.engine,
-                                       .device = plan.card.has_value(),
-                                       .devices = visible_devices(args.device),
-                                       .peers = peer_names});
+  plan.sweep = expand(args, {.engine = plan.engine,
+                             .device = plan.card.has_value(),
+                             .devices = visible_devices(args.device),
+                             .peers = peer_names});
   plan.sweep_sha256 = content_sha256(args.sweep);
   apply_filter(args.filter, plan.sweep);
   apply_shard(args.shard, plan.sweep);

@@ -28,6 +28,12 @@ Progress::Progress(int to_check, int to_time, double predicted_s)
       predicted_s_(predicted_s),
       start_s_(steady_s()) {}
 
+Progress Progress::failures_only() {
+  Progress progress(0, 0, 0);
+  progress.failures_only_ = true;
+  return progress;
+}
+
 Progress::~Progress() {
   if (terminal_) std::fputs(kClearLine, stderr);
 }
@@ -43,7 +49,7 @@ double Progress::left_s() const {
 }
 
 void Progress::update(const std::string& name) {
-  if (!terminal_) return;
+  if (!terminal_ || failures_only_) return;
   const std::string line = fmt::format("checked {}/{}, timed {}/{}, {} left  {}", checked_, to_check_, timed_,
                                        to_time_, show_duration(left_s()), name);
   std::fputs((kClearLine + line.substr(0, 118)).c_str(), stderr);
@@ -65,10 +71,10 @@ void Progress::checked(const std::string& name, Status status, const std::string
 void Progress::recorded(const Record& r, double predicted_s) {
   ++timed_;
   predicted_done_s_ += predicted_s;
-  const std::string place = fmt::format("time [{}/{}]", timed_, to_time_);
+  const std::string place = failures_only_ ? "time" : fmt::format("time [{}/{}]", timed_, to_time_);
   if (r.status != Status::kOk) {
     tell(fmt::format("{} {:<8}  {}: {}", place, status_name(r.status), r.name, r.reason.value_or("")));
-  } else if (!terminal_) {
+  } else if (!terminal_ && !failures_only_) {
     tell(fmt::format("{} {:>8}  {}  worker {}", place, show_us(r.summary->median_us), r.name, r.worker));
   }
   update(r.name);

@@ -15,6 +15,8 @@ class Progress {
  public:
   /// Cases to check, cases to time (each once a worker), and the seconds that all of it is predicted to take.
   Progress(int to_check, int to_time, double predicted_s);
+  /// Tells nothing but cases that failed: for a caller with lines of its own.
+  static Progress failures_only();
   ~Progress();
 
   /// A case was checked. Told in a line of its own only when it is not ok.
@@ -29,7 +31,7 @@ class Progress {
   void update(const std::string& name);
   double left_s() const;
 
-  bool terminal_ = false;
+  bool terminal_ = false, failures_only_ = false;
   int to_check_ = 0, to_time_ = 0, checked_ = 0, timed_ = 0;
   double predicted_s_ = 0, predicted_done_s_ = 0, start_s_ = 0;
 };

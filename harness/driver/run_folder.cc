@@ -16,6 +16,8 @@ using nlohmann::json;
 bool is_leftover(const fs::path& entry) {
   const std::string name = entry.filename();
   if (name == ".work") return true;
+  // What a duet hands its second side before that side has begun.
+  if (name == "validation.jsonl" || name == "gemm-choices.json") return true;
   if (name == "samples" || name == "traces") return fs::is_directory(entry) && fs::is_empty(entry);
   return name.starts_with("environment.json.") && name.ends_with(".tmp");
 }

@@ -34,6 +34,10 @@ class RunFolder {
 
   /// Is there a record for this worker, or one that says that the case is not worth another worker?
   bool settled(const std::string& id, int worker) const;
+  /// Is there a record of this worker?
+  bool recorded(const std::string& id, int worker) const { return done_.contains({id, worker}); }
+  /// Is there a record of the case that is not ok?
+  bool failed(const std::string& id) const { return failed_.contains(id); }
   /// Throws IoError; what was recorded before stays.
   void add(const Record& r);
 

@@ -84,6 +84,17 @@ void Session::hash_binaries() {
   }
 }
 
+json Session::environment() const {
+  json environment = capture_environment({.sweep = SweepRef{args_.sweep, plan_.sweep_sha256, plan_.workers},
+                                          .binaries = binaries_,
+                                          .ceilings = ceilings_ ? json(*ceilings_) : json(),
+                                          .build = build_of(args_.bin_dir)});
+  environment["engine"] = plan_.engine;
+  environment["device"] = plan_.card ? json(plan_.card->uuid) : json();
+  for (const auto& [name, value] : args_.environment) environment["env"][name] = value;
+  return environment;
+}
+
 void Session::prepare() {
   hash_binaries();
   const bool resumed = !folder_.environment().is_null();
@@ -92,12 +103,7 @@ void Session::prepare() {
     ceilings_ = obtain_ceilings(args_.bin_dir, on_card ? plan_.card : std::nullopt, args_.device);
   }
   seed_ = args_.seed ? *args_.seed : std::random_device{}();
-  json environment = capture_environment({.sweep = SweepRef{args_.sweep, plan_.sweep_sha256, plan_.workers},
-                                          .binaries = binaries_,
-                                          .ceilings = ceilings_ ? json(*ceilings_) : json()});
-  environment["engine"] = plan_.engine;
-  environment["device"] = plan_.card ? json(plan_.card->uuid) : json();
-  folder_.open(environment);
+  folder_.open(environment());
   const json& kept = folder_.environment().at("ceilings");
   if (resumed && kept.is_object()) ceilings_ = kept.get<Ceilings>();
   if (ceilings_) write_file_atomic(folder_.scratch() / "ceilings.json", json(*ceilings_).dump(1) + "\n");
@@ -130,6 +136,11 @@ double Session::timeout_s(double predicted_s) const {
 
 WorkerCall Session::call_for(const Case& c, std::vector<std::string> flags) const {
   std::vector<std::string> command = worker_command(c, plan_, args_.bin_dir);
+  if (!args_.environment.empty()) {
+    std::vector<std::string> words = {"/usr/bin/env"};  // becomes the worker: the process stays the same
+    for (const auto& [name, value] : args_.environment) words.push_back(fmt::format("{}={}", name, value));
+    command.insert(command.begin(), words.begin(), words.end());
+  }
   flags.insert(flags.end(), {"--out", folder_.path(), "--device", std::to_string(args_.device)});
   if (args_.level1_bytes) flags.insert(flags.end(), {"--level1-bytes", std::to_string(*args_.level1_bytes)});
   return {.command =
@@ -265,9 +276,40 @@ Progress Session::progress() const {
   return Progress(to_check, to_time, predicted_s);
 }
 
-void Session::run() {
+void Session::own_level1() {
   // The Level-1 cache that the workers fill belongs to this process: while it lives nobody clears it as a leftover.
   ::setenv("TANDEM_DRIVER_PID", std::to_string(::getpid()).c_str(), 1);
+}
+
+void Session::check() {
+  own_level1();
+  record_skipped();
+  Progress progress(static_cast<int>(items_.size()), 0, 0);
+  validate(progress);
+}
+
+std::vector<Case> Session::measurable() const {
+  std::vector<Case> cases;
+  for (const Item& item : items_) {
+    if (validated(item) && !folder_.failed(item.id)) cases.push_back(item.c);
+  }
+  return cases;
+}
+
+void Session::time(const std::vector<Case>& cases, int worker) {
+  std::vector<const Item*> group;
+  for (const Case& c : cases) {
+    const std::string id = case_id(c);
+    const auto it =
+        std::find_if(items_.begin(), items_.end(), [&](const Item& item) { return item.id == id; });
+    if (it != items_.end() && !folder_.settled(id, worker)) group.push_back(&*it);
+  }
+  Progress failures = Progress::failures_only();
+  if (!group.empty()) time_group(group, worker, failures);
+}
+
+void Session::run() {
+  own_level1();
   record_skipped();
   Progress progress = this->progress();
   validate(progress);

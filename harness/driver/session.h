@@ -32,6 +32,9 @@ struct RunArgs {
   std::optional<int64_t> level1_bytes;
   std::optional<uint64_t> seed;
   std::filesystem::path bin_dir;
+  std::map<std::string, std::string> set = {};  ///< axis to the one value that every group of the sweep gets
+  std::map<std::string, std::string> environment =
+      {};  ///< variables that the workers get beside the driver's own
 };
 
 /// The asked-for cases, resolved for this machine.
@@ -51,6 +54,9 @@ RunPlan plan_run(const RunArgs& args);
 std::vector<std::string> worker_command(const Case& c, const RunPlan& plan,
                                         const std::filesystem::path& bin_dir);
 
+/// build_json() of the build in `bin_dir`, asked of its own `tandem`; "unknown" and nulls where it has none that can tell.
+nlohmann::json build_of(const std::filesystem::path& bin_dir);
+
 /// Counts of a run's records by status.
 std::map<Status, int> count_statuses(const std::vector<Record>& records);
 
@@ -66,6 +72,13 @@ class Session {
   /// Skipped cases, then the validation pass, then the timed workers. Throws IoError, Interrupted.
   void run();
 
+  /// What run() begins with: skipped cases and the validation pass.
+  void check();
+  /// Cases that passed the validation and have no failing record.
+  std::vector<Case> measurable() const;
+  /// Times these of the measurable cases, which share a group, in this order in one worker process; failures alone are told.
+  void time(const std::vector<Case>& cases, int worker);
+
   const RunPlan& plan() const { return plan_; }
   const RunFolder& folder() const { return folder_; }
 
@@ -78,12 +91,14 @@ class Session {
   };
 
   void hash_binaries();
+  static void own_level1();
   void record_skipped();
   void validate(Progress& progress);
   void validate_group(const std::vector<const Item*>& group, Progress& progress);
   void take_validation(const Item& item, const TaskOutcome& outcome, Progress& progress);
   void time_round(int worker, Progress& progress);
   void time_group(const std::vector<const Item*>& group, int worker, Progress& progress);
+  nlohmann::json environment() const;
   void complete(Record& r, const Item& item) const;
   bool validated(const Item& item) const;
   void add_failed(const Case& c, Status status, const std::optional<std::string>& reason,

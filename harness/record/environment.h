@@ -26,7 +26,14 @@ struct EnvironmentOptions {
   std::map<std::string, std::string> binaries = {};  ///< name to SHA-256
   std::optional<std::vector<CardInfo>> cards = {};   ///< absent: what NVML reports
   nlohmann::json ceilings = {};                      ///< an object or null
+  nlohmann::json build = {};  ///< build_json() of the measured build; null: this binary's own
 };
+
+/// What a binary was built from and with, as the fields of environment.json that say it: git, build (without binaries)
+/// and the versions in software.
+nlohmann::json build_json();
+/// The same of a build that cannot say.
+nlohmann::json unknown_build_json();
 
 /// environment.json. What cannot be found out is null.
 nlohmann::json capture_environment(const EnvironmentOptions& options);

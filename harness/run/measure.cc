@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 
 #include "harness/base/error.h"
 
@@ -90,6 +91,19 @@ MeasureOptions default_options(const std::string& engine) {
   if (engine == "reference") {
     options.warmup = {.window_s = 0.02, .agreement = 0.05, .max_s = 0.2};
     options.stop = {.target = 0.02, .min_samples = 5, .max_samples = 200, .min_s = 0.05, .max_s = 1.0};
+  }
+  if (const char* range = std::getenv("TANDEM_SAMPLE_SECONDS")) {
+    char* end = nullptr;
+    options.stop.min_s = std::strtod(range, &end);
+    const bool first = end != range && *end == ':';
+    const char* second = end + 1;
+    options.stop.max_s = first ? std::strtod(second, &end) : 0;
+    const bool good = first && end != second && *end == '\0' && options.stop.min_s >= 0 &&
+                      options.stop.max_s >= options.stop.min_s && options.stop.max_s > 0;
+    if (!good) {
+      throw UsageError(
+          fmt::format("TANDEM_SAMPLE_SECONDS: '{}' is not allowed; MIN:MAX such as 0.1:0.5", range));
+    }
   }
   return options;
 }

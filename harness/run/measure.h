@@ -50,7 +50,8 @@ struct Measurement {
   int64_t throttled_samples = 0;
 };
 
-/// Options for an engine: a CPU reference repeats less. Environment-free.
+/// Options for an engine: a CPU reference repeats less. TANDEM_SAMPLE_SECONDS=MIN:MAX in the environment sets how long
+/// samples are taken (a duet takes fewer in more processes). Throws UsageError for a value that is no such range.
 MeasureOptions default_options(const std::string& engine);
 
 /// Throws what the workload throws, and Error for a repetition of no or negative time.

@@ -117,6 +117,20 @@ TEST(Measure, KeepsAndMarksThrottledSamples) {
   EXPECT_EQ(m.throttled_samples, static_cast<int64_t>(m.samples_us.size()));
 }
 
+// Breaks when a duet's shorter sampling does not reach its workers, or a typing error in it goes unnoticed.
+TEST(Measure, TheEnvironmentSetsHowLongSamplesAreTaken) {
+  for (const char* engine : {"cuda", "reference"}) {
+    ::setenv("TANDEM_SAMPLE_SECONDS", "0.1:0.5", 1);
+    EXPECT_EQ(default_options(engine).stop.min_s, 0.1);
+    EXPECT_EQ(default_options(engine).stop.max_s, 0.5);
+    for (const char* bad : {"", "0.1", "0.5:0.1", "a:b", "0.1:0.5s", ":", "0:0", "-1:1", "0.1:"}) {
+      ::setenv("TANDEM_SAMPLE_SECONDS", bad, 1);
+      EXPECT_THROW(default_options(engine), UsageError) << bad;
+    }
+    ::unsetenv("TANDEM_SAMPLE_SECONDS");
+  }
+}
+
 // Breaks when a broken clock (zero, NaN) becomes a sample.
 TEST(Measure, RefusesTimesThatAreNotTimes) {
   double clock = 0;

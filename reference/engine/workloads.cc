@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "harness/base/error.h"
+#include "harness/base/planted.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"
@@ -23,6 +24,16 @@ class Stopwatch {
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
+
+/// The time of a pass at its end, after the delay that a build made to test a gate carries.
+double pass_us(const Stopwatch& watch) {
+  if (planted_delay_percent() > 0) {
+    const double end_us = watch.us() * (1 + planted_delay_percent() / 100);
+    while (watch.us() < end_us) {
+    }
+  }
+  return watch.us();
+}
 
 class ReferenceWorkload : public Workload {
  public:
@@ -67,7 +78,7 @@ class EncoderWorkload : public ReferenceWorkload {
   Repetition repeat() override {
     const Stopwatch watch;
     Matrix encoded = encoder_forward(config(), weights().encoder, source_);
-    const Repetition r{.total_us = watch.us(), .step_us = {}, .first_token_us = {}};
+    const Repetition r{.total_us = pass_us(watch), .step_us = {}, .first_token_us = {}};
     keep(as_output(std::move(encoded)));
     return r;
   }
@@ -91,7 +102,7 @@ class DecoderWorkload : public ReferenceWorkload {
     const Stopwatch watch;
     Matrix logits = decoder_step(config(), weights().decoder, state_, last_ids_);
     std::vector<int32_t> best = arg_max(logits);
-    const Repetition r{.total_us = watch.us(), .step_us = {}, .first_token_us = {}};
+    const Repetition r{.total_us = pass_us(watch), .step_us = {}, .first_token_us = {}};
     Output out = as_output(std::move(logits));
     out.tokens = std::move(best);
     keep(std::move(out));
@@ -119,7 +130,7 @@ class GenerateWorkload : public ReferenceWorkload {
            if (step == 0) first_us = last_us;
          }});
     const Repetition r{
-        .total_us = watch.us(), .step_us = (last_us - encoded_us) / tgt_, .first_token_us = first_us};
+        .total_us = pass_us(watch), .step_us = (last_us - encoded_us) / tgt_, .first_token_us = first_us};
     keep({.values = {}, .rows = 0, .cols = 0, .tokens = std::move(g.tokens)});
     return r;
   }

@@ -45,6 +45,7 @@ class Environment:
     compiler_flags: str | None
     cuda_architectures: str | None
     binaries: Mapping[str, str]
+    planted: Mapping[str, object]
     host_name: str | None
     cpu: str | None
     cores: int | None
@@ -91,6 +92,7 @@ def parse_environment(value: object, where: str) -> Environment:
     build = fields.child("build")
     host = fields.child("host")
     binaries = build.optional_child("binaries") or Fields({}, where)
+    planted = build.optional_child("planted")
     ceilings = fields.optional_child("ceilings")
     cards = tuple(_card(card, f"{where}: cards[{index}]") for index, card in enumerate(fields.items("cards")))
     return Environment(
@@ -108,6 +110,7 @@ def parse_environment(value: object, where: str) -> Environment:
         compiler_flags=build.optional_text("flags"),
         cuda_architectures=build.optional_text("cuda_architectures"),
         binaries={name: binaries.text(name) for name in sorted(binaries.values)},
+        planted=planted.values if planted is not None else {},
         host_name=host.optional_text("name"),
         cpu=host.optional_text("cpu"),
         cores=host.optional_integer("cores", minimum=1),

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tandem_reports import formats
-from tandem_reports.cases import CaseResult, collect, natural_order
-from tandem_reports.comparison import condition_differences, machine_differences
+from tandem_reports.cases import CaseResult, natural_order
+from tandem_reports.comparison import Matching, condition_differences, machine_differences
 from tandem_reports.errors import BAD_RESULT, GOOD, NOT_ENOUGH_EVIDENCE
 from tandem_reports.paired import (
     fewest_pairs,
@@ -82,6 +82,7 @@ class GateResult:
     interleaved: bool
     common: int
     confirmed_by: str = ""
+    policy_source: str = ""
 
     def count(self, *statuses: str) -> int:
         """Cases with one of some statuses."""
@@ -159,8 +160,11 @@ def more_pairs_needed(logs: Sequence[float], rules: SuitePolicy, alpha: float) -
     return high - len(logs)
 
 
-def _judge(measured: Sequence[_Measured], policy: Policy, alpha: float) -> list[Verdict]:
-    """Holm over the cases, for slow-downs and for speed-ups; equivalence at alpha over the cases."""
+def _judge(measured: Sequence[_Measured], policy: Policy, alpha: float, alpha_ahead: float) -> list[Verdict]:
+    """Holm over the cases, for slow-downs and for speed-ups; equivalence at alpha over the cases.
+
+    Forecasts are for a look that may spend `alpha_ahead`.
+    """
     shifts = [math.log1p(policy.of(item.case.suite).minimum_effect) for item in measured]
     p_slower = [signed_rank_greater(item.logs, shift) for item, shift in zip(measured, shifts, strict=True)]
     p_faster = [
@@ -169,6 +173,7 @@ def _judge(measured: Sequence[_Measured], policy: Policy, alpha: float) -> list[
     ]
     slower, faster = holm(p_slower, alpha), holm(p_faster, alpha)
     each = alpha / max(len(measured), 1)
+    ahead = alpha_ahead / max(len(measured), 1)
     verdicts = []
     for index, item in enumerate(measured):
         rules = policy.of(item.case.suite)
@@ -181,7 +186,7 @@ def _judge(measured: Sequence[_Measured], policy: Policy, alpha: float) -> list[
         elif _inside(interval, rules.equivalence):
             status = "same"
         else:
-            more = more_pairs_needed(item.logs, rules, each)
+            more = more_pairs_needed(item.logs, rules, ahead)
             forecast = (
                 f"over {MOST_PAIRS} pairs" if more is None else f"about {formats.plural(more, 'more pair')}"
             )
@@ -240,13 +245,21 @@ def _without_numbers(
 
 
 def gate(
-    a: Run, b: Run, policy: Policy, *, look: int = 1, looks: int = 1, interleaved: bool = False
+    a: Run,
+    b: Run,
+    policy: Policy,
+    *,
+    look: int = 1,
+    looks: int = 1,
+    interleaved: bool = False,
+    ignore: tuple[str, ...] = (),
 ) -> GateResult:
-    """Judges every case of two runs, matched by their ids."""
-    left = {result.case.id: result for result in collect([a])}
-    right = {result.case.id: result for result in collect([b])}
+    """Judges every case of two runs, matched by their ids, or by their axes without those of `ignore`."""
+    matching = Matching(ignore=ignore)
+    left, right = matching.select(a, ""), matching.select(b, "")
     blocking = blocking_differences(a, b, policy)
     alpha = spent_alpha(policy.alpha, look, looks)
+    alpha_ahead = spent_alpha(policy.alpha, look + 1, looks) if look < looks else alpha
     verdicts: list[Verdict] = []
     measured: list[_Measured] = []
     for key in left.keys() | right.keys():
@@ -262,7 +275,7 @@ def gate(
             else:
                 measured.append(_pairs(first, second))
     measured.sort(key=lambda item: natural_order(item.case))
-    verdicts += _judge(measured, policy, alpha)
+    verdicts += _judge(measured, policy, alpha, alpha_ahead)
     verdicts.sort(key=lambda verdict: natural_order(verdict.case))
     return GateResult(
         a, b, tuple(verdicts), policy, look, looks, alpha, interleaved, len(left.keys() & right.keys())
@@ -272,12 +285,12 @@ def gate(
 def confirm(result: GateResult, second: GateResult) -> GateResult:
     """Keeps a slower verdict only where a second session finds it too; else it is unknown.
 
-    The second session's family are the cases to be confirmed alone, at the policy's alpha.
+    The second session's family are the cases to be confirmed alone, at the alpha of its own last look.
     """
     p_of = {verdict.case.id: verdict.p_slower for verdict in second.verdicts}
     flagged = [verdict for verdict in result.verdicts if verdict.status == "slower"]
     p_values = [1.0 if p_of.get(v.case.id) is None else float(p_of[v.case.id] or 0.0) for v in flagged]
-    kept = dict(zip([v.case.id for v in flagged], holm(p_values, result.policy.alpha), strict=True))
+    kept = dict(zip([v.case.id for v in flagged], holm(p_values, second.alpha), strict=True))
     verdicts = []
     for verdict in result.verdicts:
         if verdict.status == "slower":

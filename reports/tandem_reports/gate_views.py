@@ -46,10 +46,13 @@ def method(result: GateResult) -> str:
         "counts as a difference."
     )
     confirmed = f" Slow-downs confirmed in {result.confirmed_by}." if result.confirmed_by else ""
+    coverages = [v.interval.coverage for v in result.verdicts if v.interval is not None]
+    covers = f" Intervals cover exactly {100 * min(coverages):.4g} % or more." if coverages else ""
+    rules = f" Rules: {result.policy_source}." if result.policy_source else ""
     return (
         f"Signed-rank test of paired log-ratios beyond the minimum effect "
         f"({100 * p.default.minimum_effect:g} %), Holm over the cases at alpha {p.alpha:g}{look}; same: "
-        f"interval inside ±{100 * p.default.equivalence:g} %. {pairing}{confirmed}"
+        f"interval inside ±{100 * p.default.equivalence:g} %.{covers} {pairing}{confirmed}{rules}"
     )
 
 
@@ -187,6 +190,7 @@ def as_json(result: GateResult) -> str:
         "interleaved": result.interleaved,
         "look": result.look,
         "looks": result.looks,
+        "policy": result.policy_source or None,
         "alpha": result.policy.alpha,
         "alpha_of_look": result.alpha,
         "confirmed_by": result.confirmed_by or None,

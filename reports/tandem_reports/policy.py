@@ -86,6 +86,10 @@ def parse_policy(value: object, where: str) -> Policy:
     )
 
 
+USUAL = Path("suites") / "gates.json"
+"""Where a policy is looked for, from the working folder, when none is named."""
+
+
 def read_policy(path: Path | None) -> Policy:
     """Reads a policy file; without one the defaults hold. Raises ReportError naming file and key."""
     if path is None:

@@ -126,9 +126,9 @@ def test_power(change: float, least: float) -> None:
 def test_looks_spend_alpha(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     root = duet(tmp_path, 1.1, pairs=10)
     assert verdicts(root)[64] == "slower"
-    assert verdicts(root, look=1, looks=5)[64] == "unknown"
-    content = json.loads(cli("gate", root, "--json", "--look", "1/5").out)
-    assert content["alpha_of_look"] == pytest.approx(0.01 / 15)
+    assert verdicts(root, look=3, looks=5)[64] == "unknown"
+    content = json.loads(cli("gate", root, "--json", "--look", "3/5").out)
+    assert content["alpha_of_look"] == pytest.approx(0.01 / 8)
     assert content["stop"] is False
     assert json.loads(cli("gate", root, "--json", "--look", "5/5").out)["stop"] is True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -12,6 +13,7 @@ import scipy.stats
 from tandem_reports.paired import (
     fewest_pairs,
     holm,
+    planned_pairs,
     pseudo_median,
     signed_rank_counts,
     signed_rank_greater,
@@ -132,7 +134,25 @@ def test_holm() -> None:
 def test_alpha_is_spent_exactly_once(looks: int) -> None:
     shares = [spent_alpha(0.01, look, looks) for look in range(1, looks + 1)]
     assert sum(shares) == pytest.approx(0.01)
-    assert shares == sorted(shares)
+    assert shares == sorted(shares, reverse=True)
+    # Ending early, for want of time, spends what is left.
+    for last in range(1, looks + 1):
+        spent = [*shares[: last - 1], spent_alpha(0.01, last, last)]
+        assert sum(spent) == pytest.approx(0.01)
+
+
+# Without it a duet would take its first look where no case can be decided, or later than it must.
+@pytest.mark.parametrize("cases", [1, 5, 20, 200])
+def test_looks_are_planned_where_they_can_decide(cases: int) -> None:
+    plan = planned_pairs(0.01, cases, 4)
+    for look, pairs in enumerate(plan, start=1):
+        level = 1 - spent_alpha(0.01, look, 4) / cases
+        assert signed_rank_interval([0.001 * place for place in range(pairs)], level) is not None
+    first = 1 - spent_alpha(0.01, 1, 4) / cases
+    assert signed_rank_interval([0.001 * place for place in range(plan[0] - 1)], first) is None
+    assert all(later >= 1.4 * earlier for earlier, later in itertools.pairwise(plan))
+    assert planned_pairs(0.01, 20, 1) == [12]
+    assert planned_pairs(0.01, 20, 3)[0] == 13
 
 
 def test_stretched_keeps_the_distribution() -> None:

@@ -109,7 +109,9 @@ class DriverTest : public ::testing::Test {
     return args;
   }
 
-  std::vector<Record> records() const { return read_records(run_dir() + "/records.jsonl", nullptr); }
+  std::vector<Record> records(const std::string& below = "") const {
+    return read_records(run_dir() + below + "/records.jsonl", nullptr);
+  }
 
   std::map<std::pair<int, int>, Record> by_batch_and_worker() const {
     std::map<std::pair<int, int>, Record> found;

@@ -1,7 +1,8 @@
 // A suite binary for the driver's tests: speaks the worker protocol, measures nothing, fails as it is told.
 //
 // TANDEM_FAKE_FAULTS: "BATCH:FAULT,..." for the cases of that batch. TANDEM_FAKE_SLEEP_MS: time a case takes.
-// TANDEM_FAKE_LOG: file to which each timed case appends "ID WORKER ATTEMPT PID".
+// TANDEM_FAKE_LOG: file to which each timed case appends "ID WORKER ATTEMPT PID FOLDER", FOLDER being the last part of --out.
+// TANDEM_FAKE_FACTOR: every time is so many times as long. TANDEM_FAKE_CHOICES: the validation pass keeps a file of choices.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -84,8 +85,12 @@ void print(const json& line) {
   std::cout << line.dump() << std::endl;
 }
 
-void validate(const json& c) {
+void validate(const json& c, const Flags& flags) {
   const std::string fault = fault_of(c);
+  const std::string choices = flags.values.at("--out") + "/gemm-choices.json";
+  if (std::getenv("TANDEM_FAKE_CHOICES") != nullptr && !std::filesystem::exists(choices)) {
+    std::ofstream(choices) << ::getpid();
+  }
   if (fault == "validate-segv") crash();
   if (fault == "validate-hang") hang();
   json line = {{"id", c["id"]},
@@ -123,8 +128,8 @@ json samples_of(const json& c, const Flags& flags, std::vector<float> samples) {
 void measure(const json& c, const Flags& flags) {
   const std::string fault = fault_of(c);
   const std::string attempt = flags.values.at("--attempt");
-  log_case(fmt::format("{} {} {} {}", c["id"].get<std::string>(), flags.values.at("--worker"), attempt,
-                       ::getpid()));
+  log_case(fmt::format("{} {} {} {} {}", c["id"].get<std::string>(), flags.values.at("--worker"), attempt,
+                       ::getpid(), std::filesystem::path(flags.values.at("--out")).filename().string()));
   std::cerr << "measuring batch " << c["batch"] << '\n';
   sleep_case();
   if (fault == "segv" || (fault == "flaky" && attempt == "1")) crash();
@@ -148,7 +153,8 @@ void measure(const json& c, const Flags& flags) {
     if (fault == "poison") std::exit(1);
     return;
   }
-  const float base = 100.0f * c["batch"].get<float>();
+  const char* factor = std::getenv("TANDEM_FAKE_FACTOR");
+  const float base = 100.0f * c["batch"].get<float>() * (factor != nullptr ? std::stof(factor) : 1.0f);
   line["samples"] = samples_of(c, flags, {base, base + 1, base + 2, base + 3, base + 4, base + 5, base + 6});
   if (fault == "nan") line["samples"] = samples_of(c, flags, {base, std::stof("nan")});
   if (fault == "wrong-hash") line["samples"]["sha256"] = std::string(64, '0');
@@ -191,7 +197,7 @@ int main(int argc, char** argv) {
              {"status", no ? "skipped" : "ok"},
              {"reason", no ? json("not for this engine") : json()}});
     } else if (flags.switches.contains("--validate")) {
-      validate(c);
+      validate(c, flags);
     } else {
       measure(c, flags);
     }

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tandem_reports import __version__, console, formats, glossary, page
-from tandem_reports.errors import USAGE, ReportError
+from tandem_reports.duet import DuetNotes, read_duet
+from tandem_reports.errors import GOOD, USAGE, ReportError
 from tandem_reports.gate import GateResult, confirm, gate, unconfirmed
 from tandem_reports.gate_views import (
     HEADER,
+    SCHEMA,
     as_json,
     cells,
     github,
@@ -24,7 +28,8 @@ from tandem_reports.gate_views import (
     terminal,
 )
 from tandem_reports.overview import conditions, environment_table, machine
-from tandem_reports.policy import read_policy
+from tandem_reports.paired import planned_pairs
+from tandem_reports.policy import USUAL, Policy, read_policy
 from tandem_reports.runs import Run, load_runs
 from tandem_reports.tables import Cell, Column, Row, Table
 
@@ -41,6 +46,9 @@ Says of every case whether build B is slower than build A, from paired workers:
 Give two runs, or one duet: a folder that holds the runs a and b, whose workers of the same index ran next to
 each other. Pairs of two separate runs share nothing but an index, so that drift between the runs counts as a
 difference: prefer a duet.
+
+Rules come from --policy, else from suites/gates.json below the working folder where there is one, else they
+are built in; the output says which.
 """
 EPILOG = """\
 exit codes:
@@ -59,6 +67,12 @@ def _look(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _cases(text: str) -> int:
+    if re.fullmatch(r"[1-9][0-9]{0,5}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of cases")
+    return int(text)
+
+
 def add(commands: Any) -> None:
     """Declares the subcommand."""
     parser = commands.add_parser(
@@ -68,14 +82,22 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="A and B, or one DUET")
-    parser.add_argument("--policy", metavar="FILE", type=Path, help="rules, such as suites/gates.json")
+    parser.add_argument("paths", metavar="RUN", nargs="*", type=Path, help="A and B, or one DUET")
     parser.add_argument(
-        "--confirm", metavar="DUET", type=Path, help="a second duet that slow-downs must recur in"
+        "--policy", metavar="FILE", type=Path, help="rules (default: suites/gates.json, where there is one)"
     )
     parser.add_argument(
-        "--look", metavar="I/N", type=_look, default=(1, 1),
-        help="this is look I of at most N at growing data: alpha is shared among them (default: 1/1)",
+        "--confirm", metavar="RUN", type=Path,
+        help="a second duet, or a second run of B against the same A, that slow-downs must recur in",
+    )  # fmt: skip
+    parser.add_argument(
+        "--look", metavar="I/N", type=_look,
+        help="this is look I of at most N at growing data: alpha is shared among them (default: the last "
+        "look that a duet says was taken, else 1/1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plan", metavar="CASES", type=_cases,
+        help="instead of judging: print the pairs at which N looks (--look 1/N) at so many cases are planned",
     )  # fmt: skip
     console.add_output(parser, FORMATS)
     parser.add_argument(
@@ -84,30 +106,72 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def load_sides(paths: Sequence[Path]) -> tuple[Run, Run, bool]:
-    """The two runs of A and B, or of a duet's folder, and whether their workers ran interleaved."""
+@dataclass(frozen=True)
+class Sides:
+    """The two runs of a gate, and what a duet says of them."""
+
+    a: Run
+    b: Run
+    interleaved: bool
+    notes: DuetNotes
+
+
+def is_duet(path: Path) -> bool:
+    """Whether a folder holds the runs a and b."""
+    return (path / "a").is_dir() and (path / "b").is_dir()
+
+
+def load_sides(paths: Sequence[Path]) -> Sides:
+    """Loads A and B, or the two runs of a duet's folder. Raises ReportError."""
     if len(paths) == 1:
         duet = paths[0]
-        if not (duet / "a").is_dir() or not (duet / "b").is_dir():
+        if not is_duet(duet):
             raise ReportError(
                 f"{duet}: not a duet (a folder that holds the runs a and b); give A and B instead"
             )
         first, second = load_runs([duet / "a", duet / "b"])
-        return first, second, True
-    if len(paths) > 2:
+        return Sides(first, second, True, read_duet(duet))
+    if len(paths) != 2:
         raise ReportError(f"a gate takes two runs or one duet, not {len(paths)} folders")
     first, second = load_runs(paths)
-    return first, second, False
+    return Sides(first, second, False, DuetNotes())
 
 
-def _judge(paths: Sequence[Path], arguments: argparse.Namespace, look: tuple[int, int]) -> GateResult:
-    a, b, interleaved = load_sides(paths)
+def _policy(given: Path | None) -> tuple[Policy, str]:
+    """The rules and where they come from."""
+    if given is None and USUAL.is_file():
+        given = USUAL
+    return read_policy(given), "built-in rules" if given is None else given.as_posix()
+
+
+def _judge(paths: Sequence[Path], arguments: argparse.Namespace, look: tuple[int, int] | None) -> GateResult:
+    sides = load_sides(paths)
+    a, b = sides.a, sides.b
     console.warn((*a.warnings, *b.warnings))
-    policy = read_policy(arguments.policy)
-    result = gate(a, b, policy, look=look[0], looks=look[1], interleaved=interleaved)
+    if any(run.environment.planted for run in (a, b)):
+        console.warn(["a build here carries a planted slow-down: it tests the gate and is none to release"])
+    policy, source = _policy(arguments.policy)
+    taken = look or sides.notes.look or (1, 1)
+    result = gate(
+        a, b, policy, look=taken[0], looks=taken[1], interleaved=sides.interleaved, ignore=sides.notes.axes
+    )
     if result.common == 0:
         raise ReportError(f"{a.path} and {b.path} have no case in common")
-    return result
+    return replace(result, policy_source=source)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    if arguments.paths:
+        raise ReportError("--plan takes no runs")
+    looks = (arguments.look or (1, 1))[1]
+    policy, _ = _policy(arguments.policy)
+    pairs = planned_pairs(policy.alpha, arguments.plan, looks)
+    if arguments.format == "json":
+        content = {"schema": SCHEMA, "cases": arguments.plan, "looks": looks, "alpha": policy.alpha}
+        console.deliver(json.dumps({**content, "pairs": pairs}) + "\n", arguments.out)
+    else:
+        console.deliver(" ".join(str(number) for number in pairs) + "\n", arguments.out)
+    return GOOD
 
 
 def _table(result: GateResult) -> Table:
@@ -168,9 +232,14 @@ def render(result: GateResult, style: str, colour: bool) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Does the work; prints the verdicts, or the path of the file they were written to."""
+    if arguments.plan is not None:
+        return _plan(arguments)
     result = _judge(arguments.paths, arguments, arguments.look)
     if arguments.confirm is not None:
-        result = confirm(result, _judge([arguments.confirm], arguments, (1, 1)))
+        # A run alone is one of B; its A is the one at hand.
+        again = arguments.confirm
+        first = arguments.paths[0] / "a" if len(arguments.paths) == 1 else arguments.paths[0]
+        result = confirm(result, _judge([again] if is_duet(again) else [first, again], arguments, None))
     elif result.policy.confirm:
         result = unconfirmed(result)
     colour = console.wants_colour(arguments.out)

@@ -1,0 +1,40 @@
+// `tandem-report`, which holds the statistics: found, asked, understood.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace tandem {
+
+class ReportTool {
+ public:
+  /// Looks on PATH, beside the binaries in `bin_dir`, and in the .venv of the repository that `bin_dir` is built in. `policy`
+  /// is handed on as --policy; empty: the tool's own default. Throws UsageError saying where it looked.
+  ReportTool(const std::filesystem::path& bin_dir, std::string policy);
+
+  /// Pairs that each of `looks` looks at `cases` cases is planned at. Throws Error with what the tool said.
+  std::vector<int> plan(int cases, int looks) const;
+  struct Verdict {
+    nlohmann::json content;  ///< the gate's JSON
+    int code = 0;            ///< its exit code
+  };
+  /// The gate's word on a duet at look `look` of `of`. Throws Error with what the tool said when it has none.
+  Verdict judge(const std::filesystem::path& duet, int look, int of) const;
+  /// The same as a table for people.
+  std::string table(const std::filesystem::path& duet, int look, int of) const;
+
+  const std::string& program() const { return program_; }
+
+ private:
+  struct Said {
+    std::string out, talk;
+    int code = 0;
+  };
+  Said ask(std::vector<std::string> words) const;
+
+  std::string program_, policy_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,49 @@
+"""duet.json: how the two sides of a duet differ by intention, and which looks were taken at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem_reports.errors import ReportError
+from tandem_reports.fields import Fields, check_schema, parse_json
+from tandem_reports.records import INTEGER_AXES, TEXT_AXES
+
+
+@dataclass(frozen=True)
+class DuetNotes:
+    """What a gate needs to know of a duet: nothing that tells which side is which build.
+
+    `axes` are set on a side and left out when cases are matched; `look` is the last one taken, of at most so
+    many.
+    """
+
+    axes: tuple[str, ...] = ()
+    look: tuple[int, int] | None = None
+
+
+def read_duet(folder: Path) -> DuetNotes:
+    """Reads a duet's notes; a folder that holds just the two runs has none. Raises ReportError."""
+    path = folder / "duet.json"
+    if not path.is_file():
+        return DuetNotes()
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{path}: not UTF-8 at byte {error.start + 1}") from None
+    fields = Fields(parse_json(text, str(path)), str(path))
+    check_schema(fields.text("schema"), str(path))
+    axes = fields.texts("axes")
+    for name in axes:
+        if name not in (*TEXT_AXES, *INTEGER_AXES):
+            fields.fail("axes", f"{name!r} is not an axis")
+    look = None
+    taken = fields.items("taken")
+    if taken:
+        last = Fields(taken[-1], f"{path}: taken")
+        look = (last.integer("look", minimum=1), last.integer("of", minimum=1))
+        if look[0] > look[1]:
+            last.fail("look", f"is {look[0]}, over {look[1]}")
+    return DuetNotes(axes, look)
