@@ -377,6 +377,7 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_16bit_ke
     load_keys(x, stream, tile, ancestors, lane);
     load_values(x, stream, tile, ancestors, lane);
   }
+  touch_params(a);
   if (a.kv_ready) pdl_wait();
 
   State<S> state;

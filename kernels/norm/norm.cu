@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : block_limit<T, FLOATS>()) 
     bias.load(p.bias, place * V, false, place * V < p.d && p.bias != nullptr);
   }
   const float inverse_d = 1.0f / static_cast<float>(p.d);
+  touch_params(p);
   pdl_launch_dependents();
   pdl_wait();
   if (WARP && row >= p.rows) return;

@@ -43,6 +43,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
 #pragma unroll
   for (int s = 0; s < Core::kDepth; ++s) load(s);
   if (normed) stage_norm_weights(a, norm_weights);
+  touch_params(a);
   pdl_launch_dependents();
   pdl_wait();
 

@@ -4,6 +4,9 @@
 // registers; longer rows are shared by several warps. x is staged once by the whole block, normalised on the way if asked.
 // Blocks are small (4 to 16 warps), so that the next kernel's blocks find room, and its weights are under way, while this
 // one still runs. What the epilogue may need is requested together with the weights or with x.
+//
+// A warp runs through this code about once, so its length is time: instructions come from a cache that a chain of
+// different kernels keeps cold. Hence templates for what is fixed, loops that are not unrolled, and one copy of each part.
 #pragma once
 
 #include "kernels/common/device.cuh"
@@ -28,275 +31,235 @@ __device__ inline void row_request_norm_weights(const SkinnyArgs& a, T* to) {
   copy_async_commit();
 }
 
-/// Row `row` of x to shared memory, zeros past k. The caller synchronises after it.
+/// Row `row` of x to shared memory. The caller synchronises after it.
 template <typename T>
 __device__ inline void row_stage_raw(const SkinnyArgs& a, T* xs, int row) {
-  constexpr int kBatch = 4;
   const T* x = static_cast<const T*>(a.x) + row * a.ldx;
-  const int threads = static_cast<int>(blockDim.x);
-  const int chunks = a.plan.k / kVec<T>;
-  const int padded = a.plan.units * a.plan.unit / kVec<T>;
-  auto* to = reinterpret_cast<uint4*>(xs);
+  const int step = static_cast<int>(blockDim.x) * kVec<T>;
 #pragma unroll 1
-  for (int base = static_cast<int>(threadIdx.x); base < padded; base += kBatch * threads) {
-    uint4 raw[kBatch];
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const int i = base + j * threads;
-      raw[j] = i < chunks ? load_fresh(x + i * kVec<T>) : make_uint4(0, 0, 0, 0);
-    }
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      if (base + j * threads < padded) to[base + j * threads] = raw[j];
-    }
-  }
+  for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step)
+    copy_async(xs + i, x + i, 16);
+  copy_async_commit();
+  copy_async_wait<0>();
 }
 
-/// Four neighbouring elements of x from L2.
-template <typename U>
-__device__ inline float4 row_load_quad(const U* p) {
-  if constexpr (sizeof(U) == 4) {
-    const uint4 raw = load_fresh(p);
-    return make_float4(__uint_as_float(raw.x), __uint_as_float(raw.y), __uint_as_float(raw.z),
-                       __uint_as_float(raw.w));
+/// kVec<T> neighbouring elements of x, of type T or float, from L2.
+template <typename T>
+__device__ inline void row_load(const SkinnyArgs& a, int64_t at, float (&v)[kVec<T>]) {
+  if (a.x_float) {
+    const float* x = static_cast<const float*>(a.x) + at;
+    const uint4 low = load_fresh(x);
+    const uint4 high = load_fresh(x + 4);
+    const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = __uint_as_float(words[i]);
   } else {
-    uint2 raw;
-    asm volatile("ld.global.cg.v2.u32 {%0,%1}, [%2];" : "=r"(raw.x), "=r"(raw.y) : "l"(p) : "memory");
-    const float2 low = unpack_pair<U>(raw.x);
-    const float2 high = unpack_pair<U>(raw.y);
-    return make_float4(low.x, low.y, high.x, high.y);
+    unpack_words<T>(load_fresh(static_cast<const T*>(a.x) + at), v);
   }
 }
 
-/// This thread's quads of x (of type U) to scratch, where only it reads them; returns their sum.
-template <typename U>
-__device__ inline float row_to_own_scratch(const U* x, float4* scratch, int quads) {
-  constexpr int kBatch = 4;
-  const int threads = static_cast<int>(blockDim.x);
+/// The norm of row `row` of x to shared memory. Every warp takes mean and squares of its own part about its
+/// own mean; one exchange merges the parts (Chan, Golub, LeVeque 1983). scratch: float [k], where a thread reads back what
+/// it wrote itself; stats: float2 [warps].
+template <typename T>
+__device__ inline void row_stage_norm(const SkinnyArgs& a, T* xs, float* scratch, float2* stats,
+                                      const T* weights, int row) {
+  constexpr int kV = kVec<T>;
+  const int step = static_cast<int>(blockDim.x) * kV;
+  const int first = static_cast<int>(threadIdx.x) * kV;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int k = a.plan.k;
+  const int chunks = k / kV;
+  const bool centred = a.prologue == SkinnyPrologue::kLayerNorm;
   float sum = 0.0f;
 #pragma unroll 1
-  for (int base = static_cast<int>(threadIdx.x); base < quads; base += kBatch * threads) {
-    float4 v[kBatch];
+  for (int i = first; i < k; i += step) {
+    float v[kV];
+    row_load<T>(a, row * a.ldx + i, v);
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      const int q = base + j * threads;
-      v[j] = q < quads ? row_load_quad(x + 4 * q) : make_float4(0, 0, 0, 0);
-    }
+    for (int j = 0; j < kV; ++j) sum += v[j];
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      sum += (v[j].x + v[j].y) + (v[j].z + v[j].w);
-      if (base + j * threads < quads) scratch[base + j * threads] = v[j];
-    }
+    for (int j = 0; j < kV; j += 4)
+      *reinterpret_cast<float4*>(scratch + i + j) = make_float4(v[j], v[j + 1], v[j + 2], v[j + 3]);
   }
-  return sum;
-}
-
-/// The norm of row `row` of x to shared memory, zeros past k. Every warp takes mean and squares of its own part about its
-/// own mean; one exchange merges the parts (Chan, Golub, LeVeque 1983). scratch: float [k]; stats: float2 [warps].
-template <typename T>
-__device__ inline void row_stage_norm(const SkinnyArgs& a, T* xs, float4* scratch, float2* stats,
-                                      const T* weights, int row) {
-  const int threads = static_cast<int>(blockDim.x);
-  const int tid = static_cast<int>(threadIdx.x);
-  const int warp = tid / kWarp;
-  const int lane = tid % kWarp;
-  const int k = a.plan.k;
-  const int quads = k / 4;
-  const int64_t at = row * a.ldx;
-  const float sum = a.x_float ? row_to_own_scratch(static_cast<const float*>(a.x) + at, scratch, quads)
-                              : row_to_own_scratch(static_cast<const T*>(a.x) + at, scratch, quads);
-  const bool centred = a.prologue == SkinnyPrologue::kLayerNorm;
-  const float count = 4.0f * static_cast<float>(quads_of_warp(quads, threads / kWarp, warp));
+  const float count = static_cast<float>(kV * chunks_of_warp(chunks, warps, warp));
   const float own_mean = centred && count > 0.0f ? warp_sum(sum) / count : 0.0f;
   float squares = 0.0f;
-#pragma unroll 2
-  for (int q = tid; q < quads; q += threads) {
-    const float4 v = scratch[q];
-    squares += ((v.x - own_mean) * (v.x - own_mean) + (v.y - own_mean) * (v.y - own_mean)) +
-               ((v.z - own_mean) * (v.z - own_mean) + (v.w - own_mean) * (v.w - own_mean));
+#pragma unroll 1
+  for (int i = first; i < k; i += step) {
+#pragma unroll
+    for (int j = 0; j < kV; ++j) squares += (scratch[i + j] - own_mean) * (scratch[i + j] - own_mean);
   }
   squares = warp_sum(squares);
-  if (lane == 0) stats[warp] = make_float2(own_mean, squares);
+  if (threadIdx.x % kWarp == 0) stats[warp] = make_float2(own_mean, squares);
   copy_async_wait<0>();
   __syncthreads();
-  const int warps = threads / kWarp;
   float mean = 0.0f;
-  if (centred) {
-#pragma unroll 4
-    for (int w = 0; w < warps; ++w) {
-      mean += 4.0f * static_cast<float>(quads_of_warp(quads, warps, w)) * stats[w].x;
-    }
-    mean /= static_cast<float>(k);
-  }
   float total = 0.0f;
-#pragma unroll 4
+#pragma unroll 1
   for (int w = 0; w < warps; ++w) {
-    const float2 part = stats[w];
-    const float away = part.x - mean;
-    total += part.y + 4.0f * static_cast<float>(quads_of_warp(quads, warps, w)) * away * away;
+    const float n = static_cast<float>(kV * chunks_of_warp(chunks, warps, w));
+    mean += n * stats[w].x;
+  }
+  mean /= static_cast<float>(k);
+#pragma unroll 1
+  for (int w = 0; w < warps; ++w) {
+    const float n = static_cast<float>(kV * chunks_of_warp(chunks, warps, w));
+    const float away = stats[w].x - mean;
+    total += stats[w].y + n * away * away;
   }
   const float inverse = rsqrtf(total / static_cast<float>(k) + a.eps);
-  T* out = a.norm_out != nullptr && static_cast<int>(blockIdx.x) == row % static_cast<int>(gridDim.x)
-               ? static_cast<T*>(a.norm_out) + static_cast<int64_t>(row) * k
-               : nullptr;
-  const int padded = a.plan.units * a.plan.unit / 4;
-#pragma unroll 2
-  for (int q = tid; q < padded; q += threads) {
-    float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (q < quads) {
-      v = scratch[q];
-      const float4 gamma = load_quad(weights + 4 * q);
-      v.x = (v.x - mean) * inverse * gamma.x;
-      v.y = (v.y - mean) * inverse * gamma.y;
-      v.z = (v.z - mean) * inverse * gamma.z;
-      v.w = (v.w - mean) * inverse * gamma.w;
-      if (a.beta != nullptr) {
-        const float4 beta = load_quad(weights + k + 4 * q);
-        v.x += beta.x;
-        v.y += beta.y;
-        v.z += beta.z;
-        v.w += beta.w;
-      }
-      if (out != nullptr) store_quad(out + 4 * q, v);
-    }
-    store_quad(xs + 4 * q, v);
+  const bool keep =
+      a.norm_out != nullptr && static_cast<int>(blockIdx.x) == row % static_cast<int>(gridDim.x);
+  T* out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row) * k;
+#pragma unroll 1
+  for (int i = first; i < k; i += step) {
+    float gamma[kV];
+    float beta[kV] = {};
+    float v[kV];
+    unpack_words<T>(*reinterpret_cast<const uint4*>(weights + i), gamma);
+    if (a.beta != nullptr) unpack_words<T>(*reinterpret_cast<const uint4*>(weights + k + i), beta);
+#pragma unroll
+    for (int j = 0; j < kV; ++j) v[j] = (scratch[i + j] - mean) * inverse * gamma[j] + beta[j];
+    const uint4 packed = make_uint4(pack_pair<T>(v[0], v[1]), pack_pair<T>(v[2], v[3]),
+                                    pack_pair<T>(v[4], v[5]), pack_pair<T>(v[6], v[7]));
+    if (keep) *reinterpret_cast<uint4*>(out + i) = packed;
+    *reinterpret_cast<uint4*>(xs + i) = packed;
   }
 }
 
-template <typename T, bool kHead>
+template <typename T, bool kNormed, bool kHead>
 __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
     skinny_row_kernel(const __grid_constant__ SkinnyArgs a) {
+  constexpr int kV = kVec<T>;
+  constexpr int kUnit = kWarp * kV;
   extern __shared__ __align__(128) unsigned char shared[];
   const SkinnyPlan& p = a.plan;
   T* xs = reinterpret_cast<T*>(shared);
-  auto* scratch = reinterpret_cast<float4*>(shared + p.red_offset);
-  auto* stats = reinterpret_cast<float2*>(shared + p.bias_offset);
-  float* parts = reinterpret_cast<float*>(stats + kRowMaxWarps);  // [2][warps][2]
-  T* norm_weights = reinterpret_cast<T*>(shared + p.norm_offset);
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int wk = warp & (p.warps_k() - 1);
   const int pair = warp >> p.wk_shift;
+  const int wk = warp & (p.warps_k() - 1);
   const int row = static_cast<int>(blockIdx.y);
-  const int stride = static_cast<int>(gridDim.x);
   const UnitRange mine = warp_units(p, UnitRange{0, p.units}, wk);
-  const bool normed = a.prologue != SkinnyPrologue::kRaw;
+  const int k0 = mine.begin * kUnit + lane * kV;
+  const int left = min(mine.end * kUnit, p.k) - k0;  // elements of k from this lane's first one
   // Lanes 0 and 16 end up with the sums of the warp's two rows and write them; gated, lane 0 writes for both.
   const int half = lane / 16;
   const bool writer = wk == 0 && lane % 16 == 0 && (!p.gated || half == 0);
 
   uint4 w[2][kRowUnits];
-  auto request_weights = [&](int tile) {
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const T* from = static_cast<const T*>(a.w) +
-                      static_cast<int64_t>(weight_row(p, tile, row_of_pair(p, pair, j))) * p.k;
-#pragma unroll
-      for (int u = 0; u < kRowUnits; ++u) {
-        const int at = (mine.begin + u) * p.unit + lane * kVec<T>;
-        w[j][u] = mine.begin + u < mine.end && at < p.k ? load_stream(from + at) : make_uint4(0, 0, 0, 0);
-      }
-    }
-  };
+  uint4 x[kRowUnits];
   float bias[2] = {0.0f, 0.0f};  // gated: of the gate and of the up row
   float residual = 0.0f;
-  auto column_of = [&](int tile) { return tile * p.tile_outputs() + (p.gated ? pair : 2 * pair + half); };
-  auto request_bias = [&](int tile) {
-    const int column = column_of(tile);
-    if (!writer || column >= p.n || a.bias == nullptr) return;
-    const T* from = static_cast<const T*>(a.bias);
-    bias[0] = to_float(from[column]);
-    if (p.gated) bias[1] = to_float(from[p.n + column]);
+  const auto column_of = [&](int tile) {
+    return tile * p.tile_outputs() + (p.gated ? pair : 2 * pair + half);
   };
-  auto request_residual = [&](int tile) {
+  const auto load_residual_of = [&](int tile) {
     const int column = column_of(tile);
-    if (!writer || column >= p.n || a.residual == nullptr) return;
+    if (kHead || a.residual == nullptr || !writer || column >= p.n) return;
     const int64_t at = row * a.ld_residual + column;
     residual = a.residual_float ? load_fresh_element(static_cast<const float*>(a.residual) + at)
                                 : load_fresh_element(static_cast<const T*>(a.residual) + at);
   };
 
-  const int first = static_cast<int>(blockIdx.x);
-  request_weights(first);
-  request_bias(first);
-  if (normed) row_request_norm_weights(a, norm_weights);
-  pdl_launch_dependents();
-  pdl_wait();
-  request_residual(first);
-  if (normed) {
-    row_stage_norm(a, xs, scratch, stats, norm_weights, row);
-  } else {
-    row_stage_raw(a, xs, row);
-  }
-  __syncthreads();
-  uint4 x[kRowUnits];
-#pragma unroll
-  for (int u = 0; u < kRowUnits; ++u) {
-    x[u] = mine.begin + u < mine.end
-               ? *reinterpret_cast<const uint4*>(xs + (mine.begin + u) * p.unit + lane * kVec<T>)
-               : make_uint4(0, 0, 0, 0);
-  }
-
   Candidate best[1];
   int flip = 0;
+  const int first = static_cast<int>(blockIdx.x);
+  const int stride = static_cast<int>(gridDim.x);
+  // The first round only requests: weights of tile `next`, then x.
 #pragma unroll 1
-  for (int tile = first; tile < p.tiles; tile += stride) {
-    float sum[2];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      float even = 0.0f;
-      float odd = 0.0f;
+  for (int tile = first - stride, next = first; tile < p.tiles; tile = next, next += stride) {
+    const bool real = tile >= 0;
+    float sum[2] = {0.0f, 0.0f};
+    if (real) {
 #pragma unroll
       for (int u = 0; u < kRowUnits; ++u) {
-        float xf[kVec<T>];
-        float wf[kVec<T>];
+        float xf[kV];
         unpack_words<T>(x[u], xf);
-        unpack_words<T>(w[j][u], wf);
 #pragma unroll
-        for (int i = 0; i < kVec<T>; i += 2) {
-          even = fmaf(wf[i], xf[i], even);
-          odd = fmaf(wf[i + 1], xf[i + 1], odd);
+        for (int j = 0; j < 2; ++j) {
+          float wf[kV];
+          unpack_words<T>(w[j][u], wf);
+          float part = wf[0] * xf[0];
+#pragma unroll
+          for (int i = 1; i < kV; ++i) part = fmaf(wf[i], xf[i], part);
+          sum[j] += part;
         }
       }
-      sum[j] = even + odd;
     }
     const float bias_now[2] = {bias[0], bias[1]};
     const float residual_now = residual;
-    if (tile + stride < p.tiles) {
-      request_weights(tile + stride);
-      request_bias(tile + stride);
-      request_residual(tile + stride);
+    if (next < p.tiles) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int weights_row = weight_row(p, next, row_of_pair(p, pair, j));
+        const T* from = static_cast<const T*>(a.w) + static_cast<int64_t>(weights_row) * p.k + k0;
+#pragma unroll
+        for (int u = 0; u < kRowUnits; ++u)
+          w[j][u] = u * kUnit < left ? load_stream(from + u * kUnit) : make_uint4(0, 0, 0, 0);
+      }
+      const int column = column_of(next);
+      if (a.bias != nullptr && writer && column < p.n) {
+        bias[0] = to_float(static_cast<const T*>(a.bias)[column]);
+        if (p.gated) bias[1] = to_float(static_cast<const T*>(a.bias)[p.n + column]);
+      }
+      if (real) load_residual_of(next);
     }
-    float v = half == 0 ? sum[0] : sum[1];
-    v += __shfl_xor_sync(0xffffffffu, half == 0 ? sum[1] : sum[0], 16);
+    if (!real) {
+      T* norm_weights = reinterpret_cast<T*>(shared + p.norm_offset);
+      if constexpr (kNormed) row_request_norm_weights(a, norm_weights);
+      touch_params(a);
+      pdl_launch_dependents();
+      pdl_wait();
+      load_residual_of(next);
+      if constexpr (kNormed) {
+        row_stage_norm(a, xs, reinterpret_cast<float*>(shared + p.red_offset),
+                       reinterpret_cast<float2*>(shared + p.bias_offset), norm_weights, row);
+      } else {
+        row_stage_raw(a, xs, row);
+      }
+      __syncthreads();
+#pragma unroll
+      for (int u = 0; u < kRowUnits; ++u) {
+        x[u] =
+            u * kUnit < left ? *reinterpret_cast<const uint4*>(xs + k0 + u * kUnit) : make_uint4(0, 0, 0, 0);
+      }
+      continue;
+    }
+
+    float v = (half == 0 ? sum[0] : sum[1]) + __shfl_xor_sync(0xffffffffu, half == 0 ? sum[1] : sum[0], 16);
 #pragma unroll
     for (int bit = 8; bit > 0; bit >>= 1) v += __shfl_xor_sync(0xffffffffu, v, bit);
     if (p.wk_shift > 0) {
-      float* mine_parts = parts + flip * 2 * warps;
-      if (lane % 16 == 0) mine_parts[2 * warp + half] = v;
+      // Two buffers, so that one barrier a tile is enough.
+      auto* stats = reinterpret_cast<float2*>(shared + p.bias_offset);
+      float* parts = reinterpret_cast<float*>(stats + kRowMaxWarps) + flip * 2 * kRowMaxWarps;
+      if (lane % 16 == 0) parts[2 * warp + half] = v;
       __syncthreads();
       v = 0.0f;
-      for (int q = 0; q < p.warps_k(); ++q) v += mine_parts[2 * ((pair << p.wk_shift) + q) + half];
-      flip ^= 1;  // the next tile's parts: one barrier a tile is enough
+#pragma unroll 4
+      for (int q = 0; q < p.warps_k(); ++q) v += parts[2 * ((pair << p.wk_shift) + q) + half];
+      flip ^= 1;
     }
     const float up = p.gated ? __shfl_xor_sync(0xffffffffu, v, 16) : 0.0f;
     const int column = column_of(tile);
-    if (writer && column < p.n) {
-      if constexpr (kHead) {
-        const float logit = v * a.head.scale + bias_now[0];
-        if (a.head.logits != nullptr) a.head.logits[static_cast<int64_t>(row) * p.n + column] = logit;
-        best[0].take(logit, column);
+    if (!writer || column >= p.n) continue;
+    if constexpr (kHead) {
+      const float logit = v * a.head.scale + bias_now[0];
+      if (a.head.logits != nullptr) a.head.logits[static_cast<int64_t>(row) * p.n + column] = logit;
+      best[0].take(logit, column);
+    } else {
+      float out = v + bias_now[0];
+      if (a.activation >= 0) out = activate(a.activation, out);
+      if (p.gated) out *= up + bias_now[1];
+      out += residual_now;
+      const int64_t at = row * a.ldy + column;
+      if (a.y_float) {
+        static_cast<float*>(a.y)[at] = out;
       } else {
-        float out = activate(a.activation, v + bias_now[0]);
-        if (p.gated) out *= up + bias_now[1];
-        out += residual_now;
-        const int64_t at = row * a.ldy + column;
-        if (a.y_float) {
-          static_cast<float*>(a.y)[at] = out;
-        } else {
-          static_cast<T*>(a.y)[at] = from_float<T>(out);
-        }
+        static_cast<T*>(a.y)[at] = from_float<T>(out);
       }
     }
   }

@@ -27,14 +27,14 @@ int current_device() {
   return device;
 }
 
-SkinnyKernel find_kernel(const SkinnyConfig& config, DType dtype, bool head) {
-  switch (dtype) {
+SkinnyKernel find_kernel(const SkinnyConfig& config, const SkinnyProblem& problem) {
+  switch (problem.dtype) {
     case DType::kF32:
-      return find_kernel_f32(config, head);
+      return find_kernel_f32(config, problem.head, problem.norm);
     case DType::kF16:
-      return find_kernel_f16(config, head);
+      return find_kernel_f16(config, problem.head, problem.norm);
     default:
-      return find_kernel_bf16(config, head);
+      return find_kernel_bf16(config, problem.head, problem.norm);
   }
 }
 
@@ -106,7 +106,7 @@ void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const Skinny
   const std::string why_not = config_problem(config, problem, card);
   require(why_not.empty(), "config", why_not);
   args.plan = plan_skinny(config, problem, card);
-  const SkinnyKernel kernel = find_kernel(config, problem.dtype, problem.head);
+  const SkinnyKernel kernel = find_kernel(config, problem);
   prepare(kernel, device, card.shared_bytes);
   const LaunchShape shape{
       .grid = dim3(static_cast<unsigned>(args.plan.grid_x), static_cast<unsigned>(args.plan.grid_y)),

@@ -2,8 +2,8 @@
 
 namespace tandem::kernels {
 
-SkinnyKernel find_kernel_bf16(const SkinnyConfig& config, bool head) {
-  return find_kernel<__nv_bfloat16>(config, head);
+SkinnyKernel find_kernel_bf16(const SkinnyConfig& config, bool head, bool norm) {
+  return find_kernel<__nv_bfloat16>(config, head, norm);
 }
 
 }  // namespace tandem::kernels

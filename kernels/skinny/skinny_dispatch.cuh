@@ -19,6 +19,11 @@ SkinnyKernel pick_mma(bool head) {
   return head ? &skinny_mma_kernel<Core, true> : &skinny_mma_kernel<Core, false>;
 }
 
+template <typename T, bool kNormed>
+SkinnyKernel pick_row(bool head) {
+  return head ? &skinny_row_kernel<T, kNormed, true> : &skinny_row_kernel<T, kNormed, false>;
+}
+
 template <typename T>
 SkinnyKernel find_dot(int rows, int batch, bool head) {
   switch (10 * rows + batch) {
@@ -65,11 +70,11 @@ SkinnyKernel find_mma(int rows, int batch, bool head) {
 }
 
 template <typename T>
-SkinnyKernel find_kernel(const SkinnyConfig& config, bool head) {
+SkinnyKernel find_kernel(const SkinnyConfig& config, bool head, bool norm) {
   if (config.kind == SkinnyConfig::Kind::kDot) return find_dot<T>(config.rows, config.batch, head);
   if constexpr (sizeof(T) == 2) {
     if (config.kind == SkinnyConfig::Kind::kRow)
-      return head ? &skinny_row_kernel<T, true> : &skinny_row_kernel<T, false>;
+      return norm ? pick_row<T, true>(head) : pick_row<T, false>(head);
   }
   if constexpr (sizeof(T) == 2) return find_mma<T>(config.rows, config.batch, head);
   return nullptr;

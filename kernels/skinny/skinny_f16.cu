@@ -2,8 +2,8 @@
 
 namespace tandem::kernels {
 
-SkinnyKernel find_kernel_f16(const SkinnyConfig& config, bool head) {
-  return find_kernel<__half>(config, head);
+SkinnyKernel find_kernel_f16(const SkinnyConfig& config, bool head, bool norm) {
+  return find_kernel<__half>(config, head, norm);
 }
 
 }  // namespace tandem::kernels

@@ -2,8 +2,8 @@
 
 namespace tandem::kernels {
 
-SkinnyKernel find_kernel_f32(const SkinnyConfig& config, bool head) {
-  return find_kernel<float>(config, head);
+SkinnyKernel find_kernel_f32(const SkinnyConfig& config, bool head, bool norm) {
+  return find_kernel<float>(config, head, norm);
 }
 
 }  // namespace tandem::kernels

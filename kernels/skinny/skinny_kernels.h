@@ -8,8 +8,8 @@ namespace tandem::kernels {
 
 using SkinnyKernel = void (*)(SkinnyArgs);
 
-SkinnyKernel find_kernel_f32(const SkinnyConfig& config, bool head);
-SkinnyKernel find_kernel_f16(const SkinnyConfig& config, bool head);
-SkinnyKernel find_kernel_bf16(const SkinnyConfig& config, bool head);
+SkinnyKernel find_kernel_f32(const SkinnyConfig& config, bool head, bool norm);
+SkinnyKernel find_kernel_f16(const SkinnyConfig& config, bool head, bool norm);
+SkinnyKernel find_kernel_bf16(const SkinnyConfig& config, bool head, bool norm);
 
 }  // namespace tandem::kernels

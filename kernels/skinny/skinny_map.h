@@ -117,11 +117,11 @@ inline constexpr int kRowMaxWarps = 16;
 TANDEM_HD constexpr int row_of_pair(const SkinnyPlan& p, int pair, int j) {
   return p.gated ? pair + j * p.tile_outputs() : 2 * pair + j;
 }
-/// Quads of four elements that warp `warp` of `warps` reads when the block's threads take them in turn.
-TANDEM_HD constexpr int quads_of_warp(int quads, int warps, int warp) {
+/// Chunks (16 bytes of a row) that warp `warp` of `warps` reads when the block's threads take them in turn.
+TANDEM_HD constexpr int chunks_of_warp(int chunks, int warps, int warp) {
   const int threads = warps * 32;
-  const int rest = quads % threads - warp * 32;
-  return quads / threads * 32 + (rest < 0 ? 0 : rest > 32 ? 32 : rest);
+  const int rest = chunks % threads - warp * 32;
+  return chunks / threads * 32 + (rest < 0 ? 0 : rest > 32 ? 32 : rest);
 }
 
 /// mma.sync m16n8k16 with 16-bit elements: rows of x are the m16 operand A, weight rows the n8 operand B. A product does not

@@ -130,12 +130,12 @@ TEST(SkinnyMap, TransposingReductionEndsWhereItSays) {
 }
 
 // A warp's count that is off by one element would shift the mean of every row.
-TEST(SkinnyMap, QuadsOfWarpsAddUp) {
+TEST(SkinnyMap, ChunksOfWarpsAddUp) {
   for (int warps : {4, 8, 16}) {
-    for (int quads = 0; quads <= 2100; ++quads) {
+    for (int chunks = 0; chunks <= 2100; ++chunks) {
       std::vector<int> counts(static_cast<size_t>(warps));
-      for (int q = 0; q < quads; ++q) ++counts[static_cast<size_t>(q % (warps * 32) / 32)];
-      for (int w = 0; w < warps; ++w) ASSERT_EQ(quads_of_warp(quads, warps, w), counts[w]) << quads;
+      for (int c = 0; c < chunks; ++c) ++counts[static_cast<size_t>(c % (warps * 32) / 32)];
+      for (int w = 0; w < warps; ++w) ASSERT_EQ(chunks_of_warp(chunks, warps, w), counts[w]) << chunks;
     }
   }
 }
