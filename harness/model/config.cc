@@ -8,12 +8,16 @@
 #include <cmath>
 #include <concepts>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <type_traits>
 #include <utility>
 
 #include "harness/base/error.h"
+#include "harness/model/checkpoint.h"
+#include "harness/model/json_text.h"
 
 namespace tandem {
 namespace {
@@ -98,7 +102,7 @@ nlohmann::json write(const Config& config) {
 }
 
 [[noreturn]] void refuse(const std::string& field, const nlohmann::json& got, std::string_view allowed) {
-  throw UsageError(fmt::format("model: {}: {} is not {}", field, got.dump(), allowed));
+  throw UsageError(fmt::format("model: {}: {} is not {}", field, shown(got), allowed));
 }
 
 template <typename Config>
@@ -232,16 +236,13 @@ void from_json(const nlohmann::json& j, ModelConfig& config) {
 
 ModelConfig load_model(const std::string& spec) {
   if (spec.find('/') == std::string::npos && !spec.ends_with(".json")) return preset(spec);
-  std::ifstream file(spec);
+  if (std::filesystem::is_directory(spec)) return Checkpoint(spec).config();
+  std::ifstream file(spec, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
   if (!file) throw IoError(fmt::format("model: cannot read {}: {}", spec, std::strerror(errno)));
-  nlohmann::json j;
   try {
-    j = nlohmann::json::parse(file);
-  } catch (const nlohmann::json::exception& e) {
-    throw UsageError(fmt::format("model: {}: {}", spec, e.what()));
-  }
-  try {
-    ModelConfig config = j.get<ModelConfig>();
+    ModelConfig config = parse_json(text.view()).get<ModelConfig>();
     check(config);
     return config;
   } catch (const UsageError& e) {

@@ -72,7 +72,9 @@ std::string folder_sha256(const fs::path& folder) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const fs::path& p = entry.path();
-    if (p.filename() == "config.json" || p.extension() == ".safetensors") files.push_back(p);
+    const bool settings = p.filename() == "config.json" || p.filename() == "generation_config.json" ||
+                          p.filename() == "model.safetensors.index.json";
+    if (settings || p.extension() == ".safetensors") files.push_back(p);
   }
   if (files.empty()) throw IoError(fmt::format("{}: no config.json or *.safetensors in it", folder.string()));
   std::sort(files.begin(), files.end());

@@ -15,8 +15,8 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view conte
 /// $XDG_CACHE_HOME/tandem or ~/.cache/tandem, not created. Empty when neither variable is set.
 std::filesystem::path user_cache_dir();
 
-/// SHA-256 of a file, or of a checkpoint folder: of the names and hashes of its config.json and
-/// *.safetensors. Files of 16 MiB and more are remembered in the user's cache folder by path, size and
+/// SHA-256 of a file, or of a checkpoint folder: of the names and hashes of its config.json,
+/// generation_config.json, index and *.safetensors. Files of 16 MiB and more are remembered in the user's cache folder by path, size and
 /// modification time. Throws IoError.
 std::string content_sha256(const std::filesystem::path& path);
 

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iostream>
 #include <new>
 #include <utility>
 
 #include "harness/base/error.h"
+#include "harness/model/checkpoint.h"
 #include "harness/model/seeded.h"
 #include "harness/run/compare.h"
 #include "reference/engine/op_workloads.h"
@@ -88,7 +90,6 @@ void ReferenceEngine::check_supported(const Case& c) const {
     throw ImpossibleCase(fmt::format("precision: engine 'reference' computes fp32 tf32 fp16 bf16, not '{}'",
                                      precision_name(c.precision)));
   }
-  if (parse_weights(c.weights).checkpoint) only("weights", c.weights, "seed:N and seed:N,outliers");
   only("kv", c.kv, "same");
   only("sparsity", c.sparsity, "dense");
   only("tp", std::to_string(c.tp), "1");
@@ -101,7 +102,6 @@ void ReferenceEngine::load(const Case& c, const ModelConfig& config, Precision r
   const auto start = std::chrono::steady_clock::now();
   only("sparsity", c.sparsity, "dense");
   const WeightsSpec spec = parse_weights(c.weights);
-  if (spec.checkpoint) only("weights", c.weights, "seed:N and seed:N,outliers");
 
   model_.reset();
   auto model = std::make_shared<LoadedModel>();
@@ -112,8 +112,14 @@ void ReferenceEngine::load(const Case& c, const ModelConfig& config, Precision r
   } catch (const std::bad_alloc&) {
     throw OutOfMemory(model->layout.elements * static_cast<int64_t>(sizeof(float)), "host memory");
   }
-  for (const TensorSpec& t : model->layout.tensors) {
-    fill_seeded(spec, t, 0, std::span<float>(model->arena).subspan(t.offset, t.size()));
+  if (spec.checkpoint) {
+    const auto nan = Checkpoint(c.model).read(model->layout, DType::kF32,
+                                              std::as_writable_bytes(std::span<float>(model->arena)));
+    for (const std::string& line : nan_warnings(c.model, nan)) std::cerr << line << '\n';
+  } else {
+    for (const TensorSpec& t : model->layout.tensors) {
+      fill_seeded(spec, t, 0, std::span<float>(model->arena).subspan(t.offset, t.size()));
+    }
   }
   round_weights(storage(rounded_to), model->arena);
   model->weights = bind_weights(config, model->layout, model->arena.data(), DType::kF32);

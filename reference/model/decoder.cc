@@ -137,6 +137,33 @@ DecoderState start_decoder(const ModelConfig& config, const DecoderWeight& w, co
   return state;
 }
 
+void reorder(DecoderState& state, std::span<const int32_t> rows) {
+  for (const int32_t row : rows) {
+    if (row < 0 || row >= state.batch()) {
+      throw Error(fmt::format("decoder: row {} of a batch of {}", row, state.batch()));
+    }
+  }
+  const auto chosen = [&](const std::vector<int32_t>& from) {
+    std::vector<int32_t> to;
+    for (const int32_t row : rows) to.push_back(from[row]);
+    return to;
+  };
+  const auto chosen_cache = [&](const Matrix& from) {
+    Matrix to(static_cast<int64_t>(rows.size()) * state.capacity, from.cols);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      std::copy_n(from.row(int64_t{rows[r]} * state.capacity), from.cols * state.length,
+                  to.row(static_cast<int64_t>(r) * state.capacity));
+    }
+    return to;
+  };
+  for (LayerCache& layer : state.layers) {
+    layer.self_k = chosen_cache(layer.self_k);
+    layer.self_v = chosen_cache(layer.self_v);
+  }
+  state.source_lengths = chosen(state.source_lengths);
+  state.source_offsets = chosen(state.source_offsets);
+}
+
 Matrix append_tokens(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
                      std::span<const int32_t> ids) {
   if (static_cast<int>(ids.size()) != state.batch()) {

@@ -21,9 +21,10 @@ struct LayerCache {
 
 struct DecoderState {
   std::vector<int32_t> source_lengths;  ///< [batch]
-  std::vector<int32_t> source_offsets;  ///< [batch + 1]
-  int capacity = 0;                     ///< most tokens a sequence can get
-  int length = 0;                       ///< tokens every sequence has so far
+  std::vector<int32_t>
+      source_offsets;  ///< [batch at least], first row of each sequence in cross_k and cross_v
+  int capacity = 0;    ///< most tokens a sequence can get
+  int length = 0;      ///< tokens every sequence has so far
   std::vector<LayerCache> layers;
 
   int batch() const { return static_cast<int>(source_lengths.size()); }
@@ -33,6 +34,10 @@ struct DecoderState {
 /// token yet.
 DecoderState start_decoder(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
                            MatrixView encoder_output, int capacity);
+
+/// Row r becomes a copy of row rows[r]; there may be more or fewer rows than before. Copies of a row share the
+/// cross-attention's keys and values. Throws Error for a row that is not there.
+void reorder(DecoderState& state, std::span<const int32_t> rows);
 
 /// Appends one token a sequence, ids [batch]. Gives the last layer's output [batch, d_model], before the
 /// final norm. Throws Error when the state is full or ids has another size.

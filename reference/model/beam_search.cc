@@ -1,0 +1,131 @@
+#include "reference/model/beam_search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "reference/model/logits.h"
+
+namespace tandem::reference {
+namespace {
+
+constexpr float kHopeless = -1e9f;  // transformers' own number; a score at it is no score
+
+/// A sequence, the decoder's start first, and its score.
+struct Beam {
+  std::vector<int32_t> tokens;
+  float score = kHopeless;
+  int32_t parent = 0;     ///< row of the step that it continues
+  bool finished = false;  ///< ended by eos or by its length
+};
+
+/// The `count` best in descending order; of equal scores the earlier first.
+std::vector<Beam> best(std::vector<Beam> beams, int count) {
+  std::stable_sort(beams.begin(), beams.end(),
+                   [](const Beam& a, const Beam& b) { return a.score > b.score; });
+  beams.resize(std::min(beams.size(), static_cast<size_t>(count)));
+  return beams;
+}
+
+/// The `count` best continuations of all running beams by one token.
+std::vector<Beam> continuations(const GenerationConfig& g, const std::vector<Beam>& running,
+                                const Matrix& logits, int count) {
+  struct Candidate {
+    float score;
+    int32_t beam, token;
+  };
+  std::vector<Candidate> all;
+  for (size_t b = 0; b < running.size(); ++b) {
+    std::vector<float> scores = log_softmax({logits.row(b), static_cast<size_t>(logits.cols)});
+    process(g, running[b].tokens, scores);
+    for (int64_t t = 0; t < logits.cols; ++t) {
+      all.push_back({scores[t] + running[b].score, static_cast<int32_t>(b), static_cast<int32_t>(t)});
+    }
+  }
+  const auto better = [](const Candidate& a, const Candidate& b) {
+    return a.score != b.score ? a.score > b.score : std::pair(a.beam, a.token) < std::pair(b.beam, b.token);
+  };
+  count = std::min<int>(count, static_cast<int>(all.size()));
+  std::partial_sort(all.begin(), all.begin() + count, all.end(), better);
+
+  std::vector<Beam> kept;
+  for (int i = 0; i < count; ++i) {
+    const Candidate& c = all[i];
+    Beam beam{.tokens = running[c.beam].tokens, .score = c.score, .parent = c.beam, .finished = false};
+    beam.tokens.push_back(c.token);
+    beam.finished = std::find(g.eos_ids.begin(), g.eos_ids.end(), c.token) != g.eos_ids.end() ||
+                    static_cast<int>(beam.tokens.size()) >= g.max_length;
+    kept.push_back(std::move(beam));
+  }
+  return kept;
+}
+
+float penalised(float score, int generated, double length_penalty) {
+  return score / static_cast<float>(std::pow(static_cast<double>(generated), length_penalty));
+}
+
+/// Can a running beam still become better than the worst finished one? The heuristic of transformers'
+/// _check_early_stop_heuristic.
+bool can_improve(const GenerationConfig& g, const std::vector<Beam>& running,
+                 const std::vector<Beam>& finished, int generated) {
+  const bool longest = g.early_stopping == EarlyStopping::kNever && g.length_penalty > 0;
+  const float possible =
+      penalised(running.front().score, longest ? g.max_length - 1 : generated, g.length_penalty);
+  const float worst = finished.back().score;
+  // A place that no sequence has taken yet can always be taken.
+  return std::any_of(finished.begin(), finished.end(),
+                     [&](const Beam& f) { return possible > (f.finished ? worst : kHopeless); });
+}
+
+}  // namespace
+
+std::vector<Hypothesis> beam_search(const GenerationConfig& g, const BeamStep& step) {
+  std::vector<Beam> running(g.beams, Beam{.tokens = {g.decoder_start_id}});
+  running.front().score = 0;  // the others are copies of it: only one may be continued
+  for (int b = 0; b < g.beams; ++b) running[b].parent = b;
+  std::vector<Beam> finished(g.beams);
+  bool improvable = true;
+
+  // Enough candidates that as many running beams are left even if every beam ends in every way it can.
+  const int kept = std::max(2, 1 + static_cast<int>(g.eos_ids.size())) * g.beams;
+  for (int length = 1; length < g.max_length && improvable; ++length) {
+    std::vector<int32_t> parents, ids;
+    for (const Beam& b : running) {
+      parents.push_back(b.parent);
+      ids.push_back(b.tokens.back());
+    }
+    const std::vector<Beam> next = continuations(g, running, step(parents, ids), kept);
+
+    std::vector<Beam> open = next;
+    for (Beam& b : open) b.score += b.finished ? kHopeless : 0;
+    running = best(std::move(open), g.beams);
+
+    // Only the best `beams` candidates may finish; the others are there so that enough go on.
+    const bool full = std::all_of(finished.begin(), finished.end(), [](const Beam& b) { return b.finished; });
+    if (!(full && g.early_stopping == EarlyStopping::kTrue)) {
+      for (int i = 0; i < g.beams && i < static_cast<int>(next.size()); ++i) {
+        if (!next[i].finished) continue;
+        finished.push_back(next[i]);
+        finished.back().score = penalised(next[i].score, length, g.length_penalty);
+      }
+      finished = best(std::move(finished), g.beams);
+    }
+    improvable = can_improve(g, running, finished, length);
+    const bool ended =
+        std::all_of(finished.begin(), finished.end(), [](const Beam& b) { return b.finished; });
+    if (ended && g.early_stopping == EarlyStopping::kTrue) break;
+  }
+
+  std::vector<Hypothesis> out;
+  for (int i = 0; i < g.n_best; ++i) {
+    const Beam& b = finished[i];
+    out.push_back({.tokens = std::vector<int32_t>(b.tokens.empty() ? b.tokens.begin() : b.tokens.begin() + 1,
+                                                  b.tokens.end()),
+                   .score = b.score,
+                   .log_probabilities = {}});
+  }
+  return out;
+}
+
+}  // namespace tandem::reference

@@ -1,0 +1,124 @@
+#include "reference/model/decode.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "harness/base/error.h"
+#include "reference/model/beam_search.h"
+#include "reference/model/decoder.h"
+#include "reference/model/encoder.h"
+#include "reference/model/logits.h"
+#include "reference/model/sampling.h"
+#include "reference/ops/head.h"
+
+namespace tandem::reference {
+namespace {
+
+void check_model(const ModelConfig& config, const TransformerBatch& source, const GenerationConfig& g) {
+  check(g, config.vocab);
+  if (!g.unsupported.empty()) {
+    throw UsageError(fmt::format("generation: {}: not supported", fmt::join(g.unsupported, ", ")));
+  }
+  const bool table = config.position != Position::kRelative && config.position != Position::kNone;
+  const int longest = std::max(source.max_length, g.max_length - 1);
+  if (table && longest > config.max_positions) {
+    throw UsageError(fmt::format("generation: length {} is beyond the {} positions of {}", longest,
+                                 config.max_positions, config.name));
+  }
+}
+
+/// One source, encoded, and a decoder of several rows over it.
+class Rows {
+ public:
+  Rows(const ModelConfig& config, const ModelWeights& w, const TransformerBatch& batch, int b, int rows,
+       int capacity)
+      : config_(config), w_(w) {
+    const TransformerBatch one =
+        pack(config, {{batch.ids.begin() + batch.offsets[b], batch.ids.begin() + batch.offsets[b + 1]}});
+    state_ = start_decoder(config, w.decoder, one, encoder_forward(config, w.encoder, one), capacity);
+    reorder(state_, std::vector<int32_t>(rows, 0));
+  }
+
+  Matrix step(std::span<const int32_t> parents, std::span<const int32_t> ids) {
+    if (state_.length > 0) reorder(state_, parents);
+    Matrix logits = decoder_step(config_, w_.decoder, state_, ids);
+    const auto nan =
+        std::find_if(logits.values.begin(), logits.values.end(), [](float v) { return std::isnan(v); });
+    if (nan != logits.values.end()) {
+      throw Error(fmt::format("generation: the logits of token {} hold NaN", state_.length));
+    }
+    return logits;
+  }
+
+ private:
+  const ModelConfig& config_;
+  const ModelWeights& w_;
+  DecoderState state_;
+};
+
+int32_t choose(const GenerationConfig& g, std::span<const float> scores, int sample, int step) {
+  if (!g.sample) return arg_max({scores.data(), 1, static_cast<int64_t>(scores.size())}).front();
+  return draw(sampling_distribution(g, scores),
+              sampling_uniform(g.seed, static_cast<uint64_t>(sample), static_cast<uint64_t>(step)));
+}
+
+/// Greedy (one row) or n_best samples, a row each.
+std::vector<Hypothesis> token_by_token(const GenerationConfig& g, Rows& rows) {
+  const int count = g.sample ? g.n_best : 1;
+  std::vector<std::vector<int32_t>> tokens(count, {g.decoder_start_id});
+  std::vector<Hypothesis> out(count);
+  std::vector<bool> ended(count, false);
+  std::vector<int32_t> parents(count);
+  std::iota(parents.begin(), parents.end(), 0);
+
+  for (int step = 0; step + 1 < g.max_length && std::find(ended.begin(), ended.end(), false) != ended.end();
+       ++step) {
+    std::vector<int32_t> ids;
+    for (int r = 0; r < count; ++r) ids.push_back(ended[r] ? g.pad_id : tokens[r].back());
+    const Matrix logits = rows.step(parents, ids);
+    for (int r = 0; r < count; ++r) {
+      if (ended[r]) continue;
+      const std::span<const float> row(logits.row(r), static_cast<size_t>(logits.cols));
+      std::vector<float> scores(row.begin(), row.end());
+      process(g, tokens[r], scores);
+      const int32_t token = choose(g, scores, r, step);
+      tokens[r].push_back(token);
+      out[r].tokens.push_back(token);
+      out[r].log_probabilities.push_back(log_softmax(row)[token]);
+      out[r].score += out[r].log_probabilities.back();
+      ended[r] = std::find(g.eos_ids.begin(), g.eos_ids.end(), token) != g.eos_ids.end();
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<std::vector<Hypothesis>> decode(const ModelConfig& config, const ModelWeights& w,
+                                            const TransformerBatch& source, const GenerationConfig& g,
+                                            std::span<const uint64_t> seeds) {
+  check_model(config, source, g);
+  if (!seeds.empty() && static_cast<int>(seeds.size()) != source.size()) {
+    throw Error(fmt::format("generation: {} seeds for {} sources", seeds.size(), source.size()));
+  }
+  std::vector<std::vector<Hypothesis>> out;
+  for (int b = 0; b < source.size(); ++b) {
+    GenerationConfig own = g;
+    own.seed = seeds.empty() ? g.seed + static_cast<uint64_t>(b) : seeds[b];
+    const int count = g.beams > 1 ? g.beams : g.sample ? g.n_best : 1;
+    Rows rows(config, w, source, b, count, g.max_length - 1);
+    if (g.beams == 1) {
+      out.push_back(token_by_token(own, rows));
+    } else {
+      out.push_back(beam_search(own, [&](std::span<const int32_t> parents, std::span<const int32_t> ids) {
+        return rows.step(parents, ids);
+      }));
+    }
+  }
+  return out;
+}
+
+}  // namespace tandem::reference

@@ -1,0 +1,32 @@
+// What happens to the scores of one row between the head and the choice of a token. Each function is the processor of
+// the same meaning in Hugging Face transformers (generation/logits_process.py), and process() applies them in its order.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "harness/model/generation.h"
+
+namespace tandem::reference {
+
+/// A token that must not come.
+inline constexpr float kNever = -__builtin_huge_valf();
+
+/// log(softmax(row)), [vocab] -> [vocab]; the sum is in double.
+std::vector<float> log_softmax(std::span<const float> row);
+
+/// Every score of a token of `tokens`, once: divided by `penalty` where it is positive, multiplied where negative.
+void penalise_repetition(std::span<float> scores, std::span<const int32_t> tokens, double penalty);
+/// Forbids every token that would complete an n-gram that `tokens` already has.
+void forbid_repeated_ngrams(std::span<float> scores, std::span<const int32_t> tokens, int n);
+/// Forbids the last token of each bad word whose beginning `tokens` ends with. A bad word that is an eos alone is none.
+void forbid_bad_words(std::span<float> scores, std::span<const int32_t> tokens, const GenerationConfig& g);
+/// Everything but these is forbidden, and these have score 0.
+void force(std::span<float> scores, std::span<const int32_t> ids);
+
+/// All of the above as `g` asks, for a sequence that has `tokens` so far, the decoder's start included. `scores`
+/// [vocab] are logits for greedy decoding and sampling, log-probabilities for beams.
+void process(const GenerationConfig& g, std::span<const int32_t> tokens, std::span<float> scores);
+
+}  // namespace tandem::reference
