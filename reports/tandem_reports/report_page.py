@@ -22,6 +22,7 @@ from tandem_reports.overview import (
     problems,
     suite_overview,
 )
+from tandem_reports.profile_section import ProfileSection
 from tandem_reports.runs import Run
 from tandem_reports.tables import Cell, Column, Row, Table, case_table
 
@@ -126,7 +127,9 @@ def _damaged_of(result: CaseResult, audit: SampleAudit) -> set[tuple[str, int]]:
     return {(case, worker) for label, case, worker in audit.damaged if label == result.run.label}
 
 
-def build(runs: Sequence[Run], audit: SampleAudit) -> tuple[str, list[Picture], str]:
+def build(
+    runs: Sequence[Run], audit: SampleAudit, profiles: ProfileSection | None = None
+) -> tuple[str, list[Picture], str]:
     """The page, its figures and the CSV of all cases."""
     results = collect(runs)
     suites = by_suite(results)
@@ -149,6 +152,8 @@ def build(runs: Sequence[Run], audit: SampleAudit) -> tuple[str, list[Picture], 
     pictures = [figure for section in sections for figure in section.figures]
     if dots is not None:
         pictures.append(dots)
+    if profiles is not None:
+        pictures += profiles.pictures
     machines = list(dict.fromkeys(machine(run.environment) for run in runs))
     used = {mark.key for result in results for mark in marks_of(result)}
     text = page.render(
@@ -162,10 +167,11 @@ def build(runs: Sequence[Run], audit: SampleAudit) -> tuple[str, list[Picture], 
         overview=_overview_table(overviews),
         sections=sections,
         spread=dots,
+        profiles=profiles,
         failures=problems(results, skipped=False),
         skips=problems(results, skipped=True),
         environment=environment_table(runs),
-        terms=glossary.terms()["report"],
+        terms=[*glossary.terms()["report"], *(glossary.terms()["profile"] if profiles else ())],
         marks=[mark for mark in MARKS if mark.key in used],
         version=__version__,
         schema=", ".join(sorted({run.environment.schema for run in runs})),

@@ -39,21 +39,26 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Does the work; prints the page's path."""
     # Drawing and arrays take a while to import; other commands do without.
+    from tandem_reports import profile_section
     from tandem_reports.audit import audit_samples
     from tandem_reports.report_page import build
 
     runs = load_runs(arguments.runs)
     audit = audit_samples(runs)
-    console.warn([*(warning for run in runs for warning in run.warnings), *audit.messages])
+    profiles, said = profile_section.build(runs)
+    console.warn([*(warning for run in runs for warning in run.warnings), *audit.messages, *said])
     out: Path = arguments.out or arguments.runs[0] / "report"
-    text, pictures, table = build(runs, audit)
+    text, pictures, table = build(runs, audit, profiles)
     figures = out / "figures"
     names = {f"{figure.name}.{suffix}" for figure in pictures for suffix in ("svg", "png")}
     if figures.is_dir():
         # Figures of an earlier report that this one does not have would be taken for its own.
         for old in sorted(figures.iterdir()):
             if (
-                re.fullmatch(r"(\w+-(over-\w+(-\d+)?|floors)|spread)\.(svg|png)", old.name)
+                re.fullmatch(
+                    r"(\w+-(over-\w+(-\d+)?|floors)|spread|profile-phases|(roofline|timeline)-\d+)\.(svg|png)",
+                    old.name,
+                )
                 and old.name not in names
             ):
                 old.unlink()

@@ -1,0 +1,77 @@
+"""tandem-report trace: where the time of one profile goes, or where two profiles differ."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tandem_reports import console, page
+from tandem_reports.errors import GOOD
+
+DESCRIPTION = """\
+Reads one trace and says where its time goes: busy time by phase and kernel, gaps by their reason, the
+critical path. A trace is
+
+  a file of traces/ in a run folder, as `tandem profile` writes it
+  FILE.sqlite     an export of NVIDIA Nsight Systems (nsys export --type sqlite)
+  FILE.nsys-rep   its report, where nsys is on the PATH to export it
+
+With --against a second one, it says where the two differ, phase by phase and kernel by kernel.
+"""
+EPILOG = """\
+exit codes:
+  0  good
+  1  the output could not be written
+  2  usage, or a trace that cannot be read
+"""
+FORMATS = ("terminal", "markdown", "csv")
+
+
+def add(commands: Any) -> None:
+    """Declares the subcommand."""
+    parser = commands.add_parser(
+        "trace",
+        help="where the time of a profile goes",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("trace", metavar="FILE", type=Path, help="a trace")
+    parser.add_argument(
+        "--against", metavar="FILE", type=Path, help="a second trace: B, beside the first as A"
+    )
+    parser.add_argument(
+        "--perfetto", metavar="FILE", type=Path, help="also write the timeline for ui.perfetto.dev"
+    )
+    console.add_output(parser, FORMATS)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Does the work; prints the tables."""
+    # Arrays take a while to import; other commands do without.
+    from tandem_reports import trace_views
+    from tandem_reports.perfetto import perfetto
+    from tandem_reports.trace_analysis import analyse
+    from tandem_reports.trace_reading import read_any
+
+    analysis = analyse(read_any(arguments.trace))
+    lines = trace_views.summary_lines(analysis)
+    if arguments.against is None:
+        tables = trace_views.grids(analysis)
+    else:
+        other = analyse(read_any(arguments.against))
+        lines = ["A: " + lines[0], *lines[1:], "", *trace_views.summary_lines(other)]
+        lines[lines.index("") + 1] = "B: " + lines[lines.index("") + 1]
+        tables = trace_views.comparison_grids(analysis, other)
+    if arguments.perfetto is not None:
+        page.write(arguments.perfetto, perfetto(analysis.trace))
+    if arguments.format == "csv":
+        text = trace_views.kernels_csv(analysis)
+    elif arguments.format == "markdown":
+        text = trace_views.markdown([line for line in lines if line], tables)
+    else:
+        text = trace_views.terminal(lines, tables)
+    console.deliver(text, arguments.out)
+    return GOOD
