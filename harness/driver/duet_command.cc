@@ -55,7 +55,8 @@ DuetState state_of(const DuetArgs& args) {
   s.own_choices = args.own_choices;
   for (int i = 0; i < 2; ++i) {
     const std::string flag = fmt::format("--{}", kSide[i]);
-    s.sides[i].bin_dir = fs::weakly_canonical(args.bin[i].empty() ? args.run.bin_dir.string() : args.bin[i]);
+    s.sides[i].bin_dir =
+        fs::absolute(args.bin[i].empty() ? args.run.bin_dir.string() : args.bin[i]).lexically_normal();
     s.sides[i].set = pairs_of(flag + "-set", args.set[i]);
     s.sides[i].environment = pairs_of(flag + "-env", args.environment[i]);
     s.sides[i].environment.emplace("TANDEM_SAMPLE_SECONDS", args.sample);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "harness/base/cuda_check.h"
+#include "kernels/engine/planted.h"
 
 namespace tandem::kernels {
 
@@ -19,10 +20,13 @@ class Graph {
   template <typename Work>
   Graph(cudaStream_t stream, double& build_us, Work&& work) {
     const auto start = std::chrono::steady_clock::now();
+    plant_prepare(stream);
     cudaGraph_t graph = nullptr;
     TANDEM_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     try {
+      plant_begin(stream);
       std::forward<Work>(work)();
+      plant_end(stream);
     } catch (...) {
       cudaStreamEndCapture(stream, &graph);
       if (graph != nullptr) cudaGraphDestroy(graph);

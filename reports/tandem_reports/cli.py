@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from tandem_reports import __version__
-from tandem_reports.commands import compare, gate, report, trace, trend
+from tandem_reports.commands import compare, gate, report, self_test, trace, trend
 from tandem_reports.errors import USAGE, ReportError
 
 DESCRIPTION = """\
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"tandem-report {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (report, compare, gate, trend, trace):
+    for command in (report, compare, gate, trend, trace, self_test):
         command.add(commands)
     return parser
 

@@ -15,11 +15,14 @@ class DuetNotes:
     """What a gate needs to know of a duet: nothing that tells which side is which build.
 
     `axes` are set on a side and left out when cases are matched; `look` is the last one taken, of at most so
-    many.
+    many; `plan` the pairs at which looks were planned; `end` why it ended, None where it has not.
     """
 
     axes: tuple[str, ...] = ()
     look: tuple[int, int] | None = None
+    plan: tuple[int, ...] = ()
+    spent_s: float | None = None
+    end: str | None = None
 
 
 def read_duet(folder: Path) -> DuetNotes:
@@ -46,4 +49,11 @@ def read_duet(folder: Path) -> DuetNotes:
         look = (last.integer("look", minimum=1), last.integer("of", minimum=1))
         if look[0] > look[1]:
             last.fail("look", f"is {look[0]}, over {look[1]}")
-    return DuetNotes(axes, look)
+    plan = Fields({str(index): pairs for index, pairs in enumerate(fields.items("plan"))}, f"{path}: plan")
+    return DuetNotes(
+        axes,
+        look,
+        tuple(plan.integer(name, minimum=1) for name in plan.values),
+        fields.optional_number("spent_s", minimum=0),
+        fields.optional_text("end"),
+    )

@@ -160,45 +160,65 @@ def more_pairs_needed(logs: Sequence[float], rules: SuitePolicy, alpha: float) -
     return high - len(logs)
 
 
-def _judge(measured: Sequence[_Measured], policy: Policy, alpha: float, alpha_ahead: float) -> list[Verdict]:
-    """Holm over the cases, for slow-downs and for speed-ups; equivalence at alpha over the cases.
+@dataclass(frozen=True)
+class Decision:
+    """What the pairs of one case say; `interval` is of the log-ratio."""
 
-    Forecasts are for a look that may spend `alpha_ahead`.
+    status: str
+    interval: Interval | None
+    p_slower: float
+    p_faster: float
+
+
+def decide(logs: Sequence[Sequence[float]], rules: Sequence[SuitePolicy], alpha: float) -> list[Decision]:
+    """The verdicts on the log-ratios of several cases: slower, faster, same or unknown.
+
+    Holm over the cases, for slow-downs and for speed-ups; equivalence at alpha over the cases.
     """
-    shifts = [math.log1p(policy.of(item.case.suite).minimum_effect) for item in measured]
-    p_slower = [signed_rank_greater(item.logs, shift) for item, shift in zip(measured, shifts, strict=True)]
+    shifts = [math.log1p(rule.minimum_effect) for rule in rules]
+    p_slower = [signed_rank_greater(values, shift) for values, shift in zip(logs, shifts, strict=True)]
     p_faster = [
-        signed_rank_greater([-x for x in item.logs], shift)
-        for item, shift in zip(measured, shifts, strict=True)
+        signed_rank_greater([-x for x in values], shift) for values, shift in zip(logs, shifts, strict=True)
     ]
     slower, faster = holm(p_slower, alpha), holm(p_faster, alpha)
-    each = alpha / max(len(measured), 1)
-    ahead = alpha_ahead / max(len(measured), 1)
-    verdicts = []
-    for index, item in enumerate(measured):
-        rules = policy.of(item.case.suite)
-        interval = signed_rank_interval(item.logs, 1 - each)
-        status, note, more = "unknown", item.note, None
+    each = alpha / max(len(logs), 1)
+    found = []
+    for index, values in enumerate(logs):
+        interval = signed_rank_interval(values, 1 - each)
+        status = "unknown"
         if slower[index]:
             status = "slower"
         elif faster[index]:
             status = "faster"
-        elif _inside(interval, rules.equivalence):
+        elif _inside(interval, rules[index].equivalence):
             status = "same"
-        else:
-            more = more_pairs_needed(item.logs, rules, ahead)
+        found.append(Decision(status, interval, p_slower[index], p_faster[index]))
+    return found
+
+
+def _judge(measured: Sequence[_Measured], policy: Policy, alpha: float, alpha_ahead: float) -> list[Verdict]:
+    """The verdicts with their numbers. Forecasts are for a look that may spend `alpha_ahead`."""
+    rules = [policy.of(item.case.suite) for item in measured]
+    ahead = alpha_ahead / max(len(measured), 1)
+    verdicts = []
+    decisions = decide([item.logs for item in measured], rules, alpha)
+    for item, rule, decision in zip(measured, rules, decisions, strict=True):
+        note, more = item.note, None
+        if decision.status == "unknown":
+            more = more_pairs_needed(item.logs, rule, ahead)
             forecast = (
                 f"over {MOST_PAIRS} pairs" if more is None else f"about {formats.plural(more, 'more pair')}"
             )
             note = "; ".join(filter(None, (f"{forecast} would decide", note)))
         ratio = math.exp(pseudo_median(item.logs)) if item.logs else None
         shown = None
-        if interval is not None:
-            shown = Interval(math.exp(interval.low), math.exp(interval.high), interval.coverage)
+        if decision.interval is not None:
+            low, high = decision.interval.low, decision.interval.high
+            shown = Interval(math.exp(low), math.exp(high), decision.interval.coverage)
         verdicts.append(
             Verdict(
-                item.case, status, note, len(item.logs), median(item.a.medians), median(item.b.medians),
-                ratio, shown, p_slower[index], p_faster[index], more,
+                item.case, decision.status, note, len(item.logs), median(item.a.medians),
+                median(item.b.medians), ratio, shown, decision.p_slower, decision.p_faster, more,
             )
         )  # fmt: skip
     return verdicts

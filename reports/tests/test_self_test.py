@@ -1,0 +1,155 @@
+"""How often the gate is wrong: the arithmetic of the self-test, on invented duets whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fixture_runs
+import numpy as np
+import pytest
+from conftest import Outcome
+from fixture_runs import Model, case, make_run
+
+from tandem_reports.policy import Policy
+from tandem_reports.self_test import load_known, lower_bound, upper_bound, whole_gate
+
+CASES = [case("decoder", model="t5-base", batch=batch) for batch in (32, 64)] + [
+    case("encoder", model="t5-base", batch=batch, src=512) for batch in (32, 64)
+]
+
+
+def known_duet(
+    root: Path, percent: float = 0.0, *, side: str = "b", pairs: int = 16, sd: float = 0.0015, seed: int = 1
+) -> Path:
+    """A duet whose side `side` is a build with `percent` planted, which its environment says."""
+    for number, name in enumerate("ab"):
+        here = name == side and percent > 0
+        environment = fixture_runs.gpu_environment(f"{root.name}-{name}")
+        environment["build"]["planted"] = {"delay_percent": percent} if here else None
+        factor = 1 + percent / 100 if here else 1.0
+        model = Model(factor=lambda axes, factor=factor: factor, worker_sd=sd, samples=12)
+        make_run(
+            root / name, CASES, workers=pairs, seed=10 * seed + number, model=model, keep_samples=False,
+            environment=environment,
+        )  # fmt: skip
+    notes: dict[str, Any] = {
+        "schema": "1.0.0", "axes": [], "plan": [11, 16], "spent_s": 60.0, "end": "decided",
+        "taken": [{"look": 2, "of": 2}],
+    }  # fmt: skip
+    (root / "duet.json").write_text(json.dumps(notes))
+    return root
+
+
+# The published values: 0 of 300 bounds a rate at 0.99 % (the rule of three), 0 of 20 at 14 %.
+@pytest.mark.parametrize(
+    ("hits", "trials", "bound"),
+    [(0, 300, 0.00994), (0, 20, 0.1391), (1, 20, 0.2161), (20, 20, 1.0), (0, 0, 1.0)],
+)
+def test_bounds_are_the_exact_ones(hits: int, trials: int, bound: float) -> None:
+    assert upper_bound(hits, trials) == pytest.approx(bound, abs=5e-5)
+    assert lower_bound(trials - hits, trials) == pytest.approx(1 - bound, abs=5e-5)
+
+
+def test_a_quiet_machine_passes(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    duets = [
+        known_duet(tmp_path / "one"),
+        known_duet(tmp_path / "two", seed=2),
+        known_duet(tmp_path / "x", 2.0, seed=3),
+        known_duet(tmp_path / "y", 5.0, seed=4),
+    ]
+    outcome = cli("self-test", *duets, "--trials", "100", "--format", "json")
+    assert outcome.code == 0, outcome.out
+    content = json.loads(outcome.out)
+    assert content["false_alarms"]["alarms"] == 0
+    assert content["false_alarms"]["decisions"] == 300
+    assert content["false_alarms"]["unknown"] <= 0.1 * content["false_alarms"]["verdicts"]
+    assert [item["planted_percent"] for item in content["power"]] == [2.0, 5.0]
+    assert all(item["found_live"] == item["cases"] >= 3 for item in content["power"])
+    assert all(item["found"] >= 0.95 * item["trials"] for item in content["power"])
+    assert content["power"][0]["measured_ratio"] == pytest.approx(1.02, abs=0.002)
+    assert content["spread"]["within"] == content["spread"]["cases"] >= 6
+    assert cli("self-test", *duets, "--trials", "100", "--format", "json").out == outcome.out
+    table = cli("self-test", *duets, "--trials", "20").out
+    assert "| false alarms, recomputed | 0 of 300 gates | at most 0.9936 % |" in table
+    assert "+2 % planted" in table
+
+
+# Without it a gate that misses what it promises to find would pass its own test.
+def test_what_is_not_found_fails(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    missed = known_duet(tmp_path / "missed", 0.3)
+    outcome = cli("self-test", missed, "--trials", "20", "--format", "json")
+    assert outcome.code == 1
+    assert json.loads(outcome.out)["false_alarms"] is None
+    assert json.loads(outcome.out)["power"][0]["found_live"] == 0
+
+
+# Without it a difference between two builds that should be one would not count as a false alarm.
+def test_a_real_difference_is_a_live_false_alarm(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    root = known_duet(tmp_path / "biased", 3.0)
+    environment = json.loads((root / "b" / "environment.json").read_text())
+    environment["build"]["planted"] = None
+    (root / "b" / "environment.json").write_text(json.dumps(environment))
+    outcome = cli("self-test", root, "--format", "json")
+    assert outcome.code == 1
+    content = json.loads(outcome.out)["false_alarms"]
+    assert content["live_alarms"] == 1
+    assert content["alarms"] == 0, "labels drawn anew take the difference out"
+
+
+def test_the_planted_side_may_be_either(tmp_path: Path) -> None:
+    right = load_known(known_duet(tmp_path / "right", 5.0), Policy())
+    left = load_known(known_duet(tmp_path / "left", 5.0, side="a"), Policy())
+    assert (right.expected, left.expected) == ("slower", "faster")
+    assert right.found_live == left.found_live == len(right.long) >= 3
+    assert float(np.nanmedian(left.logs)) == pytest.approx(np.log(1.05), abs=0.002)
+    assert len(set(right.groups)) == 2, "cases of one suite and model share their processes"
+
+
+def test_looks_and_lost_pairs(tmp_path: Path) -> None:
+    duet = load_known(known_duet(tmp_path / "one", 5.0), Policy())
+    logs = duet.logs.copy()
+    assert set(whole_gate(duet, logs, 0.01)) == {"slower"}
+    logs[0, :11] = np.nan
+    assert whole_gate(duet, logs, 0.01)[0] == "unknown", "five pairs are too few at any alpha of 0.005"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda notes: notes.update(axes=["colour"]), "axes: 'colour' is not an axis"),
+        (lambda notes: notes.update(schema="2.0.0"), "schema 2.0.0 is not supported"),
+        (lambda notes: notes.update(plan=[0]), "plan: 0: must be a whole number of at least 1"),
+        (lambda notes: notes.update(taken=[{"look": 3, "of": 2}]), "look: is 3, over 2"),
+    ],
+)
+def test_bad_notes_are_one_line(
+    spoil: Callable[[dict[str, Any]], None], message: str, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    root = known_duet(tmp_path / "one")
+    notes = json.loads((root / "duet.json").read_text())
+    spoil(notes)
+    (root / "duet.json").write_text(json.dumps(notes))
+    for command in ("self-test", "gate"):
+        outcome = cli(command, root)
+        assert outcome.code == 2
+        assert message in outcome.err
+        assert outcome.err.count("\n") == 1
+
+
+def test_bad_input_is_one_line(tmp_path: Path, gpu_a: Path, cli: Callable[..., Outcome]) -> None:
+    both = known_duet(tmp_path / "both", 2.0)
+    environment = json.loads((both / "a" / "environment.json").read_text())
+    environment["build"]["planted"] = {"delay_percent": 2.0}
+    (both / "a" / "environment.json").write_text(json.dumps(environment))
+    for arguments, message in [
+        ([gpu_a], "not a duet"),
+        ([both], "both sides are planted builds"),
+        ([known_duet(tmp_path / "few", pairs=1)], "1 whole pair: nothing to resample"),
+        ([both, "--decisions", "0"], "is not a number from 1"),
+    ]:
+        outcome = cli("self-test", *arguments)
+        assert outcome.code == 2
+        assert message in outcome.err
