@@ -146,6 +146,7 @@ json clocks_to_json(const Record& r) {
                       {"sm_mhz", maybe(b.sm_mhz)},
                       {"temperature_c", maybe(b.temperature_c)},
                       {"power_w", maybe(b.power_w)},
+                      {"mean_sm_mhz", maybe(b.mean_sm_mhz)},
                       {"reasons", b.reasons}});
     if (b.sm_mhz) mhz.push_back(*b.sm_mhz);
   }
@@ -164,6 +165,7 @@ void clocks_from_json(const json& j, Record& r) {
     read(b, "sm_mhz", block.sm_mhz);
     read(b, "temperature_c", block.temperature_c);
     read(b, "power_w", block.power_w);
+    read(b, "mean_sm_mhz", block.mean_sm_mhz);
     block.reasons = b.value("reasons", std::vector<std::string>{});
     r.clock_blocks.push_back(std::move(block));
   }

@@ -67,6 +67,7 @@ struct FloorRow {
 struct ClockBlock {
   int64_t first_sample = 0, samples = 0;
   std::optional<double> sm_mhz = {}, temperature_c = {}, power_w = {};
+  std::optional<double> mean_sm_mhz = {};  ///< over the block, from the device's own counters
   std::vector<std::string> reasons = {};
 };
 

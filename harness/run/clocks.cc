@@ -2,17 +2,15 @@
 
 #include <cstdlib>
 
-#include "harness/run/nvml.h"
-
 namespace tandem {
 namespace {
 
 class NvmlClocks : public ClockReader {
  public:
-  explicit NvmlClocks(int card) : card_(card) {}
+  NvmlClocks(const NvmlFunctions* functions, int card) : functions_(functions), card_(card) {}
 
   ClockBlock read() override {
-    CardReading now = read_block(nvml(), card_);
+    CardReading now = read_block(functions_, card_);
     ClockBlock block;
     block.sm_mhz = now.sm_mhz;
     block.temperature_c = now.temperature_c;
@@ -21,9 +19,10 @@ class NvmlClocks : public ClockReader {
     return block;
   }
 
-  std::optional<bool> contended() override { return card_contended(nvml(), card_); }
+  std::optional<bool> contended() override { return card_contended(functions_, card_); }
 
  private:
+  const NvmlFunctions* functions_;
   int card_;
 };
 
@@ -32,7 +31,11 @@ class NvmlClocks : public ClockReader {
 std::unique_ptr<ClockReader> make_clock_reader(int device) {
   const auto card = visible_card(nvml_cards(nvml()), std::getenv("CUDA_VISIBLE_DEVICES"), device);
   if (!card) return std::make_unique<NoClocks>();
-  return std::make_unique<NvmlClocks>(card->index);
+  return make_clock_reader(nvml(), card->index);
+}
+
+std::unique_ptr<ClockReader> make_clock_reader(const NvmlFunctions* functions, int card) {
+  return std::make_unique<NvmlClocks>(functions, card);
 }
 
 }  // namespace tandem

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "harness/record/record.h"
+#include "harness/run/nvml.h"
 
 namespace tandem {
 
@@ -29,5 +30,7 @@ class NoClocks : public ClockReader {
 
 /// NVML's reader of one device; NoClocks where there is no NVML.
 std::unique_ptr<ClockReader> make_clock_reader(int device);
+/// The reader of NVML's card number `card` through these functions, which outlive it.
+std::unique_ptr<ClockReader> make_clock_reader(const NvmlFunctions* functions, int card);
 
 }  // namespace tandem

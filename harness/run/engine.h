@@ -41,6 +41,9 @@ class Workload {
   virtual ~Workload() = default;
   /// Computes the case once and times it. Every repetition starts from the same state and computes the same output.
   virtual Repetition repeat() = 0;
+  /// Mean SM clock in MHz since the last call, from the device's own counters (clock64 over %globaltimer); absent on the
+  /// first call and where the engine cannot read them. Called between blocks of samples, never inside a repetition.
+  virtual std::optional<double> mark_clock() { return std::nullopt; }
   /// What the last repetition computed. Throws Error when there was none.
   virtual Output output() = 0;
   /// Most bytes of device memory (of host memory for a CPU engine) held since the engine was loaded.

@@ -41,13 +41,14 @@ void warm_up(Workload& workload, ClockReader& clocks, const MeasureOptions& opti
   std::vector<double> windows;
   do {
     std::vector<float> times;
+    workload.mark_clock();
     const double window_start = options.now();
     do {
       times.push_back(static_cast<float>(checked(workload).total_us));
       ++m.warmup_repetitions;
     } while (options.now() - window_start < options.warmup.window_s);
-    const ClockBlock block = clocks.read();
-    windows.push_back(block.sm_mhz.value_or(median_of(times)));
+    const std::optional<double> mean_mhz = workload.mark_clock();
+    windows.push_back(mean_mhz ? *mean_mhz : clocks.read().sm_mhz.value_or(median_of(times)));
     const size_t n = windows.size();
     m.warmup_steady =
         n >= 3 && agree(windows[n - 1], windows[n - 2], windows[n - 3], options.warmup.agreement);
@@ -115,6 +116,7 @@ Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOption
   const double start = options.now();
   for (;;) {
     const auto first = static_cast<int64_t>(m.samples_us.size());
+    workload.mark_clock();
     const double block_start = options.now();
     do {
       const Repetition r = checked(workload);
@@ -123,7 +125,10 @@ Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOption
       if (r.first_token_us) m.first_token_us.push_back(static_cast<float>(*r.first_token_us));
     } while (options.now() - block_start < options.block_s &&
              static_cast<int64_t>(m.samples_us.size()) < rule.max_samples);
+    const std::optional<double> mean_mhz = workload.mark_clock();
     ClockBlock block = clocks.read();
+    block.mean_sm_mhz = mean_mhz;
+    if (const auto contended = clocks.contended()) m.contended = m.contended.value_or(false) || *contended;
     const auto n = static_cast<int64_t>(m.samples_us.size());
     block.first_sample = first;
     block.samples = n - first;

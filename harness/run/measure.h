@@ -22,8 +22,9 @@ struct StoppingRule {
   double max_s = 2.0;
 };
 
-/// Warm until three windows of window_s agree within `agreement` in clock (or, without clocks, in median time), for at
-/// most max_s. At least one repetition. A single repetition longer than max_s is enough.
+/// Warm until three windows of window_s agree within `agreement` in clock, for at most max_s: in the mean clock that the
+/// device counts, where the engine reads it; else in NVML's reading, whose step of 15 MHz is coarser than `agreement`; without
+/// clocks in median time. At least one repetition. A single repetition longer than max_s is enough.
 struct WarmupRule {
   double window_s = 0.1;
   double agreement = 0.005;
@@ -48,6 +49,8 @@ struct Measurement {
   bool target_reached = false;
   std::vector<ClockBlock> blocks;
   int64_t throttled_samples = 0;
+  /// Was somebody else's process on the card after any block? Absent where that could never be told.
+  std::optional<bool> contended;
 };
 
 /// Options for an engine: a CPU reference repeats less. TANDEM_SAMPLE_SECONDS=MIN:MAX in the environment sets how long

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <iterator>
 
 #include "harness/base/error.h"
 
@@ -20,11 +21,16 @@ class Scripted : public Workload {
   }
   Output output() override { return {}; }
   int64_t peak_bytes() const override { return 0; }
+  std::optional<double> mark_clock() override {
+    if (mean_mhz.empty()) return std::nullopt;
+    return mean_mhz[std::min(marks_++, mean_mhz.size() - 1)];
+  }
+  std::vector<double> mean_mhz;  ///< what the device's counters give at each mark; empty: it has none
 
  private:
   std::vector<double> times_;
   double* clock_s_;
-  size_t next_ = 0;
+  size_t next_ = 0, marks_ = 0;
 };
 
 class FakeClocks : public ClockReader {
@@ -105,6 +111,102 @@ TEST(Measure, WarmsUntilTheClockIsSteady) {
   const Measurement m = measure(work, clocks, options_on(&clock));
   EXPECT_TRUE(m.warmup_steady);
   EXPECT_NEAR(m.warmup_s, 0.9, 0.05);
+}
+
+// Breaks when a drift finer than NVML's steps of 15 MHz counts as steady though the device's own counters show it.
+TEST(Measure, TheDevicesOwnCountersDecideWhetherTheClockIsSteady) {
+  double clock = 0;
+  Scripted work({1000}, &clock);
+  // Two marks a window: at its start and at its end.
+  work.mean_mhz = {1700, 1690, 1690, 1680, 1680, 1670, 1670, 1660, 1660, 1655, 1655, 1652, 1652, 1651};
+  FakeClocks clocks;
+  const Measurement m = measure(work, clocks, options_on(&clock));
+  EXPECT_TRUE(m.warmup_steady);
+  EXPECT_NEAR(m.warmup_s, 0.6, 0.05) << "1660, 1655 and 1652 lie within 0.5 %; 1670, 1660 and 1655 do not";
+  for (const ClockBlock& block : m.blocks) {
+    EXPECT_EQ(block.mean_sm_mhz, 1651);
+    EXPECT_EQ(block.sm_mhz, 1980) << "NVML's reading is kept beside it";
+  }
+}
+
+/// What NVML said of an H200 while a large encoder pass ran into the power limit: the blocks of the committed run
+/// reports/baselines/h200/2026-11-23-encoder (t5-3b, 64 x 128), played back.
+struct Played {
+  unsigned mhz, celsius, milliwatts;
+  unsigned long long reasons;
+};
+constexpr Played kPowerLimited[] = {{1980, 66, 310000, 0x0}, {1980, 66, 420000, 0x0},
+                                    {1500, 67, 527000, 0x4}, {1500, 67, 589000, 0x4},
+                                    {1305, 66, 646000, 0x4}, {1350, 64, 683000, 0x4}};
+size_t g_played = 0;
+unsigned g_processes = 1;
+
+const Played& playing() {
+  return kPowerLimited[std::min(g_played / 4, std::size(kPowerLimited) - 1)];  // four getters a reading
+}
+
+NvmlFunctions recording() {
+  using D = NvmlFunctions::Device;
+  NvmlFunctions f;
+  f.device_by_index = [](unsigned, D* d) { return *d = &g_played, 0; };
+  f.clock_info = [](D, int, unsigned* mhz) { return *mhz = playing().mhz, ++g_played, 0; };
+  f.temperature = [](D, int, unsigned* c) { return *c = playing().celsius, ++g_played, 0; };
+  f.power_usage = [](D, unsigned* mw) { return *mw = playing().milliwatts, ++g_played, 0; };
+  f.clocks_event_reasons = [](D, unsigned long long* bits) {
+    return *bits = playing().reasons, ++g_played, 0;
+  };
+  f.compute_processes = [](D, unsigned* n, NvmlFunctions::Process* out) {
+    *n = g_processes;
+    for (unsigned i = 0; i < g_processes; ++i) out[i] = {i + 1, 1, ~0u, ~0u};
+    return 0;
+  };
+  return f;
+}
+
+// Breaks when what NVML says does not arrive at the block it belongs to, or a throttled sample is lost or passes for clean.
+TEST(Measure, PlaysARecordedRunIntoThePowerLimit) {
+  double clock = 0;
+  const NvmlFunctions functions = recording();
+  g_played = 0;
+  g_processes = 1;
+  Scripted work({30000}, &clock);
+  const auto clocks = make_clock_reader(&functions, 0);
+  const Measurement m = measure(work, *clocks, options_on(&clock));
+  EXPECT_TRUE(m.warmup_steady);
+  EXPECT_GT(m.warmup_s, 0.6) << "not before the clock stayed where the power limit had put it";
+  ASSERT_FALSE(m.blocks.empty());
+  int64_t samples = 0;
+  for (const ClockBlock& block : m.blocks) {
+    EXPECT_EQ(block.first_sample, samples);
+    samples += block.samples;
+    EXPECT_EQ(block.sm_mhz, 1350);
+    EXPECT_EQ(block.temperature_c, 64);
+    EXPECT_EQ(block.power_w, 683);
+    EXPECT_EQ(block.reasons, std::vector<std::string>{"sw_power_cap"});
+  }
+  EXPECT_EQ(samples, static_cast<int64_t>(m.samples_us.size()));
+  EXPECT_EQ(m.throttled_samples, samples) << "kept and marked";
+  EXPECT_EQ(m.contended, false);
+}
+
+// Breaks when a process that comes and goes while samples are taken leaves no mark.
+TEST(Measure, AContenderIsSeenAfterAnyBlock) {
+  double clock = 0;
+  const NvmlFunctions functions = recording();
+  const auto clocks = make_clock_reader(&functions, 0);
+  g_processes = 2;
+  EXPECT_EQ(clocks->contended(), true);
+  g_processes = 1;
+  EXPECT_EQ(clocks->contended(), false);
+  struct Once : FakeClocks {
+    std::optional<bool> contended() override { return ++asked == 2; }
+    int asked = 0;
+  } once;
+  Scripted plain({1000}, &clock);
+  EXPECT_EQ(measure(plain, once, options_on(&clock)).contended, true);
+  NoClocks none;
+  Scripted cpu({1000}, &clock);
+  EXPECT_FALSE(measure(cpu, none, options_on(&clock)).contended) << "absent where it cannot be told";
 }
 
 // Breaks when throttled samples are dropped or not counted.

@@ -147,7 +147,7 @@ void Worker::take_samples(Workload& workload, Record& r) {
   r.stop_rule = "half width of the 95 % interval of the median";
   r.stop_target = options.stop.target;
   r.stop_reached = m.target_reached;
-  r.contended = clocks_->contended();
+  r.contended = m.contended;
   if (r.c.engine != "reference") {
     r.clock_blocks = std::move(m.blocks);
     r.throttled_samples = m.throttled_samples;

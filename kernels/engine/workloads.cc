@@ -6,6 +6,7 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
+#include "kernels/engine/clock_mark.h"
 #include "kernels/engine/engine_kernels.h"
 #include "kernels/engine/graph.h"
 
@@ -100,6 +101,7 @@ class DeviceWorkload : public Workload {
   int64_t peak_bytes() const override { return context_.device->meter().peak_bytes; }
   std::optional<int64_t> planned_bytes() const override { return planned_; }
   std::optional<double> graph_build_us() const override { return build_us_; }
+  std::optional<double> mark_clock() override { return clock_.mark(stream()); }
 
  private:
   static const WorkloadContext& activated(const WorkloadContext& context) {
@@ -120,6 +122,7 @@ class DeviceWorkload : public Workload {
   bool repeated_ = false;
   Event begin_;
   Event end_;
+  ClockMark clock_;
 };
 
 class EncoderWorkload : public DeviceWorkload {
