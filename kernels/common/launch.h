@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <mutex>
+#include <set>
 #include <utility>
 
 #include "harness/base/cuda_check.h"
@@ -19,6 +21,20 @@ struct LaunchShape {
   int cluster = 1;  ///< thread blocks of a cluster along x (sm_90)
 };
 
+/// Asks for the largest share of shared memory, once for each kernel and device. One setting for all kernels of a chain: a
+/// multiprocessor must drain before its split between L1 and shared memory changes, and the next kernel's early start would
+/// wait for that.
+inline void prefer_shared_memory(const void* kernel) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> asked;
+  int device = 0;
+  TANDEM_CUDA_CHECK(cudaGetDevice(&device));
+  const std::lock_guard lock(mutex);
+  if (!asked.insert({kernel, device}).second) return;
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                         cudaSharedmemCarveoutMaxShared));
+}
+
 template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), const LaunchShape& shape, cudaStream_t stream, Args&&... args) {
   cudaLaunchConfig_t config{};
@@ -29,6 +45,7 @@ void launch(void (*kernel)(Params...), const LaunchShape& shape, cudaStream_t st
   cudaLaunchAttribute attributes[2];
   int count = 0;
   if (shape.dependent) {
+    prefer_shared_memory(reinterpret_cast<const void*>(kernel));
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }

@@ -30,8 +30,10 @@ __device__ int sequence_start(const int32_t* offsets, int batch, int token) {
 template <typename T, int V>
 __global__ void __launch_bounds__(kMaxBlock) embedding_kernel(EmbeddingParams p) {
   const int token = static_cast<int>(blockIdx.x);
-  pdl_launch_dependents();
+  touch_params(p);
+  // In this order: a decode step begins here, and its kernels read ahead what the steps before it left.
   pdl_wait();
+  pdl_launch_dependents();
   const int id = p.ids[token];
   int64_t row = 0;
   if (p.positions != nullptr) {

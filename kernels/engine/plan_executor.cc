@@ -196,9 +196,11 @@ void PlanExecutor::run(PlanSection section, float* logits) {
   for (op_ = range.first; op_ < range.last; ++op_) {
     const PlanOp& op = plan_.ops[op_];
     const PhaseRange phase(op.phase);
-    // A section begins behind everything before it: its chain of dependent launches may then read ahead
-    // whatever earlier sections and steps left (kv_ready of the attention kernels).
-    dependent_ = op_ > range.first && device_.dependent_launch();
+    // A section begins behind everything before it: its chain of dependent launches may then read ahead whatever earlier
+    // sections and steps left (kv_ready of the attention kernels). A step keeps that promise by its first kernel, the
+    // embedding, which waits before it lets the next one start.
+    const bool first = op_ == range.first;
+    dependent_ = device_.dependent_launch() && (!first || std::holds_alternative<EmbedOp>(op.body));
     std::visit([this](const auto& body) { launch(body); }, op.body);
   }
   logits_ = nullptr;

@@ -40,7 +40,7 @@ double activated(std::optional<Activation> activation, double v) {
   return NAN;
 }
 
-/// ||got - want|| / ||want||; NaN and not a small number if any value is NaN.
+/// ||got - want|| / ||want||, 0 for zeros that are zeros (a relu of few columns); NaN if any value is NaN.
 double relative_l2(const std::vector<float>& got, const std::vector<double>& want) {
   double error = 0;
   double norm = 0;
@@ -48,7 +48,7 @@ double relative_l2(const std::vector<float>& got, const std::vector<double>& wan
     error += (got[i] - want[i]) * (got[i] - want[i]);
     norm += want[i] * want[i];
   }
-  return std::sqrt(error / norm);
+  return error == 0 ? 0 : std::sqrt(error / norm);
 }
 
 /// A product with everything it may have, its operands on host and device, and the truth in double.
