@@ -70,7 +70,7 @@ class Tensor:
 def t5_config(name: str, gated: bool) -> Family:
     """T5: rms, pre, relative positions, no bias, unscaled scores; v1.1 gated with a head of its own."""
     vocab, d_model, d_kv, heads, d_ff = (
-        (101, 44, 16, 3, 70) if gated else (99, 24, 8, 6, 50)
+        (101, 40, 16, 3, 70) if gated else (99, 24, 8, 6, 50)
     )
     hf = transformers.T5Config(
         vocab_size=vocab,
