@@ -4,12 +4,14 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <optional>
 
 #include "harness/base/error.h"
 #include "harness/driver/ceilings_store.h"
+#include "harness/model/ids_file.h"
 #include "harness/record/benchmark_json.h"
 #include "harness/record/environment.h"
 #include "harness/run/worker.h"
@@ -31,7 +33,7 @@ constexpr const char* kAbout[] = {
 
 struct Flags {
   std::vector<std::vector<std::string>> values;  // one list an axis, in the order of axes()
-  std::string cases, out, ceilings;
+  std::string cases, out, ceilings, input_ids;
   int worker = 0, attempt = 1, device = 0;
   int64_t level1_bytes = 0;
   bool validate = false, supported = false, measure_ceilings = false;
@@ -70,6 +72,22 @@ std::vector<char*> take_benchmark_flags(int argc, char** argv, Flags& flags, std
     }
   }
   return library;
+}
+
+/// The axes that --input-ids stands for.
+void take_input_ids(Flags& flags) {
+  if (flags.input_ids.empty()) return;
+  const auto values = [&](std::string_view name) -> std::vector<std::string>& {
+    const auto at = std::find_if(axes().begin(), axes().end(), [&](const Axis& a) { return a.name == name; });
+    return flags.values[static_cast<size_t>(at - axes().begin())];
+  };
+  if (!values("lengths").empty()) throw UsageError("--input-ids: not together with --lengths");
+  values("lengths") = {"ids:" + flags.input_ids};
+  const auto sequences = read_ids(flags.input_ids);
+  if (values("batch").empty()) values("batch") = {std::to_string(sequences.size())};
+  size_t longest = 1;
+  for (const auto& ids : sequences) longest = std::max(longest, ids.size());
+  if (values("src").empty()) values("src") = {std::to_string(longest)};
 }
 
 /// Every combination of the flags' values, checked.
@@ -210,6 +228,12 @@ int run(Suite suite, int argc, char** argv) {
         ->delimiter(',')
         ->group("Axes");
   }
+  if (suite == Suite::kEncoder || suite == Suite::kGenerate) {
+    app.add_option("--input-ids", flags.input_ids,
+                   "file of sources, one sequence of ids a line: --lengths ids:FILE, with --batch the number "
+                   "of lines and "
+                   "--src the longest where they are not given");
+  }
   app.add_option("--device", flags.device, "device number")->check(CLI::NonNegativeNumber);
   app.add_option("--level1-bytes", flags.level1_bytes, "cap of the Level-1 cache")
       ->check(CLI::NonNegativeNumber);
@@ -238,6 +262,7 @@ int run(Suite suite, int argc, char** argv) {
     throw UsageError(e.what());
   }
 
+  take_input_ids(flags);
   const EngineRegistry registry = engine_registry();
   WorkerOptions options;
   options.engine = {.device = flags.device,

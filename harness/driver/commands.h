@@ -13,6 +13,14 @@ int run_command(const RunArgs& args);
 int list_command(const RunArgs& args, bool as_json);
 int doctor_command(const std::filesystem::path& bin_dir, bool require_device);
 
+struct GenerateArgs {
+  std::string checkpoint, input_ids;
+  std::vector<std::string> passed;  ///< flags for suite_generate --tokens, as they are
+  bool ids_only = false;
+  std::filesystem::path bin_dir;
+};
+int generate_command(const GenerateArgs& args);
+
 struct ReproArgs {
   std::string record;  ///< a file with one record, or RUN:ID
   int device = 0;

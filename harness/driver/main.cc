@@ -79,6 +79,37 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
       "usable device, 4 not enough evidence to say.");
 }
 
+/// Everything but the two files and --ids-only is handed on to the suite, which knows what is allowed.
+CLI::App& add_generate(CLI::App& app, tandem::GenerateArgs& args) {
+  CLI::App& generate = *app.add_subcommand(
+      "generate", "tokens (and text, with tokenizer.json and Python's tokenizers) of a checkpoint");
+  generate.add_option("CHECKPOINT", args.checkpoint, "a Hugging Face folder")->required();
+  generate.add_option("--input-ids", args.input_ids, "file of sources, one sequence of ids a line")
+      ->required();
+  generate.add_flag("--ids-only", args.ids_only, "no text");
+  const auto pass = [&](const std::string& name, const std::string& help) {
+    generate.add_option_function<std::string>(
+        name,
+        [&args, name](const std::string& value) {
+          args.passed.insert(args.passed.end(), {name, value});
+        },
+        help);
+  };
+  pass("--decode",
+       "greedy, beam:4, top_k:50,temperature:0.8 ... (default: what generation_config.json says)");
+  pass("--engine", "reference, cuda or auto (default: auto)");
+  pass("--precision", "fp32 tf32 fp16 bf16 (default: fp32)");
+  pass("--max-new-tokens", "most tokens a sequence gets (default: what generation_config.json says)");
+  pass("--forced-bos", "id of the first token, where the target language is one");
+  pass("--n-best", "sequences a source");
+  pass("--seed", "of sampling: source i draws from seed + i (default: 0)");
+  pass("--device", "device number");
+  generate.add_flag_callback(
+      "--scores", [&args] { args.passed.emplace_back("--scores"); },
+      "a score and a tab before each line of ids");
+  return generate;
+}
+
 int run(int argc, char** argv) {
   CLI::App app(
       "Tandem: a reproducible benchmark and profiling harness for encoder-decoder transformer inference.\n"
@@ -109,6 +140,11 @@ int run(int argc, char** argv) {
   add_duet_options(duet, duet_args);
 
   CLI::App& build = *app.add_subcommand("build-info", "what this build was made from and with, as JSON");
+
+  tandem::GenerateArgs generate_args;
+  generate_args.bin_dir = beside;
+  CLI::App& generate = add_generate(app, generate_args);
+  add_bin_dir(generate, generate_args.bin_dir);
 
   tandem::RunArgs list_args;
   list_args.bin_dir = beside;
@@ -146,6 +182,7 @@ int run(int argc, char** argv) {
   if (build.parsed()) return tandem::build_info_command();
   if (list.parsed()) return tandem::list_command(list_args, as_json);
   if (doctor.parsed()) return tandem::doctor_command(doctor_bin, require_device);
+  if (generate.parsed()) return tandem::generate_command(generate_args);
   return tandem::repro_command(repro_args);
 }
 

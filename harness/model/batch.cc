@@ -12,6 +12,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/random.h"
+#include "harness/model/ids_file.h"
 
 namespace tandem {
 namespace {
@@ -43,6 +44,24 @@ std::vector<int32_t> read_lengths(const std::string& path, int batch, int src) {
     throw ImpossibleCase(fmt::format("lengths: {} has {} lengths, batch is {}", path, lengths.size(), batch));
   }
   return lengths;
+}
+
+/// The first `batch` sequences of a file, none longer than src.
+std::vector<std::vector<int32_t>> first_sequences(const std::string& path, int32_t vocab, int batch,
+                                                  int src) {
+  std::vector<std::vector<int32_t>> sequences = read_ids(path, vocab);
+  if (static_cast<int>(sequences.size()) < batch) {
+    throw ImpossibleCase(
+        fmt::format("lengths: {} has {} sequences, batch is {}", path, sequences.size(), batch));
+  }
+  sequences.resize(batch);
+  for (int b = 0; b < batch; ++b) {
+    if (static_cast<int>(sequences[b].size()) > src) {
+      throw ImpossibleCase(
+          fmt::format("lengths: {}:{}: {} ids are more than src {}", path, b + 1, sequences[b].size(), src));
+    }
+  }
+  return sequences;
 }
 
 std::vector<int32_t> ragged_lengths(double ratio, int batch, int src, uint64_t seed) {
@@ -98,6 +117,7 @@ void finish(TransformerBatch& batch) {
 LengthsSpec parse_lengths(std::string_view text) {
   constexpr std::string_view kRagged = "ragged:";
   constexpr std::string_view kFile = "file:";
+  constexpr std::string_view kIds = "ids:";
   LengthsSpec spec;
   if (text == "full") return spec;
   if (text.starts_with(kRagged) && parse_number(text.substr(kRagged.size()), spec.ratio) && spec.ratio > 0 &&
@@ -110,7 +130,13 @@ LengthsSpec parse_lengths(std::string_view text) {
     spec.path = text.substr(kFile.size());
     return spec;
   }
-  throw UsageError(fmt::format("lengths: '{}' is not full, ragged:R (0 < R <= 1) or file:PATH", text));
+  if (text.starts_with(kIds) && text.size() > kIds.size()) {
+    spec.kind = LengthsSpec::Kind::kIds;
+    spec.path = text.substr(kIds.size());
+    return spec;
+  }
+  throw UsageError(
+      fmt::format("lengths: '{}' is not full, ragged:R (0 < R <= 1), file:PATH or ids:PATH", text));
 }
 
 std::string lengths_text(const LengthsSpec& spec) {
@@ -121,6 +147,8 @@ std::string lengths_text(const LengthsSpec& spec) {
       return fmt::format("ragged:{}", spec.ratio);
     case LengthsSpec::Kind::kFile:
       return "file:" + spec.path;
+    case LengthsSpec::Kind::kIds:
+      return "ids:" + spec.path;
   }
   return "?";
 }
@@ -135,6 +163,13 @@ std::vector<int32_t> source_lengths(const LengthsSpec& spec, int batch, int src,
       return ragged_lengths(spec.ratio, batch, src, seed);
     case LengthsSpec::Kind::kFile:
       return read_lengths(spec.path, batch, src);
+    case LengthsSpec::Kind::kIds: {
+      std::vector<int32_t> lengths;
+      for (const auto& ids : first_sequences(spec.path, INT32_MAX, batch, src)) {
+        lengths.push_back(static_cast<int32_t>(ids.size()));
+      }
+      return lengths;
+    }
   }
   return std::vector<int32_t>(batch, src);
 }
@@ -164,6 +199,14 @@ TransformerBatch make_batch(const ModelConfig& config, const std::vector<int32_t
     }
   }
   return batch;
+}
+
+TransformerBatch source_batch(const ModelConfig& config, const LengthsSpec& spec, int batch, int src,
+                              uint64_t seed) {
+  if (spec.kind == LengthsSpec::Kind::kIds) {
+    return pack(config, first_sequences(spec.path, config.vocab, batch, src));
+  }
+  return make_batch(config, source_lengths(spec, batch, src, seed), seed);
 }
 
 TransformerBatch pack(const ModelConfig& config, const std::vector<std::vector<int32_t>>& sequences) {

@@ -10,9 +10,10 @@
 
 namespace tandem {
 
-/// `lengths` axis: "full", "ragged:R" (mean over maximum, 0 < R <= 1) or "file:PATH" (one length a line).
+/// `lengths` axis: "full", "ragged:R" (mean over maximum, 0 < R <= 1), "file:PATH" (one length a line) or "ids:PATH"
+/// (one sequence of ids a line, see ids_file.h; the first `batch` lines are taken).
 struct LengthsSpec {
-  enum class Kind : uint8_t { kFull, kRagged, kFile } kind = Kind::kFull;
+  enum class Kind : uint8_t { kFull, kRagged, kFile, kIds } kind = Kind::kFull;
   double ratio = 1.0;
   std::string path;
   bool operator==(const LengthsSpec&) const = default;
@@ -49,6 +50,10 @@ struct AttentionMask {
 std::vector<int32_t> source_lengths(const LengthsSpec& spec, int batch, int src, uint64_t seed);
 /// Packs random ids (never pad, eos or decoder start) for the given lengths.
 TransformerBatch make_batch(const ModelConfig& config, const std::vector<int32_t>& lengths, uint64_t seed);
+/// The batch that the axes describe: make_batch of source_lengths, or the sequences of a file of ids. Throws
+/// UsageError, naming the line of a file.
+TransformerBatch source_batch(const ModelConfig& config, const LengthsSpec& spec, int batch, int src,
+                              uint64_t seed);
 /// Packs given sequences; throws UsageError for an id outside the vocabulary or an empty sequence.
 TransformerBatch pack(const ModelConfig& config, const std::vector<std::vector<int32_t>>& sequences);
 

@@ -14,12 +14,44 @@
 #include "harness/base/error.h"
 #include "harness/base/random.h"
 #include "harness/base/test_seed.h"
+#include "harness/model/ids_file.h"
 
 namespace tandem {
 namespace {
 
 LengthsSpec ragged(double ratio) {
   return {.kind = LengthsSpec::Kind::kRagged, .ratio = ratio, .path = {}};
+}
+
+// Without it a user's sources would be read wrong, or a bad line would be dropped without a word.
+TEST(Ids, LinesOfAFile) {
+  const auto path = std::filesystem::temp_directory_path() / ("tandem-ids-" + std::to_string(::getpid()));
+  const auto write = [&](const char* text) { std::ofstream(path) << text; };
+  const auto complaint = [&](int32_t vocab) -> std::string {
+    try {
+      read_ids(path.string(), vocab);
+    } catch (const UsageError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  write("3 1 4\n1,5\t9\r\n2");
+  EXPECT_EQ(read_ids(path.string()), (std::vector<std::vector<int32_t>>{{3, 1, 4}, {1, 5, 9}, {2}}));
+  EXPECT_NE(complaint(9).find(":2: '9' is not an id between 0 and 8"), std::string::npos);
+  const ModelConfig config = preset("tiny");
+  const LengthsSpec spec = parse_lengths("ids:" + path.string());
+  EXPECT_EQ(source_batch(config, spec, 2, 3, 1).ids, (std::vector<int32_t>{3, 1, 4, 1, 5, 9}));
+  EXPECT_EQ(source_lengths(spec, 3, 5, 1), (std::vector<int32_t>{3, 3, 1}));
+  EXPECT_THROW(source_lengths(spec, 3, 2, 1), ImpossibleCase);
+  EXPECT_THROW(source_lengths(spec, 4, 5, 1), ImpossibleCase);
+  for (const char* text : {"1\n\n2", "1 2x", "-1", "99999999999", "1.5", ""}) {
+    write(text);
+    EXPECT_NE(complaint(100).find(path.string()), std::string::npos) << text;
+  }
+  write("1\n \n");
+  EXPECT_NE(complaint(100).find(":2: no id in it"), std::string::npos);
+  std::filesystem::remove(path);
+  EXPECT_NE(complaint(100).find("cannot read"), std::string::npos);
 }
 
 // A length axis would be read as another one.

@@ -19,7 +19,7 @@ int layers_through(const Case& c, const ModelConfig& config) {
 }
 
 TransformerBatch batch_of(const Case& c, const ModelConfig& config) {
-  return make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
+  return source_batch(config, parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
 }
 
 Output run_once(Engine& engine, const Case& c, const TransformerBatch& batch) {
@@ -200,6 +200,8 @@ Witness make_witness(const Case& c, const ModelConfig& config, double flops_budg
   w.config.pad_id = std::min(config.pad_id, w.config.vocab - 1);
   w.config.eos_id = std::min(config.eos_id, w.config.vocab - 1);
   w.config.decoder_start_id = std::min(config.decoder_start_id, w.config.vocab - 1);
+  // A file's sequences have the lengths and ids of the whole case.
+  if (parse_lengths(c.lengths).kind == LengthsSpec::Kind::kIds) w.c.lengths = "full";
   auto over = [&] { return case_cost(w.c, w.config).flops() > flops_budget; };
   while (over() && w.c.tgt > 4 && c.suite == Suite::kGenerate) w.c.tgt /= 2;
   while (over() && w.c.src > 8) w.c.src /= 2;

@@ -168,8 +168,7 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
     engine.load(c, config, c.precision);
     loaded_group_ = group_key(c);
   }
-  const TransformerBatch batch =
-      make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
+  const TransformerBatch batch = source_batch(config, parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
   const auto workload = engine.prepare(c, batch);
   take_samples(*workload, r);
   r.metrics.load_us = engine.load_us();

@@ -126,9 +126,10 @@ std::vector<Axis> make_axes() {
   all.push_back(integer_axis("src", &Case::src, true, 65536, kSize, "source length"));
   all.push_back(integer_axis("tgt", &Case::tgt, true, 65536, kSize,
                              "generated length; suite_decoder measures the step that appends this position"));
-  all.push_back(text_axis("lengths", &Case::lengths, false, "full, ragged:R (0 < R <= 1) or file:PATH",
-                          "source lengths: mean R x src, or one a line",
-                          [](const std::string& v) { return lengths_text(parse_lengths(v)); }));
+  all.push_back(
+      text_axis("lengths", &Case::lengths, false, "full, ragged:R (0 < R <= 1), file:PATH or ids:PATH",
+                "source lengths: mean R x src, or one a line; or the sources, one sequence of ids a line",
+                [](const std::string& v) { return lengths_text(parse_lengths(v)); }));
   all.push_back({.name = "precision",
                  .integer = false,
                  .always_in_name = true,
@@ -176,6 +177,8 @@ nlohmann::json id_value(const Case& c, const Axis& a) {
   if (a.name == "model" && !is_preset(c.model)) return "sha256:" + content_sha256(c.model);
   if (a.name == "lengths" && c.lengths.starts_with("file:"))
     return "file:" + content_sha256(c.lengths.substr(5));
+  if (a.name == "lengths" && c.lengths.starts_with("ids:"))
+    return "ids:" + content_sha256(c.lengths.substr(4));
   if (a.integer) return std::stoi(a.get(c));
   return a.get(c);
 }

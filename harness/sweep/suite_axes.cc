@@ -56,8 +56,13 @@ void check_lengths(const Case& c, const ModelConfig& config) {
   };
   check_length("src", c.src);
   check_length("tgt", c.tgt);
-  source_lengths(parse_lengths(c.lengths), c.batch, c.src,
-                 /*seed=*/1);  // throws for a ratio or file that does not fit
+  // Throw for a ratio or file that does not fit.
+  const LengthsSpec lengths = parse_lengths(c.lengths);
+  if (lengths.kind == LengthsSpec::Kind::kIds) {
+    source_batch(config, lengths, c.batch, c.src, /*seed=*/1);
+  } else {
+    source_lengths(lengths, c.batch, c.src, /*seed=*/1);
+  }
 }
 
 }  // namespace

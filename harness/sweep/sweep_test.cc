@@ -123,6 +123,30 @@ TEST(CaseJson, RoundTripsEveryAxis) {
     EXPECT_NE(a.get(c), a.get(defaults)) << a.name;  // the case above misses no axis
 }
 
+// Breaks when an option of the decode axis does not reach the search.
+TEST(Axes, DecodeBecomesAGenerationConfig) {
+  GenerationConfig own;
+  own.min_length = 7;
+  own.beams = own.n_best = 6;
+  const GenerationConfig beam = with_decode(
+      own, parse_decode(
+               "beam:4,length_penalty:0.6,early_stopping:never,repetition_penalty:1.5,no_repeat_ngram:3"));
+  EXPECT_EQ(beam.beams, 4);
+  EXPECT_EQ(beam.n_best, 4);
+  EXPECT_EQ(beam.min_length, 7);
+  EXPECT_EQ(beam.length_penalty, 0.6);
+  EXPECT_EQ(beam.early_stopping, EarlyStopping::kNever);
+  EXPECT_EQ(beam.repetition_penalty, 1.5);
+  EXPECT_EQ(beam.no_repeat_ngram, 3);
+  const GenerationConfig sample = with_decode(own, parse_decode("top_k:4,top_p:0.9,temperature:0.5"));
+  EXPECT_TRUE(sample.sample);
+  EXPECT_EQ(sample.beams, 1);
+  EXPECT_EQ(sample.top_k, 4);
+  EXPECT_EQ(sample.top_p, 0.9);
+  EXPECT_EQ(sample.temperature, 0.5);
+  EXPECT_FALSE(with_decode(own, parse_decode("greedy")).sample);
+}
+
 // Without it a typo in a cases file would be measured as something else.
 TEST(CaseJson, RefusesUnknownKeysAndTypes) {
   json j = case_to_json(Case{});
@@ -145,7 +169,7 @@ TEST(Axes, RefuseWhatIsNotAllowed) {
       {"batch", {"", "0", "-1", "+1", "1.5", "65537", "99999999999999999999", "8 ", "0x8"}},
       {"src", {"0"}},
       {"tgt", {"0"}},
-      {"lengths", {"", "ragged", "ragged:0", "ragged:1.1", "ragged:nan", "file:", "half"}},
+      {"lengths", {"", "ragged", "ragged:0", "ragged:1.1", "ragged:nan", "file:", "ids:", "half"}},
       {"precision", {"", "fp64", "BF16", "fp32 tf32"}},
       {"kv", {"", "bf16"}},
       {"sparsity",
@@ -154,9 +178,27 @@ TEST(Axes, RefuseWhatIsNotAllowed) {
       {"tp", {"0", "3", "16"}},
       {"dp", {"0", "5"}},
       {"decode",
-       {"", "beam", "beam:1", "beam:33", "beam:4,temperature:1", "beam:4,beam:4", "top_k:0", "top_p:0",
-        "top_p:1.1", "top_p:nan", "top_k:4,temperature:0", "top_p:0.9,top_k:4", "temperature:0.5",
-        "greedy,temperature:1", "top_k:4,length_penalty:1", "top_k:4,"}},
+       {"",
+        "beam",
+        "beam:1",
+        "beam:33",
+        "beam:4,temperature:1",
+        "beam:4,beam:4",
+        "top_k:0",
+        "top_p:0",
+        "top_p:1.1",
+        "top_p:nan",
+        "top_k:4,temperature:0",
+        "top_p:0.9,top_k:4",
+        "temperature:0.5",
+        "greedy,temperature:1",
+        "top_k:4,length_penalty:1",
+        "top_k:4,",
+        "greedy,beam:4",
+        "beam:4,early_stopping:maybe",
+        "beam:4,early_stopping:true,length_penalty:2",
+        "greedy,no_repeat_ngram:0",
+        "greedy,repetition_penalty:0"}},
       {"stop", {"", "never"}},
       {"kernel", {"", "cublas", "auto own"}},
       {"memory", {"", "level3"}},
@@ -185,6 +227,8 @@ TEST(Axes, ValuesBecomeCanonical) {
       {"decode", "top_k:4,top_p:1,temperature:1.0", "top_k:4"},
       {"decode", "top_p:0.90", "top_p:0.9"},
       {"decode", "beam:4,length_penalty:0.60", "beam:4,length_penalty:0.6"},
+      {"decode", "beam:4,early_stopping:false,no_repeat_ngram:3", "beam:4,no_repeat_ngram:3"},
+      {"decode", "greedy,repetition_penalty:1.20", "greedy,repetition_penalty:1.2"},
       {"lengths", "ragged:.5", "ragged:0.5"},
       {"weights", "seed:007", "seed:7"},
       {"batch", "008", "8"},

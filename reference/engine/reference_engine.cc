@@ -12,6 +12,7 @@
 #include "harness/model/checkpoint.h"
 #include "harness/model/seeded.h"
 #include "harness/run/compare.h"
+#include "harness/sweep/values.h"
 #include "reference/engine/op_workloads.h"
 #include "reference/engine/workloads.h"
 #include "reference/model/decoder.h"
@@ -41,6 +42,16 @@ Precision storage(Precision precision) {
     default:
       return precision;
   }
+}
+
+/// What a case of suite_generate asks for: tgt tokens by its `decode`, ended by eos only where it stops there.
+GenerationConfig case_generation(const Case& c, const ModelConfig& config) {
+  GenerationConfig g;
+  g.decoder_start_id = config.decoder_start_id;
+  g.pad_id = config.pad_id;
+  if (c.stop == "eos") g.eos_ids = {config.eos_id};
+  g.max_length = c.tgt + 1;
+  return with_decode(g, parse_decode(c.decode));
 }
 
 CheckResult result(std::string reference, const Comparison& c) {
@@ -94,7 +105,7 @@ void ReferenceEngine::check_supported(const Case& c) const {
   only("sparsity", c.sparsity, "dense");
   only("tp", std::to_string(c.tp), "1");
   only("dp", std::to_string(c.dp), "1");
-  only("decode", c.decode, "greedy");
+  if (c.suite != Suite::kGenerate) only("decode", c.decode, "greedy");
   only("kernel", c.kernel, "auto");
 }
 
@@ -140,7 +151,8 @@ std::unique_ptr<Workload> ReferenceEngine::prepare(const Case& c, const Transfor
     case Suite::kDecoder:
       return decoder_workload(model_, batch, c.tgt);
     case Suite::kGenerate:
-      return generate_workload(model_, batch, c.tgt, c.stop == "eos");
+      return c.decode == "greedy" ? generate_workload(model_, batch, c.tgt, c.stop == "eos")
+                                  : decode_workload(model_, batch, case_generation(c, model_->config));
     default:
       throw ImpossibleCase(fmt::format(
           "suite: engine 'reference' computes encoder, decoder and generate, not '{}'", suite_name(c.suite)));

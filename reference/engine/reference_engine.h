@@ -27,6 +27,8 @@ class ReferenceEngine : public Engine {
   void check_supported(const Case& c) const override;
   void load(const Case& c, const ModelConfig& config, Precision rounded_to) override;
   double load_us() const override { return load_us_; }
+  /// Views of the loaded weights, until the next load. Throws Error when nothing is loaded.
+  const ModelWeights& weights() const { return loaded().weights; }
 
   /// suite_decoder: decoder_prefix(config, batch, tgt) without its last column fills the cache; the measured
   /// step appends the last column at position tgt (counted from 1) and so attends to tgt keys.

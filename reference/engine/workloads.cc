@@ -2,11 +2,13 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 #include "harness/base/error.h"
 #include "harness/base/planted.h"
+#include "reference/model/decode.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"
@@ -140,7 +142,36 @@ class GenerateWorkload : public ReferenceWorkload {
   bool stop_at_eos_;
 };
 
+class DecodeWorkload : public ReferenceWorkload {
+ public:
+  DecodeWorkload(std::shared_ptr<const LoadedModel> model, const TransformerBatch& source,
+                 GenerationConfig generation)
+      : ReferenceWorkload(std::move(model), source), generation_(std::move(generation)) {}
+
+  Repetition repeat() override {
+    const Stopwatch watch;
+    const auto found = decode(config(), weights(), source_, generation_);
+    const Repetition r{.total_us = watch.us(), .step_us = {}, .first_token_us = {}};
+    const size_t tgt = generation_.max_length - 1;
+    std::vector<int32_t> tokens(found.size() * tgt, generation_.pad_id);
+    for (size_t b = 0; b < found.size(); ++b) {
+      std::copy(found[b].front().tokens.begin(), found[b].front().tokens.end(), tokens.begin() + b * tgt);
+    }
+    keep({.values = {}, .rows = 0, .cols = 0, .tokens = std::move(tokens)});
+    return r;
+  }
+
+ private:
+  GenerationConfig generation_;
+};
+
 }  // namespace
+
+std::unique_ptr<Workload> decode_workload(std::shared_ptr<const LoadedModel> model,
+                                          const TransformerBatch& source,
+                                          const GenerationConfig& generation) {
+  return std::make_unique<DecodeWorkload>(std::move(model), source, generation);
+}
 
 std::vector<int32_t> token_column(std::span<const int32_t> tokens, int steps, int step) {
   std::vector<int32_t> column;

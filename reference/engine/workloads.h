@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "harness/model/generation.h"
 #include "harness/run/engine.h"
 #include "reference/engine/reference_engine.h"
 
@@ -17,6 +18,10 @@ std::unique_ptr<Workload> decoder_workload(std::shared_ptr<const LoadedModel> mo
 /// Encoder and tgt greedy steps.
 std::unique_ptr<Workload> generate_workload(std::shared_ptr<const LoadedModel> model,
                                             const TransformerBatch& source, int tgt, bool stop_at_eos);
+
+/// Encoder and decoding by any strategy; the tokens are those of the best hypotheses.
+std::unique_ptr<Workload> decode_workload(std::shared_ptr<const LoadedModel> model,
+                                          const TransformerBatch& source, const GenerationConfig& generation);
 
 /// Column `step` of tokens [batch, steps].
 std::vector<int32_t> token_column(std::span<const int32_t> tokens, int steps, int step);

@@ -1,0 +1,168 @@
+#include "suites/tokens_main.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <optional>
+
+#include "harness/base/error.h"
+#include "harness/model/checkpoint.h"
+#include "harness/model/ids_file.h"
+#include "harness/sweep/case.h"
+#include "reference/engine/reference_engine.h"
+#include "reference/model/decode.h"
+#include "suites/engines.h"
+
+namespace tandem {
+namespace {
+
+struct TokenArgs {
+  std::string checkpoint, input_ids, decode, engine = "auto", precision = "fp32";
+  std::optional<int> max_new_tokens, forced_bos, n_best;
+  uint64_t seed = 0;
+  int device = 0;
+  bool scores = false;
+};
+
+void print(const std::vector<int32_t>& tokens, std::optional<double> score) {
+  fmt::print("{}{}\n", score ? fmt::format("{:.9g}\t", *score) : "", fmt::join(tokens, " "));
+}
+
+/// What the checkpoint says, and what the command line says instead.
+GenerationConfig generation_of(const TokenArgs& args, const Checkpoint& checkpoint) {
+  GenerationConfig g = checkpoint.generation();
+  if (!args.decode.empty()) g = with_decode(g, parse_decode(args.decode));
+  if (args.max_new_tokens) g.max_length = *args.max_new_tokens + 1;
+  if (args.forced_bos) g.forced_bos_id = *args.forced_bos;
+  if (args.n_best) g.n_best = *args.n_best;
+  g.seed = args.seed;
+  check(g, checkpoint.config().vocab);
+  return g;
+}
+
+Case case_of(const TokenArgs& args, const GenerationConfig& g, const TransformerBatch& source,
+             const std::string& engine) {
+  Case c;
+  c.suite = Suite::kGenerate;
+  c.model = args.checkpoint;
+  c.weights = "checkpoint";
+  c.batch = source.size();
+  c.src = source.max_length;
+  c.tgt = g.max_length - 1;
+  c.precision = parse_precision(args.precision);
+  c.stop = "eos";
+  c.engine = engine;
+  return c;
+}
+
+void print_reference(const TokenArgs& args, const Checkpoint& checkpoint, const TransformerBatch& source,
+                     const GenerationConfig& g) {
+  reference::ReferenceEngine engine;
+  const Case c = case_of(args, g, source, "reference");
+  engine.check_supported(c);
+  engine.load(c, checkpoint.config(), c.precision);
+  const auto found = reference::decode(checkpoint.config(), engine.weights(), source, g);
+  for (const auto& hypotheses : found) {
+    for (const reference::Hypothesis& h : hypotheses) {
+      print(h.tokens, args.scores ? std::optional(h.score) : std::nullopt);
+    }
+  }
+}
+
+/// Engines of the harness generate greedily by the model's own scores: anything else would be another text.
+void expect_plain_greedy(const GenerationConfig& g, const std::string& engine) {
+  GenerationConfig plain;
+  plain.decoder_start_id = g.decoder_start_id;
+  plain.pad_id = g.pad_id;
+  plain.eos_ids = g.eos_ids;
+  plain.max_length = g.max_length;
+  plain.seed = g.seed;
+  // What greedy decoding does not look at.
+  plain.length_penalty = g.length_penalty;
+  plain.early_stopping = g.early_stopping;
+  plain.temperature = g.temperature;
+  plain.top_k = g.top_k;
+  plain.top_p = g.top_p;
+  plain.renormalise = g.renormalise;
+  if (g == plain && g.eos_ids.size() == 1) return;
+  throw ImpossibleCase(fmt::format(
+      "generate: engine '{}' decodes greedily without bans, penalties and forced tokens; this checkpoint "
+      "or command asks for more (use --engine reference)",
+      engine));
+}
+
+void print_engine(const TokenArgs& args, const Checkpoint& checkpoint, const TransformerBatch& source,
+                  const GenerationConfig& g, const std::string& name) {
+  expect_plain_greedy(g, name);
+  if (args.scores) throw UsageError(fmt::format("--scores: engine '{}' gives none", name));
+  const Case c = case_of(args, g, source, name);
+  check_combination(c);
+  EngineOptions options;
+  options.device = args.device;
+  const auto engine = engine_registry().make(name, options);
+  engine->check_supported(c);
+  engine->load(c, checkpoint.config(), c.precision);
+  const auto workload = engine->prepare(c, source);
+  workload->repeat();
+  const Output out = workload->output();
+  for (int b = 0; b < source.size(); ++b) {
+    const auto first = out.tokens.begin() + static_cast<ptrdiff_t>(b) * c.tgt;
+    const auto eos = std::find(first, first + c.tgt, g.eos_ids.front());
+    print({first, eos == first + c.tgt ? eos : eos + 1}, std::nullopt);
+  }
+}
+
+int run(int argc, char** argv) {
+  TokenArgs args;
+  bool tokens = false;
+  CLI::App app(
+      "suite_generate --tokens: decodes a checkpoint's sources and prints token ids (see tandem generate).");
+  app.add_flag("--tokens", tokens);
+  app.add_option("--model", args.checkpoint)->required();
+  app.add_option("--input-ids", args.input_ids)->required();
+  app.add_option("--decode", args.decode);
+  app.add_option("--engine", args.engine);
+  app.add_option("--precision", args.precision);
+  app.add_option("--max-new-tokens", args.max_new_tokens)->check(CLI::PositiveNumber);
+  app.add_option("--forced-bos", args.forced_bos)->check(CLI::NonNegativeNumber);
+  app.add_option("--n-best", args.n_best)->check(CLI::PositiveNumber);
+  app.add_option("--seed", args.seed);
+  app.add_option("--device", args.device)->check(CLI::NonNegativeNumber);
+  app.add_flag("--scores", args.scores);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    throw UsageError(e.what());
+  }
+  const Checkpoint checkpoint(args.checkpoint);
+  const GenerationConfig g = generation_of(args, checkpoint);
+  const TransformerBatch source =
+      pack(checkpoint.config(), read_ids(args.input_ids, checkpoint.config().vocab));
+  const std::string engine = args.engine == "auto" ? best_engine(engine_registry()) : args.engine;
+  if (engine == "reference") {
+    print_reference(args, checkpoint, source, g);
+  } else {
+    print_engine(args, checkpoint, source, g, engine);
+  }
+  return static_cast<int>(ExitCode::kGood);
+}
+
+}  // namespace
+
+int tokens_main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const Error& e) {
+    std::cerr << "generate: " << e.what() << '\n';
+    return static_cast<int>(e.exit_code());
+  } catch (const std::exception& e) {
+    std::cerr << "generate: " << e.what() << '\n';
+    return static_cast<int>(ExitCode::kFailed);
+  }
+}
+
+}  // namespace tandem
