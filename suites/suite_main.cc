@@ -36,6 +36,7 @@ struct Flags {
   std::string cases, out, ceilings, input_ids;
   int worker = 0, attempt = 1, device = 0;
   int64_t level1_bytes = 0;
+  std::string profile;
   bool validate = false, supported = false, measure_ceilings = false;
   // Google Benchmark flags that our reporter answers
   std::string format = "console", benchmark_out, out_format = "json";
@@ -249,6 +250,9 @@ int run(Suite suite, int argc, char** argv) {
   app.add_flag("--supported", flags.supported,
                "worker: say which cases the engine can compute, measure nothing")
       ->group("Worker");
+  app.add_option("--profile", flags.profile,
+                 "worker: a profile pass instead of timing: graph, node, eager, counters or energy")
+      ->group("Worker");
   if (suite == Suite::kLimits) {
     app.add_flag("--measure-ceilings", flags.measure_ceilings,
                  "measure this machine's rates and print them as JSON");
@@ -267,7 +271,7 @@ int run(Suite suite, int argc, char** argv) {
   WorkerOptions options;
   options.engine = {.device = flags.device,
                     .run_dir = flags.out,
-                    .may_search = flags.validate || flags.cases.empty(),
+                    .may_search = flags.validate || flags.cases.empty() || !flags.profile.empty(),
                     .level1_bytes = flags.level1_bytes};
   options.worker = flags.worker;
   options.attempt = flags.attempt;
@@ -278,14 +282,16 @@ int run(Suite suite, int argc, char** argv) {
   }
   if (!flags.ceilings.empty()) options.ceilings = read_ceilings(flags.ceilings);
   if (!flags.cases.empty()) {
-    const ServeMode mode = flags.supported  ? ServeMode::kSupported
-                           : flags.validate ? ServeMode::kValidate
-                                            : ServeMode::kMeasure;
+    const ServeMode mode = flags.supported          ? ServeMode::kSupported
+                           : flags.validate         ? ServeMode::kValidate
+                           : !flags.profile.empty() ? ServeMode::kProfile
+                                                    : ServeMode::kMeasure;
+    const ProfilePass pass = flags.profile.empty() ? ProfilePass::kNode : parse_pass(flags.profile);
     if (flags.out.empty() && mode != ServeMode::kSupported) {
       throw UsageError("--cases: needs --out DIR, the run folder");
     }
     Worker worker(registry, options);
-    serve_cases(worker, flags.cases, mode, std::cout);
+    serve_cases(worker, flags.cases, mode, std::cout, pass);
     return static_cast<int>(ExitCode::kGood);
   }
   if (flags.ceilings.empty()) options.ceilings = cached_ceilings().value_or(Ceilings{});

@@ -11,7 +11,17 @@ constexpr std::array<std::string_view, kPhaseKinds> kNames = {
     "embed",     "norm",     "self.qkv", "self.attention", "self.out", "cross.qkv", "cross.attention",
     "cross.out", "cross.kv", "ffn.up",   "ffn.down",       "head",     "select",    "comm"};
 
+PhaseObserver current_observer;
+
 }  // namespace
+
+void set_phase_observer(const PhaseObserver& observer) {
+  current_observer = observer;
+}
+
+const PhaseObserver& phase_observer() {
+  return current_observer;
+}
 
 std::string_view phase_name(PhaseKind kind) {
   return kNames.at(static_cast<size_t>(kind));

@@ -48,14 +48,33 @@ struct Phase {
 /// "decoder/3/self.qkv", "decoder/head".
 std::string phase_path(const Phase& phase);
 
+/// Who is told of every PhaseRange of this process: a profiler that joins work to phases. Set before the first range, from the
+/// thread that makes ranges; both functions or none.
+struct PhaseObserver {
+  void (*enter)(const Phase& phase) = nullptr;
+  void (*leave)() = nullptr;
+};
+void set_phase_observer(const PhaseObserver& observer);
+const PhaseObserver& phase_observer();
+
 /// Marks a phase on the host timeline (an NVTX range in the domain "tandem", payload = layer) for the life of the guard.
-/// Without CUDA it does nothing. Under a CUDA graph the range fires at capture, not at replay.
+/// Without CUDA only the observer hears of it. Under a CUDA graph the range fires at capture, not at replay.
 class PhaseRange {
  public:
   explicit PhaseRange(const Phase& phase);
   ~PhaseRange();
   PhaseRange(const PhaseRange&) = delete;
   PhaseRange& operator=(const PhaseRange&) = delete;
+};
+
+/// Marks something else on the host timeline: an NVTX range of the same domain with a registered name, so that a profiler can
+/// be told to record it alone. "measured" is a case from its warm-up to its last sample, "samples" the samples in it.
+class MarkedRange {
+ public:
+  explicit MarkedRange(const char* name);
+  ~MarkedRange();
+  MarkedRange(const MarkedRange&) = delete;
+  MarkedRange& operator=(const MarkedRange&) = delete;
 };
 
 }  // namespace tandem

@@ -31,6 +31,7 @@ nvtxStringHandle_t registered_name(const Phase& phase) {
 }  // namespace
 
 PhaseRange::PhaseRange(const Phase& phase) {
+  if (phase_observer().enter != nullptr) phase_observer().enter(phase);
   nvtxEventAttributes_t event{};
   event.version = NVTX_VERSION;
   event.size = NVTX_EVENT_ATTRIB_STRUCT_SIZE;
@@ -41,8 +42,22 @@ PhaseRange::PhaseRange(const Phase& phase) {
   nvtxDomainRangePushEx(domain(), &event);
 }
 
+MarkedRange::MarkedRange(const char* name) {
+  nvtxEventAttributes_t event{};
+  event.version = NVTX_VERSION;
+  event.size = NVTX_EVENT_ATTRIB_STRUCT_SIZE;
+  event.messageType = NVTX_MESSAGE_TYPE_REGISTERED;
+  event.message.registered = nvtxDomainRegisterStringA(domain(), name);
+  nvtxDomainRangePushEx(domain(), &event);
+}
+
+MarkedRange::~MarkedRange() {
+  nvtxDomainRangePop(domain());
+}
+
 PhaseRange::~PhaseRange() {
   nvtxDomainRangePop(domain());
+  if (phase_observer().leave != nullptr) phase_observer().leave();
 }
 
 }  // namespace tandem

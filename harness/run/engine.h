@@ -41,6 +41,9 @@ class Workload {
   virtual ~Workload() = default;
   /// Computes the case once and times it. Every repetition starts from the same state and computes the same output.
   virtual Repetition repeat() = 0;
+  /// The same work by plain launches, without graphs, for profiles; absent where the engine has no such way. A call that is
+  /// answered so has computed nothing.
+  virtual std::optional<Repetition> repeat_eager() { return std::nullopt; }
   /// Mean SM clock in MHz since the last call, from the device's own counters (clock64 over %globaltimer); absent on the
   /// first call and where the engine cannot read them. Called between blocks of samples, never inside a repetition.
   virtual std::optional<double> mark_clock() { return std::nullopt; }

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "harness/base/error.h"
+#include "harness/base/phase.h"
 
 namespace tandem {
 namespace {
@@ -112,6 +113,7 @@ MeasureOptions default_options(const std::string& engine) {
 Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOptions& options) {
   Measurement m;
   warm_up(workload, clocks, options, m);
+  const MarkedRange samples("samples");
   const StoppingRule& rule = options.stop;
   const double start = options.now();
   for (;;) {

@@ -65,6 +65,7 @@ const NvmlFunctions* open_library() {
   load(library, f.clocks_event_reasons,
        {"nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"});
   load(library, f.compute_processes, {"nvmlDeviceGetComputeRunningProcesses_v3"});
+  load(library, f.total_energy, {"nvmlDeviceGetTotalEnergyConsumption"});
   if (init == nullptr || init() != 0) return nullptr;
   return &f;
 }
@@ -184,6 +185,13 @@ CardReading read_block(const NvmlFunctions* functions, int card) {
     if ((bits & reason.bit) != 0) reading.reasons.emplace_back(reason.word);
   }
   return reading;
+}
+
+std::optional<double> card_energy_j(const NvmlFunctions* functions, int card) {
+  const auto device = device_of(functions, card);
+  if (!device) return std::nullopt;
+  const auto millijoules = get<unsigned long long>(functions->total_energy, *device);
+  return millijoules ? std::optional(static_cast<double>(*millijoules) * 1e-3) : std::nullopt;
 }
 
 std::optional<std::vector<CardProcess>> card_processes(const NvmlFunctions* functions, int card) {

@@ -41,6 +41,7 @@ struct NvmlFunctions {
   int (*power_usage)(Device, unsigned* milliwatts) = nullptr;
   int (*clocks_event_reasons)(Device, unsigned long long* bits) = nullptr;
   int (*compute_processes)(Device, unsigned* count, Process* processes) = nullptr;
+  int (*total_energy)(Device, unsigned long long* millijoules) = nullptr;
 };
 
 /// The library's functions, initialised on the first call; null where there is no library or no driver.
@@ -77,6 +78,9 @@ struct CardReading {
   std::vector<std::string> reasons;
 };
 CardReading read_block(const NvmlFunctions* functions, int card);
+
+/// Energy since the driver was loaded, in joules; absent where the card does not count it.
+std::optional<double> card_energy_j(const NvmlFunctions* functions, int card);
 
 struct CardProcess {
   int64_t pid =

@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -13,6 +14,7 @@
 #include "harness/base/sha256.h"
 #include "harness/record/environment.h"
 #include "harness/run/case_cost.h"
+#include "harness/run/energy.h"
 #include "harness/run/measure.h"
 
 namespace tandem {
@@ -49,6 +51,16 @@ void guarded(Record& r, Body&& body) {
     r.metrics = {};
     r.floor.ratio.reset();
   }
+}
+
+TransformerBatch batch_of(const Case& c, const ModelConfig& config) {
+  return make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
+}
+
+/// Source tokens of an encoder's pass, generated ones otherwise.
+double tokens_of(const Case& c, const TransformerBatch& batch) {
+  if (c.suite == Suite::kEncoder) return static_cast<double>(batch.tokens());
+  return c.suite == Suite::kGenerate ? static_cast<double>(c.batch) * c.tgt : c.batch;
 }
 
 nlohmann::json supported_line(Worker& worker, const Case& c) {
@@ -132,6 +144,10 @@ void Worker::store_samples(const std::vector<float>& samples, Record& r) {
 
 void Worker::take_samples(Workload& workload, Record& r) {
   const MeasureOptions options = default_options(r.c.engine);
+  const MarkedRange measured("measured");
+  // Under scripts/nsys: its phases fire where work is enqueued, not where a graph replays it. Once without graphs, so that a
+  // reader of the export can tell them.
+  if (std::getenv("TANDEM_NSYS") != nullptr) workload.repeat_eager();
   Measurement m = measure(workload, *clocks_, options);
   r.summary = summarize(m.samples_us);
   auto median = [](std::vector<float>& v) -> std::optional<double> {
@@ -159,16 +175,20 @@ void Worker::take_samples(Workload& workload, Record& r) {
   store_samples(m.samples_us, r);
 }
 
+void Worker::load(const Case& c, const ModelConfig& config) {
+  Engine& engine = engine_for(c);
+  engine.check_supported(c);
+  if (loaded_group_ == group_key(c)) return;
+  loaded_group_.clear();
+  engine.load(c, config, c.precision);
+  loaded_group_ = group_key(c);
+}
+
 void Worker::measure_model(const Case& c, const Validation& validation, Record& r) {
   const ModelConfig config = load_model(c.model);
   Engine& engine = engine_for(c);
-  engine.check_supported(c);
-  if (loaded_group_ != group_key(c)) {
-    loaded_group_.clear();
-    engine.load(c, config, c.precision);
-    loaded_group_ = group_key(c);
-  }
-  const TransformerBatch batch = source_batch(config, parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
+  load(c, config);
+  const TransformerBatch batch = batch_of(c, config);
   const auto workload = engine.prepare(c, batch);
   take_samples(*workload, r);
   r.metrics.load_us = engine.load_us();
@@ -185,10 +205,7 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   r.status = Status::kOk;
   fill_cost(r, config, options_.ceilings,
             registry_.l2_bytes(c.engine == "reference" ? -1 : options_.engine.device));
-  const double tokens = c.suite == Suite::kEncoder    ? static_cast<double>(batch.tokens())
-                        : c.suite == Suite::kGenerate ? static_cast<double>(c.batch) * c.tgt
-                                                      : c.batch;
-  r.metrics.tokens_per_second = tokens / r.summary->median_us * 1e6;
+  r.metrics.tokens_per_second = tokens_of(c, batch) / r.summary->median_us * 1e6;
   r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
 }
 
@@ -240,7 +257,52 @@ Record Worker::measure_case(const Case& c, const Validation& validation) {
   return r;
 }
 
-void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, std::ostream& out) {
+nlohmann::json Worker::profile_subject(const ProfileSubject& subject, ProfilePass pass) {
+  if (pass == ProfilePass::kCounters) return counters_pass(subject, *tracer_);
+  if (pass == ProfilePass::kEnergy) {
+    return measure_energy(
+        *subject.workload,
+        {.tokens = subject.tokens, .joules = energy_counter(options_.engine.device), .now = steady_seconds});
+  }
+  return trace_pass(subject, pass, *tracer_);
+}
+
+nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
+  // No profiler is there while energy is read.
+  if (!tracer_ && pass != ProfilePass::kEnergy)
+    tracer_ = load_tracer({.level = pass == ProfilePass::kGraph ? TraceLevel::kGraph : TraceLevel::kNode});
+  nlohmann::json line = {{"status", "ok"}, {"reason", nullptr}};
+  Record r = make_record(c, options_.worker, options_.attempt);
+  r.status = Status::kOk;
+  guarded(r, [&] {
+    const ModelConfig config = load_model(c.model);
+    ProfileSubject subject{.c = c, .ceilings = options_.ceilings, .run_dir = options_.run_dir};
+    if (is_op_suite(c.suite)) {
+      Engine& engine = engine_for(c);
+      engine.check_supported(c);
+      const OpWorkload op = engine.prepare_op(c, config);
+      subject.workload = op.workload.get();
+      line = profile_subject(subject, pass);
+    } else {
+      load(c, config);
+      const TransformerBatch batch = batch_of(c, config);
+      const auto workload = engine_->prepare(c, batch);
+      const Cost cost = case_cost(c, config);
+      subject.workload = workload.get();
+      subject.cost = &cost;
+      subject.tokens = tokens_of(c, batch);
+      line = profile_subject(subject, pass);
+    }
+  });
+  if (r.status != Status::kOk) line = {{"status", status_name(r.status)}, {"reason", *r.reason}};
+  line["id"] = case_id(c);
+  line["name"] = case_name(c);
+  line["pass"] = pass_name(pass);
+  return line;
+}
+
+void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, std::ostream& out,
+                 ProfilePass pass) {
   std::ifstream in(cases_path);
   if (!in) throw UsageError(fmt::format("--cases: cannot read '{}'", cases_path));
   nlohmann::json cases;
@@ -259,6 +321,8 @@ void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, 
         return supported_line(worker, c);
       case ServeMode::kValidate:
         return validation_to_json(worker.validate_case(c));
+      case ServeMode::kProfile:
+        return worker.profile_case(c, pass);
       case ServeMode::kMeasure:
         break;
     }

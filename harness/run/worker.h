@@ -14,6 +14,7 @@
 #include "harness/record/record.h"
 #include "harness/run/clocks.h"
 #include "harness/run/engine.h"
+#include "harness/run/profile.h"
 #include "harness/run/validate.h"
 
 namespace tandem {
@@ -58,11 +59,16 @@ class Worker {
   Validation validate_case(const Case& c);
   /// Times one case that was validated. Never throws for what is wrong with the case: that is the status.
   Record measure_case(const Case& c, const Validation& validation);
+  /// One profile pass of one case, as a line of profiles.jsonl. The first call must come before anything else that this process
+  /// does with a device. Never throws for what is wrong with the case.
+  nlohmann::json profile_case(const Case& c, ProfilePass pass);
   /// Validations of the run folder by case id; the last line of an id counts.
   std::map<std::string, Validation> read_validations() const;
 
  private:
   Engine& engine_for(const Case& c);
+  void load(const Case& c, const ModelConfig& config);
+  nlohmann::json profile_subject(const ProfileSubject& subject, ProfilePass pass);
   void measure_model(const Case& c, const Validation& validation, Record& r);
   void measure_op(const Case& c, Record& r);
   void take_samples(Workload& workload, Record& r);
@@ -70,17 +76,19 @@ class Worker {
 
   const EngineRegistry& registry_;
   WorkerOptions options_;
+  std::unique_ptr<Tracer> tracer_;  // before the engine: it must be there when CUDA starts, and outlives it
   std::unique_ptr<Engine> engine_;
   std::string engine_name_, loaded_group_;
   std::unique_ptr<ClockReader> clocks_;
 };
 
 /// What a process does with its cases.
-enum class ServeMode : uint8_t { kMeasure, kValidate, kSupported };
+enum class ServeMode : uint8_t { kMeasure, kValidate, kSupported, kProfile };
 
 /// The worker protocol (README, "Adding an engine"): reads the JSON array of cases in `cases_path`, goes through them in that
-/// order and writes one JSON line each to `out`, flushed.
-void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, std::ostream& out);
+/// order and writes one JSON line each to `out`, flushed. `pass`: of kProfile.
+void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, std::ostream& out,
+                 ProfilePass pass = ProfilePass::kNode);
 
 /// Is a CUPTI library mapped into this process? Absent where /proc cannot tell.
 std::optional<bool> profiler_mapped();

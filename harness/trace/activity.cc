@@ -2,8 +2,7 @@
 
 #include <algorithm>
 #include <map>
-
-#include <nlohmann/json.hpp>
+#include <unordered_map>
 
 namespace tandem {
 namespace {
@@ -40,6 +39,11 @@ void sweep(std::span<const Activity> activities, Own&& own, OnGap&& gap) {
 
 }  // namespace
 
+std::string_view activity_kind_name(ActivityKind kind) {
+  constexpr std::string_view kNames[] = {"kernel", "copy", "memset", "graph", "communication"};
+  return kNames[static_cast<size_t>(kind)];
+}
+
 int64_t busy_ns(std::span<const Activity> activities) {
   int64_t total = 0;
   sweep(
@@ -65,6 +69,17 @@ std::vector<PhaseBusy> busy_by_phase(std::span<const Activity> activities) {
   return rows;
 }
 
+std::optional<double> attributed_fraction(std::span<const Activity> activities) {
+  int64_t total = 0;
+  int64_t orphans = 0;
+  for (const PhaseBusy& row : busy_by_phase(activities)) {
+    total += row.busy_ns;
+    if (!row.phase) orphans += row.busy_ns;
+  }
+  if (total == 0) return std::nullopt;
+  return 1.0 - static_cast<double>(orphans) / static_cast<double>(total);
+}
+
 std::vector<Gap> gaps(std::span<const Activity> activities) {
   std::vector<Gap> found;
   sweep(
@@ -75,21 +90,59 @@ std::vector<Gap> gaps(std::span<const Activity> activities) {
   return found;
 }
 
-std::string chrome_trace(const Trace& trace) {
-  nlohmann::json events = nlohmann::json::array();
-  auto add = [&](const std::string& name, const std::string& row, const Activity& a) {
-    events.push_back({{"name", name},
-                      {"ph", "X"},
-                      {"ts", static_cast<double>(a.start_ns) * 1e-3},
-                      {"dur", static_cast<double>(a.end_ns - a.start_ns) * 1e-3},
-                      {"pid", "device"},
-                      {"tid", row}});
-  };
-  for (const Activity& a : trace.activities) {
-    add(a.name, "stream " + std::to_string(a.stream), a);
-    add(a.phase ? phase_path(*a.phase) : "no phase", "phases", a);
+ReplayWork work_of(const Replay& replay, const Trace& trace) {
+  const std::span<const Activity> by_start(trace.activities);
+  auto before = [](const auto& a, int64_t ns) { return a.start_ns < ns; };
+  const auto first = std::lower_bound(by_start.begin(), by_start.end(), replay.start_ns, before);
+  const auto last = std::lower_bound(first, by_start.end(), replay.end_ns, before);
+  std::vector<const HostSpan*> events;
+  auto call = std::lower_bound(trace.calls.begin(), trace.calls.end(), replay.start_ns, before);
+  for (; call != trace.calls.end() && call->start_ns < replay.end_ns; ++call) {
+    if (call->name.starts_with("cudaEventRecord")) events.push_back(&*call);
   }
-  return events.dump();
+  ReplayWork work;
+  if (events.size() >= 2) {
+    work.begin_ns = events.front()->end_ns;
+    for (auto a = first; a != last; ++a) {
+      if (a->correlation < events.front()->correlation) work.begin_ns = std::max(work.begin_ns, a->end_ns);
+      if (a->correlation > events.front()->correlation && a->correlation < events.back()->correlation)
+        work.activities.push_back(*a);
+    }
+  } else {
+    const auto graph = std::find_if(
+        first, last, [](const Activity& a) { return a.graph_node != 0 || a.kind == ActivityKind::kGraph; });
+    work.activities = {graph != last ? graph : first, last};
+    if (!work.activities.empty()) work.begin_ns = work.activities.front().start_ns;
+  }
+  work.end_ns = work.begin_ns;
+  for (const Activity& a : work.activities) work.end_ns = std::max(work.end_ns, a.end_ns);
+  return work;
+}
+
+int64_t idle_ns(const ReplayWork& work) {
+  if (work.activities.empty()) return 0;
+  int64_t idle = std::max<int64_t>(0, work.activities.front().start_ns - work.begin_ns);
+  for (const Gap& gap : gaps(work.activities)) idle += gap.end_ns - gap.start_ns;
+  return idle;
+}
+
+int64_t missing_records(std::span<const Activity> activities) {
+  struct Launch {
+    int64_t promised = 0;
+    int64_t found = 0;
+  };
+  // A launch has one correlation; a graph of several pieces (none of ours) would share it.
+  std::unordered_map<uint64_t, Launch> launches;
+  for (const Activity& a : activities) {
+    if (a.graph_node == 0 || a.graph_nodes == 0) continue;
+    Launch& launch = launches[a.correlation];
+    launch.promised = a.graph_nodes;
+    ++launch.found;
+  }
+  int64_t missing = 0;
+  for (const auto& [correlation, launch] : launches)
+    missing += std::max<int64_t>(0, launch.promised - launch.found);
+  return missing;
 }
 
 }  // namespace tandem

@@ -46,6 +46,7 @@ class Decoding {
   /// Sets the counters: the next step appends at `position` and is fed `ids` [batch] on the device, or the
   /// start id.
   void start(int position, const int32_t* ids = nullptr) {
+    const PhaseRange phase({PhaseKind::kSelect, Side::kDecoder, -1});  // whose state it is
     const bool eos = run_.has(plan_names::kFinished);
     launch_decode_state({.batch = batch_,
                          .position_value = position,
@@ -112,6 +113,16 @@ class DeviceWorkload : public Workload {
  protected:
   cudaStream_t stream() const { return context_.device->stream(); }
   void plan_is(int64_t bytes) { planned_ = context_.model->weight_bytes() + bytes; }
+  /// A repetition of what `work()` enqueues.
+  template <typename Work>
+  Repetition timed(Work&& work) {
+    begin_.record(stream());
+    work();
+    end_.record(stream());
+    end_.wait();
+    repeated_ = true;
+    return {.total_us = end_.us_since(begin_), .step_us = {}, .first_token_us = {}};
+  }
   void expect_repeated() const {
     if (!repeated_) throw Error("output asked for before the first repetition");
   }
@@ -146,6 +157,10 @@ class EncoderWorkload : public DeviceWorkload {
     end_.wait();
     repeated_ = true;
     return {.total_us = end_.us_since(begin_), .step_us = {}, .first_token_us = {}};
+  }
+
+  std::optional<Repetition> repeat_eager() override {
+    return timed([&] { run_.run(PlanSection::kEncoder); });
   }
 
   Output output() override {
@@ -186,6 +201,11 @@ class DecoderWorkload : public DeviceWorkload {
     end_.wait();
     repeated_ = true;
     return {.total_us = end_.us_since(begin_), .step_us = {}, .first_token_us = {}};
+  }
+
+  std::optional<Repetition> repeat_eager() override {
+    decoding_.start(steps_ - 1, column(steps_ - 1));
+    return timed([&] { decoding_.run().run(PlanSection::kStep); });
   }
 
   /// The timed step keeps no logits: the same launches run once more with a place for them, and must choose
@@ -291,6 +311,14 @@ class GenerateWorkload : public DeviceWorkload {
     return {.total_us = end_.us_since(begin_),
             .step_us = end_.us_since(encoded_) / steps_,
             .first_token_us = first_.us_since(begin_)};
+  }
+
+  std::optional<Repetition> repeat_eager() override {
+    decoding_.start(0);
+    return timed([&] {
+      decoding_.encode();
+      for (int t = 0; t < steps_; ++t) decoding_.run().run(PlanSection::kStep);
+    });
   }
 
   Output output() override {

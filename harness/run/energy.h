@@ -1,0 +1,29 @@
+// Energy from the card's own cumulative counter, over windows long enough for its resolution.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "harness/run/engine.h"
+
+namespace tandem {
+
+/// Under this a window says nothing: the counter moves in steps of some 100 ms.
+inline constexpr double kLeastEnergyWindow_s = 5.0;
+
+struct EnergyOptions {
+  double window_s = 6.0;
+  double tokens = 0;                              ///< a repetition makes; 0: joules a repetition only
+  std::function<std::optional<double>()> joules;  ///< the card's counter; absent: it has none
+  std::function<double()> now;                    ///< seconds
+};
+
+/// Repeats for the window. {"status", "reason", "joules", "seconds", "repetitions", "watts", "joules_per_repetition",
+/// "joules_per_token"}; "unavailable" without a counter. Throws UsageError for a window under the least.
+nlohmann::json measure_energy(Workload& workload, const EnergyOptions& options);
+
+/// The counter of a device through NVML.
+std::function<std::optional<double>()> energy_counter(int device);
+
+}  // namespace tandem
