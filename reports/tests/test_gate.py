@@ -308,6 +308,122 @@ def test_bad_folders(
         assert outcome.out == ""
 
 
+# Without these a broken run would end in a traceback, or in a verdict.
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda record: record.update(schema="2.0.0"), "schema 2.0.0 is not supported"),
+        (
+            lambda record: record["summary"].update(median_us=-1.0),
+            "median_us: must be a finite number over 0",
+        ),
+        (lambda record: record["summary"].update(median_us=float("nan")), "NaN is not a number"),
+        (
+            lambda record: record["summary"].update(median_us=None),
+            "median_us: must be a finite number over 0",
+        ),
+        (lambda record: record.pop("worker"), "worker: is missing"),
+    ],
+)
+def test_bad_records_are_one_line(
+    spoil: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    root = duet(tmp_path)
+    path = root / "b" / "records.jsonl"
+    lines = path.read_text().splitlines()
+    record = json.loads(lines[3])
+    spoil(record)
+    lines[3] = json.dumps(record)
+    path.write_text("\n".join(lines) + "\n")
+    outcome = cli("gate", root)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert "records.jsonl line 4" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+
+
+def test_a_malformed_line_is_refused_and_a_cut_one_warned_of(
+    tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    root = duet(tmp_path)
+    path = root / "b" / "records.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"id": "cut')
+    outcome = cli("gate", root)
+    assert outcome.code == 0
+    assert "ends without a newline and is ignored" in outcome.err
+    path.write_text('{"id": "cut\n' + whole)
+    outcome = cli("gate", root)
+    assert outcome.code == 2
+    assert "records.jsonl line 1: not JSON" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_the_usual_policy_is_read_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Outcome]
+) -> None:
+    root = duet(tmp_path, 1.02)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    outcome = cli("gate", root)
+    assert outcome.code == 1
+    assert "Rules: built-in rules." in outcome.out
+    (elsewhere / "suites").mkdir()
+    lenient = {"default": {"minimum_effect": 0.05, "equivalence": 0.05}}
+    (elsewhere / "suites" / "gates.json").write_text(json.dumps(lenient))
+    outcome = cli("gate", root)
+    assert outcome.code == 0
+    assert "Rules: suites/gates.json." in outcome.out
+    assert json.loads(cli("gate", root, "--json").out)["policy"] == "suites/gates.json"
+
+
+def test_settings_of_one_build_are_matched_without_their_axis(
+    tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    root = tmp_path / "duet"
+    own = [case("decoder", model="t5-base", batch=batch, kernel="own") for batch in (1, 8)]
+    library = [case("decoder", model="t5-base", batch=batch, kernel="library") for batch in (1, 8)]
+    make_run(root / "a", own, workers=14, seed=1, model=Model(worker_sd=0.001), keep_samples=False)
+    slow = Model(factor=lambda axes: 1.05, worker_sd=0.001)
+    make_run(root / "b", library, workers=14, seed=2, model=slow, keep_samples=False)
+    assert cli("gate", root).code == 2, "nothing in common"
+    notes = {"schema": "1.0.0", "axes": ["kernel"], "plan": [14], "taken": [{"look": 1, "of": 4}]}
+    (root / "duet.json").write_text(json.dumps(notes))
+    content = json.loads(cli("gate", root, "--json").out)
+    assert content["counts"]["slower"] == 2
+    assert (content["look"], content["looks"]) == (1, 4), "the look that the duet says was taken"
+
+
+def test_a_second_run_of_b_confirms_too(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    slow = duet(tmp_path, 1.03)
+    again = duet(tmp_path, 1.03, seed=2, name="again")
+    fluke = duet(tmp_path, 1.0, seed=3, name="fluke")
+    assert cli("gate", slow, "--confirm", again / "b").code == 1
+    assert cli("gate", slow, "--confirm", fluke / "b").code == 4
+    assert cli("gate", slow / "a", slow / "b", "--confirm", again / "b").code == 1
+
+
+def test_plan(cli: Callable[..., Outcome], gpu_a: Path, tmp_path: Path) -> None:
+    assert cli("gate", "--plan", "20", "--look", "1/3").out == "13 19 27\n"
+    content = json.loads(cli("gate", "--plan", "5", "--look", "1/2", "--json").out)
+    assert content["pairs"] == [11, 16]
+    for arguments in (["--plan", "0"], ["--plan", "x"], [gpu_a, "--plan", "5"], []):
+        assert cli("gate", *arguments).code == 2
+    policy = tmp_path / "p.json"
+    policy.write_text('{"alhpa": 1}')
+    assert cli("gate", "--plan", "5", "--policy", policy).code == 2
+
+
+def test_a_planted_build_is_warned_of(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    environment = fixture_runs.gpu_environment("b")
+    environment["build"]["planted"] = {"delay_percent": 2.0}
+    outcome = cli("gate", duet(tmp_path, environment_b=environment))
+    assert outcome.code == 0
+    assert "carries a planted slow-down" in outcome.err
+
+
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     """One case of every kind: slower, missing, failed, same; with a name that needs escaping."""

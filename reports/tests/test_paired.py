@@ -116,6 +116,24 @@ def test_interval_covers_what_it_says(n: int) -> None:
     assert abs(hits / trials - coverage) < 4 * math.sqrt(coverage * (1 - coverage) / trials)
 
 
+# What the project promises: at least 94.5 % seen at every number of pairs from six on.
+def test_every_n_from_six_covers() -> None:
+    rng = np.random.default_rng(20261124)
+    trials = 8000
+    for n in range(6, 31):
+        first, second = np.triu_indices(n)
+        values = rng.standard_t(3, size=(trials, n))  # true centre 0
+        walsh = np.sort((values[:, first] + values[:, second]) / 2, axis=1)
+        one = signed_rank_interval(values[0].tolist(), 0.95)
+        assert one is not None
+        assert one.coverage >= 0.95
+        rank = int(np.searchsorted(walsh[0], one.low))
+        assert (walsh[0, rank], walsh[0, -1 - rank]) == pytest.approx((one.low, one.high), rel=1e-12)
+        covered = float(np.mean((walsh[:, rank] <= 0) & (walsh[:, -1 - rank] >= 0)))
+        print(f"n {n}: w({rank + 1}), exact coverage {one.coverage:.4%}, seen {covered:.4%}")
+        assert covered >= 0.945
+
+
 def test_too_few_pairs_have_no_interval() -> None:
     assert signed_rank_interval([1.0], 0.5) is None
     assert signed_rank_interval([1.0, 2.0, 3.0, 4.0, 5.0], 0.95) is None
@@ -123,6 +141,9 @@ def test_too_few_pairs_have_no_interval() -> None:
 
 
 def test_holm() -> None:
+    # The first step that fails ends it, whatever comes after: 0.0126 <= 0.05/3, 0.049 > 0.05/2.
+    assert holm([0.0126, 0.0001, 0.049, 0.2], 0.05) == [True, True, False, False]
+    assert holm([0.0123, 0.0170, 0.0126, 0.0124], 0.05) == [True, True, True, True]
     # Worked by hand at 0.05: 0.005 <= 0.05/4, 0.01 <= 0.05/3, 0.03 > 0.05/2; so the last two stay, 0.04 too.
     assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
     assert holm([0.01, 0.02, 0.03, 0.005], 0.05) == [True, True, True, True]

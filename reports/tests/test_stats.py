@@ -61,6 +61,24 @@ def test_order_statistic_interval_covers_what_it_says(n: int) -> None:
     assert abs(hits / trials - ranks[1]) < 4 * sd
 
 
+# What the project promises: at least 94.5 % seen at every number of workers from six on; heavy tails here.
+def test_every_n_from_six_covers() -> None:
+    rng = np.random.default_rng(20261123)
+    trials = 20000
+    for n in range(6, 61):
+        ranks = order_statistic_ranks(n)
+        assert ranks is not None
+        low, coverage = ranks
+        assert coverage >= 0.95
+        values = np.sort(rng.standard_t(2, size=(trials, n)), axis=1)  # true median 0
+        covered = float(np.mean((values[:, low - 1] <= 0) & (values[:, n - low] >= 0)))
+        print(f"n {n}: x({low}) to x({n + 1 - low}), exact coverage {coverage:.4%}, seen {covered:.4%}")
+        assert covered >= 0.945
+        one = median_interval(values[0].tolist())
+        assert one is not None
+        assert (one.low, one.high, one.coverage) == (values[0, low - 1], values[0, n - low], coverage)
+
+
 def test_median() -> None:
     assert median([3.0, 1.0, 2.0]) == 2.0
     assert median([4.0, 1.0, 2.0, 3.0]) == 2.5
