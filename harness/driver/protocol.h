@@ -26,6 +26,10 @@
 // driver fills in what is left out and can be known: name, case, worker, attempt, seeds, summary, check, cost and floor. A
 // worker that has more to say (clocks, memory, metrics, a digest after timing) says it in the record's own fields.
 //
+// TANDEM_SAMPLE_SECONDS=MIN:MAX in the environment asks for samples of at least MIN and at most MAX seconds a case: a duet
+// takes fewer samples in more processes. An engine that keeps the outcome of a search (GEMM algorithms) keeps it in
+// DIR/gemm-choices.json: a duet hands side A's to side B before B is checked.
+//
 // Listing: one line a case, {"id": ID, "status": "ok" | "skipped", "reason": TEXT or null}, cheap, nothing allocated. An
 // engine that does not know --supported exits with an error and is not asked further.
 //
