@@ -146,6 +146,25 @@ int run(int argc, char** argv) {
   CLI::App& generate = add_generate(app, generate_args);
   add_bin_dir(generate, generate_args.bin_dir);
 
+  tandem::RunArgs profile_args;
+  profile_args.bin_dir = beside;
+  std::vector<std::string> passes = {"graph", "node", "counters", "energy"};
+  CLI::App& profile = *app.add_subcommand(
+      "profile",
+      "where the time of a sweep's cases goes: profile passes into a run folder, whose path it prints");
+  add_case_options(profile, profile_args);
+  profile.add_option(
+      "--out", profile_args.out,
+      "run folder; one that holds a run of the sweep is continued (default: runs/<sweep>-<UTC time>)");
+  profile
+      .add_option("--passes", passes,
+                  "graph, node, eager (traces), counters, energy (6 s a case), separated by commas")
+      ->delimiter(',')
+      ->capture_default_str();
+  profile.add_option("--timeout", profile_args.timeout_s, "seconds a case and pass (default: 120)")
+      ->check(CLI::PositiveNumber);
+  add_bin_dir(profile, profile_args.bin_dir);
+
   tandem::RunArgs list_args;
   list_args.bin_dir = beside;
   bool as_json = false;
@@ -180,6 +199,7 @@ int run(int argc, char** argv) {
   if (run.parsed()) return tandem::run_command(run_args);
   if (duet.parsed()) return tandem::duet_command(duet_args);
   if (build.parsed()) return tandem::build_info_command();
+  if (profile.parsed()) return tandem::profile_command(profile_args, passes);
   if (list.parsed()) return tandem::list_command(list_args, as_json);
   if (doctor.parsed()) return tandem::doctor_command(doctor_bin, require_device);
   if (generate.parsed()) return tandem::generate_command(generate_args);

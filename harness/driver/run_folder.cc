@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "harness/base/error.h"
+#include "harness/driver/profiles.h"
 #include "harness/record/benchmark_json.h"
 #include "harness/sweep/files.h"
 
@@ -151,9 +152,14 @@ void RunFolder::add_validation(const Validation& v, const std::string& binary_sh
 }
 
 void RunFolder::derive_benchmark_json() const {
-  write_file_atomic(
-      path_ / "benchmark.json",
-      benchmark_json(environment_, records_).dump(1, ' ', false, json::error_handler_t::replace) + "\n");
+  json derived = benchmark_json(environment_, records_);
+  const auto attributed = read_attributed(path_);
+  for (json& entry : derived["benchmarks"]) {
+    const auto found = attributed.find(entry["tandem"]["id"].get<std::string>());
+    if (found != attributed.end()) entry["gpu_busy_attributed"] = found->second;
+  }
+  write_file_atomic(path_ / "benchmark.json",
+                    derived.dump(1, ' ', false, json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace tandem

@@ -146,7 +146,10 @@ def _case(entry: _Entry, number: int, label: str) -> ProfiledCase:
     return ProfiledCase(
         anchor=f"profile-{number}",
         title=title,
-        lines=tuple(trace_views.summary_lines(entry.analysis)[1:]),
+        lines=(
+            *trace_views.summary_lines(entry.analysis)[1:],
+            *trace_views.memory_lines(entry.analysis, entry.measured or {}),
+        ),
         pictures=tuple(figure for figure in drawn if figure is not None),
         sheets=tuple(_sheet(grid) for grid in grids),
     )

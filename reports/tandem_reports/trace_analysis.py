@@ -73,14 +73,12 @@ def split_gaps(work: Work, calls: Mapping[int, tuple[int, int]]) -> Split:
     """The gaps of a replay: each instant belongs to what the device was waiting for.
 
     Host: before the call that enqueues what comes next began. Launch: from there until that work starts.
-    Dependency: the call was over, or what comes next is of the same graph launch as what came before, or the
-    work was done and the last event was not yet.
+    Dependency: the call was over, or what comes next is of the same graph launch as what came before.
     """
     activities = work.activities
     _, gap = owned(activities)
     gap[0] = max(0, int(activities.start[0]) - work.begin)
     sums = dict.fromkeys(GAP_REASONS, 0)
-    sums["dependency"] = max(0, work.end - max(int(activities.end.max()), work.begin))
     for at in np.flatnonzero(gap):
         size = int(gap[at])
         end = int(activities.start[at])

@@ -18,6 +18,9 @@ from tandem_reports.trace_analysis import (
 
 MOST_KERNELS = 24
 MOST_DIFFERENCES = 20
+MEMORY_TOLERANCE = 0.1
+REPLAY = "replay"
+"""The range of the counters that is a whole replay."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,33 @@ def phase_grid(analysis: Analysis, measured: Mapping[str, Measured] | None = Non
     return Grid(
         "Phases", tuple(header), tuple(rows), range(1, len(header)), f"Times are of {unit(analysis)}."
     )
+
+
+def memory_lines(analysis: Analysis, measured: Mapping[str, Measured]) -> list[str]:
+    """What a replay moved through device memory beside what was counted; over 10 % apart, where they part."""
+    whole = measured.get(REPLAY)
+    counted = sum(cost.bytes for cost in analysis.trace.cost.values())
+    if whole is None or not counted:
+        return []
+    ratio = whole.bytes / counted
+    line = (
+        f"Device memory in a replay: {formats.scaled(whole.bytes, 'B')} by counters, "
+        f"{formats.scaled(counted, 'B')} counted ({formats.change(ratio)})"
+    )
+    if abs(ratio - 1) <= MEMORY_TOLERANCE:
+        return [line + "."]
+    apart = {
+        f"{side} {phase}": measured[f"{side} {phase}"].bytes - cost.bytes
+        for (side, phase), cost in analysis.trace.cost.items()
+        if f"{side} {phase}" in measured
+    }
+    if not apart:
+        return [line + "."]
+    most = max(apart, key=lambda name: (abs(apart[name]), name))
+    kind = "more" if apart[most] > 0 else "less"
+    return [
+        f"{line}; {most} carries most of it: {formats.scaled(abs(apart[most]), 'B')} {kind} than counted."
+    ]
 
 
 def gap_grid(analysis: Analysis) -> Grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,7 +107,6 @@ class Trace:
     activities: Activities
     calls: tuple[Span, ...] = ()
     markers: tuple[Span, ...] = ()
-    marks: tuple[int, ...] = ()
     replays: tuple[Replay, ...] = ()
     dropped: int = 0
     untimed: int = 0
@@ -242,9 +242,8 @@ def trace_from_json(value: object, where: str) -> Trace:
         names=names,
         phases=tuple(phases),
         activities=_activities(fields.child("activities"), len(names), len(phases)),
-        calls=_spans(fields.optional_child("calls"), names),
+        calls=tuple(sorted(_spans(fields.optional_child("calls"), names), key=lambda span: span.start)),
         markers=_spans(fields.optional_child("markers"), names),
-        marks=tuple(sorted(_integers(fields, "marks", None, minimum=None))),
         replays=tuple(replays),
         dropped=fields.integer("dropped", minimum=0),
         untimed=fields.integer("untimed", minimum=0),
@@ -277,15 +276,18 @@ class Work:
     end: int
 
 
-def _window(trace: Trace, window: Replay) -> Work:
+def _window(trace: Trace, window: Replay, events: Sequence[Span]) -> Work:
+    """`events`: the calls in the window that recorded one."""
     activities = trace.activities
     first, last = np.searchsorted(activities.start, (window.start, window.end))
-    mark, marks_end = np.searchsorted(trace.marks, (window.start, window.end))
-    if marks_end - mark >= 2:
-        begin, end = trace.marks[mark], trace.marks[marks_end - 1]
-        first, last = np.searchsorted(activities.start, (begin, end))
-        return Work(activities.where(np.arange(first, last)), begin, end)
     own = activities.where(np.arange(first, last))
+    if len(events) >= 2:
+        before = own.where(own.correlation < events[0].correlation)
+        own = own.where(
+            (own.correlation > events[0].correlation) & (own.correlation < events[-1].correlation)
+        )
+        begin = max(events[0].end, int(before.end.max()) if len(before) else 0)
+        return Work(own, begin, max(begin, int(own.end.max()) if len(own) else 0))
     launched = np.flatnonzero((own.graph_node != 0) | (own.kind == KINDS.index("graph")))
     if len(launched):
         own = own.where(np.arange(launched[0], len(own)))
@@ -299,13 +301,20 @@ def _whole(own: Activities) -> Work:
 def per_replay(trace: Trace) -> list[Work]:
     """The work of each replay that left any: what starts in its window, where it was timed.
 
-    It was timed from its first CUDA event to its last; where events have no time, from its first graph, which
-    leaves out what set the state up before. A trace without replays is one replay as a whole.
+    It was timed from its first CUDA event to its last, which have no time of their own in a trace: the first
+    happened when the call that recorded it was over, or later, when what had been enqueued before it was
+    done; the last behind the last of the work between them. Without such calls it begins with its first
+    graph, which leaves out what set the state up. A trace without replays is one replay as a whole.
     """
+    events = [call for call in trace.calls if call.name.startswith("cudaEventRecord")]
     if not trace.replays:
         found = [_whole(trace.activities)]
     else:
-        found = [_window(trace, window) for window in trace.replays]
+        starts = [event.start for event in events]
+        found = []
+        for window in trace.replays:
+            low, high = bisect.bisect_left(starts, window.start), bisect.bisect_left(starts, window.end)
+            found.append(_window(trace, window, events[low:high]))
     return [work for work in found if len(work.activities)]
 
 
