@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/skinny/skinny_map.h"
+#include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {
 
@@ -11,21 +12,23 @@ enum class SkinnyPrologue : uint8_t { kRaw, kLayerNorm, kRmsNorm };
 
 /// Blocks whose candidates the head's workspace can hold.
 inline constexpr int kHeadMaxBlocks = 1024;
-/// The arrival counter has a line of its own.
-inline constexpr int kHeadCounterBytes = 256;
+/// The head's workspace begins with the arrival counter on a line of its own, then a key for each row of x.
+inline constexpr int kHeadKeysAt = 256;
+inline constexpr int kHeadHeaderBytes = kHeadKeysAt + 8 * kSkinnyMaxRows;
 
 struct HeadArgs {
   int32_t* next_ids;    // [m]
   int32_t* tokens_out;  // [m, tokens_stride] or null
   int64_t tokens_stride;
-  int32_t* position;   // [1] or null
-  int32_t* finished;   // [m] or null
-  int32_t* running;    // [1] or null
-  float* best_logits;  // [m] or null
-  float* logits;       // [m, n] or null
-  uint32_t* arrivals;  // [1], zero between launches
-  float* part_values;  // [grid_x, m]
-  int32_t* part_ids;   // [grid_x, m]
+  int32_t* position;         // [1] or null
+  int32_t* finished;         // [m] or null
+  int32_t* running;          // [1] or null
+  float* best_logits;        // [m] or null
+  float* logits;             // [m, n] or null
+  uint32_t* arrivals;        // [1], zero between launches
+  unsigned long long* keys;  // [m], zero between launches
+  float* part_values;        // [grid_x, m]
+  int32_t* part_ids;         // [grid_x, m]
   float scale;
   int32_t eos_id;
   int32_t pad_id;

@@ -71,12 +71,11 @@ __device__ inline void reduce_candidates(Candidate& best, int shift, float* valu
 }
 
 /// One thread a row: the chosen id, and what the decode step keeps.
-__device__ inline void close_step(const SkinnyArgs& a, const Candidate& best) {
-  const HeadArgs& h = a.head;
+__device__ inline void close_step(const HeadArgs& h, int m, const Candidate& best) {
   const int row = static_cast<int>(threadIdx.x);
   const int column = h.position != nullptr ? __ldcg(h.position) : 0;
   bool runs = false;
-  if (row < a.plan.m) {
+  if (row < m) {
     int id = (best.id == INT_MAX ? 0 : best.id) + h.id_offset;
     if (h.best_logits != nullptr) h.best_logits[row] = best.value;
     runs = true;
@@ -148,7 +147,7 @@ __device__ inline void finish_head(const SkinnyArgs& a, int row0, int rows, Cand
     mine.value = values[tid];
     mine.id = ids[tid];
   }
-  close_step(a, mine);
+  close_step(h, m, mine);
   if (tid == 0) *h.arrivals = 0;
 }
 

@@ -15,6 +15,7 @@
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/skinny_kernels.h"
 #include "kernels/skinny/skinny_plan.h"
+#include "kernels/skinny/wide_launch.h"
 
 namespace tandem::kernels {
 namespace {
@@ -36,21 +37,6 @@ SkinnyKernel find_kernel(const SkinnyConfig& config, const SkinnyProblem& proble
     default:
       return find_kernel_bf16(config, problem.head, problem.norm);
   }
-}
-
-/// Once for each kernel and device: allow all of the shared memory, and ask for the largest share of it. One setting for all
-/// kernels of a chain, because a multiprocessor must drain before its split between L1 and shared memory changes, and the
-/// next kernel's early start would wait for that.
-void prepare(SkinnyKernel kernel, int device, int shared_bytes) {
-  static std::mutex mutex;
-  static std::set<std::pair<SkinnyKernel, int>> prepared;
-  const std::lock_guard lock(mutex);
-  if (!prepared.insert({kernel, device}).second) return;
-  const void* function = reinterpret_cast<const void*>(kernel);
-  TANDEM_CUDA_CHECK(
-      cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                         cudaSharedmemCarveoutMaxShared));
 }
 
 void require(bool good, const char* field, std::string_view rule) {
@@ -100,14 +86,17 @@ SkinnyArgs common_args(const Params& p) {
 
 void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const SkinnyConfig* asked, bool dependent,
                     cudaStream_t stream) {
-  const int device = current_device();
   const SkinnyCard card = skinny_card();
   const SkinnyConfig config = asked != nullptr ? *asked : choose_skinny(problem, card);
   const std::string why_not = config_problem(config, problem, card);
   require(why_not.empty(), "config", why_not);
+  if (config.kind == SkinnyConfig::Kind::kWide) {
+    launch_wide({.args = args, .problem = problem, .config = config, .dependent = dependent}, stream);
+    return;
+  }
   args.plan = plan_skinny(config, problem, card);
   const SkinnyKernel kernel = find_kernel(config, problem);
-  prepare(kernel, device, card.shared_bytes);
+  prepare_kernel(reinterpret_cast<const void*>(kernel), card);
   const LaunchShape shape{
       .grid = dim3(static_cast<unsigned>(args.plan.grid_x), static_cast<unsigned>(args.plan.grid_y)),
       .block = dim3(static_cast<unsigned>(kWarpThreads * config.warps)),
@@ -118,6 +107,19 @@ void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const Skinny
 }
 
 }  // namespace
+
+void prepare_kernel(const void* function, const SkinnyCard& card) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> prepared;
+  const std::lock_guard lock(mutex);
+  if (!prepared.insert({function, current_device()}).second) return;
+  TANDEM_CUDA_CHECK(
+      cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, card.shared_bytes));
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                         cudaSharedmemCarveoutMaxShared));
+  if (!card.clusters) return;
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+}
 
 SkinnyCard skinny_card() {
   static std::mutex mutex;
@@ -134,6 +136,9 @@ SkinnyCard skinny_card() {
       cudaDeviceGetAttribute(&card.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   const char* arch = std::getenv("TANDEM_ARCH");
   card.clusters = major >= 9 && (arch == nullptr || std::string_view(arch) != "sm80");
+#if !defined(TANDEM_BUILT_FOR_SM90A)
+  card.warpgroups = false;
+#endif
   return cards.emplace(device, card).first->second;
 }
 
@@ -164,7 +169,7 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
 }
 
 int64_t head_workspace_bytes(int m) {
-  return kHeadCounterBytes +
+  return kHeadHeaderBytes +
          static_cast<int64_t>(kHeadMaxBlocks) * m * static_cast<int64_t>(sizeof(float) + sizeof(int32_t));
 }
 
@@ -176,7 +181,7 @@ void launch_head_argmax(const HeadParams& p, cudaStream_t stream) {
   require(p.workspace != nullptr && aligned(p.workspace), "workspace", "must be there, on 16 bytes");
   SkinnyArgs args = common_args(p);
   auto* workspace = static_cast<unsigned char*>(p.workspace);
-  auto* values = reinterpret_cast<float*>(workspace + kHeadCounterBytes);
+  auto* values = reinterpret_cast<float*>(workspace + kHeadHeaderBytes);
   args.head = {.next_ids = p.next_ids,
                .tokens_out = p.tokens_out,
                .tokens_stride = p.tokens_stride,
@@ -186,6 +191,7 @@ void launch_head_argmax(const HeadParams& p, cudaStream_t stream) {
                .best_logits = p.best_logits,
                .logits = p.logits,
                .arrivals = reinterpret_cast<uint32_t*>(workspace),
+               .keys = reinterpret_cast<unsigned long long*>(workspace + kHeadKeysAt),
                .part_values = values,
                .part_ids = reinterpret_cast<int32_t*>(values + static_cast<int64_t>(kHeadMaxBlocks) * p.m),
                .scale = p.scale,

@@ -2,6 +2,7 @@
 //
 //   skinny_bench            the chosen config of every shape and row count, and the chain of a transformer-big step
 //   skinny_bench --sweep    the best of all configs, as rows for the table kMeasured in skinny_plan.cc
+//   --library               also what the library's searched algorithm takes, as a plain graph node
 
 #include <cuda_runtime_api.h>
 
@@ -11,6 +12,7 @@
 #include <exception>
 #include <random>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -21,6 +23,7 @@
 #include "harness/base/half.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
+#include "kernels/gemm/gemm.h"
 #include "kernels/skinny/skinny.h"
 #include "kernels/skinny/skinny_plan.h"
 
@@ -34,8 +37,10 @@ const std::vector<std::pair<int, int>> kShapes = {{1024, 1024},  {3072, 1024},  
 
 struct Options {
   std::vector<int> m{1, 2, 4, 8, 16, 32, 64};
-  std::vector<int> n, k;  // pairs; empty: kShapes
+  std::vector<int> n, k;           // pairs; empty: kShapes
+  std::vector<std::string> kinds;  // of configs to sweep; empty: all
   bool sweep = false;
+  bool library = false;
   bool head = false;
   bool chain = true;
   bool f32 = false;
@@ -71,6 +76,32 @@ DeviceBuffer random_buffer(int64_t count, DType type, float scale, uint64_t seed
   return buffer;
 }
 
+std::string_view kind_of(const SkinnyConfig& c) {
+  using Kind = SkinnyConfig::Kind;
+  switch (c.kind) {
+    case Kind::kDot:
+      return "kDot";
+    case Kind::kMma:
+      return "kMma";
+    case Kind::kRow:
+      return "kRow";
+    default:
+      return "kWide";
+  }
+}
+
+/// us of the library's fastest algorithm with cold weights, as a plain graph node. The head's is the product alone.
+double library_us(const Options& o, int n, int k, int m, cudaStream_t stream) {
+  static const CublasLt library;
+  const GemmProblem problem{.m = m,
+                            .n = n,
+                            .k = k,
+                            .in = type_of(o),
+                            .out = o.head ? DType::kF32 : type_of(o),
+                            .ldy = (n + 7) / 8 * 8};
+  return search(library, problem, stream, {.candidates = 16, .max_workspace_bytes = 4 << 20}).us;
+}
+
 /// One shape with enough copies of the weights that every launch finds them cold.
 class Bench {
  public:
@@ -96,6 +127,7 @@ class Bench {
   }
 
   int64_t bytes() const { return bytes_; }
+  cudaStream_t stream() const { return stream_; }
   SkinnyProblem problem(int m) const {
     return {.dtype = type_of(options_), .m = m, .n = n_, .k = k_, .head = options_.head};
   }
@@ -185,9 +217,11 @@ void table_row(Bench& bench, int n, int k, int m, const SkinnyConfig& config, co
   const double plain = bench.time_us(m, config, false, o.samples);
   const double chained = bench.time_us(m, config, true, o.samples);
   const double floor = static_cast<double>(bench.bytes()) / kStreamBytesPerUs;
-  fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} {:>6.2f}\n", n, k, m,
+  const std::string library =
+      o.library ? fmt::format("{:>8.2f}", library_us(o, n, k, m, bench.stream())) : "";
+  fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} {:>6.2f}{}\n", n, k, m,
              config_text(config), floor, plain, chained, static_cast<double>(bench.bytes()) / chained / 1e3,
-             chained / floor);
+             chained / floor, library);
   std::fflush(stdout);
 }
 
@@ -196,10 +230,14 @@ void sweep_row(Bench& bench, int n, int k, int m, const Options& o) {
   const SkinnyProblem problem = bench.problem(m);
   std::vector<std::pair<double, SkinnyConfig>> all;
   for (const SkinnyConfig& c : all_configs(problem, card)) {
-    if (plan_skinny(c, problem, card).grid_y > 2 && !o.f32) continue;  // reads the weights more than twice
+    const std::string_view kind = kind_of(c);
+    if (!o.kinds.empty() && std::ranges::find(o.kinds, kind) == o.kinds.end()) continue;
+    // Reads the weights more than twice.
+    if (kind != "kWide" && plan_skinny(c, problem, card).grid_y > 2 && !o.f32) continue;
     bench.launch(m, c, 0, false);
     all.emplace_back(bench.time_us(m, c, true, 3), c);
   }
+  if (all.empty()) return;
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   all.resize(std::min<size_t>(all.size(), 8));
   for (auto& [us, c] : all) us = bench.time_us(m, c, true, o.samples);  // the finalists again, with care
@@ -207,13 +245,15 @@ void sweep_row(Bench& bench, int n, int k, int m, const Options& o) {
   const SkinnyConfig chosen = choose_skinny(problem, card);
   const SkinnyConfig& best = all[0].second;
   const bool row = best.kind == SkinnyConfig::Kind::kRow;
-  const char* kind = row ? "kRow" : best.kind == SkinnyConfig::Kind::kDot ? "kDot" : "kMma";
+  const auto& second = all[all.size() > 1 ? 1 : 0];
+  const std::string library =
+      o.library ? fmt::format("; library {:.2f}", library_us(o, n, k, m, bench.stream())) : "";
   fmt::print(
       "    {{{}, {}, {}, {{Kind::{}, {}, {}, {}, {}, {}{}}}}},  // {:.2f} us; 2nd {} {:.2f}; chosen {} "
-      "{:.2f}\n",
-      m, n, k, kind, best.rows, best.batch, best.warps_n, best.cluster, best.blocks_per_sm,
-      row ? fmt::format(", {}", best.warps) : "", all[0].first, config_text(all[1].second), all[1].first,
-      config_text(chosen), bench.time_us(m, chosen, true, o.samples));
+      "{:.2f}{}\n",
+      m, n, k, kind_of(best), best.rows, best.batch, best.warps_n, best.cluster, best.blocks_per_sm,
+      row ? fmt::format(", {}", best.warps) : "", all[0].first, config_text(second.second), second.first,
+      config_text(chosen), bench.time_us(m, chosen, true, o.samples), library);
   std::fflush(stdout);
   if (!(bench.error(m, best) <= (o.f32 ? 1e-5 : 1e-3))) throw Error("the best config is wrong");
 }
@@ -303,8 +343,8 @@ void run(const Options& o) {
     for (size_t i = 0; i < o.n.size(); ++i) shapes.emplace_back(o.n[i], o.k.at(i));
   }
   if (!o.sweep) {
-    fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8} {:>8} {:>8} {:>7} {:>6}\n", "n", "k", "m", "config",
-               "floor us", "plain us", "chain us", "GB/s", "ratio");
+    fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8} {:>8} {:>8} {:>7} {:>6}{}\n", "n", "k", "m", "config",
+               "floor us", "plain us", "chain us", "GB/s", "ratio", o.library ? " library" : "");
   }
   for (const auto& [n, k] : shapes) {
     Bench bench(o, n, k, stream);
@@ -333,6 +373,8 @@ int main(int argc, char** argv) {
   app.add_option("--k", options.k, "columns of the weights, one for each --n")->delimiter(',');
   app.add_option("--samples", options.samples, "timed replays");
   app.add_flag("--sweep", options.sweep, "try every config and print rows of the table of measured ones");
+  app.add_option("--kinds", options.kinds, "sweep only these: kDot kMma kRow kWide")->delimiter(',');
+  app.add_flag("--library", options.library, "time the library's product too");
   app.add_flag("--head", options.head, "the vocabulary head with arg-max instead of a product");
   app.add_flag("--f32", options.f32, "fp32 instead of bf16");
   app.add_flag("--chain,!--no-chain", options.chain, "the chain of a transformer-big step");

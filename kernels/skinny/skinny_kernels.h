@@ -1,8 +1,11 @@
 // The kernels of each element type, compiled in files of their own. Null where config_problem() has an objection.
 #pragma once
 
+#include <cuda.h>
+
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/skinny_config.h"
+#include "kernels/skinny/wide_args.h"
 
 namespace tandem::kernels {
 
@@ -11,5 +14,11 @@ using SkinnyKernel = void (*)(SkinnyArgs);
 SkinnyKernel find_kernel_f32(const SkinnyConfig& config, bool head, bool norm);
 SkinnyKernel find_kernel_f16(const SkinnyConfig& config, bool head, bool norm);
 SkinnyKernel find_kernel_bf16(const SkinnyConfig& config, bool head, bool norm);
+
+/// Products for sm_90a with the tensor maps of weights and x.
+using WideKernel = void (*)(CUtensorMap, CUtensorMap, WideArgs);
+
+WideKernel find_wide_f16(int batch, bool head);
+WideKernel find_wide_bf16(int batch, bool head);
 
 }  // namespace tandem::kernels

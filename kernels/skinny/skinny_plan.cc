@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "kernels/skinny/args.h"
+#include "kernels/skinny/wide_plan.h"
 
 namespace tandem::kernels {
 namespace {
@@ -31,7 +32,7 @@ int element_bytes(const SkinnyProblem& p) {
 }
 
 const char* kind_text(Kind kind) {
-  return kind == Kind::kDot ? "dot" : kind == Kind::kMma ? "mma" : "row";
+  return kind == Kind::kDot ? "dot" : kind == Kind::kMma ? "mma" : kind == Kind::kRow ? "row" : "wide";
 }
 
 int unit_of(const SkinnyConfig& c, const SkinnyProblem& p) {
@@ -225,6 +226,7 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
 }
 
 std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
+  if (c.kind == Kind::kWide) return wide_problem(c, problem, card);
   if (!kernel_exists(c, problem)) {
     return fmt::format("no {} kernel for {} with {} rows a warp and {} rows of x",
                        problem.head ? "head" : "product", dtype_name(problem.dtype), c.rows, c.batch);
@@ -258,6 +260,7 @@ std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, 
 double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   // Measured on an H200: the read stream. The rest are leads from its data sheet and from public microbenchmarks; they
   // only have to order configs.
+  if (c.kind == Kind::kWide) return estimate_wide_us(c, problem, card);
   constexpr double kStream = 4.4e6;    // bytes per us from memory
   constexpr double kL2 = 5.5e6;        // bytes per us from L2 to all multiprocessors
   constexpr double kPort = 60e3;       // bytes per us into one multiprocessor
@@ -341,6 +344,8 @@ std::vector<SkinnyConfig> all_configs(const SkinnyProblem& problem, const Skinny
       }
     }
   }
+  const std::vector<SkinnyConfig> wide = wide_configs(problem, card);
+  found.insert(found.end(), wide.begin(), wide.end());
   return found;
 }
 
@@ -361,8 +366,11 @@ SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card)
   SkinnyConfig best;
   double best_us = std::numeric_limits<double>::infinity();
   const bool dot = problem.dtype == DType::kF32 || problem.m <= 4;
+  // Up to 16 rows the other tensor-core kernel keeps its place until a sweep on a card says otherwise.
+  const bool wide = problem.m > 16 && !wide_configs(problem, card).empty();
+  const Kind kind = dot ? Kind::kDot : wide ? Kind::kWide : Kind::kMma;
   for (const SkinnyConfig& c : all_configs(problem, card)) {
-    if ((c.kind == Kind::kDot) != dot) continue;
+    if (c.kind != kind) continue;
     const double us = estimate_us(c, problem, card);
     if (us < best_us) {
       best_us = us;

@@ -26,9 +26,13 @@ struct SkinnyCard {
   int multiprocessors = 132;
   int shared_bytes = 232448;  ///< most dynamic shared memory of a block
   bool clusters = true;       ///< sm_90: thread-block clusters and dependent launch
+  bool warpgroups = true;     ///< built for sm_90a: warpgroup products and the tensor copy engine
+
+  constexpr bool wide() const { return clusters && warpgroups; }
 };
 
-/// The config must have no config_problem; the sizes must be supported.
+/// Every kind but kWide, which plan_wide() (wide_plan.h) cuts. The config must have no config_problem; the sizes must be
+/// supported.
 SkinnyPlan plan_skinny(const SkinnyConfig& config, const SkinnyProblem& problem, const SkinnyCard& card);
 
 /// Empty if the config can run the problem on the card, else the reason.

@@ -308,8 +308,8 @@ struct Chain {
                      .x = stream.data(),
                      .w = w_up[i].data(),
                      .y = hidden.data(),
-                     .norm = Norm::kRms,
-                     .gamma = gamma[i].data(),
+                     .norm = skinny_norm_supports(m, d) ? std::optional(Norm::kRms) : std::nullopt,
+                     .gamma = skinny_norm_supports(m, d) ? gamma[i].data() : nullptr,
                      .activation = Activation::kRelu,
                      .dependent = dependent},
                     stream_id);
@@ -337,7 +337,7 @@ TEST(Skinny, DependentChainInAGraphEqualsOneByOne) {
   cudaStream_t stream = nullptr;
   TANDEM_CUDA_CHECK(cudaStreamCreate(&stream));
   for (DType dtype : kFloatTypes) {
-    for (int m : {1, 4, 8, 16}) {
+    for (int m : {1, 4, 8, 16, 33, 64}) {
       Chain chain(random, dtype, m, 512, 2048, 6);
       chain.run(stream, false, [&] { TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream)); });
       const auto want = chain.stream.bytes();

@@ -1,0 +1,123 @@
+// Index arithmetic of the wide products: weights are the 64-row operand of warpgroup products, x the narrow one.
+// Shared by the kernel and by tests that walk it exhaustively on the CPU.
+//
+// Words: a tile is the set of weight rows a block works on at a time, 64 a warpgroup. k is cut into units of 64 elements
+// (128 bytes, the width of the copy engine's swizzle); the blocks of a cluster take consecutive slices of units. A stage
+// holds one unit of a tile, and of x where x does not stay in shared memory.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "harness/base/host_device.h"
+#include "kernels/skinny/skinny_map.h"
+
+namespace tandem::kernels {
+
+inline constexpr int kWideUnit = 64;
+inline constexpr int kWideRowBytes = 2 * kWideUnit;
+inline constexpr int kWideGroupRows = 64;  ///< weight rows of a warpgroup, 16 a warp
+inline constexpr int kWideGroupThreads = 128;
+inline constexpr int kWideMaxGroups = 2;
+inline constexpr int kWideMaxStages = 24;
+/// Tiles begin at multiples of the swizzle's period.
+inline constexpr int kWideAlignment = 1024;
+
+/// Everything about the cut that the kernel needs; made by plan_wide.
+struct WidePlan {
+  int m = 0;
+  int n = 0;  ///< outputs of a row; gated: half the weight rows
+  int k = 0;
+  bool gated = false;
+
+  int batch = 8;   ///< rows of x that a product covers, at least m; those past m are zero
+  int groups = 1;  ///< warpgroups
+  int tiles = 0;
+  int cluster_shift = 0;  ///< log2 of the blocks that split k
+  int units = 0;          ///< ceil(k / 64)
+  int stages = 0;
+  bool resident = false;  ///< x stays in shared memory for the block's later tiles
+  int share_shift = 0;    ///< log2 of the rows of x that one block of the cluster finishes
+  int ld = 0;             ///< floats between rows of x in the partial sums; 4 modulo 16: stores hit all banks
+
+  // Byte offsets from the first multiple of 1024 in dynamic shared memory; the stages start at 0.
+  int x_offset = 0;        ///< resident x: [units of the slice][batch][128 bytes]
+  int sums_offset = 0;     ///< float [cluster][planes][share][ld]; may lie over the stages
+  int bias_offset = 0;     ///< float [tile rows]: gate, then up
+  int barrier_offset = 0;  ///< uint64_t [2 stages + 1]
+  int shared_bytes = 0;    ///< with room to begin at a multiple of 1024
+
+  int grid = 0;
+
+  TANDEM_HD constexpr int tile_rows() const { return kWideGroupRows * groups; }
+  TANDEM_HD constexpr int planes() const { return gated ? 2 : 1; }
+  /// Output columns of a tile.
+  TANDEM_HD constexpr int tile_outputs() const { return gated ? tile_rows() / 2 : tile_rows(); }
+  TANDEM_HD constexpr int cluster() const { return 1 << cluster_shift; }
+  TANDEM_HD constexpr int share() const { return 1 << share_shift; }
+  TANDEM_HD constexpr int threads() const { return groups * kWideGroupThreads + 32; }
+  TANDEM_HD constexpr int weight_bytes() const { return tile_rows() * kWideRowBytes; }  ///< of a stage
+  TANDEM_HD constexpr int x_bytes() const { return batch * kWideRowBytes; }             ///< of a unit
+  TANDEM_HD constexpr int stage_bytes() const { return weight_bytes() + (resident ? 0 : x_bytes()); }
+  TANDEM_HD constexpr int plane_floats() const { return share() * ld; }
+  TANDEM_HD constexpr int source_floats() const { return planes() * plane_floats(); }
+  TANDEM_HD constexpr int sums_floats() const { return cluster() * source_floats(); }
+};
+
+/// The units of a block of the cluster.
+TANDEM_HD constexpr UnitRange wide_slice(const WidePlan& p, int rank) {
+  return {part_begin(p.units, p.cluster_shift, rank), part_begin(p.units, p.cluster_shift, rank + 1)};
+}
+
+/// Column of the tile and plane (0 gate or the only one, 1 up) of the accumulators of a lane: half 0 is weight row g of the
+/// warp's 16, half 1 row g + 8. Gated tiles interleave 8 gate rows with their 8 up rows, so that a lane has both.
+struct WideOutput {
+  int column;
+  int plane;
+};
+TANDEM_HD constexpr WideOutput wide_output(bool gated, int warp, int lane, int half) {
+  const int g = lane >> 2;
+  return gated ? WideOutput{8 * warp + g, half} : WideOutput{16 * warp + g + 8 * half, 0};
+}
+/// Row of x of accumulator `i` (0, 1 and again 2, 3) of column group `j`.
+TANDEM_HD constexpr int wide_batch_row(int lane, int j, int i) {
+  return 8 * j + 2 * (lane & 3) + (i & 1);
+}
+/// Row of w that row `local` of a tile holds. In a gated product the copy engine picks them by a map of [n / 8][2][8] rows.
+TANDEM_HD constexpr int wide_weight_row(const WidePlan& p, int tile, int local) {
+  if (!p.gated) return tile * p.tile_rows() + local;
+  const int eight = tile * (p.tile_outputs() / 8) + local / 16;
+  return 8 * eight + local % 8 + (local % 16 >= 8 ? p.n : 0);
+}
+
+/// Rows of x that block `rank` of the cluster finishes.
+TANDEM_HD constexpr int wide_owned_rows(const WidePlan& p, int rank) {
+  const int left = p.m - (rank << p.share_shift);
+  return left < 0 ? 0 : left < p.share() ? left : p.share();
+}
+/// Float in the owner's partial sums, of block `source`, of row b of x.
+TANDEM_HD constexpr int wide_sum_at(const WidePlan& p, int source, int plane, int b, int column) {
+  return source * p.source_floats() + plane * p.plane_floats() + (b & (p.share() - 1)) * p.ld + column;
+}
+
+/// A candidate of the arg-max as a number whose order is that of better(): the larger number is the better candidate.
+/// Never 0, which stands for no candidate; not for NaN.
+TANDEM_HD inline uint64_t candidate_key(float value, int id) {
+  value += 0.0f;  // -0 becomes +0: they are equal
+  uint32_t bits = 0;
+  memcpy(&bits, &value, sizeof(bits));
+  const uint32_t ordered = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+  return static_cast<uint64_t>(ordered) << 32 | (0xffffffffu - static_cast<uint32_t>(id));
+}
+TANDEM_HD inline float key_value(uint64_t key) {
+  const uint32_t ordered = static_cast<uint32_t>(key >> 32);
+  const uint32_t bits = (ordered & 0x80000000u) != 0 ? ordered & 0x7fffffffu : ~ordered;
+  float value = 0;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+TANDEM_HD constexpr int key_id(uint64_t key) {
+  return static_cast<int>(0xffffffffu - static_cast<uint32_t>(key));
+}
+
+}  // namespace tandem::kernels
