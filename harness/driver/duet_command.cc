@@ -138,6 +138,7 @@ class Duet {
   void make_sessions();
   void check_sides();
   void match_cases();
+  void refuse_nothing() const;
   int rounds();
   void round(int pair);
   void turn(int pair, int group);
@@ -218,6 +219,7 @@ void Duet::make_sessions() {
 
 void Duet::check_sides() {
   sessions_[0]->prepare();
+  start_s_ = steady_s();  // ceilings are measured once a machine: not what the budget is for
   say(fmt::format("checking side a: {}", state_.sides[0].bin_dir));
   sessions_[0]->check();
   const auto share = [&](const char* name) {
@@ -361,7 +363,25 @@ bool Duet::judge() {
   return !state_.end.empty();
 }
 
+/// Without a case on either side there is nothing to look at: says why.
+void Duet::refuse_nothing() const {
+  if (!groups_.empty()) return;
+  for (const auto& session : sessions_) {
+    for (const SkippedCase& s : session->plan().sweep.skipped) {
+      if (s.for_device) throw DeviceError(fmt::format("no case can be measured here: {}", s.reason));
+    }
+  }
+  for (const auto& session : sessions_) {
+    for (const Record& r : session->folder().records()) {
+      throw UsageError(
+          fmt::format("no case can be measured on either side: {}: {}", r.name, r.reason.value_or("")));
+    }
+  }
+  throw UsageError("no case can be measured on either side");
+}
+
 int Duet::rounds() {
+  refuse_nothing();
   if (state_.plan.empty()) {
     state_.plan = tool_.plan(std::max(1, comparable_cases()), state_.looks);
     save();

@@ -196,11 +196,12 @@ TEST_F(DuetTest, SigkillAtRandomMomentsAndResume) {
     fs::remove(log());
     Finished f;
     f.signal = SIGKILL;
+    int in_this_duet = 0;
     while (f.signal != 0) {
       const bool resume = fs::exists(run_dir());
       const pid_t pid =
           start(duet_args(path, resume ? std::vector<std::string>{"--resume"} : std::vector<std::string>{}));
-      const int wait_ms = std::uniform_int_distribution<int>(1, 200 + 20 * kills)(random);
+      const int wait_ms = std::uniform_int_distribution<int>(1, 200 + 20 * in_this_duet++)(random);
       std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
       ::kill(pid, SIGKILL);
       f = wait_for(pid);
@@ -278,6 +279,37 @@ TEST_F(DuetTest, WhatOneSideLostIsMeasuredOnceOnTheOther) {
   for (const Record& r : records("/a")) ++in_a[r.c.batch];
   EXPECT_EQ(in_a, (std::map<int, int>{{1, 2}, {2, 1}}));
   ASSERT_EQ(tandem(duet_args(sweep({1, 2}), {"--resume"})).code, 2) << "another --b-env";
+}
+
+// Without it a machine without a card would run a gate of nothing, or end with a code that says something else.
+TEST_F(DuetTest, NothingToMeasureIsSaid) {
+  fake_gate(1);
+  Finished f = tandem(duet_args(sweep({1}, {{"needs", "device"}})));
+  EXPECT_EQ(f.code, 3) << f.err;
+  EXPECT_NE(f.err.find("no case can be measured here: needs a CUDA device"), std::string::npos) << f.err;
+  fs::remove_all(run_dir());
+  environment_["TANDEM_FAKE_FAULTS"] = "1:invalid";
+  f = tandem(duet_args(sweep({1})));
+  EXPECT_EQ(f.code, 2) << f.err;
+  EXPECT_NE(f.err.find("no case can be measured on either side: decoder/"), std::string::npos) << f.err;
+  EXPECT_TRUE(timed().empty());
+}
+
+// Without it a full disk would lose a duet, or end it in something else than one line that says how to go on.
+TEST_F(DuetTest, AFullDiskIsOneLineAndNothingIsLost) {
+  fake_gate(9, "same", 4);
+  const Finished f = wait_for(start(duet_args(two_groups()), 12288));
+  EXPECT_EQ(f.code, 1) << f.err;
+  EXPECT_NE(f.err.find("File too large; the "), std::string::npos) << f.err;
+  EXPECT_NE(f.err.find(
+                fmt::format("continue with: tandem duet {} --out {} --resume --a ", two_groups(), run_dir())),
+            std::string::npos)
+      << f.err;
+  const size_t before = records("/a").size() + records("/b").size();
+  EXPECT_GT(before, 0u);
+  EXPECT_EQ(tandem(duet_args(two_groups(), {"--resume"})).code, 4);
+  EXPECT_EQ(state()["end"], "looks spent");
+  EXPECT_GT(records("/a").size() + records("/b").size(), before);
 }
 
 // Without it a typing error would cost minutes, or end without a word on what is wrong.

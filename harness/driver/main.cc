@@ -46,7 +46,7 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
     command.add_option(side + "-env", args.environment[i], "a variable of this side's workers: NAME=VALUE")
         ->allow_extra_args(false);
   }
-  command.add_option("--budget", args.budget, "time for everything, such as 8m, 90s, 1h30m")
+  command.add_option("--budget", args.budget, "time for checks and pairs, such as 8m, 90s, 1h30m")
       ->capture_default_str();
   command.add_option("--looks", args.looks, "most looks that the gate's alpha is shared among")
       ->check(CLI::Range(1, 20))

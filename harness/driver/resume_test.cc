@@ -32,13 +32,14 @@ TEST_F(DriverTest, SigkillAtRandomMomentsAndResume) {
   while (kills < enough) {
     fs::remove_all(run_dir());
     bool finished = false;
+    int in_this_run = 0;
     while (!finished) {
       std::set<std::string> before;
       if (fs::exists(run_dir() + "/records.jsonl")) before = keys_of(records());
       const size_t logged = log_lines().size();
       const bool resume = fs::exists(run_dir());
       // Longer and longer, so that slow machines come to an end too.
-      const int wait_ms = std::uniform_int_distribution<int>(1, 120 + 10 * kills)(random);
+      const int wait_ms = std::uniform_int_distribution<int>(1, 120 + 20 * in_this_run++)(random);
       const pid_t pid = start(run_args(path, resume ? std::vector<std::string>{"--workers", "2", "--resume"}
                                                     : std::vector<std::string>{"--workers", "2"}));
       std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
