@@ -2,6 +2,7 @@
 //
 //   skinny_bench            the chosen config of every shape and row count, and the chain of a transformer-big step
 //   skinny_bench --sweep    the best of all configs, as rows for the table kMeasured in skinny_plan.cc
+//   --models                the products of all presets' decode steps, or with --head their heads
 //   --library               also what the library's searched algorithm takes, as a plain graph node
 
 #include <cuda_runtime_api.h>
@@ -35,12 +36,23 @@ constexpr double kStreamBytesPerUs = 4.4e6;  // an H200's read-only stream
 const std::vector<std::pair<int, int>> kShapes = {{1024, 1024},  {3072, 1024},  {4096, 1024}, {1024, 4096},
                                                   {16384, 1024}, {1024, 16384}, {32000, 1024}};
 
+// Those of the presets: gated products with both halves. Heads apart.
+const std::vector<std::pair<int, int>> kModelShapes = {
+    {512, 512},    {1536, 512},   {2048, 512},  {512, 2048},  {768, 768},    {2304, 768},  {3072, 768},
+    {4096, 768},   {768, 2048},   {768, 3072},  {1024, 1024}, {3072, 1024},  {4096, 1024}, {8192, 1024},
+    {12288, 1024}, {16384, 1024}, {1024, 4096}, {1024, 8192}, {1024, 16384}, {2048, 2048}, {6144, 2048},
+    {8192, 2048},  {10240, 2048}, {2048, 5120}, {2048, 8192}};
+const std::vector<std::pair<int, int>> kModelHeads = {
+    {32000, 512},  {32128, 512},  {58101, 512},   {32128, 768},   {50265, 768}, {32000, 1024},
+    {32128, 1024}, {50265, 1024}, {128112, 1024}, {256206, 1024}, {32128, 2048}};
+
 struct Options {
   std::vector<int> m{1, 2, 4, 8, 16, 32, 64};
   std::vector<int> n, k;           // pairs; empty: kShapes
   std::vector<std::string> kinds;  // of configs to sweep; empty: all
   bool sweep = false;
   bool library = false;
+  bool models = false;
   bool head = false;
   bool chain = true;
   bool f32 = false;
@@ -244,16 +256,16 @@ void sweep_row(Bench& bench, int n, int k, int m, const Options& o) {
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   const SkinnyConfig chosen = choose_skinny(problem, card);
   const SkinnyConfig& best = all[0].second;
-  const bool row = best.kind == SkinnyConfig::Kind::kRow;
+  const std::string tail = best.kind == SkinnyConfig::Kind::kRow ? fmt::format(", {}", best.warps) : "";
   const auto& second = all[all.size() > 1 ? 1 : 0];
   const std::string library =
       o.library ? fmt::format("; library {:.2f}", library_us(o, n, k, m, bench.stream())) : "";
   fmt::print(
       "    {{{}, {}, {}, {{Kind::{}, {}, {}, {}, {}, {}{}}}}},  // {:.2f} us; 2nd {} {:.2f}; chosen {} "
       "{:.2f}{}\n",
-      m, n, k, kind_of(best), best.rows, best.batch, best.warps_n, best.cluster, best.blocks_per_sm,
-      row ? fmt::format(", {}", best.warps) : "", all[0].first, config_text(second.second), second.first,
-      config_text(chosen), bench.time_us(m, chosen, true, o.samples), library);
+      m, n, k, kind_of(best), best.rows, best.batch, best.warps_n, best.cluster, best.blocks_per_sm, tail,
+      all[0].first, config_text(second.second), second.first, config_text(chosen),
+      bench.time_us(m, chosen, true, o.samples), library);
   std::fflush(stdout);
   if (!(bench.error(m, best) <= (o.f32 ? 1e-5 : 1e-3))) throw Error("the best config is wrong");
 }
@@ -337,7 +349,7 @@ void chain(int m, const Options& o, cudaStream_t stream) {
 void run(const Options& o) {
   cudaStream_t stream = nullptr;
   TANDEM_CUDA_CHECK(cudaStreamCreate(&stream));
-  std::vector<std::pair<int, int>> shapes = kShapes;
+  std::vector<std::pair<int, int>> shapes = !o.models ? kShapes : o.head ? kModelHeads : kModelShapes;
   if (!o.n.empty()) {
     shapes.clear();
     for (size_t i = 0; i < o.n.size(); ++i) shapes.emplace_back(o.n[i], o.k.at(i));
@@ -356,7 +368,7 @@ void run(const Options& o) {
       }
     }
   }
-  if (o.chain && !o.sweep && o.n.empty()) {
+  if (o.chain && !o.sweep && o.n.empty() && !o.models) {
     for (int m : o.m) chain(m, o, stream);
   }
   TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
@@ -374,6 +386,7 @@ int main(int argc, char** argv) {
   app.add_option("--samples", options.samples, "timed replays");
   app.add_flag("--sweep", options.sweep, "try every config and print rows of the table of measured ones");
   app.add_option("--kinds", options.kinds, "sweep only these: kDot kMma kRow kWide")->delimiter(',');
+  app.add_flag("--models", options.models, "the shapes of every preset");
   app.add_flag("--library", options.library, "time the library's product too");
   app.add_flag("--head", options.head, "the vocabulary head with arg-max instead of a product");
   app.add_flag("--f32", options.f32, "fp32 instead of bf16");
