@@ -73,6 +73,9 @@ Summary summary_from_json(const json& j) {
 json metrics_to_json(const Metrics& m) {
   return known_or_null({{"step_us", maybe(m.step_us)},
                         {"first_token_us", maybe(m.first_token_us)},
+                        {"inter_token_p50_us", maybe(m.inter_token_p50_us)},
+                        {"inter_token_p95_us", maybe(m.inter_token_p95_us)},
+                        {"inter_token_p99_us", maybe(m.inter_token_p99_us)},
                         {"tokens_per_second", maybe(m.tokens_per_second)},
                         {"graph_build_us", maybe(m.graph_build_us)},
                         {"load_us", maybe(m.load_us)},
@@ -83,6 +86,9 @@ json metrics_to_json(const Metrics& m) {
 void metrics_from_json(const json& j, Metrics& m) {
   read(j, "step_us", m.step_us);
   read(j, "first_token_us", m.first_token_us);
+  read(j, "inter_token_p50_us", m.inter_token_p50_us);
+  read(j, "inter_token_p95_us", m.inter_token_p95_us);
+  read(j, "inter_token_p99_us", m.inter_token_p99_us);
   read(j, "tokens_per_second", m.tokens_per_second);
   read(j, "graph_build_us", m.graph_build_us);
   read(j, "load_us", m.load_us);

@@ -14,7 +14,7 @@
 
 namespace tandem {
 
-inline constexpr std::string_view kRecordSchema = "1.0.0";
+inline constexpr std::string_view kRecordSchema = "1.1.0";
 
 enum class Status : uint8_t { kOk, kInvalid, kSkipped, kOom, kCrashed, kTimeout, kRankLost, kError };
 std::string_view status_name(Status status);
@@ -55,8 +55,10 @@ struct PhaseRow {
 };
 
 struct Metrics {
-  std::optional<double> step_us = {}, first_token_us = {}, tokens_per_second = {}, graph_build_us = {},
-                        load_us = {}, gigabytes_per_second = {}, teraflops = {};
+  std::optional<double> step_us = {}, first_token_us = {};
+  std::optional<double> inter_token_p50_us = {}, inter_token_p95_us = {}, inter_token_p99_us = {};
+  std::optional<double> tokens_per_second = {}, graph_build_us = {}, load_us = {}, gigabytes_per_second = {},
+                        teraflops = {};
 };
 
 struct FloorRow {

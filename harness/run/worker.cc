@@ -184,6 +184,23 @@ void Worker::load(const Case& c, const ModelConfig& config) {
   loaded_group_ = group_key(c);
 }
 
+/// Percentiles from token to token. After the check of the output, which belongs to the timed samples.
+static void measure_inter_token(Workload& workload, Record& r) {
+  constexpr size_t kEnough = 400;
+  constexpr int kMostPasses = 8;
+  std::vector<float> all;
+  for (int pass = 0; pass < kMostPasses && all.size() < kEnough; ++pass) {
+    const std::vector<float> times = workload.inter_token_us();
+    if (times.empty()) break;
+    all.insert(all.end(), times.begin(), times.end());
+  }
+  if (all.empty()) return;
+  const Summary s = summarize(all);
+  r.metrics.inter_token_p50_us = s.median_us;
+  r.metrics.inter_token_p95_us = s.p95_us;
+  r.metrics.inter_token_p99_us = s.p99_us;
+}
+
 void Worker::measure_model(const Case& c, const Validation& validation, Record& r) {
   const ModelConfig config = load_model(c.model);
   Engine& engine = engine_for(c);
@@ -202,6 +219,7 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
                     after, validation.check->digest.value_or("none"));
     return;
   }
+  measure_inter_token(*workload, r);
   r.status = Status::kOk;
   fill_cost(r, config, options_.ceilings,
             registry_.l2_bytes(c.engine == "reference" ? -1 : options_.engine.device));

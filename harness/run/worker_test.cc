@@ -61,6 +61,9 @@ TEST_F(WorkerTest, RecordRoundTripsWithItsSamples) {
   EXPECT_EQ(back.id, case_id(c));
   EXPECT_EQ(back.summary->median_us, 1000);
   EXPECT_EQ(back.metrics.step_us, 10);
+  EXPECT_EQ(back.metrics.inter_token_p50_us, 10);
+  EXPECT_EQ(back.metrics.inter_token_p95_us, 30) << "the slow token of every pass";
+  EXPECT_FALSE(back.metrics.inter_token_p99_us) << "of 24 intervals";
   EXPECT_EQ(back.check->digest, back.check->digest_after);
   ASSERT_TRUE(back.samples);
   EXPECT_EQ(std::filesystem::file_size(dir_ / back.samples->file), back.samples->n * sizeof(float));

@@ -321,6 +321,23 @@ class GenerateWorkload : public DeviceWorkload {
     });
   }
 
+  std::vector<float> inter_token_us() override {
+    if (marks_.empty()) {
+      for (int t = 0; t < steps_; ++t) marks_.push_back(std::make_unique<Event>());
+    }
+    decoding_.start(0);
+    encoder_.launch(stream());
+    for (int t = 0; t < steps_; ++t) {
+      one_.launch(stream());
+      marks_[static_cast<size_t>(t)]->record(stream());
+    }
+    marks_.back()->wait();
+    std::vector<float> times;
+    for (size_t t = 1; t < marks_.size(); ++t)
+      times.push_back(static_cast<float>(marks_[t]->us_since(*marks_[t - 1])));
+    return times;
+  }
+
   Output output() override {
     expect_repeated();
     return {.values = {}, .rows = 0, .cols = 0, .tokens = decoding_.run().integers(plan_names::kTokens)};
@@ -344,6 +361,7 @@ class GenerateWorkload : public DeviceWorkload {
   std::unique_ptr<RunningCounts> counts_;
   Event encoded_;
   Event first_;
+  std::vector<std::unique_ptr<Event>> marks_;  // of inter_token_us, one a step
 };
 
 }  // namespace

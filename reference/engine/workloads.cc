@@ -137,6 +137,20 @@ class GenerateWorkload : public ReferenceWorkload {
     return r;
   }
 
+  std::vector<float> inter_token_us() override {
+    const Stopwatch watch;
+    std::vector<float> times;
+    double last_us = 0;
+    greedy_generate(
+        config(), weights(), source_,
+        {.max_tokens = tgt_, .stop_at_eos = stop_at_eos_, .keep_logits = false, .progress = [&](int step) {
+           const double now_us = watch.us();
+           if (step > 0) times.push_back(static_cast<float>(now_us - last_us));
+           last_us = now_us;
+         }});
+    return times;
+  }
+
  private:
   int tgt_;
   bool stop_at_eos_;

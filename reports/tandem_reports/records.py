@@ -82,6 +82,9 @@ class Metrics:
 
     step_us: float | None = None
     first_token_us: float | None = None
+    inter_token_p50_us: float | None = None
+    inter_token_p95_us: float | None = None
+    inter_token_p99_us: float | None = None
     tokens_per_second: float | None = None
     graph_build_us: float | None = None
     load_us: float | None = None
@@ -213,6 +216,9 @@ def _metrics(fields: Fields) -> Metrics:
     return Metrics(
         step_us=fields.optional_time("step_us"),
         first_token_us=fields.optional_time("first_token_us"),
+        inter_token_p50_us=fields.optional_time("inter_token_p50_us"),
+        inter_token_p95_us=fields.optional_time("inter_token_p95_us"),
+        inter_token_p99_us=fields.optional_time("inter_token_p99_us"),
         tokens_per_second=fields.optional_number("tokens_per_second", minimum=0),
         graph_build_us=fields.optional_time("graph_build_us"),
         load_us=fields.optional_time("load_us"),

@@ -141,6 +141,18 @@ def _plain(
     return lambda result: Cell(show(read(result)), sort=read(result))
 
 
+def _inter_token(result: CaseResult) -> Cell:
+    """The three percentiles in one cell; a missing one is a dash, and without the first there is nothing to show."""
+    values = [
+        result.over_workers(lambda record: record.metrics.inter_token_p50_us),
+        result.over_workers(lambda record: record.metrics.inter_token_p95_us),
+        result.over_workers(lambda record: record.metrics.inter_token_p99_us),
+    ]
+    if values[0] is None:
+        return Cell(formats.micros(None), sort=None)
+    return Cell(" / ".join(map(formats.micros, values)), sort=values[0])
+
+
 def _counted(value: float | None, median_us: float | None, unit: str, rate_unit: str) -> Cell:
     rate = None if value is None or median_us is None else value / median_us * 1e6
     sub = "" if rate is None else formats.scaled(rate, rate_unit)
@@ -213,6 +225,10 @@ def _fields(model_suite: bool, shared: _Shared) -> list[_Field]:
         _Field(
             Column("first token (µs)", "first-token"),
             _plain(lambda r: r.over_workers(lambda x: x.metrics.first_token_us), formats.micros),
+        ),
+        _Field(
+            Column("token to token p50 / p95 / p99 (µs)", "inter-token"),
+            _inter_token,
         ),
         _Field(
             Column("GB/s", "rate"),

@@ -18,6 +18,9 @@ inline Record full_record() {
   r.summary = summarize({10, 11, 12, 13, 14, 15});
   r.metrics = {.step_us = 1.5,
                .first_token_us = 3,
+               .inter_token_p50_us = 1.25,
+               .inter_token_p95_us = 1.75,
+               .inter_token_p99_us = 2,
                .tokens_per_second = 64,
                .graph_build_us = 7,
                .load_us = 8,

@@ -86,6 +86,12 @@ class FakeEngine : public Engine {
       if (c_.suite == Suite::kGenerate) r.step_us = 10;
       return r;
     }
+    std::vector<float> inter_token_us() override {
+      if (c_.suite != Suite::kGenerate) return {};
+      std::vector<float> times(static_cast<size_t>(c_.tgt) - 1, 10.0f);
+      times.back() = 30;
+      return times;
+    }
     Output output() override {
       Output out;
       if (c_.suite == Suite::kGenerate) {
