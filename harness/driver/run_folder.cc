@@ -17,9 +17,11 @@ using nlohmann::json;
 bool is_leftover(const fs::path& entry) {
   const std::string name = entry.filename();
   if (name == ".work") return true;
-  // What a duet hands its second side before that side has begun.
-  if (name == "validation.jsonl" || name == "gemm-choices.json") return true;
   if (name == "samples" || name == "traces") return fs::is_directory(entry) && fs::is_empty(entry);
+  // What a duet hands its second side before that side has begun.
+  for (const std::string_view handed : {"validation.jsonl", "gemm-choices.json"}) {
+    if (name == handed || (name.starts_with(handed) && name.ends_with(".tmp"))) return true;
+  }
   return name.starts_with("environment.json.") && name.ends_with(".tmp");
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from conftest import Outcome
 from fixture_runs import Model, case, make_run
 
-from tandem_reports.policy import Policy
+from tandem_reports.policy import Policy, SuitePolicy
 from tandem_reports.self_test import load_known, lower_bound, upper_bound, whole_gate
 
 CASES = [case("decoder", model="t5-base", batch=batch) for batch in (32, 64)] + [
@@ -114,6 +116,24 @@ def test_looks_and_lost_pairs(tmp_path: Path) -> None:
     assert set(whole_gate(duet, logs, 0.01)) == {"slower"}
     logs[0, :11] = np.nan
     assert whole_gate(duet, logs, 0.01)[0] == "unknown", "five pairs are too few at any alpha of 0.005"
+
+
+# Without it the looks could each be right and together ring too often. Effects of nothing and no pity for noise: every
+# rejection here is a false one.
+def test_all_looks_together_keep_alpha(tmp_path: Path) -> None:
+    duet = replace(
+        load_known(known_duet(tmp_path / "one"), Policy()),
+        rules=(SuitePolicy(minimum_effect=1e-12, equivalence=1e-9),) * 4,
+        looks=(9, 13, 18),
+    )
+    rng = np.random.default_rng(11)
+    gates, alpha = 1500, 0.05
+    alarms = 0
+    for _ in range(gates):
+        logs = rng.normal(0, 0.01, size=(4, 18)) * rng.choice([0.3, 3.0], size=(1, 18))
+        alarms += any(status in ("slower", "faster") for status in whole_gate(duet, logs, alpha))
+    # Slow-downs and speed-ups have an alpha each.
+    assert alarms / gates < 2 * alpha + 3 * math.sqrt(2 * alpha * (1 - 2 * alpha) / gates)
 
 
 @pytest.mark.parametrize(
