@@ -153,6 +153,8 @@ int run(int argc, char** argv) {
       "profile",
       "where the time of a sweep's cases goes: profile passes into a run folder, whose path it prints");
   add_case_options(profile, profile_args);
+  profile.get_option("--workers")
+      ->description("timed processes a case, where it is not measured yet (default: 1)");
   profile.add_option(
       "--out", profile_args.out,
       "run folder; one that holds a run of the sweep is continued (default: runs/<sweep>-<UTC time>)");

@@ -11,6 +11,7 @@
 #include "harness/driver/commands.h"
 #include "harness/driver/process.h"
 #include "harness/driver/profiles.h"
+#include "harness/record/json_schema.h"
 #include "harness/run/profile.h"
 #include "harness/sweep/files.h"
 
@@ -148,6 +149,15 @@ class ProfilePasses {
     line["timed_us"] = subject.timed_us;
     const json traced = line.value("traced_us", json());
     if (traced.is_number()) line["slowdown_timed"] = traced.get<double>() / subject.timed_us - 1;
+    if (const auto error = schema_error(profile_schema(), line)) {
+      line = {{"schema", kProfileSchema},
+              {"id", subject.id},
+              {"name", case_name(subject.c)},
+              {"pass", pass_name(pass)},
+              {"status", "error"},
+              {"timed_us", subject.timed_us},
+              {"reason", fmt::format("the worker's line does not keep the protocol: {}", *error)}};
+    }
     log_.append(line.dump(-1, ' ', false, json::error_handler_t::replace));
     const std::string status = line.value("status", "error");
     ++(status == "ok" ? taken_ : status == "unavailable" || status == "skipped" ? unavailable_ : failed_);

@@ -77,6 +77,15 @@ TEST_F(ProfileCommandTest, AFaultCostsItsOwnProfileOnly) {
   EXPECT_EQ(read_attributed(run_dir()).size(), 1u) << "an incomplete profile gives no number";
 }
 
+// Without it a line that readers would refuse gets into the run.
+TEST_F(ProfileCommandTest, AForeignLineIsAnError) {
+  environment_["TANDEM_FAKE_FAULTS"] = "1:graph-foreign";
+  EXPECT_EQ(profile(sweep({1}), {"--passes", "graph"}).code, 1);
+  const json line = profiles().at({1, "graph"});
+  EXPECT_EQ(line["status"], "error");
+  EXPECT_NE(line["reason"].get<std::string>().find("busy_us"), std::string::npos) << line["reason"];
+}
+
 // Without it a misspelt pass starts a measurement.
 TEST_F(ProfileCommandTest, UnknownPassesAreRefused) {
   const Finished f = profile(sweep({1}), {"--passes", "node,kernel"});

@@ -10,7 +10,7 @@
 
 #include "harness/base/error.h"
 #include "harness/sweep/pattern.h"
-#include "schemas.h"  // generated: kRecordSchemaText, kEnvironmentSchemaText
+#include "schemas.h"  // generated: the texts of the committed schemas
 
 namespace tandem {
 namespace {
@@ -148,6 +148,11 @@ std::optional<std::string> schema_error(const json& schema, const json& value) {
 
 const json& record_schema() {
   static const json schema = json::parse(kRecordSchemaText);
+  return schema;
+}
+
+const json& profile_schema() {
+  static const json schema = json::parse(kProfileSchemaText);
   return schema;
 }
 

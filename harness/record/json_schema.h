@@ -1,5 +1,5 @@
-// A validator for the part of JSON Schema (draft 2020-12) that record.schema.json and environment.schema.json
-// use, so that the committed schema itself is what readers and writers are held to.
+// A validator for the part of JSON Schema (draft 2020-12) that record.schema.json, environment.schema.json and
+// profile.schema.json use, so that the committed schema itself is what readers and writers are held to.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -16,6 +16,7 @@ std::optional<std::string> schema_error(const nlohmann::json& schema, const nloh
 /// The committed schemas, compiled in.
 const nlohmann::json& record_schema();
 const nlohmann::json& environment_schema();
+const nlohmann::json& profile_schema();
 
 /// "field: " of the first NaN or infinity in it, which JSON cannot say; or nothing.
 std::optional<std::string> nonfinite_field(const nlohmann::json& value);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "harness/base/error.h"
+#include "harness/record/json_schema.h"
 
 namespace tandem {
 namespace {
@@ -120,6 +121,10 @@ TEST_F(ProfileTest, ANodeTraceSaysWhereTheTimeGoes) {
   Tracer tracer(&kTable);
   const auto line = trace_pass(subject(), ProfilePass::kNode, tracer);
   EXPECT_EQ(line["status"], "ok");
+  nlohmann::json whole = line;  // what the worker and the driver add
+  whole.update(
+      {{"schema", "1.0.0"}, {"id", case_id(c_)}, {"name", "n"}, {"pass", "node"}, {"timed_us", 1.0}});
+  EXPECT_EQ(schema_error(profile_schema(), whole), std::nullopt);
   EXPECT_NEAR(line["busy_us"].get<double>(), 0.95, 1e-9);
   EXPECT_NEAR(line["gaps_us"].get<double>(), 0.05, 1e-9);
   EXPECT_NEAR(line["gpu_busy_attributed"].get<double>(), 900.0 / 950, 1e-9);

@@ -286,6 +286,13 @@ nlohmann::json Worker::profile_subject(const ProfileSubject& subject, ProfilePas
 }
 
 nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
+  if (c.engine == "reference") {
+    return {{"id", case_id(c)},
+            {"name", case_name(c)},
+            {"pass", pass_name(pass)},
+            {"status", "unavailable"},
+            {"reason", "engine 'reference' runs on the CPU; profiles are of a card"}};
+  }
   // No profiler is there while energy is read.
   if (!tracer_ && pass != ProfilePass::kEnergy)
     tracer_ = load_tracer({.level = pass == ProfilePass::kGraph ? TraceLevel::kGraph : TraceLevel::kNode});

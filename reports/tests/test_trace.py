@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import fixture_runs
+import jsonschema
 import numpy as np
 import pytest
-from conftest import Outcome
+from conftest import REPOSITORY, Outcome
 
 from tandem_reports import profile_section
 from tandem_reports.errors import ReportError
@@ -38,6 +39,7 @@ from tandem_reports.trace_views import Measured, memory_lines
 from tandem_reports.traces import Activities, Phase, Replay, Span, Trace, sorted_activities
 
 NSYS = fixture_runs.FIXTURES / "nsys" / "decoder-t5-small.sqlite"
+PROFILES = fixture_runs.FIXTURES / "traces" / "profiles.jsonl"
 NODE = fixture_runs.FIXTURES / "traces" / "decoder-transformer-big-node.json"
 PHASES = (Phase("decoder", "self.qkv", 0), Phase("decoder", "self.qkv", 1), Phase("decoder", "head"))
 
@@ -341,6 +343,24 @@ def test_slices_of_a_row_never_overlap() -> None:
         row = (event["pid"], event["tid"])
         assert event["ts"] >= ends.get(row, 0.0) - 1e-3
         ends[row] = event["ts"] + event["dur"]
+
+
+def test_recorded_profiles_keep_the_schema_and_are_read(tmp_path: Path) -> None:
+    # Breaks when the committed contract, what a card left, and what is read here part ways.
+    schema = json.loads((REPOSITORY / "harness" / "record" / "profile.schema.json").read_text())
+    lines = PROFILES.read_text().splitlines()
+    for line in lines:
+        jsonschema.Draft202012Validator(schema).validate(json.loads(line))
+    shutil.copy(PROFILES, tmp_path / "profiles.jsonl")
+    profiles, warnings = read_profiles(tmp_path)
+    assert warnings == []
+    found = {kind: profile for (_, kind), profile in profiles.items()}
+    assert set(found) == {"node", "counters", "energy"}
+    assert found["node"].attributed == 1
+    assert found["counters"].measured["replay"].bytes == pytest.approx(248.8e6, rel=0.01)
+    assert found["energy"].joules_per_token == pytest.approx(0.0687, rel=0.01)
+    properties = set(schema["properties"])
+    assert set().union(*(json.loads(line) for line in lines)) <= properties
 
 
 def test_measured_bytes_beside_counted_ones() -> None:

@@ -181,6 +181,7 @@ void profile(const json& c, const Flags& flags) {
         {{"busy_us", us - 1}, {"gaps_us", 1}, {"event_us", us}, {"traced_us", us}, {"slowdown", 0.02}});
     line["gpu_busy_attributed"] = pass == "node" ? json(0.9975) : json();
   }
+  if (fault == pass + "-foreign") line["busy_us"] = "long";
   print(line);
 }
 
