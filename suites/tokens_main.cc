@@ -87,16 +87,17 @@ void expect_plain_greedy(const GenerationConfig& g, const std::string& engine) {
   plain.top_p = g.top_p;
   plain.renormalise = g.renormalise;
   if (g == plain && g.eos_ids.size() == 1) return;
-  throw ImpossibleCase(fmt::format(
-      "generate: engine '{}' decodes greedily without bans, penalties and forced tokens; this checkpoint "
-      "or command asks for more (use --engine reference)",
-      engine));
+  throw ImpossibleCase(
+      fmt::format("engine '{}' decodes greedily without bans, penalties and forced tokens; this checkpoint "
+                  "or command asks for "
+                  "more (--engine reference does it)",
+                  engine));
 }
 
 void print_engine(const TokenArgs& args, const Checkpoint& checkpoint, const TransformerBatch& source,
                   const GenerationConfig& g, const std::string& name) {
   expect_plain_greedy(g, name);
-  if (args.scores) throw UsageError(fmt::format("--scores: engine '{}' gives none", name));
+  if (args.scores) throw ImpossibleCase(fmt::format("--scores: engine '{}' gives none", name));
   const Case c = case_of(args, g, source, name);
   check_combination(c);
   EngineOptions options;
@@ -145,8 +146,14 @@ int run(int argc, char** argv) {
   const std::string engine = args.engine == "auto" ? best_engine(engine_registry()) : args.engine;
   if (engine == "reference") {
     print_reference(args, checkpoint, source, g);
-  } else {
+    return static_cast<int>(ExitCode::kGood);
+  }
+  try {
     print_engine(args, checkpoint, source, g, engine);
+  } catch (const ImpossibleCase& e) {
+    if (args.engine != "auto") throw;
+    std::cerr << "generate: " << e.what() << "; decoding with the reference\n";
+    print_reference(args, checkpoint, source, g);
   }
   return static_cast<int>(ExitCode::kGood);
 }

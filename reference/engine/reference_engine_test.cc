@@ -48,6 +48,21 @@ class ReferenceEngineTest : public testing::Test {
   ReferenceEngine engine;
 };
 
+// Breaks when the decode axis does not reach the search, or a beam's sequence is not padded to the case's length.
+TEST_F(ReferenceEngineTest, DecodesByEveryStrategy) {
+  Case c = tiny_case(Suite::kGenerate);
+  const Output greedy = run_twice(engine, c, batch);
+  for (const char* decode : {"greedy,no_repeat_ngram:1", "beam:3", "top_k:5,temperature:2"}) {
+    c.decode = decode;
+    EXPECT_NO_THROW(engine.check_supported(c));
+    const Output out = run_twice(engine, c, batch);
+    EXPECT_EQ(out.tokens.size(), greedy.tokens.size()) << decode;
+    EXPECT_TRUE(std::ranges::all_of(out.tokens, [&](int32_t id) { return id >= 0 && id < config.vocab; }));
+  }
+  c.suite = Suite::kDecoder;
+  EXPECT_THROW(engine.check_supported(c), ImpossibleCase);
+}
+
 // Breaks when a repetition starts from another state than the one before, or an output has another shape than
 // promised.
 TEST_F(ReferenceEngineTest, RepetitionsAreEqualAndShapesAsPromised) {
@@ -161,9 +176,11 @@ TEST_F(ReferenceEngineTest, NamesWhatItDoesNotCompute) {
   refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
   refused("tp", [](Case& c) { c.tp = 2; });
   refused("dp", [](Case& c) { c.dp = 2; });
-  refused("decode", [](Case& c) { c.decode = "beam:4"; });
+  refused("decode", [](Case& c) {
+    c.suite = Suite::kDecoder;
+    c.decode = "beam:4";
+  });
   refused("kernel", [](Case& c) { c.kernel = "own"; });
-  refused("weights", [](Case& c) { c.weights = "checkpoint"; });
   EXPECT_THROW(engine.prepare_op(tiny_case(Suite::kGenerate), config), ImpossibleCase);
   EXPECT_THROW(ReferenceEngine().prepare(tiny_case(Suite::kEncoder), batch), Error);
 }
