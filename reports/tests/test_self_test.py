@@ -118,7 +118,7 @@ def test_looks_and_lost_pairs(tmp_path: Path) -> None:
     assert whole_gate(duet, logs, 0.01)[0] == "unknown", "five pairs are too few at any alpha of 0.005"
 
 
-# Without it the looks could each be right and together ring too often. Effects of nothing and no pity for noise: every
+# Without it the looks could each be right and together ring too often. The least effect counts: every
 # rejection here is a false one.
 def test_all_looks_together_keep_alpha(tmp_path: Path) -> None:
     duet = replace(
