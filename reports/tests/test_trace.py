@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fixture_runs
 import jsonschema
 import numpy as np
 import pytest
@@ -38,9 +37,11 @@ from tandem_reports.trace_reading import read_any
 from tandem_reports.trace_views import Measured, memory_lines
 from tandem_reports.traces import Activities, Phase, Replay, Span, Trace, sorted_activities
 
-NSYS = fixture_runs.FIXTURES / "nsys" / "decoder-t5-small.sqlite"
-PROFILES = fixture_runs.FIXTURES / "traces" / "profiles.jsonl"
-NODE = fixture_runs.FIXTURES / "traces" / "decoder-transformer-big-node.json"
+RECORDED = Path(__file__).parent / "recorded"
+"""What an H200 left, cut short; the invented runs are in fixtures/."""
+NSYS = RECORDED / "nsys-decoder-t5-small.sqlite"
+PROFILES = RECORDED / "profiles.jsonl"
+NODE = RECORDED / "decoder-transformer-big-node.json"
 PHASES = (Phase("decoder", "self.qkv", 0), Phase("decoder", "self.qkv", 1), Phase("decoder", "head"))
 
 
