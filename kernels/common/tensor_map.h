@@ -26,6 +26,7 @@ struct TensorMapSpec {
   std::array<int64_t, kDims - 1>
       strides{};               ///< elements from one index of dimension 1, 2, ... to the next; multiples of 8
   std::array<int, kDims> box;  ///< up to 256 each
+  CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
 };
 
 inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
@@ -58,7 +59,7 @@ CUtensorMap tensor_map(const TensorMapSpec<kDims>& spec) {
   const CUresult status = tensor_map_encoder()(
       &map, spec.dtype == DType::kF16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
       kDims, const_cast<void*>(spec.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      CU_TENSOR_MAP_SWIZZLE_128B, spec.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     throw CudaError(std::string(spec.user) + ": cuTensorMapEncodeTiled failed with " + std::to_string(status),
                     status);

@@ -24,7 +24,8 @@ CUtensorMap weight_map(const WidePlan& p, DType dtype, const void* w) {
                           .data = w,
                           .sizes = {p.k, p.n},
                           .strides = {p.k},
-                          .box = {kWideUnit, p.tile_rows()}});
+                          .box = {kWideUnit, p.tile_rows()},
+                          .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B});
   }
   const int64_t k = p.k;
   return tensor_map<4>({.user = kUser,
@@ -32,7 +33,8 @@ CUtensorMap weight_map(const WidePlan& p, DType dtype, const void* w) {
                         .data = w,
                         .sizes = {p.k, 8, 2, p.n / 8},
                         .strides = {k, p.n * k, 8 * k},
-                        .box = {kWideUnit, 8, 2, p.tile_rows() / 16}});
+                        .box = {kWideUnit, 8, 2, p.tile_rows() / 16},
+                        .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B});
 }
 
 }  // namespace
@@ -69,7 +71,7 @@ void launch_wide(const WideLaunch& what, cudaStream_t stream) {
           .block = dim3(static_cast<unsigned>(p.threads())),
           .shared_bytes = static_cast<size_t>(p.shared_bytes),
           .dependent = what.dependent,
-          .cluster = p.cluster()},
+          .cluster = what.config.cluster},
          stream, weight_map(p, dtype, a.w), x_map, args);
 }
 
