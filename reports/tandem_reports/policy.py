@@ -24,7 +24,7 @@ class SuitePolicy:
 
 @dataclass(frozen=True)
 class Policy:
-    """A gate's rules. `alpha` bounds the chance of any false "slower" in the whole gate, and of any "faster"."""
+    """A gate's rules. `alpha` bounds the chance of any false slower in the whole gate, and of any faster."""
 
     alpha: float = 0.01
     cards: str = "same"

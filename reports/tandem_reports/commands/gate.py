@@ -36,8 +36,8 @@ from tandem_reports.tables import Cell, Column, Row, Table
 DESCRIPTION = """\
 Says of every case whether build B is slower than build A, from paired workers:
 
-  slower, faster   a change beyond the minimum effect; the chance of any false "slower" in the whole gate is at
-                   most alpha, and so is that of any false "faster" (signed-rank test, Holm over the cases)
+  slower, faster   a change beyond the minimum effect; the chance of any false "slower" in the whole gate is
+                   at most alpha, and so is that of any false "faster" (signed-rank test, Holm over the cases)
   same             the interval lies wholly inside the equivalence band
   unknown          not enough evidence; says how many more pairs would decide
   not-comparable   another card, driver, clock setting, regime or L2 state
