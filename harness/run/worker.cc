@@ -54,7 +54,7 @@ void guarded(Record& r, Body&& body) {
 }
 
 TransformerBatch batch_of(const Case& c, const ModelConfig& config) {
-  return make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
+  return source_batch(config, parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
 }
 
 /// Source tokens of an encoder's pass, generated ones otherwise.
