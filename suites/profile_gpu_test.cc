@@ -41,7 +41,9 @@ class ProfileGpuTest : public testing::Test {
   /// Skips where the tracer cannot work; otherwise the pass must be whole and attributed.
   void check(ProfilePass pass) {
     const EngineRegistry registry = engine_registry();
-    Worker worker(registry, {.engine = {}, .run_dir = dir_, .ceilings = {}});
+    WorkerOptions options;
+    options.run_dir = dir_;
+    Worker worker(registry, options);
     for (const Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
       for (const int batch : {1, 32}) {
         const Case c = pass_of(suite, "transformer-base", batch);
