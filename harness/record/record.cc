@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "harness/base/error.h"
+#include "harness/model/json_text.h"
 #include "harness/record/json_schema.h"
 
 namespace tandem {
@@ -350,9 +351,7 @@ std::vector<Record> read_records(const std::string& path, std::string* warning) 
   std::vector<Record> records;
   const std::string cut = for_each_line(path, [&](int number, const std::string& line) {
     try {
-      records.push_back(record_from_json(json::parse(line)));
-    } catch (const json::exception& e) {
-      throw UsageError(fmt::format("{}:{}: not JSON: {}", path, number, e.what()));
+      records.push_back(record_from_json(parse_json(line)));
     } catch (const UsageError& e) {
       throw UsageError(fmt::format("{}:{}: {}", path, number, e.what()));
     }

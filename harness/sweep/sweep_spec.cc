@@ -7,6 +7,7 @@
 #include <set>
 
 #include "harness/base/error.h"
+#include "harness/model/json_text.h"
 #include "harness/sweep/files.h"
 
 namespace tandem {
@@ -79,6 +80,13 @@ void check_engine(const std::string& engine, const ExpandOptions& options) {
 
 void expand_group(const Group& group, const ExpandOptions& options, std::set<std::string>& seen,
                   SweepCases& out) {
+  constexpr size_t kMaxCases =
+      100'000;  // far more than any run, and far less than what a slip of the pen can ask for
+  size_t count = 1;
+  for (const auto& values : group.values) {
+    count *= values.size();
+    if (count > kMaxCases) throw UsageError(fmt::format("the group is more than {} cases", kMaxCases));
+  }
   std::vector<size_t> at(group.values.size(), 0);
   for (;;) {
     Case c;
@@ -146,16 +154,14 @@ SweepCases expand_sweep(const nlohmann::json& sweep, const ExpandOptions& option
 }
 
 SweepCases load_sweep(const std::string& path, const ExpandOptions& options) {
-  nlohmann::json sweep;
+  std::string sweep_text;
   try {
-    sweep = nlohmann::json::parse(read_file(path));
+    sweep_text = read_file(path);
   } catch (const IoError& e) {
     throw UsageError(e.what());
-  } catch (const nlohmann::json::exception& e) {
-    throw UsageError(fmt::format("{}: not JSON: {}", path, e.what()));
   }
   try {
-    return expand_sweep(sweep, options);
+    return expand_sweep(parse_json(sweep_text), options);
   } catch (const UsageError& e) {
     throw UsageError(fmt::format("{}: {}", path, e.what()));
   }
