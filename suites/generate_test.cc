@@ -18,8 +18,8 @@ struct Ran {
   int code = -1;
 };
 
-Ran run(const std::string& arguments) {
-  const std::string command = std::string(TANDEM_BINARY) + " " + arguments + " 2>&1";
+Ran run(const std::string& arguments, const std::string& binary = TANDEM_BINARY) {
+  const std::string command = binary + " " + arguments + " 2>&1";
   FILE* pipe = ::popen(command.c_str(), "r");
   Ran ran;
   std::string line;
@@ -79,6 +79,19 @@ TEST_F(Generate, OptionsArrive) {
   EXPECT_EQ(run(sample + "3").lines, run(sample + "3").lines);
   EXPECT_NE(run(sample + "3").lines, run(sample + "4").lines);
   EXPECT_TRUE(run(files() + "--max-new-tokens 3 --forced-bos 42").lines[0].starts_with("42 "));
+}
+
+// Breaks when what is timed are other sources than those that were checked, or than the file's.
+TEST_F(Generate, SuitesMeasureTheSameSources) {
+  const std::string suite = (fs::path(TANDEM_BINARY).parent_path() / "suite_generate").string();
+  const std::string ids = (folder_.path() / "ids").string();
+  const Ran ran = run("--model " + (folder_.path() / "m").string() + " --input-ids " + ids +
+                          " --tgt 3 --precision fp32 --engine reference --decode greedy,beam:2",
+                      suite);
+  EXPECT_EQ(ran.code, 0);
+  ASSERT_EQ(ran.lines.size(), 2u);
+  EXPECT_NE(ran.lines[0].find("/weights:checkpoint/lengths:ids:" + ids), std::string::npos) << ran.lines[0];
+  EXPECT_NE(ran.lines[0].find("/batch:5/"), std::string::npos) << ran.lines[0];
 }
 
 // Without it bad input would crash, or give tokens that mean nothing.

@@ -8,6 +8,7 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
+#include "harness/sweep/files.h"
 #include "kernels/attention/attention_index.h"
 #include "kernels/engine/op_workloads.h"
 #include "kernels/skinny/skinny_shape.h"
@@ -48,7 +49,6 @@ void check_axes(const Case& c) {
   only("tp", std::to_string(c.tp), "1");
   only("dp", std::to_string(c.dp), "1");
   only("decode", c.decode, "greedy");
-  if (parse_weights(c.weights).checkpoint) only("weights", c.weights, "seed:N and seed:N,outliers");
 }
 
 /// What the kernels ask of the model's sizes.
@@ -129,13 +129,18 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, Precision rounde
   check_model(config);
   device_->activate();
   model_.reset();
+  const bool checkpoint = parse_weights(c.weights).checkpoint;
   loaded_memory_ = c.memory;
   loaded_kernel_ = parse_kernel(c.kernel);
-  model_ = std::make_shared<const DeviceModel>(load_device_model(*device_, device_->memory(c.memory),
-                                                                 {.config = config,
-                                                                  .weights = parse_weights(c.weights),
-                                                                  .precision = c.precision,
-                                                                  .rounded_to = rounded_to}));
+  model_ = std::make_shared<const DeviceModel>(
+      load_device_model(*device_, device_->memory(c.memory),
+                        {.config = config,
+                         .weights = parse_weights(c.weights),
+                         .precision = c.precision,
+                         .rounded_to = rounded_to,
+                         .folder = checkpoint ? c.model : "",
+                         .content = checkpoint ? content_sha256(c.model) : "",
+                         .level1 = c.memory == "level1"}));
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 

@@ -88,8 +88,8 @@ def t5_shape(
 def variants() -> dict[str, Variant]:
     """The eight variants by name.
 
-    Awkward on purpose: nothing is a multiple of 64, vocabularies are odd. Where the usual end-of-sequence
-    would hardly be generated, another id that is takes its place.
+    Awkward on purpose: multiples of 8 and of nothing more, odd vocabularies, T5's heads * d_kv is not d_model.
+    Where the usual end-of-sequence would hardly be generated, another id that is takes its place.
     """
     old_cross_bias = (
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -108,16 +108,16 @@ def variants() -> dict[str, Variant]:
     return {
         "t5": Variant(
             transformers.T5Config(
-                **t5_shape(24, 5, 6, 50, 163),
+                **t5_shape(24, 8, 6, 56, 163),
                 feed_forward_proj="relu",
-                **{**t5_ids, "eos_token_id": 46},
+                **{**t5_ids, "eos_token_id": 41},
             ),
-            {**t5_ids, "eos_token_id": 46},
+            {**t5_ids, "eos_token_id": 41},
             extra=(old_cross_bias,),
         ),
         "t5_v1_1": Variant(
             transformers.T5Config(
-                **t5_shape(44, 12, 3, 70, 151),
+                **t5_shape(40, 16, 3, 72, 151),
                 feed_forward_proj="gated-gelu",
                 tie_word_embeddings=False,
             ),
@@ -129,7 +129,7 @@ def variants() -> dict[str, Variant]:
         ),
         "mt5": Variant(
             transformers.MT5Config(
-                **t5_shape(28, 7, 6, 46, 239), feed_forward_proj="gated-gelu"
+                **t5_shape(32, 8, 5, 48, 239), feed_forward_proj="gated-gelu"
             ),
             {
                 **t5_ids,
@@ -143,17 +143,17 @@ def variants() -> dict[str, Variant]:
         ),
         "bart": Variant(
             transformers.BartConfig(
-                **bart_shape(30, 5, (66, 45), 149, max_position_embeddings=203),
+                **bart_shape(40, 5, (72, 56), 149, max_position_embeddings=203),
                 activation_function="gelu",
                 scale_embedding=False,
                 decoder_start_token_id=2,
-                **bart_ids,
+                **bart_ids_with(22),
             ),
             {
-                **bart_ids,
+                **bart_ids_with(22),
                 "decoder_start_token_id": 2,
                 "forced_bos_token_id": 0,
-                "forced_eos_token_id": 2,
+                "forced_eos_token_id": 22,
                 "min_length": 12,
                 "no_repeat_ngram_size": 3,
                 "length_penalty": 2.0,
@@ -164,7 +164,7 @@ def variants() -> dict[str, Variant]:
         ),
         "mbart": Variant(
             transformers.MBartConfig(
-                **bart_shape(32, 2, (40, 72), 181, max_position_embeddings=201),
+                **bart_shape(48, 2, (40, 72), 181, max_position_embeddings=201),
                 activation_function="gelu",
                 scale_embedding=True,
                 **bart_ids_with(40),
@@ -178,22 +178,22 @@ def variants() -> dict[str, Variant]:
         ),
         "marian": Variant(
             transformers.MarianConfig(
-                **bart_shape(28, 4, (50, 70), 127, max_position_embeddings=200),
+                **bart_shape(32, 4, (56, 72), 127, max_position_embeddings=200),
                 activation_function="swish",
                 scale_embedding=True,
                 pad_token_id=126,
-                eos_token_id=122,
+                eos_token_id=48,
                 decoder_start_token_id=126,
-                forced_eos_token_id=122,
+                forced_eos_token_id=48,
             ),
             {
                 "pad_token_id": 126,
-                "eos_token_id": 122,
+                "eos_token_id": 48,
                 "decoder_start_token_id": 126,
-                "forced_eos_token_id": 122,
+                "forced_eos_token_id": 48,
                 "bad_words_ids": [[126], [5, 9], [7]],
                 "renormalize_logits": True,
-                "no_repeat_ngram_size": 2,
+                "no_repeat_ngram_size": 3,
                 "length_penalty": 1.2,
             },
             dtype="F16",
@@ -201,7 +201,7 @@ def variants() -> dict[str, Variant]:
         ),
         "m2m100": Variant(
             transformers.M2M100Config(
-                **bart_shape(40, 5, (75, 90), 197, max_position_embeddings=200),
+                **bart_shape(40, 5, (88, 72), 197, max_position_embeddings=200),
                 activation_function="relu",
                 scale_embedding=True,
                 decoder_start_token_id=2,
@@ -219,14 +219,14 @@ def variants() -> dict[str, Variant]:
         ),
         "nllb": Variant(
             transformers.M2M100Config(
-                **bart_shape(36, 3, (80, 52), 211, max_position_embeddings=200),
+                **bart_shape(48, 3, (80, 56), 211, max_position_embeddings=200),
                 activation_function="relu",
                 scale_embedding=True,
                 decoder_start_token_id=2,
-                **bart_ids_with(38),
+                **bart_ids_with(66),
             ),
             {
-                **bart_ids_with(38),
+                **bart_ids_with(66),
                 "decoder_start_token_id": 2,
                 "forced_bos_token_id": 203,
                 "bad_words_ids": [[1]],
