@@ -142,7 +142,7 @@ def _plain(
 
 
 def _inter_token(result: CaseResult) -> Cell:
-    """The three percentiles in one cell; a missing one is a dash, and without the first there is nothing to show."""
+    """The three percentiles in one cell; a missing one is a dash, all of them where there is no first."""
     values = [
         result.over_workers(lambda record: record.metrics.inter_token_p50_us),
         result.over_workers(lambda record: record.metrics.inter_token_p95_us),
