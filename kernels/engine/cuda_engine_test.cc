@@ -338,7 +338,6 @@ TEST(CudaEngine, RefusesWhatItCannotCompute) {
   refused("tp", [](Case& c) { c.tp = 2; });
   refused("dp", [](Case& c) { c.dp = 2; });
   refused("decode", [](Case& c) { c.decode = "beam:4"; });
-  refused("weights", [](Case& c) { c.weights = "checkpoint"; });
   refused("kernel", [](Case& c) {
     c.kernel = "own";
     c.batch = 65;
