@@ -3,12 +3,14 @@
 
 #include <cuda_runtime_api.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "harness/memory/caching_resource.h"
 #include "harness/memory/memory_resource.h"
+#include "harness/run/plan.h"
 #include "kernels/gemm/gemm.h"
 
 namespace tandem::kernels {
@@ -20,6 +22,9 @@ struct CudaEngineOptions {
   bool search_choices = true;      ///< false: the library's first suggestion, not timed (tests)
   std::string run_dir = {};        ///< names the Level-1 cache
   int64_t level1_bytes = 0;        ///< cap of the Level-1 cache; 0: its default
+  /// For tests: changes the plan of every workload after it was built, so that the real kernels compute
+  /// something else. A change of buffers must place them anew. Empty: nothing is touched.
+  std::function<void(StepPlan&)> edit_plan = {};
 };
 
 /// Bytes handed out on one device by all levels together, with a peak that can start anew.

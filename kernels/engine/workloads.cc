@@ -26,15 +26,21 @@ void upload_source(PlanExecutor& run, const TransformerBatch& batch) {
   run.upload(plan_names::kSourceOffsets, batch.offsets.data(), bytes(batch.offsets));
 }
 
+StepPlan plan_of(const WorkloadContext& context, const TransformerBatch& batch,
+                 const WorkloadParams& params) {
+  const DeviceModel& model = *context.model;
+  StepPlan plan = build_plan(plan_request(model.config, model.weights, model.precision, batch, params));
+  if (const auto& edit = context.device->options().edit_plan) edit(plan);
+  return plan;
+}
+
 /// A decoder's executor with the ids that are fed to it.
 class Decoding {
  public:
   Decoding(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params)
       : context_(context),
         batch_(batch.size()),
-        run_(*context.device, *context.memory,
-             build_plan(plan_request(context.model->config, context.model->weights, context.model->precision,
-                                     batch, params))) {
+        run_(*context.device, *context.memory, plan_of(context, batch, params)) {
     upload_source(run_, batch);
   }
 
@@ -139,10 +145,7 @@ class DeviceWorkload : public Workload {
 class EncoderWorkload : public DeviceWorkload {
  public:
   EncoderWorkload(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params)
-      : DeviceWorkload(context),
-        run_(*context.device, *context.memory,
-             build_plan(plan_request(context.model->config, context.model->weights, context.model->precision,
-                                     batch, params))) {
+      : DeviceWorkload(context), run_(*context.device, *context.memory, plan_of(context, batch, params)) {
     upload_source(run_, batch);
     plan_is(run_.bytes());
     run_.run(PlanSection::kEncoder);
