@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 
 namespace tandem {
 namespace {
@@ -114,10 +115,9 @@ void from_json(const nlohmann::json& j, Ceilings& c) {
 Ceilings read_ceilings(const std::string& path) {
   std::ifstream in(path);
   if (!in) throw IoError(fmt::format("{}: cannot read", path));
+  const std::string text(std::istreambuf_iterator<char>(in), {});
   try {
-    return nlohmann::json::parse(in).get<Ceilings>();
-  } catch (const nlohmann::json::exception& e) {
-    throw UsageError(fmt::format("{}: not JSON: {}", path, e.what()));
+    return parse_json(text).get<Ceilings>();
   } catch (const UsageError& e) {
     throw UsageError(fmt::format("{}: {}", path, e.what()));
   }

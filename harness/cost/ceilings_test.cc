@@ -1,6 +1,12 @@
 #include "harness/cost/ceilings.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <utility>
 
 #include "harness/base/error.h"
 
@@ -74,6 +80,25 @@ TEST(Ceilings, JsonRoundTrip) {
   EXPECT_THROW((nlohmann::json{{"read_gbs", 0}}.get<Ceilings>()), UsageError);
   EXPECT_THROW((nlohmann::json{{"read_gbs", "fast"}}.get<Ceilings>()), UsageError);
   EXPECT_THROW(read_ceilings("/nonexistent/ceilings.json"), IoError);
+}
+
+// Breaks when a file of ceilings that is none ends the program instead of being an error that names it.
+TEST(Ceilings, DamagedFilesAreNamed) {
+  const std::string path = ::testing::TempDir() + "tandem_ceilings_test_" + std::to_string(getpid());
+  const std::pair<std::string, const char*> files[] = {
+      {"{", "not JSON: "},
+      {std::string(100000, '[') + std::string(100000, ']'), "JSON that nests deeper than 64"},
+      {R"({"read_gbs": 1, "read_gbs": 2})", "\"read_gbs\" is there twice"}};
+  for (const auto& [text, message] : files) {
+    std::ofstream(path) << text;
+    try {
+      read_ceilings(path);
+      ADD_FAILURE() << "accepted: " << text.substr(0, 40);
+    } catch (const UsageError& e) {
+      EXPECT_EQ(std::string(e.what()).find(path + ": " + message), 0u) << e.what();
+    }
+  }
+  std::filesystem::remove(path);
 }
 
 }  // namespace

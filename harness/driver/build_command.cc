@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/driver/commands.h"
 #include "harness/driver/process.h"
 #include "harness/record/environment.h"
@@ -39,7 +40,7 @@ json build_of(const fs::path& bin_dir) {
     run_process({.command = {program, "build-info"},
                  .on_line =
                      [&](const std::string& line) {
-                       json j = json::parse(line, nullptr, /*allow_exceptions=*/false);
+                       json j = parse_json_or_discard(line);
                        if (is_build(j)) found = std::move(j);
                      },
                  .allowed_s = [] { return kAnswerAllowed_s; }});

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/driver/process.h"
 #include "harness/driver/progress.h"
 #include "harness/record/environment.h"
@@ -85,7 +86,7 @@ std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::opti
         fmt::format("suite_limits {}{}{}", end.describe(), end.talk.empty() ? "" : ": ", end.talk));
   }
   try {
-    const auto ceilings = nlohmann::json::parse(text).get<Ceilings>();
+    const auto ceilings = parse_json(text).get<Ceilings>();
     if (const fs::path path = ceilings_path(card); !path.empty()) {
       fs::create_directories(path.parent_path());
       write_file_atomic(path, nlohmann::json(ceilings).dump(1) + "\n");

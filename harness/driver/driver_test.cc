@@ -157,6 +157,10 @@ TEST_F(DriverTest, BadInputIsRefusedBeforeAnythingRuns) {
   std::ofstream(full + "/thesis.txt") << "x";
   const std::string a_file = folder_ / "a_file";
   std::ofstream(a_file) << "x";
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  const std::string deep_run = folder_ / "deep_run";
+  fs::create_directories(deep_run);
+  for (const char* name : {"environment.json", "duet.json"}) std::ofstream(fs::path(deep_run) / name) << deep;
 
   struct Row {
     std::vector<std::string> args;
@@ -169,6 +173,7 @@ TEST_F(DriverTest, BadInputIsRefusedBeforeAnythingRuns) {
       {{"run"}, 2, "SWEEP is required"},
       {{"run", folder_ / "nowhere.json"}, 2, "cannot read"},
       {{"run", file("{")}, 2, "not JSON"},
+      {{"run", file(deep)}, 2, "nests deeper than 64"},
       {{"run", file("[]")}, 2, "not a JSON object"},
       {{"run", file("{}")}, 2, "groups: a list of at least one group is needed"},
       {{"run", file(R"({"groups": [], "group": 1})")}, 2, "unknown key 'group'; workers, groups"},
@@ -203,6 +208,11 @@ TEST_F(DriverTest, BadInputIsRefusedBeforeAnythingRuns) {
       {{"run", good, "--out", a_file}, 2, "is not a folder"},
       {{"repro", folder_ / "nowhere"}, 2, "is neither a file with a record nor RUN:ID"},
       {{"repro", a_file}, 2, "not one record in JSON"},
+      {{"repro", file(deep)}, 2, "nests deeper than 64"},
+      {{"run", good, "--out", deep_run, "--resume"}, 2, "environment.json: JSON that nests deeper than 64"},
+      {{"duet", good, "--a", bin(), "--b", bin(), "--out", deep_run, "--resume"},
+       2,
+       "duet.json: JSON that nests deeper than 64"},
       {{"doctor", "--require-device"}, 3, "--require-device"},
   };
   for (const Row& row : rows) {

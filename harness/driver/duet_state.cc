@@ -5,6 +5,7 @@
 #include <set>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/sweep/files.h"
 
 namespace tandem {
@@ -89,11 +90,10 @@ void write_duet(const fs::path& folder, const DuetState& s) {
 DuetState read_duet(const fs::path& folder) {
   const fs::path file = folder / "duet.json";
   try {
-    const json j = json::parse(read_file(file));
+    const json j = parse_json(read_file(file));
     const std::string schema = j.at("schema");
     if (!schema.starts_with("1.")) {
-      throw UsageError(fmt::format("{}: schema {} is not supported: this program reads version 1.x.y",
-                                   file.string(), schema));
+      throw UsageError(fmt::format("schema {} is not supported: this program reads version 1.x.y", schema));
     }
     DuetState s;
     s.seed = j.at("seed");
@@ -114,6 +114,8 @@ DuetState read_duet(const fs::path& folder) {
     return s;
   } catch (const json::exception& e) {
     throw UsageError(fmt::format("{}: not a duet: {}", file.string(), e.what()));
+  } catch (const UsageError& e) {
+    throw UsageError(fmt::format("{}: {}", file.string(), e.what()));
   } catch (const IoError& e) {
     throw UsageError(e.what());
   }

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/driver/ceilings_store.h"
 #include "harness/driver/commands.h"
 #include "harness/driver/process.h"
@@ -57,7 +58,7 @@ void ask_supported(std::vector<Row>& rows, const RunPlan& plan, const fs::path& 
     run_process({.command = command,
                  .on_line =
                      [&](const std::string& text) {
-                       const json line = json::parse(text, nullptr, false);
+                       const json line = parse_json_or_discard(text);
                        if (!line.is_object() || line.value("status", json()) != "skipped") return;
                        const json reason = line.value("reason", json());
                        reasons[line.value("id", "")] =

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/driver/ceilings_store.h"
 #include "harness/driver/session.h"
 #include "harness/record/environment.h"
@@ -121,11 +122,11 @@ void skip_missing_suites(const RunArgs& args, const RunPlan& plan, SweepCases& s
 json sweep_with(const std::string& path, const std::map<std::string, std::string>& set) {
   json sweep;
   try {
-    sweep = json::parse(read_file(path));
+    sweep = parse_json(read_file(path));
   } catch (const IoError& e) {
     throw UsageError(e.what());
-  } catch (const json::exception& e) {
-    throw UsageError(fmt::format("{}: not JSON: {}", path, e.what()));
+  } catch (const UsageError& e) {
+    throw UsageError(fmt::format("{}: {}", path, e.what()));
   }
   for (const auto& [name, value] : set) {
     Case probe;

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/base/sha256.h"
 #include "harness/driver/process.h"
 #include "harness/record/json_schema.h"
@@ -68,7 +69,7 @@ class WorkerProcess {
   }
 
   void take(const std::string& text) {
-    const json line = json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const json line = parse_json_or_discard(text);
     const bool object = line.is_object() && line.contains("id") && line["id"].is_string();
     const auto it = object ? place_.find(line["id"].get<std::string>()) : place_.end();
     if (it == place_.end() || delivered_[it->second]) {

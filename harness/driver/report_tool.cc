@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/driver/process.h"
 
 namespace tandem {
@@ -76,7 +77,7 @@ ReportTool::Said ReportTool::ask(std::vector<std::string> words) const {
 
 std::vector<int> ReportTool::plan(int cases, int looks) const {
   const Said said = ask({"--plan", std::to_string(cases), "--look", fmt::format("1/{}", looks), "--json"});
-  const json j = json::parse(said.out, nullptr, /*allow_exceptions=*/false);
+  const json j = parse_json_or_discard(said.out);
   try {
     std::vector<int> pairs = j.at("pairs").get<std::vector<int>>();
     if (said.code == 0 && static_cast<int>(pairs.size()) == looks) return pairs;
@@ -89,7 +90,7 @@ std::vector<int> ReportTool::plan(int cases, int looks) const {
 
 ReportTool::Verdict ReportTool::judge(const fs::path& duet, int look, int of) const {
   const Said said = ask({duet, "--look", fmt::format("{}/{}", look, of), "--json"});
-  json j = json::parse(said.out, nullptr, /*allow_exceptions=*/false);
+  json j = parse_json_or_discard(said.out);
   const bool whole = j.is_object() && j.contains("stop") && j["stop"].is_boolean() && j.contains("counts") &&
                      j["counts"].is_object();
   if (!whole) throw Error(fmt::format("{} gate exited with code {}: {}", program_, said.code, said.talk));

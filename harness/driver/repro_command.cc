@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/driver/commands.h"
 #include "harness/driver/process.h"
 #include "harness/sweep/files.h"
@@ -32,11 +33,9 @@ Record record_of_run(const fs::path& run, const std::string& id) {
 Record find_record(const std::string& what) {
   if (fs::is_regular_file(what)) {
     try {
-      return record_from_json(json::parse(read_file(what)));
-    } catch (const json::exception& e) {
-      throw UsageError(fmt::format("{}: not one record in JSON ({}); for a run give RUN:ID", what, e.what()));
+      return record_from_json(parse_json(read_file(what)));
     } catch (const UsageError& e) {
-      throw UsageError(fmt::format("{}: {}", what, e.what()));
+      throw UsageError(fmt::format("{}: not one record in JSON ({}); for a run give RUN:ID", what, e.what()));
     }
   }
   const size_t colon = what.rfind(':');
@@ -49,7 +48,7 @@ Record find_record(const std::string& what) {
 
 /// The median of the only benchmark in a suite's JSON.
 double median_of(const std::string& text) {
-  const json out = json::parse(text, nullptr, false);
+  const json out = parse_json_or_discard(text);
   if (!out.is_object()) throw Error("the suite printed no JSON");
   if (out["benchmarks"].size() == 1) return out["benchmarks"][0].at("real_time").get<double>();
   const json& failures = out["failures"];

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/driver/profiles.h"
 #include "harness/record/benchmark_json.h"
 #include "harness/sweep/files.h"
@@ -47,9 +48,9 @@ RunFolder::RunFolder(fs::path path, bool resume) : path_(std::move(path)) {
                       path_.string()));
     }
     try {
-      environment_ = json::parse(read_file(file));
-    } catch (const json::exception& e) {
-      throw UsageError(fmt::format("{}: not JSON: {}", file.string(), e.what()));
+      environment_ = parse_json(read_file(file));
+    } catch (const UsageError& e) {
+      throw UsageError(fmt::format("{}: {}", file.string(), e.what()));
     }
   } else if (fs::exists(path_)) {
     for (const auto& entry : fs::directory_iterator(path_)) {
@@ -81,7 +82,7 @@ void RunFolder::open(const json& environment) {
   for (const Record& r : read_records(records, nullptr)) remember(r);
   validation_log_ = std::make_unique<LineLog>((path_ / "validation.jsonl").string());
   for_each_line(validation_log_->path(), [&](int number, const std::string& text) {
-    const json line = json::parse(text, nullptr, false);
+    const json line = parse_json_or_discard(text);
     if (!line.is_object() || !line.contains("id") || !line.contains("binary")) {
       throw UsageError(fmt::format("{}:{}: not a validation", validation_log_->path(), number));
     }

@@ -14,8 +14,8 @@
 #include <utility>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/model/convert.h"
-#include "harness/model/json_text.h"
 
 namespace tandem {
 namespace {

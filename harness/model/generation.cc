@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "harness/base/error.h"
-#include "harness/model/json_text.h"
+#include "harness/base/json_text.h"
 
 namespace tandem {
 namespace {

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "harness/base/error.h"
-#include "harness/model/json_text.h"
+#include "harness/base/json_text.h"
 
 namespace tandem {
 namespace {

@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "harness/base/error.h"
-#include "harness/model/json_text.h"
+#include "harness/base/json_text.h"
 #include "harness/record/json_schema.h"
 
 namespace tandem {

@@ -11,6 +11,7 @@
 #include <ostream>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/base/sha256.h"
 #include "harness/record/environment.h"
 #include "harness/run/case_cost.h"
@@ -119,10 +120,10 @@ std::map<std::string, Validation> Worker::read_validations() const {
   for (std::string line; std::getline(in, line);) {
     if (in.eof()) break;  // unterminated: a kill cut it off
     try {
-      Validation v = validation_from_json(nlohmann::json::parse(line));
+      Validation v = validation_from_json(parse_json(line));
       found.insert_or_assign(v.id, std::move(v));
-    } catch (const nlohmann::json::exception& e) {
-      throw UsageError(fmt::format("{}: not a line of JSON: {}", path, e.what()));
+    } catch (const UsageError& e) {
+      throw UsageError(fmt::format("{}: {}", path, e.what()));
     }
   }
   return found;
@@ -330,11 +331,12 @@ void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, 
                  ProfilePass pass) {
   std::ifstream in(cases_path);
   if (!in) throw UsageError(fmt::format("--cases: cannot read '{}'", cases_path));
+  const std::string text(std::istreambuf_iterator<char>(in), {});
   nlohmann::json cases;
   try {
-    cases = nlohmann::json::parse(in);
-  } catch (const nlohmann::json::exception& e) {
-    throw UsageError(fmt::format("--cases: '{}' is not JSON: {}", cases_path, e.what()));
+    cases = parse_json(text);
+  } catch (const UsageError& e) {
+    throw UsageError(fmt::format("--cases: '{}': {}", cases_path, e.what()));
   }
   if (!cases.is_array())
     throw UsageError(fmt::format("--cases: '{}' must hold a JSON array of cases", cases_path));

@@ -1,11 +1,13 @@
 #include "harness/run/worker.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
+#include "harness/base/error.h"
 #include "harness/run/testing/fake_engine.h"
 
 namespace tandem {
@@ -103,6 +105,30 @@ TEST_F(WorkerTest, NothingUnvalidatedIsTimed) {
   std::ostringstream again;
   serve_cases(worker, (dir_ / "cases.json").string(), ServeMode::kMeasure, again);
   EXPECT_EQ(record_from_json(nlohmann::json::parse(again.str())).status, Status::kOk) << again.str();
+}
+
+// Breaks when a file that nests without end ends the process instead of being an error in one line.
+TEST_F(WorkerTest, DeepFilesAreRefused) {
+  const EngineRegistry engines = registry(Fault::kNone);
+  Worker worker(engines, options());
+  const std::string deep = std::string(100000, '[') + std::string(100000, ']');
+  const std::string path = (dir_ / "cases.json").string();
+  auto said = [&](ServeMode mode) -> std::string {
+    std::ostringstream out;
+    try {
+      serve_cases(worker, path, mode, out);
+    } catch (const UsageError& e) {
+      return e.what();
+    }
+    return out.str();
+  };
+  std::ofstream(path) << deep;
+  EXPECT_EQ(said(ServeMode::kValidate), fmt::format("--cases: '{}': JSON that nests deeper than 64", path));
+
+  std::ofstream(path) << nlohmann::json::array({case_to_json(tiny(Suite::kDecoder))}).dump();
+  const std::string validation = (dir_ / "validation.jsonl").string();
+  std::ofstream(validation) << deep << "\n";
+  EXPECT_EQ(said(ServeMode::kMeasure), fmt::format("{}: JSON that nests deeper than 64", validation));
 }
 
 // Breaks when `tandem list` cannot tell what an engine would skip, and why.

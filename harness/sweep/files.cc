@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/base/sha256.h"
 
 namespace tandem {
@@ -35,7 +36,8 @@ std::string stamp(const fs::path& path) {
 
 nlohmann::json load_digests(const fs::path& file) {
   std::ifstream in(file);
-  nlohmann::json j = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
+  const std::string text(std::istreambuf_iterator<char>(in), {});
+  nlohmann::json j = parse_json_or_discard(text);
   return j.is_object() ? j : nlohmann::json::object();
 }
 
@@ -46,7 +48,8 @@ std::string big_file_sha256(const fs::path& path) {
   const std::string now = stamp(path);
   const fs::path file = cache / "digests.json";
   const nlohmann::json known = load_digests(file);
-  if (const auto it = known.find(key); it != known.end() && it->value("stamp", "") == now) {
+  if (const auto it = known.find(key);
+      it != known.end() && it->is_object() && it->value("stamp", "") == now) {
     return it->value("sha256", "");
   }
   const std::string hash = sha256_file_hex(path);

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "harness/base/error.h"
-#include "harness/model/json_text.h"
+#include "harness/base/json_text.h"
 #include "harness/sweep/files.h"
 
 namespace tandem {

@@ -15,6 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/base/sha256.h"
 
 namespace tandem::kernels {
@@ -133,7 +134,7 @@ GemmChoices::GemmChoices(std::string path, Mode mode) : path_(std::move(path)), 
 }
 
 GemmChoices::Map GemmChoices::parse(const std::string& text) {
-  const json j = json::parse(text);
+  const json j = parse_json(text);
   if (j.at("schema").get<std::string>() != kSchema)
     throw UsageError(fmt::format("schema: expected {}", kSchema));
   Map map;

@@ -159,7 +159,7 @@ TEST_F(ChoicesFile, CorruptFileIsIgnoredAndRebuilt) {
   for (const std::string& damaged :
        {std::string("{"), std::string(), text.substr(0, text.size() / 2), bad_hex, bad_key,
         std::string("[1, 2]"), std::string(R"({"schema": "other/1", "places": []})"),
-        std::string("\xff\xfe\x00", 3)}) {
+        std::string("\xff\xfe\x00", 3), std::string(100000, '[') + std::string(100000, ']')}) {
     write(damaged);
     ::testing::internal::CaptureStderr();
     GemmChoices choices(path_, GemmChoices::Mode::kSearch);

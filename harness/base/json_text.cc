@@ -1,4 +1,4 @@
-#include "harness/model/json_text.h"
+#include "harness/base/json_text.h"
 
 #include <fmt/format.h>
 
@@ -15,7 +15,10 @@ json parse_json(std::string_view text) {
   constexpr int kMaxDepth = 64;
   std::set<std::string> keys;
   const json::parser_callback_t watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (depth > kMaxDepth) throw UsageError(fmt::format("JSON that nests deeper than {}", kMaxDepth));
+    const bool opens =
+        event == json::parse_event_t::array_start || event == json::parse_event_t::object_start;
+    if (opens && depth >= kMaxDepth)
+      throw UsageError(fmt::format("JSON that nests deeper than {}", kMaxDepth));
     if (event == json::parse_event_t::key && depth == 1 && !keys.insert(parsed.get<std::string>()).second) {
       throw UsageError(fmt::format("{} is there twice", shown(parsed)));
     }
@@ -25,6 +28,14 @@ json parse_json(std::string_view text) {
     return json::parse(text, watch);
   } catch (const json::exception& e) {
     throw UsageError(fmt::format("not JSON: {}", e.what()));
+  }
+}
+
+json parse_json_or_discard(std::string_view text) {
+  try {
+    return parse_json(text);
+  } catch (const UsageError&) {
+    return json(json::value_t::discarded);
   }
 }
 

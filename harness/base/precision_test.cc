@@ -1,0 +1,37 @@
+#include "harness/base/precision.h"
+
+#include <gtest/gtest.h>
+
+#include "harness/base/error.h"
+
+namespace tandem {
+namespace {
+
+// An axis value would be read as another one, or a wrong one accepted.
+TEST(Precision, NamesRoundTrip) {
+  for (int i = 0; i < kPrecisions; ++i) {
+    EXPECT_EQ(parse_precision(precision_name(static_cast<Precision>(i))), static_cast<Precision>(i));
+  }
+  for (int i = 0; i < kKvTypes; ++i)
+    EXPECT_EQ(parse_kv(kv_name(static_cast<KvType>(i))), static_cast<KvType>(i));
+  EXPECT_THROW(parse_precision("bfloat16"), UsageError);
+  EXPECT_THROW(parse_kv("bf16"), UsageError);
+}
+
+// Floors would be computed from the wrong bytes.
+TEST(Precision, Bytes) {
+  EXPECT_EQ(weight_bytes(Precision::kTf32), 4);
+  EXPECT_EQ(weight_bytes(Precision::kFp16), 2);
+  EXPECT_EQ(weight_bytes(Precision::kFp8), 1);
+  EXPECT_EQ(weight_bytes(Precision::kW4a16), 0.515625);
+  EXPECT_EQ(head_bytes(Precision::kW4a16), 1);
+  EXPECT_EQ(activation_dtype(Precision::kInt8), DType::kBF16);
+  EXPECT_EQ(kv_head_bytes(Precision::kBf16, KvType::kSame, 64), 128);
+  EXPECT_EQ(kv_head_bytes(Precision::kFp8, KvType::kSame, 64), 64);
+  EXPECT_EQ(kv_head_bytes(Precision::kBf16, KvType::kInt8, 64), 68);
+  EXPECT_EQ(kv_head_bytes(Precision::kInt8, KvType::kSame, 128), 136);
+  EXPECT_EQ(kv_head_bytes(Precision::kFp32, KvType::kFp8, 16), 16);
+}
+
+}  // namespace
+}  // namespace tandem
