@@ -27,6 +27,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 import transformers
+from fixture_files import MADE_BY, digits, write
 from tiny_checkpoints import ROOT, SEED, Variant, seeded, variants, write_checkpoint
 
 SEQUENCES = 134  # a variant, before the undecided ones are left out
@@ -177,11 +178,6 @@ def generate(
     return results, np.array(least)
 
 
-def digits(values: torch.Tensor) -> list[float]:
-    """Enough digits to give every float32 back."""
-    return [float(f"{v:.9g}") for v in values.float().reshape(-1).tolist()]
-
-
 def forced(model: Any, v: Variant, sources: list[list[int]]) -> dict[str, Any]:
     """Encoder output and teacher-forced logits of a few sequences, each alone and unpadded."""
     start = v.generation["decoder_start_token_id"]
@@ -242,7 +238,7 @@ def fixture(name: str, v: Variant) -> dict[str, Any]:
         file=sys.stderr,
     )
     return {
-        "made_by": f"transformers {transformers.__version__}, torch {torch.__version__}, float32, eager, CPU",
+        "made_by": MADE_BY,
         "seed": SEED,
         "config": config,
         "generation": v.generation,
@@ -258,15 +254,6 @@ def fixture(name: str, v: Variant) -> dict[str, Any]:
         "greedy": greedy,
         "beam": beam,
     }
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """One line a key, so that a change shows where it is."""
-    lines = [
-        f"{json.dumps(k)}: {json.dumps(x, separators=(',', ':'))}"
-        for k, x in content.items()
-    ]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def main() -> None:

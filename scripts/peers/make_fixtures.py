@@ -16,7 +16,6 @@ d_model. Head widths are multiples of 8, which the CUDA engine's attention asks 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from fixture_files import MADE_BY, digits, write
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "reports"))
@@ -391,11 +391,6 @@ def ids(f: Family, name: str, lengths: list[int]) -> list[list[int]]:
     return [s.tolist() for s in sequences]
 
 
-def nine_digits(values: torch.Tensor) -> list[float]:
-    """Enough digits to give every float32 back."""
-    return [float(f"{v:.9g}") for v in values.float().reshape(-1).tolist()]
-
-
 def make(f: Family) -> dict[str, Any]:
     """The fixture of one family."""
     torch.manual_seed(0)
@@ -412,10 +407,10 @@ def make(f: Family) -> dict[str, Any]:
             out = model(
                 input_ids=source_ids, decoder_input_ids=target_ids, use_cache=False
             )
-            encoded += nine_digits(out.encoder_last_hidden_state)
-            logits += nine_digits(out.logits)
+            encoded += digits(out.encoder_last_hidden_state)
+            logits += digits(out.logits)
     return {
-        "made_by": f"transformers {transformers.__version__}, torch {torch.__version__}, float32, eager, CPU",
+        "made_by": MADE_BY,
         "config": f.config,
         "seed": SEED,
         "tensors": tensors,
@@ -424,15 +419,6 @@ def make(f: Family) -> dict[str, Any]:
         "encoder_output": encoded,
         "logits": logits,
     }
-
-
-def write(path: Path, fixture: dict[str, Any]) -> None:
-    """One line a key, so that a change shows where it is."""
-    lines = [
-        f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}"
-        for k, v in fixture.items()
-    ]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def main() -> None:
