@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tandem_reports import page
 
@@ -20,6 +21,20 @@ def percent(text: str) -> float:
     if not 0 < value < 100:
         raise argparse.ArgumentTypeError(f"{text!r} is not over 0 and under 100 percent")
     return value / 100
+
+
+def add_command(
+    commands: Any, name: str, summary: str, description: str, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """Declares a subcommand, whose description and epilog are printed as they are laid out."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
 
 
 def add_output(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:

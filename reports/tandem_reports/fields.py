@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from tandem_reports.errors import ReportError
@@ -29,6 +30,26 @@ def parse_json(text: str, where: str) -> object:
     except (ValueError, RecursionError) as error:
         raise ReportError(f"{where}: not JSON that can be read: {error}") from None
     return value
+
+
+def parse_line(data: bytes, where: str) -> object:
+    """Parses a line of JSON as it stands in its file. Raises ReportError naming `where`."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{where}: not UTF-8 at byte {error.start + 1}") from None
+    return parse_json(text, where)
+
+
+def whole_lines(path: Path) -> tuple[list[tuple[str, bytes]], list[str]]:
+    """Each line of a file with its place, and warnings. Raises OSError.
+
+    A last line without its newline is what a kill leaves behind: it is left out, with a warning.
+    """
+    *lines, rest = path.read_bytes().split(b"\n")
+    placed = [(f"{path} line {number}", line) for number, line in enumerate(lines, start=1)]
+    warnings = [f"{path} line {len(lines) + 1}: ends without a newline and is ignored"] if rest else []
+    return placed, warnings
 
 
 def check_schema(version: str, where: str) -> None:

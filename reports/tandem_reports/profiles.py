@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
-from tandem_reports.fields import Fields, check_schema, parse_json
+from tandem_reports.fields import Fields, check_schema, parse_line, whole_lines
 from tandem_reports.trace_reading import read_any
 from tandem_reports.trace_views import Measured
 from tandem_reports.traces import Trace
@@ -55,8 +54,8 @@ def _measured(fields: Fields) -> dict[str, Measured]:
     return found
 
 
-def _profile(text: str, where: str) -> Profile:
-    fields = Fields(parse_json(text, where), where)
+def _profile(line: bytes, where: str) -> Profile:
+    fields = Fields(parse_line(line, where), where)
     check_schema(fields.text("schema"), where)
     return Profile(
         case_id=fields.text("id"),
@@ -82,16 +81,15 @@ def read_profiles(run: Path) -> tuple[dict[tuple[str, str], Profile], list[str]]
     """The last line of each case and pass, and a warning for each line that cannot be read."""
     path = run / FILE
     found: dict[tuple[str, str], Profile] = {}
-    warnings = []
     try:
-        text = path.read_text(encoding="utf-8")
+        lines, warnings = whole_lines(path)
     except FileNotFoundError:
         return {}, []
-    except (OSError, UnicodeDecodeError) as error:
-        return {}, [f"{path}: cannot read: {error}"]
-    for number, line in zip(itertools.count(1), text.splitlines()):
+    except OSError as error:
+        return {}, [f"{path}: cannot read: {error.strerror}"]
+    for where, line in lines:
         try:
-            profile = _profile(line, f"{path}:{number}")
+            profile = _profile(line, where)
         except ReportError as error:
             warnings.append(str(error))
             continue

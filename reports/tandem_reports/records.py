@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
-from tandem_reports.fields import Fields, check_schema, parse_json
+from tandem_reports.fields import Fields, check_schema, parse_line, whole_lines
 
 SUITES = ("encoder", "decoder", "generate", "kernels", "collectives", "memory", "limits")
 STATUSES = ("ok", "invalid", "skipped", "oom", "crashed", "timeout", "rank_lost", "error")
@@ -291,19 +291,7 @@ def read_records(path: Path) -> tuple[list[Record], list[str]]:
     line that is not a record raises ReportError with its number.
     """
     try:
-        data = path.read_bytes()
+        lines, warnings = whole_lines(path)
     except OSError as error:
         raise ReportError(f"{path}: {error.strerror}") from None
-    *lines, rest = data.split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        where = f"{path} line {number}"
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ReportError(f"{where}: not UTF-8 at byte {error.start + 1}") from None
-        records.append(parse_record(parse_json(text, where), where))
-    warnings = []
-    if rest:
-        warnings.append(f"{path} line {len(lines) + 1}: ends without a newline and is ignored")
-    return records, warnings
+    return [parse_record(parse_line(line, where), where) for where, line in lines], warnings

@@ -434,3 +434,15 @@ def test_a_trace_outside_the_run_is_not_opened(tmp_path: Path) -> None:
     profiles, _ = read_profiles(tmp_path)
     with pytest.raises(ReportError, match="not in the run folder"):
         profile_section.trace_of(tmp_path, profiles["a", "node"])
+
+
+def test_one_bad_line_of_profiles_costs_that_line_only(tmp_path: Path) -> None:
+    # Breaks when a byte that is no UTF-8, or a line that a kill cut off, hides the other profiles.
+    line = {"schema": "1.0.0", "name": "a\u2028b", "pass": "node", "status": "ok", "reason": None}
+    text = [json.dumps({**line, "id": name}, ensure_ascii=False).encode() for name in "abc"]
+    (tmp_path / "profiles.jsonl").write_bytes(b"\n".join([text[0], b'{"id": "\xff"}', text[1], text[2][:20]]))
+    profiles, warnings = read_profiles(tmp_path)
+    assert [case for case, _ in profiles] == ["a", "b"]
+    assert len(warnings) == 2
+    assert any("line 2: not UTF-8" in warning for warning in warnings)
+    assert any("line 4: ends without a newline" in warning for warning in warnings)

@@ -54,12 +54,8 @@ def _pattern(text: str) -> str:
 
 def add(commands: Any) -> None:
     """Declares the subcommand."""
-    parser = commands.add_parser(
-        "compare",
-        help="compare runs: medians, ratios, intervals",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = console.add_command(
+        commands, "compare", "compare runs: medians, ratios, intervals", DESCRIPTION, EPILOG
     )
     parser.add_argument("a", metavar="A", type=Path, help="the run that the others are compared with")
     parser.add_argument("others", metavar="B", nargs="+", type=Path, help="a run to compare with A")

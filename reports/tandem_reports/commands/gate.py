@@ -75,12 +75,8 @@ def _cases(text: str) -> int:
 
 def add(commands: Any) -> None:
     """Declares the subcommand."""
-    parser = commands.add_parser(
-        "gate",
-        help="is B slower than A? verdicts and an exit code",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = console.add_command(
+        commands, "gate", "is B slower than A? verdicts and an exit code", DESCRIPTION, EPILOG
     )
     parser.add_argument("paths", metavar="RUN", nargs="*", type=Path, help="A and B, or one DUET")
     parser.add_argument(

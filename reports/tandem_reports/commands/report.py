@@ -23,11 +23,8 @@ A run is a folder that holds environment.json and records.jsonl, as `tandem run`
 
 def add(commands: Any) -> None:
     """Declares the subcommand."""
-    parser = commands.add_parser(
-        "report",
-        help="write an HTML page with tables and figures about a run",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = console.add_command(
+        commands, "report", "write an HTML page with tables and figures about a run", DESCRIPTION
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run folder")
     parser.add_argument(

@@ -58,12 +58,8 @@ def _count(text: str) -> int:
 
 def add(commands: Any) -> None:
     """Declares the subcommand."""
-    parser = commands.add_parser(
-        "self-test",
-        help="how often is the gate wrong? from duets of known builds",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = console.add_command(
+        commands, "self-test", "how often is the gate wrong? from duets of known builds", DESCRIPTION, EPILOG
     )
     parser.add_argument(
         "duets", metavar="DUET", nargs="+", type=Path, help="a duet of one build, or against a planted one"

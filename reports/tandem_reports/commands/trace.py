@@ -30,13 +30,7 @@ FORMATS = ("terminal", "markdown", "csv")
 
 def add(commands: Any) -> None:
     """Declares the subcommand."""
-    parser = commands.add_parser(
-        "trace",
-        help="where the time of a profile goes",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = console.add_command(commands, "trace", "where the time of a profile goes", DESCRIPTION, EPILOG)
     parser.add_argument("trace", metavar="FILE", type=Path, help="a trace")
     parser.add_argument(
         "--against", metavar="FILE", type=Path, help="a second trace: B, beside the first as A"

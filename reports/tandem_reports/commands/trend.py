@@ -35,12 +35,8 @@ FORMATS = ("terminal", "markdown", "csv", "html")
 
 def add(commands: Any) -> None:
     """Declares the subcommand."""
-    parser = commands.add_parser(
-        "trend",
-        help="cases over many runs, and where they step",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = console.add_command(
+        commands, "trend", "cases over many runs, and where they step", DESCRIPTION, EPILOG
     )
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", type=Path, help="a run folder; the order does not matter"
