@@ -20,6 +20,7 @@ using nlohmann::json;
 
 constexpr std::array<std::string_view, kProfilePasses> kNames = {"graph", "node", "eager", "counters",
                                                                  "energy"};
+constexpr const char* kNoEager = "the engine has no way to run it without graphs";
 constexpr double kWarmup_s = 0.5;
 constexpr double kUntraced_s = 0.3;
 constexpr double kTraced_s = 0.5;
@@ -45,7 +46,7 @@ double median(std::vector<float> values) {
 Repetition repeat(Workload& workload, bool eager) {
   if (!eager) return workload.repeat();
   const auto r = workload.repeat_eager();
-  if (!r) throw Error("this engine has no way to run the case without graphs");
+  if (!r) throw Error(kNoEager);
   return *r;
 }
 
@@ -234,7 +235,7 @@ json trace_pass(const ProfileSubject& subject, ProfilePass pass, Tracer& tracer)
   if (!tracer.unavailable().empty()) return unavailable(tracer.unavailable());
   const bool eager = pass == ProfilePass::kEager;
   Workload& workload = *subject.workload;
-  if (eager && !workload.repeat_eager()) return unavailable("the engine has no way to run it without graphs");
+  if (eager && !workload.repeat_eager()) return unavailable(kNoEager);
 
   repeat_for(workload, eager, kWarmup_s);
   const double untraced = median(repeat_for(workload, eager, kUntraced_s));
@@ -279,7 +280,7 @@ json trace_pass(const ProfileSubject& subject, ProfilePass pass, Tracer& tracer)
 json counters_pass(const ProfileSubject& subject, Tracer& tracer) {
   if (!tracer.unavailable().empty()) return unavailable(tracer.unavailable());
   Workload& workload = *subject.workload;
-  if (!workload.repeat_eager()) return unavailable("the engine has no way to run it without graphs");
+  if (!workload.repeat_eager()) return unavailable(kNoEager);
   repeat_for(workload, false, kWarmup_s);
   constexpr int kMostRanges = 2048;
   constexpr int kMostPasses = 32;
