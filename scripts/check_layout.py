@@ -41,6 +41,8 @@ def allowed(source: str, target: str) -> bool:
         return True
     if top == "suites":
         return True
+    if room in BASE | MODEL:
+        return to in BASE  # of its own room: above
     if top == "harness":
         return target.startswith("harness/")
     if top == "kernels":

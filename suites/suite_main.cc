@@ -216,16 +216,23 @@ int run(Suite suite, int argc, char** argv) {
   const std::vector<char*> library = take_benchmark_flags(argc, argv, flags, rest);
 
   CLI::App app(fmt::format("suite_{}: {} Every case is checked before it is timed.", suite_name(suite),
-                           kAbout[static_cast<int>(suite)]));
+                           kAbout[static_cast<int>(suite)]),
+               fmt::format("suite_{}", suite_name(suite)));
   app.footer(
       "Lists are separated by commas; every combination is a case. Google Benchmark's flags work too: "
       "--benchmark_filter=RE, --benchmark_list_tests, --benchmark_format=console|json, "
       "--benchmark_out=FILE.\n"
       "Exit codes: 0 good, 1 something is invalid or failed, 2 usage, 3 no usable device.");
+  const Case defaults;
+  auto by_default = [&](const Axis& a) -> std::string {
+    if (a.name == "op") return "all of the suite's";
+    return a.name == "engine" ? "the best one here" : a.get(defaults);
+  };
   flags.values.resize(axes().size());
   for (size_t i = 0; i < axes().size(); ++i) {
     const Axis& a = axes()[i];
-    app.add_option(fmt::format("--{}", a.name), flags.values[i], fmt::format("{} [{}]", a.help, a.allowed))
+    app.add_option(fmt::format("--{}", a.name), flags.values[i],
+                   fmt::format("{} [{}] (default: {})", a.help, a.allowed, by_default(a)))
         ->delimiter(',')
         ->group("Axes");
   }
@@ -236,7 +243,8 @@ int run(Suite suite, int argc, char** argv) {
                    "--src the longest where they are not given");
   }
   app.add_option("--device", flags.device, "device number")->check(CLI::NonNegativeNumber);
-  app.add_option("--level1-bytes", flags.level1_bytes, "cap of the Level-1 cache")
+  app.add_option("--level1-bytes", flags.level1_bytes,
+                 "bytes that the Level-1 cache may hold (default: 24 GiB, or what shared memory has free)")
       ->check(CLI::NonNegativeNumber);
   app.add_option("--ceilings", flags.ceilings,
                  "file of measured rates for the floors (see --measure-ceilings)");

@@ -29,7 +29,8 @@ void add_case_options(CLI::App& command, tandem::RunArgs& args) {
 }
 
 void add_bin_dir(CLI::App& command, fs::path& bin_dir) {
-  command.add_option("--bin-dir", bin_dir, "folder of the suite binaries")->check(CLI::ExistingDirectory);
+  command.add_option("--bin-dir", bin_dir, "folder of the suite binaries (default: beside tandem)")
+      ->check(CLI::ExistingDirectory);
 }
 
 void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
@@ -69,7 +70,9 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
       .add_option("--timeout", run.timeout_s,
                   "seconds a case (default: ten times the predicted, at least 60)")
       ->check(CLI::PositiveNumber);
-  command.add_option("--level1-bytes", run.level1_bytes, "cap of the Level-1 cache")
+  command
+      .add_option("--level1-bytes", run.level1_bytes,
+                  "bytes that the Level-1 cache may hold (default: 24 GiB, or what shared memory has free)")
       ->check(CLI::NonNegativeNumber);
   command.add_option("--seed", run.seed,
                      "of the order of sides, groups and cases (default: drawn, and recorded)");
@@ -128,7 +131,8 @@ int run(int argc, char** argv) {
   run.add_option("--timeout", run_args.timeout_s,
                  "seconds a case (default: ten times the predicted, at least 60)")
       ->check(CLI::PositiveNumber);
-  run.add_option("--level1-bytes", run_args.level1_bytes, "cap of the Level-1 cache")
+  run.add_option("--level1-bytes", run_args.level1_bytes,
+                 "bytes that the Level-1 cache may hold (default: 24 GiB, or what shared memory has free)")
       ->check(CLI::NonNegativeNumber);
   run.add_option("--seed", run_args.seed, "of the order of groups and cases (default: drawn, and recorded)");
   add_bin_dir(run, run_args.bin_dir);
