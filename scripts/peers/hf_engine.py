@@ -322,7 +322,8 @@ def measure(
         "check": check,
         "metrics": metrics,
         "memory": {"peak_bytes": peak},
-        "regime": "cpu" if cpu else None,
+        "regime": "cpu" if cpu else "sustained",  # a second of warm-up went before
+        "l2": "in_situ",  # as the last repetition left it
         **said,
     }
 
@@ -350,6 +351,10 @@ def guarded(
         TypeError,
         ValueError,
     ) as e:
+        engine.loaded, engine.group = (
+            None,
+            "",
+        )  # hooks and compiled calls of this case go with it
         text = f"{type(e).__name__}: {str(e).strip() or 'no message'}".splitlines()[0]
         sticky = "CUDA error" in str(e) or type(e).__name__ == "AcceleratorError"
         return {"status": "error", "reason": text[:500]}, sticky
@@ -374,7 +379,7 @@ def main() -> int:
         "--compile",
         choices=("auto", "on", "off"),
         default="auto",
-        help="torch.compile; auto: on a GPU",
+        help="torch.compile; auto: on a GPU. generate() itself compiles on a GPU only",
     )
     parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path())

@@ -263,8 +263,8 @@ class Step:
         self.prefill()  # eager once: caches are allocated where nothing is traced
         self.first, self.next = self.prefill, self.step
         if compiled:
-            self.first = torch.compile(self.prefill, dynamic=False)
-            self.next = torch.compile(self.step, dynamic=False)
+            self.first = torch.compile(self.prefill, dynamic=False, fullgraph=True)
+            self.next = torch.compile(self.step, dynamic=False, fullgraph=True)
         if device.type == "cuda":
             self.first, self.next = self.captured(self.first), self.captured(self.next)
         self.build_us = (time.perf_counter() - built) * 1e6
