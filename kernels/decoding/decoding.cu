@@ -1,0 +1,216 @@
+#include <string>
+
+#include "harness/base/error.h"
+#include "kernels/common/device.cuh"
+#include "kernels/common/launch.h"
+#include "kernels/decoding/beam_source.h"
+#include "kernels/decoding/choose.h"
+#include "kernels/decoding/decoding.h"
+#include "kernels/decoding/row.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kBeamThreads = 256;  // three rows a multiprocessor: 64 sources of 4 beams in one wave
+constexpr int kSourceThreads = 128;
+
+class DeviceBlock {
+ public:
+  __device__ int thread() const { return static_cast<int>(threadIdx.x); }
+  __device__ int threads() const { return static_cast<int>(blockDim.x); }
+  __device__ void sync() { __syncthreads(); }
+  __device__ uint32_t add(uint32_t* counter, uint32_t value) { return atomicAdd(counter, value); }
+  __device__ void set_bits(uint32_t* word, uint32_t bits) { atomicOr(word, bits); }
+};
+
+struct HeadBias {
+  DType dtype = DType::kF32;
+  const void* values = nullptr;
+  __device__ float operator()(int i) const {
+    if (values == nullptr) return 0;
+    switch (dtype) {
+      case DType::kF16:
+        return to_float(static_cast<const __half*>(values)[i]);
+      case DType::kBF16:
+        return to_float(static_cast<const __nv_bfloat16*>(values)[i]);
+      default:
+        return static_cast<const float*>(values)[i];
+    }
+  }
+};
+
+__device__ LogitRow<HeadBias> row_of(const StepLogits& l, int row, int vocab) {
+  const float* logits = l.logits + row * l.stride;
+  return {.logits = logits,
+          .vocab = vocab,
+          .aligned = reinterpret_cast<uintptr_t>(logits) % 16 == 0,
+          .bias = {.dtype = l.bias_dtype, .values = l.bias}};
+}
+
+/// Called by thread 0 of every block when all its writes are made: the last of them moves the counters.
+__device__ void arrive(const StepState& s, int blocks, int rows, int position) {
+  __threadfence();
+  if (atomicAdd(s.arrived, 1) != blocks - 1) return;
+  __threadfence();
+  *s.arrived = 0;
+  *s.position = position + 1;
+  int32_t running = 0;
+  for (int r = 0; r < rows; ++r) running += __ldcg(s.finished + r) != 0 ? 0 : 1;
+  *s.running = running;
+}
+
+__global__ void __launch_bounds__(kDecodingThreads, 1) choose_kernel(const ChooseParams p) {
+  pdl_launch_dependents();
+  pdl_wait();
+  extern __shared__ uint32_t bitmaps[];
+  __shared__ RowScratch scratch;
+  const int row = static_cast<int>(blockIdx.x);
+  const int position = *p.state.position;
+  int32_t* tokens = p.state.tokens + row * p.state.capacity;
+  const bool ended = p.state.finished[row] != 0;
+  Choice c{.id = p.rules.pad_id, .log_probability = 0};
+  if (!ended) {
+    DeviceBlock block;
+    const History history{.generated = tokens, .start_id = p.rules.start_id, .length = position + 1};
+    const Marks marks = make_marks(block, p.rules, history, needs_marks(p.rules) ? bitmaps : nullptr);
+    const double uniform = p.rules.sample ? draw_uniform(p.keys[row], position) : 0;
+    c = choose(block, scratch, p.rules, marks, uniform, row_of(p.logits, row, p.rules.vocab));
+  }
+  if (threadIdx.x != 0) return;
+  p.state.next_ids[row] = c.id;
+  if (position < p.state.capacity) {
+    tokens[position] = c.id;
+    if (p.log_probabilities != nullptr)
+      p.log_probabilities[row * p.state.capacity + position] = c.log_probability;
+  }
+  p.state.finished[row] = ended || listed(p.rules, p.rules.eos, c.id) ? 1 : 0;
+  arrive(p.state, p.rows, p.rows, position);
+}
+
+__global__ void __launch_bounds__(kBeamThreads, 3) beam_row_kernel(const BeamParams p) {
+  pdl_launch_dependents();
+  pdl_wait();
+  extern __shared__ uint32_t bitmaps[];
+  __shared__ BeamRowScratch scratch;
+  const int row = static_cast<int>(blockIdx.x);
+  if (p.state.finished[row] != 0) return;
+  DeviceBlock block;
+  const History history{.generated = p.state.tokens + row * p.state.capacity,
+                        .start_id = p.rules.start_id,
+                        .length = *p.state.position + 1};
+  const Marks marks = make_marks(block, p.rules, history, needs_marks(p.rules) ? bitmaps : nullptr);
+  best_continuations(block, scratch, p.rules, marks, p.running_scores[row],
+                     row_of(p.logits, row, p.rules.vocab), p.best + static_cast<int64_t>(row) * p.rules.kept);
+}
+
+__global__ void __launch_bounds__(kSourceThreads) beam_source_kernel(const BeamParams p) {
+  pdl_launch_dependents();
+  pdl_wait();
+  __shared__ BeamSourceScratch scratch;
+  const int first = static_cast<int>(blockIdx.x) * p.rules.beams;
+  const int position = *p.state.position;
+  if (p.state.finished[first] == 0) {
+    const int64_t tokens = first * p.state.capacity;
+    DeviceBlock block;
+    advance_source(block, scratch, p.rules,
+                   {.first_row = first,
+                    .position = position,
+                    .capacity = p.state.capacity,
+                    .best = p.best + static_cast<int64_t>(first) * p.rules.kept,
+                    .running = p.running_scores + first,
+                    .history = p.state.tokens + tokens,
+                    .ancestry = p.ancestry + tokens,
+                    .next_ids = p.state.next_ids + first,
+                    .finished = p.state.finished + first,
+                    .hypotheses = p.hypotheses + tokens,
+                    .lengths = p.lengths + first,
+                    .slots = p.slots + first,
+                    .scores = p.scores + first});
+  }
+  if (threadIdx.x == 0) arrive(p.state, p.sources, p.sources * p.rules.beams, position);
+}
+
+__global__ void beam_state_kernel(const BeamParams p) {
+  const int row = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (row >= p.sources * p.rules.beams) return;
+  const int beam = row % p.rules.beams;
+  p.running_scores[row] = beam == 0 ? 0.0f : kHopeless;  // the others are copies: only one may go on
+  p.lengths[row] = 0;
+  p.slots[row] = beam;
+  p.scores[row] = kHopeless;
+}
+
+void require(bool ok, const char* message) {
+  if (!ok) throw UsageError(message);
+}
+
+void check(const char* who, const DecodingRules& r, const StepLogits& l, const StepState& s) {
+  const auto say = [&](bool ok, const char* what) { require(ok, (std::string(who) + ": " + what).c_str()); };
+  say(r.vocab >= 1 && l.stride >= r.vocab && l.logits != nullptr,
+      "logits must hold rules.vocab scores a row");
+  say(r.table != nullptr, "rules.table must be given");
+  say(s.next_ids != nullptr && s.tokens != nullptr && s.position != nullptr && s.finished != nullptr &&
+          s.running != nullptr && s.arrived != nullptr,
+      "next_ids, tokens, position, finished, running and arrived must be given");
+  say(s.capacity >= r.max_length - 1, "capacity must be at least rules.max_length - 1");
+}
+
+/// Dynamic shared memory for the marks of a row.
+template <typename Kernel>
+size_t marks_bytes(Kernel kernel, const DecodingRules& r) {
+  if (!needs_marks(r)) return 0;
+  const size_t bytes = 2 * static_cast<size_t>(mark_words(r.vocab)) * sizeof(uint32_t);
+  TANDEM_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  return bytes;
+}
+
+}  // namespace
+
+void launch_choose(const ChooseParams& p, cudaStream_t stream) {
+  check("choose", p.rules, p.logits, p.state);
+  require(p.rows >= 1, "choose: rows must be at least 1");
+  require(!p.rules.sample || p.keys != nullptr, "choose: sampling needs keys");
+  launch(choose_kernel,
+         {.grid = dim3(static_cast<unsigned>(p.rows)),
+          .block = dim3(kDecodingThreads),
+          .shared_bytes = marks_bytes(choose_kernel, p.rules),
+          .dependent = p.dependent},
+         stream, p);
+}
+
+void launch_beam(const BeamParams& p, cudaStream_t stream) {
+  check("beam", p.rules, p.logits, p.state);
+  require(p.sources >= 1, "beam: sources must be at least 1");
+  require(p.rules.beams >= 2 && p.rules.beams <= kMaxBeams, "beam: rules.beams must be 2 to 32");
+  require(p.rules.kept >= 2 * p.rules.beams && p.rules.kept <= kMaxKept && p.rules.kept <= p.rules.vocab,
+          "beam: rules.kept must be at least 2 * beams and at most 128 and the vocabulary");
+  require(p.best != nullptr && p.running_scores != nullptr && p.ancestry != nullptr &&
+              p.hypotheses != nullptr && p.lengths != nullptr && p.slots != nullptr && p.scores != nullptr,
+          "beam: best, running_scores, ancestry, hypotheses, lengths, slots and scores must be given");
+  const auto rows = static_cast<unsigned>(p.sources * p.rules.beams);
+  launch(beam_row_kernel,
+         {.grid = dim3(rows),
+          .block = dim3(kBeamThreads),
+          .shared_bytes = marks_bytes(beam_row_kernel, p.rules),
+          .dependent = p.dependent},
+         stream, p);
+  launch(beam_source_kernel,
+         {.grid = dim3(static_cast<unsigned>(p.sources)),
+          .block = dim3(kSourceThreads),
+          .dependent = p.dependent},
+         stream, p);
+}
+
+void launch_beam_state(const BeamParams& p, cudaStream_t stream) {
+  require(p.sources >= 1 && p.running_scores != nullptr && p.lengths != nullptr && p.slots != nullptr &&
+              p.scores != nullptr,
+          "beam state: sources, running_scores, lengths, slots and scores must be given");
+  const int rows = p.sources * p.rules.beams;
+  launch(beam_state_kernel,
+         {.grid = dim3(static_cast<unsigned>((rows + kSourceThreads - 1) / kSourceThreads)),
+          .block = dim3(kSourceThreads)},
+         stream, p);
+}
+
+}  // namespace tandem::kernels
