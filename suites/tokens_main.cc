@@ -11,8 +11,6 @@
 #include "harness/model/checkpoint.h"
 #include "harness/model/ids_file.h"
 #include "harness/sweep/case.h"
-#include "reference/engine/reference_engine.h"
-#include "reference/model/decode.h"
 #include "suites/engines.h"
 
 namespace tandem {
@@ -57,22 +55,8 @@ Case case_of(const TokenArgs& args, const GenerationConfig& g, const Transformer
   return c;
 }
 
-void print_reference(const TokenArgs& args, const Checkpoint& checkpoint, const TransformerBatch& source,
-                     const GenerationConfig& g) {
-  reference::ReferenceEngine engine;
-  const Case c = case_of(args, g, source, "reference");
-  engine.check_supported(c);
-  engine.load(c, checkpoint.config(), c.precision);
-  const auto found = reference::decode(checkpoint.config(), engine.weights(), source, g);
-  for (const auto& hypotheses : found) {
-    for (const reference::Hypothesis& h : hypotheses) {
-      print(h.tokens, args.scores ? std::optional(h.score) : std::nullopt);
-    }
-  }
-}
-
-/// Engines of the harness generate greedily by the model's own scores: anything else would be another text.
-void expect_plain_greedy(const GenerationConfig& g, const std::string& engine) {
+/// Is the search greedy by the model's own scores, with one eos?
+bool plain_greedy(const GenerationConfig& g) {
   GenerationConfig plain;
   plain.decoder_start_id = g.decoder_start_id;
   plain.pad_id = g.pad_id;
@@ -86,18 +70,29 @@ void expect_plain_greedy(const GenerationConfig& g, const std::string& engine) {
   plain.top_k = g.top_k;
   plain.top_p = g.top_p;
   plain.renormalise = g.renormalise;
-  if (g == plain && g.eos_ids.size() == 1) return;
-  throw ImpossibleCase(
-      fmt::format("engine '{}' decodes greedily without bans, penalties and forced tokens; this checkpoint "
-                  "or command asks for "
-                  "more (--engine reference does it)",
-                  engine));
+  return g == plain && g.eos_ids.size() == 1;
 }
 
-void print_engine(const TokenArgs& args, const Checkpoint& checkpoint, const TransformerBatch& source,
+void print_sequences(const TokenArgs& args, const std::vector<std::vector<Sequence>>& found) {
+  for (const std::vector<Sequence>& sequences : found) {
+    for (const Sequence& s : sequences) print(s.tokens, args.scores ? std::optional(s.score) : std::nullopt);
+  }
+}
+
+/// The path that suite_generate measures, which keeps no scores.
+void print_greedy(Engine& engine, const Case& c, const TransformerBatch& source, const GenerationConfig& g) {
+  const auto workload = engine.prepare(c, source);
+  workload->repeat();
+  const Output out = workload->output();
+  for (int b = 0; b < source.size(); ++b) {
+    const auto first = out.tokens.begin() + static_cast<ptrdiff_t>(b) * c.tgt;
+    const auto eos = std::find(first, first + c.tgt, g.eos_ids.front());
+    print({first, eos == first + c.tgt ? eos : eos + 1}, std::nullopt);
+  }
+}
+
+void print_tokens(const TokenArgs& args, const Checkpoint& checkpoint, const TransformerBatch& source,
                   const GenerationConfig& g, const std::string& name) {
-  expect_plain_greedy(g, name);
-  if (args.scores) throw ImpossibleCase(fmt::format("--scores: engine '{}' gives none", name));
   const Case c = case_of(args, g, source, name);
   check_combination(c);
   EngineOptions options;
@@ -105,13 +100,10 @@ void print_engine(const TokenArgs& args, const Checkpoint& checkpoint, const Tra
   const auto engine = engine_registry().make(name, options);
   engine->check_supported(c);
   engine->load(c, checkpoint.config(), c.precision);
-  const auto workload = engine->prepare(c, source);
-  workload->repeat();
-  const Output out = workload->output();
-  for (int b = 0; b < source.size(); ++b) {
-    const auto first = out.tokens.begin() + static_cast<ptrdiff_t>(b) * c.tgt;
-    const auto eos = std::find(first, first + c.tgt, g.eos_ids.front());
-    print({first, eos == first + c.tgt ? eos : eos + 1}, std::nullopt);
+  if (name != "reference" && plain_greedy(g) && !args.scores) {
+    print_greedy(*engine, c, source, g);
+  } else {
+    print_sequences(args, engine->decode(source, g));
   }
 }
 
@@ -143,18 +135,14 @@ int run(int argc, char** argv) {
   const GenerationConfig g = generation_of(args, checkpoint);
   const TransformerBatch source =
       pack(checkpoint.config(), read_ids(args.input_ids, checkpoint.config().vocab));
-  const std::string engine = args.engine == "auto" ? best_engine(engine_registry()) : args.engine;
-  if (engine == "reference") {
-    print_reference(args, checkpoint, source, g);
-    return static_cast<int>(ExitCode::kGood);
+  check_fits(g, checkpoint.config(), source.max_length);
+  std::string engine = args.engine == "auto" ? best_engine(engine_registry()) : args.engine;
+  if (args.engine == "auto" && engine != "reference" && (!plain_greedy(g) || args.scores)) {
+    std::cerr << "generate: decoding with the reference; --engine " << engine
+              << " follows rules and scores too\n";
+    engine = "reference";
   }
-  try {
-    print_engine(args, checkpoint, source, g, engine);
-  } catch (const ImpossibleCase& e) {
-    if (args.engine != "auto") throw;
-    std::cerr << "generate: " << e.what() << "; decoding with the reference\n";
-    print_reference(args, checkpoint, source, g);
-  }
+  print_tokens(args, checkpoint, source, g, engine);
   return static_cast<int>(ExitCode::kGood);
 }
 

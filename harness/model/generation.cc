@@ -8,6 +8,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
+#include "harness/model/config.h"
 
 namespace tandem {
 namespace {
@@ -211,6 +212,19 @@ void check(const GenerationConfig& g, int vocab) {
   require(g.repetition_penalty > 0 && std::isfinite(g.repetition_penalty), "repetition_penalty",
           g.repetition_penalty, "above 0");
   in_range("no_repeat_ngram_size", g.no_repeat_ngram, 0, kMaxLength);
+}
+
+void check_fits(const GenerationConfig& g, const ModelConfig& config, int longest_source) {
+  check(g, config.vocab);
+  if (!g.unsupported.empty()) {
+    throw UsageError(fmt::format("generation: {}: not supported", fmt::join(g.unsupported, ", ")));
+  }
+  const bool table = config.position != Position::kRelative && config.position != Position::kNone;
+  const int longest = std::max(longest_source, g.max_length - 1);
+  if (table && longest > config.max_positions) {
+    throw UsageError(fmt::format("generation: length {} is beyond the {} positions of {}", longest,
+                                 config.max_positions, config.name));
+  }
 }
 
 }  // namespace tandem

@@ -10,6 +10,8 @@
 
 namespace tandem {
 
+struct ModelConfig;
+
 enum class EarlyStopping : uint8_t {
   kFalse,  ///< a source ends when the heuristic at the present length says that no beam can improve
   kTrue,   ///< a source ends as soon as it has as many finished sequences as beams
@@ -57,5 +59,7 @@ GenerationConfig read_generation(const nlohmann::json& generation, const nlohman
                                  bool pad_start);
 /// Throws UsageError naming the field and what is allowed.
 void check(const GenerationConfig& g, int vocab);
+/// The same, and for settings that nothing computes and lengths beyond the model's position table.
+void check_fits(const GenerationConfig& g, const ModelConfig& config, int longest_source);
 
 }  // namespace tandem

@@ -1,5 +1,8 @@
 #include "harness/run/engine.h"
 
+#include <fmt/format.h>
+
+#include "harness/base/error.h"
 #include "harness/base/random.h"
 
 namespace tandem {
@@ -21,6 +24,11 @@ std::vector<int32_t> decoder_prefix(const ModelConfig& config, int batch, int st
     }
   }
   return ids;
+}
+
+std::vector<std::vector<Sequence>> Engine::decode(const TransformerBatch&, const GenerationConfig&,
+                                                  std::span<const uint64_t>) {
+  throw ImpossibleCase(fmt::format("decode: engine '{}' does not decode by rules", name()));
 }
 
 }  // namespace tandem

@@ -12,6 +12,7 @@
 
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
+#include "harness/model/generation.h"
 #include "harness/sweep/case.h"
 
 namespace tandem {
@@ -25,6 +26,14 @@ struct Output {
   int64_t cols = 0;
   std::vector<int32_t>
       tokens;  ///< generated ids [batch, tgt]; suite_decoder: the arg-max of each row [batch, 1]
+};
+
+/// A decoded sequence.
+struct Sequence {
+  std::vector<int32_t> tokens;  ///< the decoder's start not included; the eos that ended it is
+  /// Greedy and sampling: the sum of the tokens' log-probabilities under the model. Beams: that of processed ones over
+  /// (length)^length_penalty.
+  double score = 0;
 };
 
 /// Times of one repetition, from the engine's own clock (CUDA events, or a steady clock on a CPU).
@@ -104,6 +113,14 @@ class Engine {
   /// Teacher-forced logits [steps * batch, vocab], step-major: step t is fed tokens[b, t] (tokens[b, 0] being the decoder's
   /// start) and attends to all steps before it. `tokens` is [batch, steps].
   virtual Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) = 0;
+
+  /// The n_best sequences of every source of the loaded group, best first (samples in the order drawn), with `kernel` and
+  /// `memory` of the case it was loaded with. Sampling: `seeds` has one a source; without, it is generation.seed plus the
+  /// source's place. Throws ImpossibleCase for rules that this engine cannot follow, UsageError for
+  /// rules that do not fit the model.
+  virtual std::vector<std::vector<Sequence>> decode(const TransformerBatch& batch,
+                                                    const GenerationConfig& generation,
+                                                    std::span<const uint64_t> seeds = {});
 
   /// A check by a second way of the loaded group, for an engine that has one and is itself the reference.
   virtual std::optional<CheckResult> self_check(const Case&, const TransformerBatch&) { return std::nullopt; }

@@ -184,9 +184,9 @@ int64_t best_fit(std::vector<std::pair<int64_t, int64_t>> taken, int64_t start, 
 }  // namespace
 
 std::string_view op_name(const PlanOp& op) {
-  static constexpr std::array<std::string_view, 9> kNames = {
-      "embed",           "norm", "dense", "activation", "encoder_attention", "self_attention",
-      "cross_attention", "head", "select"};
+  static constexpr std::array<std::string_view, 11> kNames = {
+      "embed", "norm",   "dense",  "activation", "encoder_attention", "self_attention", "cross_attention",
+      "head",  "select", "choose", "beam"};
   static_assert(kNames.size() == std::variant_size_v<decltype(PlanOp::body)>);
   return kNames[op.body.index()];
 }
@@ -226,7 +226,8 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.write(o.out);
                  },
                  [&](const SelfAttentionOp& o) {
-                   for (const PlanTensor& t : {o.q, o.k, o.v, o.position, o.finished, o.bias.distance_bias})
+                   for (const PlanTensor& t :
+                        {o.q, o.k, o.v, o.position, o.finished, o.ancestry, o.bias.distance_bias})
                      a.read(t);
                    a.update(o.k_cache);
                    a.update(o.v_cache);
@@ -242,6 +243,19 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                  },
                  [&](const SelectOp& o) {
                    a.read(o.logits);
+                   a.select(o.state);
+                 },
+                 [&](const ChooseOp& o) {
+                   for (const PlanTensor& t : {o.logits, o.rules, o.keys}) a.read(t);
+                   a.update(o.log_probabilities);
+                   a.select(o.state);
+                 },
+                 [&](const BeamOp& o) {
+                   for (const PlanTensor& t : {o.logits, o.rules}) a.read(t);
+                   a.write(o.best);
+                   for (const PlanTensor& t :
+                        {o.running_scores, o.ancestry, o.hypotheses, o.lengths, o.slots, o.scores})
+                     a.update(t);
                    a.select(o.state);
                  },
              },

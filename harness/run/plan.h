@@ -16,6 +16,7 @@
 #include "harness/base/precision.h"
 #include "harness/base/tensor.h"
 #include "harness/model/config.h"
+#include "harness/model/generation.h"
 #include "harness/model/weights.h"
 
 namespace tandem {
@@ -127,18 +128,19 @@ struct SelfAttentionOp {
   PlanTensor out = {};       ///< [batch, heads * head_dim]
   PlanTensor position = {};  ///< i32 [1, 1]
   PlanTensor finished = {};  ///< i32 [1, batch], 0 or 1, or empty
+  PlanTensor ancestry = {};  ///< i32 [batch, capacity] or empty: the row whose cache holds an earlier token
   RelativeBiasRef bias = {};
   int heads = 0;
   int capacity = 0;
 };
 
-/// One query a sequence against the keys and values of its source.
+/// One query a row against the keys and values of its source; a source's rows follow each other.
 struct CrossAttentionOp {
-  PlanTensor q = {};          ///< [batch, heads * head_dim]
+  PlanTensor q = {};          ///< [sources * rows a source, heads * head_dim]
   PlanTensor k = {}, v = {};  ///< [source tokens, heads * head_dim]
-  PlanTensor offsets = {};    ///< i32 [1, batch + 1]
-  PlanTensor out = {};        ///< [batch, heads * head_dim]
-  PlanTensor finished = {};   ///< i32 [1, batch], 0 or 1, or empty
+  PlanTensor offsets = {};    ///< i32 [1, sources + 1]
+  PlanTensor out = {};        ///< as q
+  PlanTensor finished = {};   ///< i32 [1, rows], 0 or 1, or empty
   int heads = 0;
   int max_source = 0;
 };
@@ -168,10 +170,35 @@ struct SelectOp {
   TokenState state = {};
 };
 
+/// The next token of each row by the plan's GenerationConfig: the likeliest or a draw.
+struct ChooseOp {
+  PlanTensor logits = {};             ///< f32 [rows, vocab]
+  TensorView bias = {};               ///< [vocab] or empty
+  TokenState state = {};              ///< tokens: what the rules look at
+  PlanTensor rules = {};              ///< i32 [1, n]: the configuration's lists, as the kernels want them
+  PlanTensor keys = {};               ///< i32 [1, 2 * rows]: 64 bits a row, or empty unless sampling
+  PlanTensor log_probabilities = {};  ///< f32 [rows, columns] of the chosen ids under the model
+};
+
+/// One step of beam search by the plan's GenerationConfig; a source's beams are rows that follow each other.
+struct BeamOp {
+  PlanTensor logits = {};          ///< f32 [rows, vocab]
+  TensorView bias = {};            ///< [vocab] or empty
+  TokenState state = {};           ///< tokens: of the running beams
+  PlanTensor rules = {};           ///< as ChooseOp
+  PlanTensor best = {};            ///< i32 [rows, 2 * kept]: continuations, a score and an id each
+  PlanTensor running_scores = {};  ///< f32 [1, rows]
+  PlanTensor ancestry = {};        ///< i32 [rows, columns], see SelfAttentionOp
+  PlanTensor hypotheses = {};      ///< i32 [rows, columns]: finished sequences of a source, by slot
+  PlanTensor lengths = {};         ///< i32 [1, rows]: of them, by slot; 0: none yet
+  PlanTensor slots = {};           ///< i32 [1, rows]: slot of a source's best, second, ...
+  PlanTensor scores = {};          ///< f32 [1, rows]: of a source's best, second, ...
+};
+
 struct PlanOp {
   Phase phase;
   std::variant<EmbedOp, NormOp, DenseOp, ActivationOp, EncoderAttentionOp, SelfAttentionOp, CrossAttentionOp,
-               HeadOp, SelectOp>
+               HeadOp, SelectOp, ChooseOp, BeamOp>
       body;
 };
 /// "embed", "norm", "dense", ...
@@ -203,7 +230,9 @@ struct StepPlan {
   int batch = 0;
   int64_t source_tokens = 0;
   int max_source = 0;
-  int capacity = 0;  ///< tokens a sequence can get; 0: a plan of the encoder alone
+  int capacity = 0;                            ///< tokens a sequence can get; 0: a plan of the encoder alone
+  int rows_per_source = 1;                     ///< of the decoder: beams, or samples
+  std::optional<GenerationConfig> generation;  ///< how tokens are chosen; none: greedily by the bare logits
 
   std::vector<PlanBuffer> buffers;
   std::vector<PlanOp> ops;
@@ -230,6 +259,16 @@ inline constexpr std::string_view kTokens = "tokens";                 // i32 [ba
 inline constexpr std::string_view kPosition = "position";             // i32 [1]
 inline constexpr std::string_view kFinished = "finished";             // i32 [batch]
 inline constexpr std::string_view kRunning = "running";               // i32 [1]
+// With a GenerationConfig:
+inline constexpr std::string_view kRules = "rules";                         // i32
+inline constexpr std::string_view kKeys = "sample.keys";                    // i32 [2 * rows]
+inline constexpr std::string_view kLogProbabilities = "log_probabilities";  // f32 [rows, columns]
+inline constexpr std::string_view kHypotheses = "beam.hypotheses";          // i32 [rows, columns]
+inline constexpr std::string_view kLengths = "beam.lengths";                // i32 [rows]
+inline constexpr std::string_view kSlots = "beam.slots";                    // i32 [rows]
+inline constexpr std::string_view kScores = "beam.scores";                  // f32 [rows]
+inline constexpr std::string_view kAncestry = "beam.ancestry";              // i32 [rows, columns]
+inline constexpr std::string_view kRunningScores = "beam.running_scores";   // f32 [rows]
 inline constexpr std::string_view kLogits =
     "logits";  // f32 [batch, vocab], where the head is the library's; scratch
 }  // namespace plan_names

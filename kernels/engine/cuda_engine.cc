@@ -10,6 +10,7 @@
 #include "harness/base/error.h"
 #include "harness/sweep/files.h"
 #include "kernels/attention/attention_index.h"
+#include "kernels/decoding/pack_rules.h"
 #include "kernels/engine/op_workloads.h"
 #include "kernels/skinny/skinny_shape.h"
 
@@ -171,6 +172,24 @@ Output CudaEngine::forced_logits(const TransformerBatch& batch, std::span<const 
   }
   return kernels::forced_logits(context(loaded_memory_), batch, tokens,
                                 {.kernel = loaded_kernel_, .capacity = steps});
+}
+
+std::vector<std::vector<Sequence>> CudaEngine::decode(const TransformerBatch& batch,
+                                                      const GenerationConfig& generation,
+                                                      std::span<const uint64_t> seeds) {
+  const WorkloadContext loaded = context(loaded_memory_);
+  const ModelConfig& config = loaded.model->config;
+  check_fits(generation, config, batch.max_length);
+  if (!seeds.empty() && static_cast<int>(seeds.size()) != batch.size())
+    throw Error(fmt::format("generation: {} seeds for {} sources", seeds.size(), batch.size()));
+  if (const std::string why = unsupported_rules(generation, config.vocab); !why.empty())
+    impossible(fmt::format("generation: engine 'cuda': {}", why));
+  return kernels::decode(loaded, batch,
+                         {.kernel = loaded_kernel_,
+                          .capacity = generation.max_length - 1,
+                          .stop_at_eos = true,
+                          .generation = generation,
+                          .seeds = {seeds.begin(), seeds.end()}});
 }
 
 OpWorkload CudaEngine::prepare_op(const Case& c, const ModelConfig& config) {

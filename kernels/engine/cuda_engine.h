@@ -10,7 +10,7 @@
 
 namespace tandem::kernels {
 
-/// Computes fp32, tf32, fp16 and bf16, dense, one GPU, greedy. TANDEM_ARCH=sm80 in the environment keeps it
+/// Computes fp32, tf32, fp16 and bf16, dense, one GPU; cases greedily, decode() by any strategy. TANDEM_ARCH=sm80 in the environment keeps it
 /// off every sm_90 path. One thread an engine.
 class CudaEngine : public Engine {
  public:
@@ -24,6 +24,8 @@ class CudaEngine : public Engine {
   double load_us() const override { return load_us_; }
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;
   Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) override;
+  std::vector<std::vector<Sequence>> decode(const TransformerBatch& batch, const GenerationConfig& generation,
+                                            std::span<const uint64_t> seeds = {}) override;
   OpWorkload prepare_op(const Case& c, const ModelConfig& config) override;
   std::string choices_sha256() const override { return device_->choices_sha256(); }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "harness/base/error.h"
+#include "kernels/decoding/pack_rules.h"
 #include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {
@@ -33,6 +34,8 @@ PlanBuilder::PlanBuilder(const PlanRequest& request)
   plan_.config = request.config;
   plan_.precision = request.precision;
   plan_.batch = request.batch;
+  plan_.rows_per_source = request.rows_per_source();
+  plan_.generation = request.generation;
   plan_.source_tokens = request.source_tokens;
   plan_.max_source = request.max_source;
   plan_.capacity = request.capacity;
@@ -50,7 +53,7 @@ void PlanBuilder::section(PlanSection section, Side side) {
   // times over is what a deep pre-norm model loses most by. The library's products have no such residual.
   const ModelConfig& c = config();
   const StackConfig& stack = side == Side::kEncoder ? c.encoder : c.decoder;
-  const int64_t rows = section == PlanSection::kStep ? request_.batch : request_.source_tokens;
+  const int64_t rows = section == PlanSection::kStep ? request_.rows() : request_.source_tokens;
   const bool ends_in_norm = c.placement == NormPlacement::kPost || c.final_norm;
   const bool all_skinny = skinny(rows, c.d_model, c.d_model) && skinny(rows, c.d_model, c.inner(stack)) &&
                           skinny(rows, c.d_model, stack.d_ff);
@@ -159,12 +162,13 @@ void PlanBuilder::library_dense(const PlanTensor& x, const Dense& what, const Pl
           .x = wide, .y = y, .bias = what.weight.bias, .activation = *what.activation, .gated = what.gated});
 }
 
-void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenState& token) {
+void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenState& token,
+                       const PlanTensor& ancestry) {
   const int64_t rows = x.rows.rows;
   const int64_t vocab = weight.weight.rows;
   const int64_t k = weight.weight.cols;
   const double scale = config().head_scale;
-  if (skinny(rows, vocab, k)) {
+  if (!request_.generation && skinny(rows, vocab, k)) {
     const bool fused =
         x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
     const PlanTensor in = fused ? x.rows : materialise(x);
@@ -186,7 +190,42 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
                                 .norm = {},
                                 .activation = {},
                                 .scale = scale});
-  add(PhaseKind::kSelect, SelectOp{.logits = logits, .bias = weight.bias, .state = token});
+  if (request_.generation) {
+    choose(logits, weight.bias, token, ancestry);
+  } else {
+    add(PhaseKind::kSelect, SelectOp{.logits = logits, .bias = weight.bias, .state = token});
+  }
+}
+
+void PlanBuilder::choose(const PlanTensor& logits, const TensorView& bias, const TokenState& token,
+                         const PlanTensor& ancestry) {
+  const GenerationConfig& g = *request_.generation;
+  const PackedRules packed = pack_rules(g, config().vocab);
+  const int64_t rows = logits.rows;
+  const PlanTensor rules = state(plan_names::kRules, DType::kI32, 1,
+                                 static_cast<int64_t>(packed.table.size()), BufferRole::kInput);
+  const auto of_rows = [&](std::string_view name, DType dtype) {
+    return state(name, dtype, 1, rows, BufferRole::kInput);
+  };
+  if (g.beams == 1) {
+    ChooseOp op{.logits = logits, .bias = bias, .state = token, .rules = rules};
+    if (g.sample) op.keys = state(plan_names::kKeys, DType::kI32, 1, 2 * rows, BufferRole::kInput);
+    op.log_probabilities = state(plan_names::kLogProbabilities, DType::kF32, rows, request_.capacity);
+    add(PhaseKind::kSelect, op);
+    return;
+  }
+  add(PhaseKind::kSelect,
+      BeamOp{.logits = logits,
+             .bias = bias,
+             .state = token,
+             .rules = rules,
+             .best = scratch("beam.best", DType::kI32, rows, int64_t{2} * packed.rules.kept),
+             .running_scores = of_rows(plan_names::kRunningScores, DType::kF32),
+             .ancestry = ancestry,
+             .hypotheses = state(plan_names::kHypotheses, DType::kI32, rows, request_.capacity),
+             .lengths = of_rows(plan_names::kLengths, DType::kI32),
+             .slots = of_rows(plan_names::kSlots, DType::kI32),
+             .scores = of_rows(plan_names::kScores, DType::kF32)});
 }
 
 StepPlan PlanBuilder::finish() {

@@ -32,6 +32,15 @@ struct PlanRequest {
   int max_source = 0;         ///< longest source
   int capacity = 0;           ///< tokens a sequence can get; 0: the encoder alone
   bool stop_at_eos = false;
+  /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
+  std::optional<GenerationConfig> generation = {};
+
+  /// Rows of the decoder that each source has: beams, or samples.
+  int rows_per_source() const {
+    if (!generation) return 1;
+    return generation->beams > 1 ? generation->beams : generation->sample ? generation->n_best : 1;
+  }
+  int rows() const { return batch * rows_per_source(); }
 };
 
 /// Values in flight between sublayers: `rows`, or their norm where one is still to be applied. Whoever reads
@@ -92,14 +101,17 @@ class PlanBuilder {
     return skinny(x.rows, w.weight.rows, w.weight.cols);
   }
 
-  /// Logits of [batch, d_model] and the choice of the next token.
-  void head(const Stream& x, const DenseWeight& weight, const TokenState& state);
+  /// Logits of [rows, d_model] and the choice of the next token. `ancestry` [rows, capacity] when beams search.
+  void head(const Stream& x, const DenseWeight& weight, const TokenState& state,
+            const PlanTensor& ancestry = {});
 
   StepPlan finish();
 
  private:
   bool skinny(int64_t rows, int64_t n, int64_t k) const;
   void library_dense(const PlanTensor& x, const Dense& what, const PlanTensor& y);
+  void choose(const PlanTensor& logits, const TensorView& bias, const TokenState& state,
+              const PlanTensor& ancestry);
 
   PlanRequest request_;
   StepPlan plan_;

@@ -16,6 +16,7 @@ struct StepTensors {
   PlanTensor offsets;  ///< of the source
   RelativeBiasRef bias;
   TokenState token;
+  PlanTensor ancestry;  ///< when beams search
 };
 
 /// Above this many source tokens the keys and values of each layer get a matrix of their own: in one matrix
@@ -27,7 +28,7 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
   const ModelConfig& c = b.config();
   const PlanRequest& request = b.request();
   const int64_t inner = c.inner(c.decoder);
-  const int64_t batch = request.batch;
+  const int64_t batch = request.rows();
   const auto cache = [&](std::string_view which) {
     return b.state(fmt::format("decoder/{}/self.{}_cache", layer, which),
                    kv_dtype(request.precision, KvType::kSame), batch * c.decoder.heads * request.capacity,
@@ -45,6 +46,7 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
                                                      .out = heads,
                                                      .position = step.token.position,
                                                      .finished = step.token.finished,
+                                                     .ancestry = step.ancestry,
                                                      .bias = step.bias,
                                                      .heads = c.decoder.heads,
                                                      .capacity = request.capacity});
@@ -98,31 +100,35 @@ void decoder_forward(PlanBuilder& b, const DecoderWeight& w, const SourceTensors
                      const std::vector<CrossKeysValues>& cross) {
   const ModelConfig& c = b.config();
   const PlanRequest& request = b.request();
+  const int64_t rows = request.rows();
   b.section(PlanSection::kStep, Side::kDecoder);
   StepTensors step{
       .offsets = source.offsets,
       .bias = relative_bias(b, w, c.decoder, plan_names::kDecoderBias),
-      .token = {.next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, request.batch, BufferRole::kInput),
-                .tokens = b.state(plan_names::kTokens, DType::kI32, request.batch, request.capacity,
-                                  BufferRole::kInput),
+      .token = {.next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, rows, BufferRole::kInput),
+                .tokens =
+                    b.state(plan_names::kTokens, DType::kI32, rows, request.capacity, BufferRole::kInput),
                 .position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput),
                 .finished = {},
-                .running = {}}};
-  if (request.stop_at_eos) {
-    step.token.finished = b.state(plan_names::kFinished, DType::kI32, 1, request.batch, BufferRole::kInput);
+                .running = {}},
+      .ancestry = {}};
+  if (request.stop_at_eos || request.generation) {
+    step.token.finished = b.state(plan_names::kFinished, DType::kI32, 1, rows, BufferRole::kInput);
     step.token.running = b.state(plan_names::kRunning, DType::kI32, 1, 1, BufferRole::kInput);
   }
+  if (request.generation && request.generation->beams > 1)
+    step.ancestry = b.state(plan_names::kAncestry, DType::kI32, rows, request.capacity);
 
   Stream x = embed(
       b, w, {.ids = step.token.next_ids, .position = step.token.position, .sinusoids = source.sinusoids},
-      request.batch);
+      rows);
   for (int layer = 0; layer < c.decoder.layers; ++layer) {
     b.layer(layer);
     x = decoder_layer(b, w.layers[layer], layer, step, cross[layer], x);
   }
   b.layer(-1);
   if (c.final_norm) x = {.rows = b.materialise(x), .pending = w.final_norm};
-  b.head(x, w.head, step.token);
+  b.head(x, w.head, step.token, step.ancestry);
 }
 
 StepPlan build_plan(const PlanRequest& request) {

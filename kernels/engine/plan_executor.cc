@@ -8,6 +8,7 @@
 #include "harness/base/error.h"
 #include "harness/base/half.h"
 #include "kernels/attention/relative_bias.h"
+#include "kernels/decoding/pack_rules.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/skinny/skinny.h"
 
@@ -51,7 +52,8 @@ PlanExecutor::PlanExecutor(Device& device, MemoryResource& memory, StepPlan plan
   workspace_ = MemoryBlock(memory_, workspace);
   poison();
   if (plan_.capacity > 0) {
-    head_workspace_ = MemoryBlock(memory_, head_workspace_bytes(std::min(plan_.batch, kSkinnyMaxRows)));
+    head_workspace_ = MemoryBlock(
+        memory_, head_workspace_bytes(std::min(plan_.batch * plan_.rows_per_source, kSkinnyMaxRows)));
     TANDEM_CUDA_CHECK(cudaMemsetAsync(head_workspace_.data(), 0, static_cast<size_t>(head_workspace_.bytes()),
                                       device_.stream()));
   }
@@ -111,6 +113,10 @@ void PlanExecutor::fill_constants() {
                                                      .halves = c.position == Position::kSinusoidalHalves,
                                                      .spans_end = c.sinusoid_spans_end});
     upload(plan_names::kSinusoids, table.data(), b.bytes());
+  }
+  if (plan_.generation) {
+    const std::vector<int32_t> table = pack_rules(*plan_.generation, c.vocab).table;
+    upload(plan_names::kRules, table.data(), static_cast<int64_t>(table.size() * sizeof(int32_t)));
   }
   // All layers of a side share the bias: one operation of each kind names it.
   bool encoder = false;

@@ -12,6 +12,7 @@
 
 #include "harness/memory/memory_resource.h"
 #include "harness/run/plan.h"
+#include "kernels/decoding/decoding.h"
 #include "kernels/engine/device.h"
 #include "kernels/engine/device_model.h"
 
@@ -47,6 +48,8 @@ class PlanExecutor {
   }
   /// Copies host values to the start of a buffer, in stream order, and waits.
   void upload(std::string_view buffer, const void* values, int64_t bytes);
+  /// The state in which a beam search begins; nothing for a plan without one.
+  void start_search();
   /// Copies a buffer to the host after everything enqueued, as fp32 or as integers.
   std::vector<float> floats(std::string_view buffer) const;
   std::vector<int32_t> integers(std::string_view buffer) const;
@@ -61,8 +64,15 @@ class PlanExecutor {
   void launch(const CrossAttentionOp& op);
   void launch(const HeadOp& op);
   void launch(const SelectOp& op);
+  void launch(const ChooseOp& op);
+  void launch(const BeamOp& op);
   void launch_skinny_dense(const DenseOp& op);
   void launch_library_dense(const DenseOp& op);
+
+  DecodingRules rules(const PlanTensor& table) const;
+  StepLogits step_logits(const PlanTensor& logits, const TensorView& bias) const;
+  StepState step_state(const TokenState& state) const;
+  BeamParams beam_params(const BeamOp& op) const;
 
   GemmProblem problem(const DenseOp& op) const;
   void find_products();

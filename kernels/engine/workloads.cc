@@ -7,7 +7,7 @@
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 #include "kernels/engine/clock_mark.h"
-#include "kernels/engine/engine_kernels.h"
+#include "kernels/engine/decoding_run.h"
 #include "kernels/engine/graph.h"
 
 namespace tandem::kernels {
@@ -17,87 +17,6 @@ namespace {
 /// enough that building it stays short and that sequences that have ended are noticed soon.
 constexpr int kStepsPerGraph = 16;
 constexpr int kStepsPerGraphWithEos = 4;
-
-void upload_source(PlanExecutor& run, const TransformerBatch& batch) {
-  const auto bytes = [](const std::vector<int32_t>& v) {
-    return static_cast<int64_t>(v.size() * sizeof(int32_t));
-  };
-  run.upload(plan_names::kSourceIds, batch.ids.data(), bytes(batch.ids));
-  run.upload(plan_names::kSourceOffsets, batch.offsets.data(), bytes(batch.offsets));
-}
-
-StepPlan plan_of(const WorkloadContext& context, const TransformerBatch& batch,
-                 const WorkloadParams& params) {
-  const DeviceModel& model = *context.model;
-  StepPlan plan = build_plan(plan_request(model.config, model.weights, model.precision, batch, params));
-  if (const auto& edit = context.device->options().edit_plan) edit(plan);
-  return plan;
-}
-
-/// A decoder's executor with the ids that are fed to it.
-class Decoding {
- public:
-  Decoding(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params)
-      : context_(context),
-        batch_(batch.size()),
-        run_(*context.device, *context.memory, plan_of(context, batch, params)) {
-    upload_source(run_, batch);
-  }
-
-  PlanExecutor& run() { return run_; }
-  const ModelConfig& config() const { return context_.model->config; }
-  cudaStream_t stream() const { return context_.device->stream(); }
-  int batch() const { return batch_; }
-
-  /// Sets the counters: the next step appends at `position` and is fed `ids` [batch] on the device, or the
-  /// start id.
-  void start(int position, const int32_t* ids = nullptr) {
-    const PhaseRange phase({PhaseKind::kSelect, Side::kDecoder, -1});  // whose state it is
-    const bool eos = run_.has(plan_names::kFinished);
-    launch_decode_state({.batch = batch_,
-                         .position_value = position,
-                         .ids = ids,
-                         .id = config().decoder_start_id,
-                         .pad_id = config().pad_id,
-                         .next_ids = run_.data<int32_t>(plan_names::kNextIds),
-                         .position = run_.data<int32_t>(plan_names::kPosition),
-                         .tokens = run_.data<int32_t>(plan_names::kTokens),
-                         .tokens_count = run_.plan().buffer(plan_names::kTokens).elements,
-                         .finished = eos ? run_.data<int32_t>(plan_names::kFinished) : nullptr,
-                         .running = eos ? run_.data<int32_t>(plan_names::kRunning) : nullptr},
-                        stream());
-  }
-
-  /// Feeds the next step `ids` [batch] on the device in place of what the last one chose.
-  void feed(const int32_t* ids) {
-    TANDEM_CUDA_CHECK(cudaMemcpyAsync(run_.data<int32_t>(plan_names::kNextIds), ids, batch_ * sizeof(int32_t),
-                                      cudaMemcpyDeviceToDevice, stream()));
-  }
-
-  void encode() {
-    run_.run(PlanSection::kEncoder);
-    run_.run(PlanSection::kCrossKv);
-  }
-
-  /// tokens [batch, steps] as [steps, batch] on the device.
-  MemoryBlock upload_columns(std::span<const int32_t> tokens, int steps) {
-    std::vector<int32_t> columns(tokens.size());
-    for (int b = 0; b < batch_; ++b) {
-      for (int t = 0; t < steps; ++t)
-        columns[static_cast<size_t>(t) * batch_ + b] = tokens[static_cast<size_t>(b) * steps + t];
-    }
-    MemoryBlock block(*context_.memory, static_cast<int64_t>(columns.size() * sizeof(int32_t)));
-    TANDEM_CUDA_CHECK(cudaMemcpyAsync(block.data(), columns.data(), columns.size() * sizeof(int32_t),
-                                      cudaMemcpyHostToDevice, stream()));
-    context_.device->synchronize();
-    return block;
-  }
-
- private:
-  const WorkloadContext& context_;
-  int batch_;
-  PlanExecutor run_;
-};
 
 class DeviceWorkload : public Workload {
  public:
@@ -278,7 +197,7 @@ class GenerateWorkload : public DeviceWorkload {
                    const WorkloadParams& params)
       : DeviceWorkload(context),
         steps_(params.capacity),
-        eos_(params.stop_at_eos),
+        ends_(params.stop_at_eos || params.generation),
         decoding_(context_, batch, params) {
     plan_is(decoding_.run().bytes());
     decoding_.start(0);
@@ -287,12 +206,12 @@ class GenerateWorkload : public DeviceWorkload {
     context_.device->synchronize();
     encoder_ = Graph(stream(), build_us_, [&] { decoding_.encode(); });
     one_ = steps_graph(1);
-    const int per_graph = eos_ ? kStepsPerGraphWithEos : kStepsPerGraph;
+    const int per_graph = ends_ ? kStepsPerGraphWithEos : kStepsPerGraph;
     many_count_ = (steps_ - 1) / per_graph;
     const int rest = (steps_ - 1) % per_graph;
     if (many_count_ > 0) many_ = steps_graph(per_graph);
     if (rest > 0) rest_ = steps_graph(rest);
-    if (eos_) counts_ = std::make_unique<RunningCounts>();
+    if (ends_) counts_ = std::make_unique<RunningCounts>();
   }
 
   Repetition repeat() override {
@@ -304,9 +223,9 @@ class GenerateWorkload : public DeviceWorkload {
     first_.record(stream());
     const int graphs = many_count_ + (rest_ ? 1 : 0);
     for (int g = 0; g < graphs; ++g) {
-      if (eos_ && g >= 2 && counts_->wait(g - 2) == 0) break;
+      if (ends_ && g >= 2 && counts_->wait(g - 2) == 0) break;
       (g < many_count_ ? many_ : rest_).launch(stream());
-      if (eos_) counts_->copy(g, decoding_.run().data<int32_t>(plan_names::kRunning), stream());
+      if (ends_) counts_->copy(g, decoding_.run().data<int32_t>(plan_names::kRunning), stream());
     }
     end_.record(stream());
     end_.wait();
@@ -343,7 +262,20 @@ class GenerateWorkload : public DeviceWorkload {
 
   Output output() override {
     expect_repeated();
-    return {.values = {}, .rows = 0, .cols = 0, .tokens = decoding_.run().integers(plan_names::kTokens)};
+    if (!decoding_.run().plan().generation)
+      return {.values = {}, .rows = 0, .cols = 0, .tokens = decoding_.run().integers(plan_names::kTokens)};
+    Output out;
+    for (const std::vector<Sequence>& found : sequences()) {
+      std::vector<int32_t> best = found.front().tokens;
+      best.resize(static_cast<size_t>(steps_), decoding_.run().plan().generation->pad_id);
+      out.tokens.insert(out.tokens.end(), best.begin(), best.end());
+    }
+    return out;
+  }
+
+  std::vector<std::vector<Sequence>> sequences() const {
+    expect_repeated();
+    return decoding_.sequences();
   }
 
  private:
@@ -354,7 +286,7 @@ class GenerateWorkload : public DeviceWorkload {
   }
 
   int steps_;
-  bool eos_;
+  bool ends_;  // may sequences end before their last step?
   Decoding decoding_;
   Graph encoder_;
   Graph one_;  // the first step by itself: its end is the first token
@@ -379,7 +311,8 @@ PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights,
           .source_tokens = batch.tokens(),
           .max_source = batch.max_length,
           .capacity = params.capacity,
-          .stop_at_eos = params.stop_at_eos};
+          .stop_at_eos = params.stop_at_eos,
+          .generation = params.generation};
 }
 
 std::unique_ptr<Workload> encoder_workload(const WorkloadContext& context, const TransformerBatch& batch,
@@ -397,6 +330,14 @@ std::unique_ptr<Workload> decoder_workload(const WorkloadContext& context, const
 std::unique_ptr<Workload> generate_workload(const WorkloadContext& context, const TransformerBatch& batch,
                                             const WorkloadParams& params) {
   return std::make_unique<GenerateWorkload>(context, batch, params);
+}
+
+std::vector<std::vector<Sequence>> decode(const WorkloadContext& context, const TransformerBatch& batch,
+                                          const WorkloadParams& params) {
+  context.device->activate();
+  GenerateWorkload workload(context, batch, params);
+  workload.repeat();
+  return workload.sequences();
 }
 
 Output forced_logits(const WorkloadContext& context, const TransformerBatch& batch,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -25,6 +26,10 @@ struct WorkloadParams {
   KernelChoice kernel = KernelChoice::kAuto;
   int capacity = 0;  ///< tokens generated, or appended before and by the measured step
   bool stop_at_eos = false;
+  /// How tokens are chosen; none: greedily by the bare logits. capacity must be max_length - 1.
+  std::optional<GenerationConfig> generation = {};
+  std::vector<uint64_t> seeds =
+      {};  ///< sampling: one a source; none: generation.seed plus the source's place
 };
 
 /// The request of a case's plan.
@@ -43,6 +48,10 @@ std::unique_ptr<Workload> decoder_workload(const WorkloadContext& context, const
 /// enqueuing at 0.
 std::unique_ptr<Workload> generate_workload(const WorkloadContext& context, const TransformerBatch& batch,
                                             const WorkloadParams& params);
+
+/// The n_best sequences of every source by `params.generation`.
+std::vector<std::vector<Sequence>> decode(const WorkloadContext& context, const TransformerBatch& batch,
+                                          const WorkloadParams& params);
 
 /// Logits [steps * batch, vocab], step-major, of steps fed with tokens [batch, steps].
 Output forced_logits(const WorkloadContext& context, const TransformerBatch& batch,

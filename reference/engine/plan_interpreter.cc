@@ -278,9 +278,10 @@ Matrix PlanInterpreter::gather(const PlanTensor& cache, const SelfAttentionOp& o
   for (int64_t b = 0; b < batch; ++b) {
     if (finished(op.finished, b)) continue;
     for (int64_t t = 0; t < keys; ++t) {
+      const int64_t from = op.ancestry.empty() || t == keys - 1 ? b : read_int(op.ancestry, b, t);
       for (int64_t h = 0; h < op.heads; ++h) {
         for (int64_t i = 0; i < head_dim; ++i) {
-          m.row(b * keys + t)[h * head_dim + i] = read(cache, (b * op.heads + h) * op.capacity + t, i);
+          m.row(b * keys + t)[h * head_dim + i] = read(cache, (from * op.heads + h) * op.capacity + t, i);
         }
       }
     }
@@ -318,7 +319,8 @@ void PlanInterpreter::apply(const CrossAttentionOp& op) {
   const std::vector<int32_t> offsets = read_ints(op.offsets);
   const std::vector<int32_t> lengths = lengths_of(offsets);
   const Matrix q = read(op.q), k = read(op.k), v = read(op.v);
-  const std::vector<int32_t> queries = even_offsets(q.rows, 1);
+  const auto sources = static_cast<int64_t>(lengths.size());
+  const std::vector<int32_t> queries = even_offsets(sources, static_cast<int>(q.rows / sources));
   Matrix out = attention({.q = q,
                           .query_offsets = queries,
                           .k = k,
@@ -342,14 +344,17 @@ void PlanInterpreter::apply(const HeadOp& op) {
 }
 
 void PlanInterpreter::apply(const SelectOp& op) {
-  logits_ = read(op.logits);
-  if (!op.bias.empty()) {
-    const MatrixView b(op.bias);
-    for (int64_t r = 0; r < logits_.rows; ++r) {
-      for (int64_t c = 0; c < logits_.cols; ++c) logits_.row(r)[c] += b.data[c];
-    }
-  }
+  logits_ = with_bias(read(op.logits), op.bias);
   choose(logits_, op.state);
+}
+
+Matrix PlanInterpreter::with_bias(Matrix logits, const TensorView& bias) const {
+  if (bias.empty()) return logits;
+  const MatrixView b(bias);
+  for (int64_t r = 0; r < logits.rows; ++r) {
+    for (int64_t c = 0; c < logits.cols; ++c) logits.row(r)[c] += b.data[c];
+  }
+  return logits;
 }
 
 void PlanInterpreter::choose(const Matrix& logits, const TokenState& state) {

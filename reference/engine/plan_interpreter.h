@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "harness/run/plan.h"
+#include "reference/model/beam_search.h"
 #include "reference/ops/attention.h"
 #include "reference/ops/matrix.h"
 
@@ -26,6 +27,8 @@ class PlanInterpreter {
   void set(std::string_view buffer, std::span<const int32_t> values);
   /// A buffer's integers.
   std::vector<int32_t> integers(std::string_view buffer) const;
+  /// Those of a part of a buffer. Throws Error for what nobody wrote.
+  std::vector<int32_t> read_ints(const PlanTensor& t) const;
   /// A buffer's values as fp32.
   std::vector<float> values(std::string_view buffer) const;
 
@@ -46,12 +49,17 @@ class PlanInterpreter {
   void apply(const CrossAttentionOp& op);
   void apply(const HeadOp& op);
   void apply(const SelectOp& op);
+  void apply(const ChooseOp& op);
+  void apply(const BeamOp& op);
 
   Matrix norm(const NormWeight& w, MatrixView x) const;
   RelativeBias bias(const RelativeBiasRef& ref, bool bidirectional) const;
   void append(const PlanTensor& rows, const PlanTensor& cache, const SelfAttentionOp& op, int position);
   Matrix gather(const PlanTensor& cache, const SelfAttentionOp& op, int keys) const;
   void choose(const Matrix& logits, const TokenState& state);
+  Matrix with_bias(Matrix logits, const TensorView& bias) const;
+  void advance(const BeamOp& op, int source, int position);
+  void finish_step(const TokenState& state);
   bool finished(const PlanTensor& flags, int64_t row) const;
 
   std::byte* address(const PlanTensor& t, int64_t row, int64_t col);
@@ -62,12 +70,12 @@ class PlanInterpreter {
   void write_int(const PlanTensor& t, int64_t row, int64_t col, int32_t value);
   Matrix read(const PlanTensor& t) const;
   void write(const PlanTensor& t, MatrixView values);
-  std::vector<int32_t> read_ints(const PlanTensor& t) const;
   void poison(const PlanBuffer& buffer);
 
   const StepPlan& plan_;
   std::vector<std::byte> arena_;
   Matrix logits_;
+  std::vector<BeamSearch> searches_;  // one a source
   int op_ = -1;
 };
 

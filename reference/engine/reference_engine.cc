@@ -15,6 +15,7 @@
 #include "harness/sweep/values.h"
 #include "reference/engine/op_workloads.h"
 #include "reference/engine/workloads.h"
+#include "reference/model/decode.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"
@@ -164,6 +165,18 @@ Output ReferenceEngine::forced_logits(const TransformerBatch& batch, std::span<c
   const LoadedModel& m = loaded();
   Matrix logits = reference::forced_logits(m.config, m.weights, batch, tokens, steps);
   return {.values = std::move(logits.values), .rows = logits.rows, .cols = logits.cols, .tokens = {}};
+}
+
+std::vector<std::vector<Sequence>> ReferenceEngine::decode(const TransformerBatch& batch,
+                                                           const GenerationConfig& generation,
+                                                           std::span<const uint64_t> seeds) {
+  const LoadedModel& m = loaded();
+  std::vector<std::vector<Sequence>> out;
+  for (std::vector<Hypothesis>& found : reference::decode(m.config, m.weights, batch, generation, seeds)) {
+    std::vector<Sequence>& of_source = out.emplace_back();
+    for (Hypothesis& h : found) of_source.push_back({.tokens = std::move(h.tokens), .score = h.score});
+  }
+  return out;
 }
 
 std::optional<CheckResult> ReferenceEngine::self_check(const Case& c, const TransformerBatch& batch) {

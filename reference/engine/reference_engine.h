@@ -27,13 +27,14 @@ class ReferenceEngine : public Engine {
   void check_supported(const Case& c) const override;
   void load(const Case& c, const ModelConfig& config, Precision rounded_to) override;
   double load_us() const override { return load_us_; }
-  /// Views of the loaded weights, until the next load. Throws Error when nothing is loaded.
-  const ModelWeights& weights() const { return loaded().weights; }
 
   /// suite_decoder: decoder_prefix(config, batch, tgt) without its last column fills the cache; the measured
   /// step appends the last column at position tgt (counted from 1) and so attends to tgt keys.
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;
   Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) override;
+
+  std::vector<std::vector<Sequence>> decode(const TransformerBatch& batch, const GenerationConfig& generation,
+                                            std::span<const uint64_t> seeds = {}) override;
 
   /// suite_encoder: the same sequences packed in reverse order behind another one. suite_decoder and
   /// suite_generate: decoding all positions at once without a K/V cache.

@@ -12,14 +12,6 @@ namespace {
 
 constexpr float kHopeless = -1e9f;  // transformers' own number; a score at it is no score
 
-/// A sequence, the decoder's start first, and its score.
-struct Beam {
-  std::vector<int32_t> tokens;
-  float score = kHopeless;
-  int32_t parent = 0;     ///< row of the step that it continues
-  bool finished = false;  ///< ended by eos or by its length
-};
-
 /// The `count` best in descending order; of equal scores the earlier first.
 std::vector<Beam> best(std::vector<Beam> beams, int count) {
   std::stable_sort(beams.begin(), beams.end(),
@@ -78,48 +70,57 @@ bool can_improve(const GenerationConfig& g, const std::vector<Beam>& running,
                      [&](const Beam& f) { return possible > (f.finished ? worst : kHopeless); });
 }
 
+bool all_finished(const std::vector<Beam>& beams) {
+  return std::all_of(beams.begin(), beams.end(), [](const Beam& b) { return b.finished; });
+}
+
 }  // namespace
 
-std::vector<Hypothesis> beam_search(const GenerationConfig& g, const BeamStep& step) {
-  std::vector<Beam> running(g.beams, Beam{.tokens = {g.decoder_start_id}});
-  running.front().score = 0;  // the others are copies of it: only one may be continued
-  for (int b = 0; b < g.beams; ++b) running[b].parent = b;
-  std::vector<Beam> finished(g.beams);
-  bool improvable = true;
+BeamSearch::BeamSearch(const GenerationConfig& g)
+    : g_(g),
+      running_(g.beams, Beam{.tokens = {g.decoder_start_id}, .score = kHopeless}),
+      finished_(g.beams, Beam{.tokens = {}, .score = kHopeless}),
+      over_(g.max_length <= 1) {
+  running_.front().score = 0;  // the others are copies of it: only one may be continued
+  for (int b = 0; b < g.beams; ++b) running_[b].parent = b;
+}
 
+void BeamSearch::advance(const Matrix& logits) {
   // Enough candidates that as many running beams are left even if every beam ends in every way it can.
-  const int kept = std::max(2, 1 + static_cast<int>(g.eos_ids.size())) * g.beams;
-  for (int length = 1; length < g.max_length && improvable; ++length) {
+  const int kept = std::max(2, 1 + static_cast<int>(g_.eos_ids.size())) * g_.beams;
+  const std::vector<Beam> next = continuations(g_, running_, logits, kept);
+
+  std::vector<Beam> open = next;
+  for (Beam& b : open) b.score += b.finished ? kHopeless : 0;
+  running_ = best(std::move(open), g_.beams);
+
+  // Only the best `beams` candidates may finish; the others are there so that enough go on.
+  if (!(all_finished(finished_) && g_.early_stopping == EarlyStopping::kTrue)) {
+    for (int i = 0; i < g_.beams && i < static_cast<int>(next.size()); ++i) {
+      if (!next[i].finished) continue;
+      finished_.push_back(next[i]);
+      finished_.back().score = penalised(next[i].score, length_, g_.length_penalty);
+    }
+    finished_ = best(std::move(finished_), g_.beams);
+  }
+  over_ = !can_improve(g_, running_, finished_, length_) ||
+          (all_finished(finished_) && g_.early_stopping == EarlyStopping::kTrue) ||
+          ++length_ >= g_.max_length;
+}
+
+std::vector<Hypothesis> beam_search(const GenerationConfig& g, const BeamStep& step) {
+  BeamSearch search(g);
+  while (!search.over()) {
     std::vector<int32_t> parents, ids;
-    for (const Beam& b : running) {
+    for (const Beam& b : search.running()) {
       parents.push_back(b.parent);
       ids.push_back(b.tokens.back());
     }
-    const std::vector<Beam> next = continuations(g, running, step(parents, ids), kept);
-
-    std::vector<Beam> open = next;
-    for (Beam& b : open) b.score += b.finished ? kHopeless : 0;
-    running = best(std::move(open), g.beams);
-
-    // Only the best `beams` candidates may finish; the others are there so that enough go on.
-    const bool full = std::all_of(finished.begin(), finished.end(), [](const Beam& b) { return b.finished; });
-    if (!(full && g.early_stopping == EarlyStopping::kTrue)) {
-      for (int i = 0; i < g.beams && i < static_cast<int>(next.size()); ++i) {
-        if (!next[i].finished) continue;
-        finished.push_back(next[i]);
-        finished.back().score = penalised(next[i].score, length, g.length_penalty);
-      }
-      finished = best(std::move(finished), g.beams);
-    }
-    improvable = can_improve(g, running, finished, length);
-    const bool ended =
-        std::all_of(finished.begin(), finished.end(), [](const Beam& b) { return b.finished; });
-    if (ended && g.early_stopping == EarlyStopping::kTrue) break;
+    search.advance(step(parents, ids));
   }
-
   std::vector<Hypothesis> out;
   for (int i = 0; i < g.n_best; ++i) {
-    const Beam& b = finished[i];
+    const Beam& b = search.finished()[i];
     out.push_back({.tokens = std::vector<int32_t>(b.tokens.empty() ? b.tokens.begin() : b.tokens.begin() + 1,
                                                   b.tokens.end()),
                    .score = b.score,

@@ -16,6 +16,36 @@ namespace tandem::reference {
 /// The first call has the decoder's start in every row, and parents 0, 1, 2, ...
 using BeamStep = std::function<Matrix(std::span<const int32_t> parents, std::span<const int32_t> ids)>;
 
+/// A sequence, the decoder's start first, and its score.
+struct Beam {
+  std::vector<int32_t> tokens;
+  float score = 0;
+  int32_t parent = 0;     ///< row of the step that it continues
+  bool finished = false;  ///< ended by eos or by its length
+};
+
+/// The search between two steps.
+class BeamSearch {
+ public:
+  explicit BeamSearch(const GenerationConfig& g);
+
+  /// No step is needed any more.
+  bool over() const { return over_; }
+  /// What goes on, g.beams of them, best first: each is a row of the next step.
+  const std::vector<Beam>& running() const { return running_; }
+  /// Takes the logits [beams, vocab] that follow the running beams.
+  void advance(const Matrix& logits);
+  /// The g.beams best that have finished, best first; empty tokens where fewer have.
+  const std::vector<Beam>& finished() const { return finished_; }
+
+ private:
+  GenerationConfig g_;
+  std::vector<Beam> running_;
+  std::vector<Beam> finished_;
+  int length_ = 1;
+  bool over_;
+};
+
 /// The n_best hypotheses, best first.
 std::vector<Hypothesis> beam_search(const GenerationConfig& g, const BeamStep& step);
 

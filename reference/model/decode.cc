@@ -17,19 +17,6 @@
 namespace tandem::reference {
 namespace {
 
-void check_model(const ModelConfig& config, const TransformerBatch& source, const GenerationConfig& g) {
-  check(g, config.vocab);
-  if (!g.unsupported.empty()) {
-    throw UsageError(fmt::format("generation: {}: not supported", fmt::join(g.unsupported, ", ")));
-  }
-  const bool table = config.position != Position::kRelative && config.position != Position::kNone;
-  const int longest = std::max(source.max_length, g.max_length - 1);
-  if (table && longest > config.max_positions) {
-    throw UsageError(fmt::format("generation: length {} is beyond the {} positions of {}", longest,
-                                 config.max_positions, config.name));
-  }
-}
-
 /// One source, encoded, and a decoder of several rows over it.
 class Rows {
  public:
@@ -100,7 +87,7 @@ std::vector<Hypothesis> token_by_token(const GenerationConfig& g, Rows& rows) {
 std::vector<std::vector<Hypothesis>> decode(const ModelConfig& config, const ModelWeights& w,
                                             const TransformerBatch& source, const GenerationConfig& g,
                                             std::span<const uint64_t> seeds) {
-  check_model(config, source, g);
+  check_fits(g, config, source.max_length);
   if (!seeds.empty() && static_cast<int>(seeds.size()) != source.size()) {
     throw Error(fmt::format("generation: {} seeds for {} sources", seeds.size(), source.size()));
   }
