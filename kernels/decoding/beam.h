@@ -8,60 +8,20 @@
 #include "kernels/decoding/probability.h"
 #include "kernels/decoding/quantile.h"
 #include "kernels/decoding/rules.h"
+#include "kernels/decoding/top_list.h"
 
 namespace tandem::kernels {
 
 inline constexpr int kMaxBeams = 32;
-inline constexpr int kMaxKept = 128;  ///< continuations looked at a source, max(2, 1 + eos ids) * beams
-inline constexpr int kListCapacity = 1024;
+inline constexpr int kMaxKept =
+    kTopGroups;                            ///< continuations looked at a source, max(2, 1 + eos ids) * beams
 inline constexpr float kHopeless = -1e9f;  ///< transformers' score of what is no sequence
-
-struct Continuation {
-  float score = 0;
-  int32_t id = 0;
-};
 
 struct BeamRowScratch {
   BlockScratch block;
   QuantileScratch quantile;
-  uint32_t group[kMaxKept];
-  uint32_t bound;
-  uint32_t listed;
-  Continuation list[kListCapacity];
+  TopScratch top;
 };
-
-TANDEM_COOPERATIVE inline bool better(const Continuation& a, const Continuation& b) {
-  const uint32_t ka = order_key(a.score), kb = order_key(b.score);
-  return ka != kb ? ka > kb : a.id < b.id;
-}
-
-/// A key that at least `count` of the threads' own largest keys reach, and so at least `count` elements; 0 when there are
-/// too few threads to say. Near the true one where large elements are spread over threads.
-template <class Block>
-TANDEM_COOPERATIVE uint32_t lower_bound_of_top(Block& block, BeamRowScratch& s, uint32_t own, int count) {
-  const int t = block.thread();
-  const int groups = block.threads() < kMaxKept ? block.threads() : kMaxKept;
-  const int size = block.threads() / groups;
-  if (count > groups) return 0;
-  s.block.each[t] = own;
-  block.sync();
-  uint32_t mine = 0;
-  if (t < groups) {
-    for (int i = 0; i < size; ++i) {
-      const auto key = static_cast<uint32_t>(s.block.each[t * size + i]);
-      mine = key > mine ? key : mine;
-    }
-    s.group[t] = mine;
-  }
-  block.sync();
-  if (t < groups) {
-    int rank = 0;
-    for (int i = 0; i < groups; ++i) rank += s.group[i] > mine || (s.group[i] == mine && i < t) ? 1 : 0;
-    if (rank == count - 1) s.bound = mine;
-  }
-  block.sync();
-  return s.bound;
-}
 
 /// Fills the list with exactly `count` ids, those of the largest keys, of equal ones the lowest; for rows where too many
 /// come near (nearly everything banned, or equal).
@@ -74,7 +34,7 @@ TANDEM_COOPERATIVE void list_exactly(Block& block, BeamRowScratch& s, const Row&
   const auto limit = static_cast<uint64_t>(row.vocab - count);
   const Quantile q = find_quantile(block, s.block, s.quantile, limit, keys);
   const uint64_t skipped = limit - q.below;  // of the keys at the boundary the *last* ones stay out
-  if (block.thread() == 0) s.listed = 0;
+  if (block.thread() == 0) s.top.listed = 0;
   uint64_t at_boundary = 0;
   const int share = (row.vocab + block.threads() - 1) / block.threads();
   const int first = block.thread() * share;
@@ -85,7 +45,7 @@ TANDEM_COOPERATIVE void list_exactly(Block& block, BeamRowScratch& s, const Row&
   for (int i = first; i < end; ++i) {
     const uint32_t key = order_key(score(i, row.at(i)));
     if (key < q.key || (key == q.key && seen++ >= all - skipped)) continue;
-    s.list[block.add(&s.listed, 1u)].id = i;
+    s.top.list[block.add(&s.top.listed, 1u)].id = i;
   }
   block.sync();
 }
@@ -120,7 +80,7 @@ TANDEM_COOPERATIVE void best_continuations(Block& block, BeamRowScratch& s, cons
     log_sum = log_mass(sum(block, s.block, own_mass));
     row.scan(block, [&](int i, float v) { raise(own, ruled_score(i, v)); });
   }
-  const uint32_t bound = lower_bound_of_top(block, s, own, r.kept);
+  const uint32_t bound = lower_bound_of_top(block, s.block, s.top, own, r.kept);
   const float highest_score = key_score(static_cast<uint32_t>(largest(block, s.block, own)));
   // Two logits a rounding apart may have equal scores: among the plain ones those just under the bound come along.
   const float reach = plain && bound > order_key(never())
@@ -128,7 +88,7 @@ TANDEM_COOPERATIVE void best_continuations(Block& block, BeamRowScratch& s, cons
                           : 0;
   const uint32_t least = plain && bound > order_key(never()) ? order_key(reach) : bound;
 
-  if (block.thread() == 0) s.listed = 0;
+  if (block.thread() == 0) s.top.listed = 0;
   block.sync();
   uint64_t second = 0;
   own_mass = 0;
@@ -137,8 +97,7 @@ TANDEM_COOPERATIVE void best_continuations(Block& block, BeamRowScratch& s, cons
     if (plain) own_mass += mass(v - highest);
     if (r.renormalise) second += mass(score - highest_score);
     if (order_key(score) < least) return;
-    const uint32_t place = block.add(&s.listed, 1u);
-    if (place < kListCapacity) s.list[place].id = i;
+    list_candidate(block, s.top, {.score = score, .id = i});
   });
   if (plain) log_sum = log_mass(sum(block, s.block, own_mass));
   const double again = r.renormalise ? log_mass(sum(block, s.block, second)) : 0;
@@ -147,19 +106,19 @@ TANDEM_COOPERATIVE void best_continuations(Block& block, BeamRowScratch& s, cons
     const float score = ruled_score(i, v);
     return running + (r.renormalise ? log_probability(score, highest_score, again) : score);
   };
-  if (s.listed > kListCapacity) {
+  if (s.top.listed > kListCapacity) {
     block.sync();  // everyone has read the count that is counted anew
     list_exactly(block, s, row, r.kept, final_score);
   }
-  const int count = static_cast<int>(s.listed);
+  const int count = static_cast<int>(s.top.listed);
   for (int i = block.thread(); i < count; i += block.threads()) {
-    s.list[i].score = final_score(s.list[i].id, row.at(s.list[i].id));
+    s.top.list[i].score = final_score(s.top.list[i].id, row.at(s.top.list[i].id));
   }
   block.sync();
   for (int i = block.thread(); i < count; i += block.threads()) {
     int rank = 0;
-    for (int j = 0; j < count; ++j) rank += better(s.list[j], s.list[i]) ? 1 : 0;
-    if (rank < r.kept) best[rank] = s.list[i];
+    for (int j = 0; j < count; ++j) rank += better(s.top.list[j], s.top.list[i]) ? 1 : 0;
+    if (rank < r.kept) best[rank] = s.top.list[i];
   }
 }
 
