@@ -146,19 +146,20 @@ Cost cross_kv_cost(const ModelConfig& config, std::span<const int32_t> lengths, 
 Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> lengths, double tgt,
                       const CostOptions& options) {
   Builder b(config, Side::kDecoder, options);
-  const auto rows = static_cast<double>(lengths.size());
-  const double sources = total(lengths);
+  const double rows = static_cast<double>(lengths.size()) * options.rows_per_source;
+  const double histories = options.shared_history ? static_cast<double>(lengths.size()) : rows;
+  const double source_tokens = total(lengths);
   b.at(PhaseKind::kEmbed).other_bytes = rows * kIdBytes;
   b.norms(3 * b.layers() + b.outer_norms());
   b.product(PhaseKind::kSelfQkv, rows, config.d_model, 3 * b.inner());
   // The token's own key and value are written once and not read back: tgt positions move tgt - 1 reads and 1 write.
   b.attention(PhaseKind::kSelfAttention, rows * tgt);
-  b.at(PhaseKind::kSelfAttention).kv_bytes = b.layers() * rows * (tgt - 1) * b.kv_token_bytes();
+  b.at(PhaseKind::kSelfAttention).kv_bytes = b.layers() * histories * (tgt - 1) * b.kv_token_bytes();
   b.at(PhaseKind::kSelfAttention).written_bytes = b.layers() * rows * b.kv_token_bytes();
   b.product(PhaseKind::kSelfOut, rows, b.inner(), config.d_model);
   b.product(PhaseKind::kCrossQkv, rows, config.d_model, b.inner());
-  b.attention(PhaseKind::kCrossAttention, sources);
-  b.at(PhaseKind::kCrossAttention).kv_bytes = b.layers() * sources * b.kv_token_bytes();
+  b.attention(PhaseKind::kCrossAttention, source_tokens * options.rows_per_source);
+  b.at(PhaseKind::kCrossAttention).kv_bytes = b.layers() * source_tokens * b.kv_token_bytes();
   b.product(PhaseKind::kCrossOut, rows, b.inner(), config.d_model);
   b.ffn(rows);
   PhaseCost& head = b.at(PhaseKind::kHead);

@@ -50,13 +50,18 @@ struct Cost {
 struct CostOptions {
   Precision precision = Precision::kBf16;
   KvType kv = KvType::kSame;
+  int rows_per_source = 1;  ///< of the decoder: beams, or samples
+  /// Beams of a source have a history in common, which may be read once for all; how much is up to the search, so that the
+  /// least is counted: all of it. Samples share nothing that was generated.
+  bool shared_history = false;
 };
 
 /// One encoder pass over sequences of these lengths, without the cross-K/V projection. Writes its output.
 Cost encoder_cost(const ModelConfig& config, std::span<const int32_t> lengths, const CostOptions& options);
 /// Cross-attention keys and values of all decoder layers, once per source.
 Cost cross_kv_cost(const ModelConfig& config, std::span<const int32_t> lengths, const CostOptions& options);
-/// The decode step that appends position `tgt` (1-based) of every sequence: self-attention over tgt positions.
+/// The decode step that appends position `tgt` (1-based) of every row: self-attention over tgt positions. Keys and values of a
+/// source are read once for all its rows.
 Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> lengths, double tgt,
                       const CostOptions& options);
 /// Encoder, cross-K/V and the steps that append positions 1 .. tgt.

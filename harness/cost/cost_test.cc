@@ -134,6 +134,27 @@ TEST(Cost, GatedByHand) {
   EXPECT_EQ(at(PhaseKind::kHead).weight_bytes, 100 * 24 * 2);
 }
 
+// Breaks when beams are counted as one row, or their source's keys and values as many times as there are beams.
+TEST(Cost, BeamsShareTheirSource) {
+  const ModelConfig config = preset("tiny");
+  const auto at = [&](PhaseKind kind, const CostOptions& options) {
+    return *decode_step_cost(config, full(3, 8), 5, options).find(Side::kDecoder, kind);
+  };
+  const CostOptions one{.precision = Precision::kFp32};
+  const CostOptions beams{.precision = Precision::kFp32, .rows_per_source = 4, .shared_history = true};
+  const CostOptions samples{.precision = Precision::kFp32, .rows_per_source = 4};
+  for (const PhaseKind kind :
+       {PhaseKind::kSelfQkv, PhaseKind::kSelfAttention, PhaseKind::kCrossAttention, PhaseKind::kHead}) {
+    EXPECT_EQ(at(kind, beams).flops, 4 * at(kind, one).flops);
+    EXPECT_EQ(at(kind, beams).weight_bytes, at(kind, one).weight_bytes);
+  }
+  EXPECT_EQ(at(PhaseKind::kCrossAttention, beams).kv_bytes, at(PhaseKind::kCrossAttention, one).kv_bytes);
+  EXPECT_EQ(at(PhaseKind::kSelfAttention, beams).kv_bytes, at(PhaseKind::kSelfAttention, one).kv_bytes);
+  EXPECT_EQ(at(PhaseKind::kSelfAttention, samples).kv_bytes, 4 * at(PhaseKind::kSelfAttention, one).kv_bytes);
+  EXPECT_EQ(at(PhaseKind::kSelfAttention, beams).written_bytes,
+            4 * at(PhaseKind::kSelfAttention, one).written_bytes);
+}
+
 // Breaks when final_logits_bias, the embedding norm or int8's scales are left out.
 TEST(Cost, BiasedHeadAndInt8Kv) {
   ModelConfig c = preset("bart-base");

@@ -5,6 +5,7 @@
 #include "harness/base/error.h"
 #include "harness/model/batch.h"
 #include "harness/run/engine.h"
+#include "harness/sweep/values.h"
 
 namespace tandem {
 namespace {
@@ -14,7 +15,11 @@ std::vector<int32_t> lengths_of(const Case& c) {
 }
 
 CostOptions options_of(const Case& c) {
-  return {.precision = c.precision, .kv = parse_kv(c.kv)};
+  const DecodeSpec decode = parse_decode(c.decode);
+  return {.precision = c.precision,
+          .kv = parse_kv(c.kv),
+          .rows_per_source = decode.beams,
+          .shared_history = decode.beams > 1};
 }
 
 void put_floor(Record& r, const Cost& cost, const Ceilings& ceilings) {

@@ -4,6 +4,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/random.h"
+#include "harness/sweep/values.h"
 
 namespace tandem {
 
@@ -29,6 +30,15 @@ std::vector<int32_t> decoder_prefix(const ModelConfig& config, int batch, int st
 std::vector<std::vector<Sequence>> Engine::decode(const TransformerBatch&, const GenerationConfig&,
                                                   std::span<const uint64_t>) {
   throw ImpossibleCase(fmt::format("decode: engine '{}' does not decode by rules", name()));
+}
+
+GenerationConfig case_generation(const Case& c, const ModelConfig& config) {
+  GenerationConfig g;
+  g.decoder_start_id = config.decoder_start_id;
+  g.pad_id = config.pad_id;
+  if (c.stop == "eos") g.eos_ids = {config.eos_id};
+  g.max_length = c.tgt + 1;
+  return with_decode(g, parse_decode(c.decode));
 }
 
 }  // namespace tandem

@@ -89,6 +89,9 @@ struct OpWorkload {
   std::function<CheckResult()> check;
 };
 
+/// How a case of suite_generate chooses its tgt tokens: by its `decode`, ended by eos only where it stops there.
+GenerationConfig case_generation(const Case& c, const ModelConfig& config);
+
 class Engine {
  public:
   virtual ~Engine() = default;

@@ -22,12 +22,16 @@ Case tiny_case(Suite suite) {
   return c;
 }
 
-Validation validate_with(Fault fault, Suite suite, double reference_flops = 1e12) {
+Validation validate_case(Fault fault, const Case& c, double reference_flops = 1e12) {
   FakeEngine engine("cuda", fault);
   ValidateOptions options;
   options.reference_flops = reference_flops;
   options.reference = [] { return std::make_unique<FakeEngine>("reference", Fault::kNone); };
-  return validate(tiny_case(suite), engine, options);
+  return validate(c, engine, options);
+}
+
+Validation validate_with(Fault fault, Suite suite, double reference_flops = 1e12) {
+  return validate_case(fault, tiny_case(suite), reference_flops);
 }
 
 // Breaks when a right engine is refused, or its digest is missing.
@@ -51,6 +55,31 @@ TEST(Validate, WrongEnginesAreInvalid) {
   const Validation v = validate_with(Fault::kToken, Suite::kGenerate);
   EXPECT_EQ(v.status, Status::kInvalid);
   EXPECT_NE(v.reason->find("step 2"), std::string::npos) << *v.reason;
+}
+
+// Breaks when a search or a draw that goes wrong gets a time, or one that rounding alone turned does not.
+TEST(Validate, SearchedAndDrawnSequencesAreCompared) {
+  Case c = tiny_case(Suite::kGenerate);
+  c.precision = Precision::kBf16;
+  c.decode = "beam:3";
+  for (const double flops :
+       {1e12, 1e4}) {  // whole, and a witness (whose batch may be too small to show a fault)
+    EXPECT_EQ(validate_case(Fault::kNone, c, flops).status, Status::kOk);
+  }
+  const Validation near = validate_case(Fault::kNearSearch, c);
+  EXPECT_EQ(near.status, Status::kOk);
+  EXPECT_EQ(near.check->tokens_compared, 2);
+  EXPECT_EQ(near.check->tokens_excused, 1);
+  const Validation wrong = validate_case(Fault::kSearch, c);
+  EXPECT_EQ(wrong.status, Status::kInvalid);
+  EXPECT_NE(wrong.reason->find("decode: 1 of 2 sequences differ"), std::string::npos) << *wrong.reason;
+  EXPECT_EQ(wrong.check->tokens_equal, false);
+  // One draw may fall on a border; two of three may not.
+  c.decode = "top_k:4";
+  EXPECT_EQ(validate_case(Fault::kSearch, c).status, Status::kOk);
+  c.batch = 3;
+  EXPECT_EQ(validate_case(Fault::kSearch, c).status, Status::kInvalid);
+  EXPECT_EQ(validate_case(Fault::kScale, c).status, Status::kInvalid);
 }
 
 // Breaks when a NaN error becomes a number in the record, or invalid JSON.

@@ -9,6 +9,7 @@
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 #include "harness/sweep/files.h"
+#include "harness/sweep/values.h"
 #include "kernels/attention/attention_index.h"
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/engine/op_workloads.h"
@@ -49,7 +50,7 @@ void check_axes(const Case& c) {
   only("sparsity", c.sparsity, "dense");
   only("tp", std::to_string(c.tp), "1");
   only("dp", std::to_string(c.dp), "1");
-  only("decode", c.decode, "greedy");
+  if (c.suite != Suite::kGenerate) only("decode", c.decode, "greedy");
 }
 
 /// What the kernels ask of the model's sizes.
@@ -75,10 +76,12 @@ void check_model(const ModelConfig& c) {
   }
 }
 
-WorkloadParams workload_params(const Case& c) {
-  return {.kernel = parse_kernel(c.kernel),
-          .capacity = c.suite == Suite::kEncoder ? 0 : c.tgt,
-          .stop_at_eos = c.suite == Suite::kGenerate && c.stop == "eos"};
+WorkloadParams workload_params(const Case& c, const ModelConfig& config) {
+  WorkloadParams params{.kernel = parse_kernel(c.kernel),
+                        .capacity = c.suite == Suite::kEncoder ? 0 : c.tgt,
+                        .stop_at_eos = c.suite == Suite::kGenerate && c.stop == "eos"};
+  if (c.suite == Suite::kGenerate && c.decode != "greedy") params.generation = case_generation(c, config);
+  return params;
 }
 
 /// Bytes that weights and plan of a case take, without making either.
@@ -95,13 +98,19 @@ int64_t predicted_bytes(const Case& c, const ModelConfig& config) {
     shape.offsets.push_back(shape.offsets.back() + length);
     shape.max_length = std::max<int>(shape.max_length, length);
   }
-  const StepPlan plan = build_plan(plan_request(config, weights, c.precision, shape, workload_params(c)));
+  const StepPlan plan =
+      build_plan(plan_request(config, weights, c.precision, shape, workload_params(c, config)));
   return layout.elements * dtype_bytes(dtype) + plan.arena_bytes;
+}
+
+void check_rules(const GenerationConfig& g, const ModelConfig& config) {
+  if (const std::string why = unsupported_rules(g, config.vocab); !why.empty())
+    impossible(fmt::format("decode: engine 'cuda': {}", why));
 }
 
 void check_own_kernel(const Case& c) {
   if (parse_kernel(c.kernel) != KernelChoice::kOwn) return;
-  const int64_t rows = c.suite == Suite::kEncoder ? int64_t{c.batch} * c.src : c.batch;
+  const int64_t rows = int64_t{c.batch} * (c.suite == Suite::kEncoder ? c.src : parse_decode(c.decode).beams);
   if (rows > kSkinnyMaxRows) {
     impossible(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}",
                            kSkinnyMaxRows, rows));
@@ -120,6 +129,7 @@ void CudaEngine::check_supported(const Case& c) const {
   if (c.suite == Suite::kKernels) return check_kernels_op(c, config);
   if (!is_model_suite(c.suite)) return;
   check_own_kernel(c);
+  if (c.decode != "greedy") check_rules(case_generation(c, config), config);
   const int64_t bytes = predicted_bytes(c, config);
   if (bytes > device_->total_bytes()) throw OutOfMemory(bytes, "GPU memory (predicted by the plan)");
 }
@@ -151,7 +161,7 @@ WorkloadContext CudaEngine::context(const std::string& memory) const {
 }
 
 std::unique_ptr<Workload> CudaEngine::prepare(const Case& c, const TransformerBatch& batch) {
-  const WorkloadParams params = workload_params(c);
+  const WorkloadParams params = workload_params(c, context(c.memory).model->config);
   loaded_kernel_ = params.kernel;
   switch (c.suite) {
     case Suite::kEncoder:
@@ -182,8 +192,7 @@ std::vector<std::vector<Sequence>> CudaEngine::decode(const TransformerBatch& ba
   check_fits(generation, config, batch.max_length);
   if (!seeds.empty() && static_cast<int>(seeds.size()) != batch.size())
     throw Error(fmt::format("generation: {} seeds for {} sources", seeds.size(), batch.size()));
-  if (const std::string why = unsupported_rules(generation, config.vocab); !why.empty())
-    impossible(fmt::format("generation: engine 'cuda': {}", why));
+  check_rules(generation, config);
   return kernels::decode(loaded, batch,
                          {.kernel = loaded_kernel_,
                           .capacity = generation.max_length - 1,

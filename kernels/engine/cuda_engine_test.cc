@@ -337,7 +337,10 @@ TEST(CudaEngine, RefusesWhatItCannotCompute) {
   refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
   refused("tp", [](Case& c) { c.tp = 2; });
   refused("dp", [](Case& c) { c.dp = 2; });
-  refused("decode", [](Case& c) { c.decode = "beam:4"; });
+  refused("decode", [](Case& c) {
+    c.suite = Suite::kDecoder;
+    c.decode = "beam:4";
+  });
   refused("kernel", [](Case& c) {
     c.kernel = "own";
     c.batch = 65;

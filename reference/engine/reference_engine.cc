@@ -45,16 +45,6 @@ Precision storage(Precision precision) {
   }
 }
 
-/// What a case of suite_generate asks for: tgt tokens by its `decode`, ended by eos only where it stops there.
-GenerationConfig case_generation(const Case& c, const ModelConfig& config) {
-  GenerationConfig g;
-  g.decoder_start_id = config.decoder_start_id;
-  g.pad_id = config.pad_id;
-  if (c.stop == "eos") g.eos_ids = {config.eos_id};
-  g.max_length = c.tgt + 1;
-  return with_decode(g, parse_decode(c.decode));
-}
-
 CheckResult result(std::string reference, const Comparison& c) {
   return {.reference = std::move(reference),
           .error = std::max(c.relative_l2, c.worst_row_l2 / kRowSlack),

@@ -12,7 +12,18 @@
 
 namespace tandem::testing {
 
-enum class Fault { kNone, kScale, kNan, kToken, kOutOfMemory, kUnstable, kImpossible, kSelfCheck };
+enum class Fault {
+  kNone,
+  kScale,
+  kNan,
+  kToken,
+  kOutOfMemory,
+  kUnstable,
+  kImpossible,
+  kSelfCheck,
+  kSearch,
+  kNearSearch
+};
 
 class FakeEngine : public Engine {
  public:
@@ -40,6 +51,19 @@ class FakeEngine : public Engine {
     for (int t = 0; t < steps; ++t) {
       for (int b = 0; b < batch.size(); ++b)
         append_logits(tokens[static_cast<size_t>(b) * steps + t], t, out.values);
+    }
+    return out;
+  }
+
+  /// A made-up sequence a source; two faults change those from the second source on, one with a score that differs little.
+  std::vector<std::vector<Sequence>> decode(const TransformerBatch& batch, const GenerationConfig& g,
+                                            std::span<const uint64_t>) override {
+    std::vector<std::vector<Sequence>> out;
+    for (int b = 0; b < batch.size(); ++b) {
+      Sequence s{.tokens = {b + 1, 2, g.beams}, .score = -2};
+      const bool other = b > 0 && (fault_ == Fault::kSearch || fault_ == Fault::kNearSearch);
+      if (other) s = {.tokens = {b + 1, 3, g.beams}, .score = fault_ == Fault::kSearch ? -2.1 : -2.00001};
+      out.push_back({s});
     }
     return out;
   }
