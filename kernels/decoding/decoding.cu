@@ -146,6 +146,7 @@ void require(bool ok, const char* message) {
 
 void check(const char* who, const DecodingRules& r, const StepLogits& l, const StepState& s) {
   const auto say = [&](bool ok, const char* what) { require(ok, (std::string(who) + ": " + what).c_str()); };
+  say(r.vocab <= kMaxVocab, "rules.vocab must be at most 2^18");
   say(r.vocab >= 1 && l.stride >= r.vocab && l.logits != nullptr,
       "logits must hold rules.vocab scores a row");
   say(r.table != nullptr, "rules.table must be given");
@@ -155,14 +156,18 @@ void check(const char* who, const DecodingRules& r, const StepLogits& l, const S
   say(s.capacity >= r.max_length - 1, "capacity must be at least rules.max_length - 1");
 }
 
-/// Dynamic shared memory for the marks of a row.
+size_t marks_bytes(int vocab) {
+  return 2 * static_cast<size_t>(mark_words(vocab)) * sizeof(uint32_t);
+}
+
+/// Dynamic shared memory for the marks of a row. The limit is that of the largest vocabulary: a graph that was captured with
+/// more must not find it lowered.
 template <typename Kernel>
 size_t marks_bytes(Kernel kernel, const DecodingRules& r) {
   if (!needs_marks(r)) return 0;
-  const size_t bytes = 2 * static_cast<size_t>(mark_words(r.vocab)) * sizeof(uint32_t);
-  TANDEM_CUDA_CHECK(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  return bytes;
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         static_cast<int>(marks_bytes(kMaxVocab))));
+  return marks_bytes(r.vocab);
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ std::string unsupported_rules(const GenerationConfig& g, int vocab) {
   if (g.beams > 1 && kept > vocab) {
     return fmt::format("num_beams: {} continuations are more than the vocabulary of {}", kept, vocab);
   }
-  if (vocab > 1 << 18) return fmt::format("vocab: at most {} here, not {}", 1 << 18, vocab);
+  if (vocab > kMaxVocab) return fmt::format("vocab: at most {} here, not {}", kMaxVocab, vocab);
   return {};
 }
 

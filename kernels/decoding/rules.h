@@ -62,6 +62,9 @@ struct History {
   TANDEM_COOPERATIVE int32_t operator[](int i) const { return i == 0 ? start_id : generated[i - 1]; }
 };
 
+/// The largest vocabulary: that of the sums in probability.h.
+inline constexpr int kMaxVocab = 1 << 18;
+
 /// Words of a bitmap over the vocabulary.
 TANDEM_HD constexpr int mark_words(int vocab) {
   return (vocab + 31) / 32;

@@ -11,9 +11,10 @@ namespace tandem::kernels {
 inline constexpr int kTopGroups = 128;      ///< of threads; at most so many can be asked for
 inline constexpr int kListCapacity = 1024;  ///< candidates; more need another way
 
+/// Without initialisers: it lies in shared memory.
 struct Continuation {
-  float score = 0;
-  int32_t id = 0;
+  float score;
+  int32_t id;
 };
 
 struct TopScratch {
