@@ -29,6 +29,15 @@ __device__ inline void copy_box(uint32_t shared, const CUtensorMap* map, int x, 
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
+/// Bytes (a multiple of 16) of this block's shared memory into another's, counted on that one's barrier. Must be complete
+/// before this block ends.
+__device__ inline void copy_to_block(uint32_t remote, uint32_t shared, int bytes, uint32_t remote_barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          remote),
+      "r"(shared), "r"(bytes), "r"(remote_barrier)
+      : "memory");
+}
 __device__ inline void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

@@ -97,7 +97,7 @@ PlanTensor PlanBuilder::materialise(const Stream& stream) {
 
 bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k) const {
   if (request_.kernel == KernelChoice::kLibrary || rows > kSkinnyMaxRows) return false;
-  if (request_.kernel == KernelChoice::kAuto && rows > kAutoSkinnyRows) return false;
+  if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows) return false;
   return skinny_supports(dtype_, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k));
 }
 

@@ -21,6 +21,12 @@ enum class KernelChoice : uint8_t {
 /// Throws UsageError naming the allowed ones.
 KernelChoice parse_kernel(std::string_view text);
 
+/// `auto` gives products of up to this many rows to the own kernels; from there on the library's are faster at the models'
+/// shapes (kernels/PERFORMANCE.md, "Skinny products").
+inline constexpr int kAutoOwnRows = 16;
+/// The same where the products run on warpgroup tensor cores: 16-bit types on sm_90a.
+inline constexpr int kAutoWideRows = 64;
+
 /// What is to be planned.
 struct PlanRequest {
   ModelConfig config;
@@ -32,6 +38,7 @@ struct PlanRequest {
   int max_source = 0;         ///< longest source
   int capacity = 0;           ///< tokens a sequence can get; 0: the encoder alone
   bool stop_at_eos = false;
+  int auto_own_rows = kAutoOwnRows;  ///< what KernelChoice::kAuto gives to the own kernels
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
 
@@ -50,10 +57,6 @@ struct Stream {
   std::optional<NormWeight> pending;
   PlanTensor addend = {};  ///< residual that the pending norm still has to add
 };
-
-/// `auto` gives up to this many rows to the own kernels; from there on the library's are faster at the
-/// models' shapes (kernels/PERFORMANCE.md, "Skinny products").
-inline constexpr int64_t kAutoSkinnyRows = 16;
 
 class PlanBuilder {
  public:

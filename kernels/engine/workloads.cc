@@ -9,6 +9,7 @@
 #include "kernels/engine/clock_mark.h"
 #include "kernels/engine/decoding_run.h"
 #include "kernels/engine/graph.h"
+#include "kernels/skinny/skinny.h"
 
 namespace tandem::kernels {
 namespace {
@@ -303,6 +304,7 @@ class GenerateWorkload : public DeviceWorkload {
 
 PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights, Precision precision,
                          const TransformerBatch& batch, const WorkloadParams& params) {
+  const bool wide_products = dtype_bytes(activation_dtype(precision)) == 2 && skinny_card().wide();
   return {.config = config,
           .weights = weights,
           .precision = precision,
@@ -312,6 +314,7 @@ PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights,
           .max_source = batch.max_length,
           .capacity = params.capacity,
           .stop_at_eos = params.stop_at_eos,
+          .auto_own_rows = wide_products ? kAutoWideRows : kAutoOwnRows,
           .generation = params.generation};
 }
 

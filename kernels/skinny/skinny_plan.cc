@@ -1,7 +1,6 @@
 #include "kernels/skinny/skinny_plan.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -10,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "kernels/skinny/args.h"
+#include "kernels/skinny/skinny_measured.h"
 #include "kernels/skinny/wide_plan.h"
 
 namespace tandem::kernels {
@@ -72,47 +72,6 @@ int blocks_by_registers(const SkinnyConfig& c) {
   return c.rows == 32 && c.batch == 64 ? 1 : 2;
 }
 
-/// A config measured as the best for a shape: `skinny_bench --sweep` prints such rows.
-struct Measured {
-  int max_m;  ///< holds for m in (the previous row's max_m of the same shape, max_m]
-  int w_rows;
-  int k;
-  SkinnyConfig config;
-};
-// 16-bit types, `skinny_bench --sweep` on an NVIDIA H200 (driver 580.159.04, 2026-11-23); the cost model serves every other
-// shape.
-constexpr std::array<Measured, 57> kMeasured{{
-    {4, 3072, 1024, {Kind::kMma, 16, 8, 1, 1, 2}},    {8, 3072, 1024, {Kind::kMma, 16, 8, 1, 1, 2}},
-    {16, 3072, 1024, {Kind::kMma, 16, 16, 2, 2, 1}},  {4, 1024, 1024, {Kind::kMma, 16, 8, 1, 1, 1}},
-    {8, 1024, 1024, {Kind::kMma, 16, 8, 1, 1, 1}},    {16, 1024, 1024, {Kind::kMma, 16, 16, 1, 2, 1}},
-    {4, 4096, 1024, {Kind::kMma, 16, 8, 8, 4, 1}},    {8, 4096, 1024, {Kind::kMma, 16, 8, 2, 2, 1}},
-    {16, 4096, 1024, {Kind::kMma, 16, 16, 2, 2, 1}},  {4, 1024, 4096, {Kind::kMma, 16, 8, 2, 4, 1}},
-    {8, 1024, 4096, {Kind::kMma, 16, 8, 2, 4, 1}},    {16, 1024, 4096, {Kind::kMma, 16, 16, 4, 8, 1}},
-    {4, 1536, 512, {Kind::kMma, 16, 8, 1, 1, 1}},     {8, 1536, 512, {Kind::kMma, 16, 8, 1, 1, 1}},
-    {16, 1536, 512, {Kind::kMma, 16, 16, 1, 1, 1}},   {4, 512, 512, {Kind::kDot, 2, 2, 2, 1, 2}},
-    {8, 512, 512, {Kind::kDot, 2, 4, 4, 1, 1}},       {16, 512, 512, {Kind::kMma, 16, 16, 1, 1, 1}},
-    {4, 2048, 512, {Kind::kMma, 16, 8, 1, 1, 1}},     {8, 2048, 512, {Kind::kMma, 16, 8, 1, 1, 1}},
-    {16, 2048, 512, {Kind::kMma, 16, 16, 1, 1, 1}},   {4, 512, 2048, {Kind::kMma, 16, 8, 1, 2, 1}},
-    {8, 512, 2048, {Kind::kMma, 16, 8, 1, 4, 1}},     {16, 512, 2048, {Kind::kMma, 16, 16, 1, 4, 1}},
-    {4, 2304, 768, {Kind::kMma, 16, 8, 1, 1, 2}},     {8, 2304, 768, {Kind::kMma, 16, 8, 1, 1, 2}},
-    {16, 2304, 768, {Kind::kMma, 16, 16, 2, 2, 1}},   {4, 768, 768, {Kind::kMma, 16, 8, 1, 1, 1}},
-    {8, 768, 768, {Kind::kMma, 16, 8, 1, 1, 1}},      {16, 768, 768, {Kind::kMma, 16, 16, 1, 1, 1}},
-    {4, 3072, 768, {Kind::kMma, 16, 8, 1, 1, 2}},     {8, 3072, 768, {Kind::kMma, 16, 8, 2, 1, 1}},
-    {16, 3072, 768, {Kind::kMma, 16, 16, 2, 2, 1}},   {4, 768, 3072, {Kind::kMma, 16, 8, 1, 2, 1}},
-    {8, 768, 3072, {Kind::kMma, 16, 8, 1, 2, 1}},     {16, 768, 3072, {Kind::kMma, 16, 16, 1, 4, 1}},
-    {4, 12288, 1024, {Kind::kMma, 8, 8, 4, 1, 3}},    {8, 12288, 1024, {Kind::kMma, 8, 8, 4, 1, 3}},
-    {16, 12288, 1024, {Kind::kMma, 16, 16, 2, 1, 2}}, {4, 16384, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
-    {8, 16384, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},   {16, 16384, 1024, {Kind::kMma, 16, 16, 2, 1, 2}},
-    {4, 1024, 16384, {Kind::kMma, 16, 8, 1, 2, 1}},   {8, 1024, 16384, {Kind::kMma, 16, 8, 1, 2, 1}},
-    {16, 1024, 16384, {Kind::kMma, 16, 16, 8, 8, 1}}, {4, 8192, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
-    {8, 8192, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},    {16, 8192, 1024, {Kind::kMma, 16, 16, 4, 2, 1}},
-    {4, 1024, 8192, {Kind::kMma, 16, 8, 1, 2, 1}},    {8, 1024, 8192, {Kind::kMma, 16, 8, 1, 2, 1}},
-    {16, 1024, 8192, {Kind::kMma, 16, 16, 1, 2, 1}},  {8, 32000, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},
-    {8, 50265, 1024, {Kind::kMma, 16, 8, 2, 1, 2}},   {8, 32128, 1024, {Kind::kMma, 16, 8, 1, 1, 2}},
-    {8, 256206, 1024, {Kind::kMma, 16, 8, 2, 1, 1}},  {8, 32000, 512, {Kind::kMma, 16, 8, 4, 1, 2}},
-    {8, 32128, 768, {Kind::kMma, 16, 8, 2, 1, 2}},
-}};
-
 /// Shared memory of the kernel of one row: x, the norm's scratch, then the warps' statistics and partial sums.
 void lay_out_row(SkinnyPlan& p, const SkinnyProblem& problem, int bytes) {
   p.x_stride = p.units * p.unit;
@@ -138,6 +97,17 @@ SkinnyConfig row_config(const SkinnyProblem& problem, const SkinnyCard& card) {
   c.warps_n = std::min(c.warps / share, 8);
   c.blocks_per_sm = std::max(1, 16 / c.warps);
   return c;
+}
+
+/// A head has tiles for every multiprocessor: within 2 % of the best of a sweep over the presets' vocabularies.
+SkinnyConfig wide_head_config(const SkinnyProblem& problem) {
+  const bool two_groups = problem.m <= 16 || problem.k <= 512;
+  return {.kind = Kind::kWide,
+          .rows = 16,
+          .batch = wide_batch(problem.m),
+          .warps_n = two_groups ? 8 : 4,
+          .cluster = 1,
+          .blocks_per_sm = 1};
 }
 
 }  // namespace
@@ -356,7 +326,7 @@ SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card)
     if (config_problem(row, problem, card).empty()) return row;
   }
   if (problem.dtype != DType::kF32) {
-    for (const Measured& row : kMeasured) {
+    for (const MeasuredSkinny& row : kMeasuredSkinny) {
       if (problem.m <= row.max_m && w_rows == row.w_rows && problem.k == row.k &&
           config_problem(row.config, problem, card).empty()) {
         return row.config;
@@ -366,8 +336,11 @@ SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card)
   SkinnyConfig best;
   double best_us = std::numeric_limits<double>::infinity();
   const bool dot = problem.dtype == DType::kF32 || problem.m <= 4;
-  // Up to 16 rows the other tensor-core kernel keeps its place until a sweep on a card says otherwise.
-  const bool wide = problem.m > 16 && !wide_configs(problem, card).empty();
+  const bool wide = !dot && !wide_configs(problem, card).empty();
+  if (wide && problem.head) {
+    const SkinnyConfig head = wide_head_config(problem);
+    if (config_problem(head, problem, card).empty()) return head;
+  }
   const Kind kind = dot ? Kind::kDot : wide ? Kind::kWide : Kind::kMma;
   for (const SkinnyConfig& c : all_configs(problem, card)) {
     if (c.kind != kind) continue;

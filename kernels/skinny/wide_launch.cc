@@ -24,8 +24,7 @@ CUtensorMap weight_map(const WidePlan& p, DType dtype, const void* w) {
                           .data = w,
                           .sizes = {p.k, p.n},
                           .strides = {p.k},
-                          .box = {kWideUnit, p.tile_rows()},
-                          .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B});
+                          .box = {kWideUnit, p.tile_rows()}});
   }
   const int64_t k = p.k;
   return tensor_map<4>({.user = kUser,
@@ -33,8 +32,7 @@ CUtensorMap weight_map(const WidePlan& p, DType dtype, const void* w) {
                         .data = w,
                         .sizes = {p.k, 8, 2, p.n / 8},
                         .strides = {k, p.n * k, 8 * k},
-                        .box = {kWideUnit, 8, 2, p.tile_rows() / 16},
-                        .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B});
+                        .box = {kWideUnit, 8, 2, p.tile_rows() / 16}});
 }
 
 }  // namespace
@@ -71,7 +69,7 @@ void launch_wide(const WideLaunch& what, cudaStream_t stream) {
           .block = dim3(static_cast<unsigned>(p.threads())),
           .shared_bytes = static_cast<size_t>(p.shared_bytes),
           .dependent = what.dependent,
-          .cluster = what.config.cluster},
+          .cluster = p.cluster()},
          stream, weight_map(p, dtype, a.w), x_map, args);
 }
 

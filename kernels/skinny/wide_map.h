@@ -20,6 +20,7 @@ inline constexpr int kWideGroupRows = 64;  ///< weight rows of a warpgroup, 16 a
 inline constexpr int kWideGroupThreads = 128;
 inline constexpr int kWideMaxGroups = 2;
 inline constexpr int kWideMaxStages = 24;
+inline constexpr int kWideMaxCluster = 16;
 /// Tiles begin at multiples of the swizzle's period.
 inline constexpr int kWideAlignment = 1024;
 
@@ -33,16 +34,18 @@ struct WidePlan {
   int batch = 8;   ///< rows of x that a product covers, at least m; those past m are zero
   int groups = 1;  ///< warpgroups
   int tiles = 0;
-  int cluster_shift = 0;  ///< log2 of the blocks that split k
-  int units = 0;          ///< ceil(k / 64)
+  int cluster_shift = 0;   ///< log2 of the blocks that split k
+  bool bulk_sums = false;  ///< partial sums leave as blocks, not one by one
+  int units = 0;           ///< ceil(k / 64)
   int stages = 0;
   bool resident = false;  ///< x stays in shared memory for the block's later tiles
   int share_shift = 0;    ///< log2 of the rows of x that one block of the cluster finishes
   int ld = 0;             ///< floats between rows of x in the partial sums; 4 modulo 16: stores hit all banks
 
   // Byte offsets from the first multiple of 1024 in dynamic shared memory; the stages start at 0.
-  int x_offset = 0;        ///< resident x: [units of the slice][batch][128 bytes]
-  int sums_offset = 0;     ///< float [cluster][planes][share][ld]; may lie over the stages
+  int x_offset = 0;  ///< resident x: [units of the slice][batch][128 bytes]
+  int sums_offset =
+      0;  ///< float [cluster][planes][share][ld]: what is to be finished here; may lie over the stages
   int bias_offset = 0;     ///< float [tile rows]: gate, then up
   int barrier_offset = 0;  ///< uint64_t [2 stages + 1]
   int shared_bytes = 0;    ///< with room to begin at a multiple of 1024
@@ -98,6 +101,16 @@ TANDEM_HD constexpr int wide_owned_rows(const WidePlan& p, int rank) {
 /// Float in the owner's partial sums, of block `source`, of row b of x.
 TANDEM_HD constexpr int wide_sum_at(const WidePlan& p, int source, int plane, int b, int column) {
   return source * p.source_floats() + plane * p.plane_floats() + (b & (p.share() - 1)) * p.ld + column;
+}
+/// With bulk_sums, the float over the stages from which that sum leaves: the owner's rows are neighbours.
+TANDEM_HD constexpr int wide_leaving_at(const WidePlan& p, int plane, int b, int column) {
+  return (plane * p.batch + b) * p.ld + column;
+}
+
+/// Bytes of partial sums that block `slice` of those that split k receives.
+TANDEM_HD constexpr int wide_pushed_bytes(const WidePlan& p, int slice) {
+  const int row_floats = p.bulk_sums ? p.ld : p.tile_outputs();
+  return 4 * p.cluster() * p.planes() * wide_owned_rows(p, slice) * row_floats;
 }
 
 /// A candidate of the arg-max as a number whose order is that of better(): the larger number is the better candidate.

@@ -15,6 +15,9 @@ WidePlan plan_wide(const SkinnyConfig& config, const SkinnyProblem& problem, con
 /// Empty if the config can run the problem on the card, else the reason.
 std::string wide_problem(const SkinnyConfig& config, const SkinnyProblem& problem, const SkinnyCard& card);
 
+/// The narrowest batch that covers m rows of x.
+int wide_batch(int m);
+
 /// Every config of the narrowest batch that covers m.
 std::vector<SkinnyConfig> wide_configs(const SkinnyProblem& problem, const SkinnyCard& card);
 
