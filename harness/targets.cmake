@@ -22,12 +22,13 @@ endif()
 
 # tandem_library(NAME SOURCES ... DEPS ...): a static library of one folder.
 function(tandem_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "ALONE" "" "SOURCES;DEPS" ${ARGN})
   add_library(${name} STATIC ${ARG_SOURCES})
   target_link_libraries(${name} PUBLIC tandem_flags ${ARG_DEPS})
 endfunction()
 
-# tandem_test(NAME SOURCES ... DEPS ... LABELS ...): a GoogleTest binary; one ctest entry a test case group (suite).
+# tandem_test(NAME SOURCES ... DEPS ... LABELS ... ALONE): a GoogleTest binary; one ctest entry a test case group (suite).
+# ALONE: it measures time or free memory of a card, so that no other test may run beside it.
 function(tandem_test name)
   if(NOT TANDEM_TESTS)
     return()
@@ -38,4 +39,7 @@ function(tandem_test name)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   # Exit code 77 from a binary whose every test skipped; GoogleTest prints "[  SKIPPED ]" lines otherwise.
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" ENVIRONMENT "${ARG_ENVIRONMENT}" TIMEOUT 900)
+  if(ARG_ALONE)
+    set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
+  endif()
 endfunction()
