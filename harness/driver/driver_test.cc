@@ -279,9 +279,10 @@ TEST_F(DriverTest, ListShowsWhatARunWouldDo) {
   ASSERT_EQ(rows.size(), 6u);
   int skipped = 0;
   for (const json& row : rows) {
-    EXPECT_EQ(row["skipped"].is_null(), row["predicted_s"].is_number());
+    EXPECT_EQ(row["recorded_as"].is_null(), row["predicted_s"].is_number());
+    EXPECT_EQ(row["recorded_as"].is_null(), row["reason"].is_null());
     EXPECT_TRUE(row["floor_us"].is_null()) << "no ceilings yet";
-    skipped += row["skipped"].is_null() ? 0 : 1;
+    skipped += row["recorded_as"] == "skipped" ? 1 : 0;
   }
   EXPECT_EQ(skipped, 4);
   EXPECT_NE(f.err.find("2 cases, 4 skipped, 1 worker"), std::string::npos) << f.err;
@@ -289,9 +290,53 @@ TEST_F(DriverTest, ListShowsWhatARunWouldDo) {
   ASSERT_EQ(tandem(run_args(path, {"--workers", "1"})).code, 0);
   f = tandem({"list", path, "--engine", "reference", "--bin-dir", bin()});
   EXPECT_EQ(f.code, 0);
-  EXPECT_NE(f.out.find("tp: 8 does not divide"), std::string::npos);
-  EXPECT_NE(f.out.find("not for this engine"), std::string::npos);
+  EXPECT_NE(f.out.find("skipped: tp: 8 does not divide"), std::string::npos) << f.out;
+  EXPECT_NE(f.out.find("skipped: precision: not for this engine"), std::string::npos) << f.out;
   EXPECT_EQ(f.err.find("no ceilings"), std::string::npos) << f.err;
+}
+
+// Without it a case that is listed as skipped, which is nobody's fault, ends the run with a failure.
+TEST_F(DriverTest, ListAndRunSayTheSameOfCasesThatGetNoTime) {
+  environment_["TANDEM_FAKE_FAULTS"] = "2:too-large,3:unsupported,4:broken";
+  const std::string path = sweep({1, 2, 3, 4});
+  const std::vector<std::string> list = {"list", path, "--engine", "reference", "--bin-dir", bin()};
+  std::vector<std::string> words = list;
+  words.push_back("--json");
+  Finished f = tandem(words);
+  ASSERT_EQ(f.code, 0) << f.err;
+  std::map<int, std::pair<json, json>> listed, recorded;
+  for (const json& row : json::parse(f.out)) {
+    listed[row["case"]["batch"].get<int>()] = {row["recorded_as"], row["reason"]};
+  }
+  EXPECT_EQ(tandem(run_args(path, {"--workers", "1"})).code, 1);
+  for (const Record& r : records()) {
+    const bool ok = r.status == Status::kOk;
+    recorded[r.c.batch] = {ok ? json() : json(status_name(r.status)), ok ? json() : json(*r.reason)};
+  }
+  EXPECT_EQ(listed, recorded);
+  EXPECT_EQ(listed[2].first, "oom");
+
+  f = tandem(list);
+  EXPECT_NE(f.out.find("oom: out of memory: 7 bytes asked of GPU memory"), std::string::npos) << f.out;
+  EXPECT_NE(f.err.find("1 cases, 1 skipped, 1 oom, 1 error, "), std::string::npos) << f.err;
+}
+
+// Without it a peer's author is told what a JSON library thinks of a type, and not of which field of whose line.
+TEST_F(DriverTest, AnAnswerWhoseIdIsNoTextIsToldInOneLine) {
+  const std::string path = sweep({1, 2});
+  const std::string peer = fmt::format("mine={}", (bin() / "suite_decoder").string());
+  for (const std::string fault : {"number-id", "list-id"}) {
+    environment_["TANDEM_FAKE_FAULTS"] = "2:" + fault;
+    const Finished f = tandem({"list", path, "--engine", "mine", "--peer", peer, "--bin-dir", bin()});
+    EXPECT_EQ(f.code, 1);
+    EXPECT_EQ(f.err,
+              fmt::format("tandem: peer 'mine': --supported: id: {} is not allowed; a case's id as text\n",
+                          fault == "number-id" ? "3" : "[\"x\"]"));
+    EXPECT_EQ(f.out, "");
+  }
+  environment_["TANDEM_FAKE_FAULTS"] = "2:garbage";
+  const Finished f = tandem({"list", path, "--engine", "mine", "--peer", peer, "--bin-dir", bin()});
+  EXPECT_EQ(f.code, 0) << "talk is no answer: " << f.err;
 }
 
 // Without it a record could not be run again from what it holds.

@@ -175,7 +175,7 @@ int run(int argc, char** argv) {
   list_args.bin_dir = beside;
   bool as_json = false;
   CLI::App& list = *app.add_subcommand(
-      "list", "the cases of a sweep, their floors and times, what would be skipped and why");
+      "list", "the cases of a sweep, their floors and times, which would get no time and why");
   add_case_options(list, list_args);
   list.add_flag("--json", as_json, "JSON instead of a table");
   add_bin_dir(list, list_args.bin_dir);

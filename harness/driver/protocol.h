@@ -30,8 +30,9 @@
 // takes fewer samples in more processes. An engine that keeps the outcome of a search (GEMM algorithms) keeps it in
 // DIR/gemm-choices.json: a duet hands side A's to side B before B is checked.
 //
-// Listing: one line a case, {"id": ID, "status": "ok" | "skipped", "reason": TEXT or null}, cheap, nothing allocated. An
-// engine that does not know --supported exits with an error and is not asked further.
+// Listing: one line a case, {"id": ID, "status": "ok" | "skipped" | "oom" | "error", "reason": TEXT or null}, the status being
+// what checking would find, as far as that is known cheaply and with nothing allocated. A line with a status whose id is no
+// text ends the listing. An engine that does not know --supported exits with an error and is not asked further.
 //
 // Everything on stderr, and lines on stdout that are not JSON objects with the id of a case, is talk: its last lines go into
 // `reason` when the worker fails. After all lines the worker exits with 0.

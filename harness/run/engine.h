@@ -97,8 +97,8 @@ class Engine {
   virtual ~Engine() = default;
   virtual std::string_view name() const = 0;
 
-  /// Throws ImpossibleCase, naming the field, for a case that this engine cannot compute (a precision, a sparsity).
-  /// Called before anything is allocated; must be cheap.
+  /// Throws ImpossibleCase, naming the field, for a case that this engine cannot compute (a precision, a sparsity), and
+  /// OutOfMemory for one of which it can tell that it is too large. Called before anything is allocated; must be cheap.
   virtual void check_supported(const Case& c) const = 0;
 
   /// Loads the weights that all cases of `c`'s group share. Throws OutOfMemory. Called again, replaces what was loaded.

@@ -64,13 +64,21 @@ double tokens_of(const Case& c, const TransformerBatch& batch) {
   return c.suite == Suite::kGenerate ? static_cast<double>(c.batch) * c.tgt : c.batch;
 }
 
+/// With the status that validate() would find.
 nlohmann::json supported_line(Worker& worker, const Case& c) {
   nlohmann::json line = {{"id", case_id(c)}, {"status", "ok"}, {"reason", nullptr}};
+  const auto refuse = [&](Status status, const Error& e) {
+    line["status"] = status_name(status);
+    line["reason"] = e.what();
+  };
   try {
     worker.check_supported(c);
+  } catch (const ImpossibleCase& e) {
+    refuse(Status::kSkipped, e);
+  } catch (const OutOfMemory& e) {
+    refuse(Status::kOom, e);
   } catch (const Error& e) {
-    line["status"] = "skipped";
-    line["reason"] = e.what();
+    refuse(Status::kError, e);
   }
   return line;
 }

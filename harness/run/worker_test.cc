@@ -131,19 +131,27 @@ TEST_F(WorkerTest, DeepFilesAreRefused) {
   EXPECT_EQ(said(ServeMode::kMeasure), fmt::format("{}: JSON that nests deeper than 64", validation));
 }
 
-// Breaks when `tandem list` cannot tell what an engine would skip, and why.
+// Breaks when `tandem list` cannot tell what an engine would refuse, and why, in the words of the validation pass.
 TEST_F(WorkerTest, SupportedIsALineACase) {
-  const EngineRegistry engines = registry(Fault::kImpossible);
   Case c = tiny(Suite::kDecoder);
   c.engine = "cuda";
   std::ofstream(dir_ / "cases.json") << nlohmann::json::array({case_to_json(c)}).dump();
-  Worker worker(engines, options());
-  std::ostringstream out;
-  serve_cases(worker, (dir_ / "cases.json").string(), ServeMode::kSupported, out);
-  const auto line = nlohmann::json::parse(out.str());
-  EXPECT_EQ(line["id"], case_id(c));
-  EXPECT_EQ(line["status"], "skipped");
-  EXPECT_NE(line["reason"].get<std::string>().find("precision"), std::string::npos);
+  auto line_of = [&](Fault fault, ServeMode mode) {
+    const EngineRegistry engines = registry(fault);
+    Worker worker(engines, options());
+    std::ostringstream out;
+    serve_cases(worker, (dir_ / "cases.json").string(), mode, out);
+    return nlohmann::json::parse(out.str());
+  };
+  const std::pair<Fault, const char*> refused[] = {
+      {Fault::kImpossible, "skipped"}, {Fault::kTooLarge, "oom"}, {Fault::kBroken, "error"}};
+  for (const auto& [fault, status] : refused) {
+    const auto listed = line_of(fault, ServeMode::kSupported);
+    const auto checked = line_of(fault, ServeMode::kValidate);
+    EXPECT_EQ(listed["status"], status);
+    for (const char* key : {"id", "status", "reason"}) EXPECT_EQ(listed[key], checked[key]) << key;
+  }
+  EXPECT_EQ(line_of(Fault::kNone, ServeMode::kSupported)["status"], "ok");
 }
 
 // Breaks when cases of one group load the weights again.

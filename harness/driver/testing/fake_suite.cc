@@ -85,6 +85,26 @@ void print(const json& line) {
   std::cout << line.dump() << std::endl;
 }
 
+/// The line of the listing.
+json supported(const json& c) {
+  const std::string fault = fault_of(c);
+  json line = {{"id", c["id"]}, {"status", "ok"}, {"reason", nullptr}};
+  const auto refuse = [&](const char* status, const char* reason) {
+    line["status"] = status;
+    line["reason"] = reason;
+  };
+  if (fault == "unsupported") refuse("skipped", "precision: not for this engine");
+  if (fault == "too-large") refuse("oom", "out of memory: 7 bytes asked of GPU memory");
+  if (fault == "broken") refuse("error", "model: the file is damaged");
+  if (fault == "number-id") line["id"] = 3;
+  if (fault == "list-id") line["id"] = {"x"};
+  return line;
+}
+
+void talk_on_stdout() {
+  std::cout << "[warning] a library talks on stdout\n{\"id\": 3}\nnull\n";
+}
+
 void validate(const json& c, const Flags& flags) {
   const std::string fault = fault_of(c);
   const std::string choices = flags.values.at("--out") + "/gemm-choices.json";
@@ -101,11 +121,9 @@ void validate(const json& c, const Flags& flags) {
     line["status"] = "invalid";
     line["reason"] = "row 3 is wrong";
   }
-  if (fault == "unsupported") {
-    line = {{"id", c["id"]},
-            {"status", "skipped"},
-            {"reason", "precision: not for this engine"},
-            {"check", nullptr}};
+  if (fault == "unsupported" || fault == "too-large" || fault == "broken") {
+    line = supported(c);
+    line["check"] = nullptr;
   }
   if (fault == "validate-garbage") line["status"] = "splendid";
   print(line);
@@ -138,9 +156,7 @@ void measure(const json& c, const Flags& flags) {
   if (fault == "quit") std::exit(0);
   if (fault == "oom-exit") ::raise(SIGKILL);
   if (fault == "grandchild" && ::fork() == 0) hang();
-  if (fault == "garbage") {
-    std::cout << "[warning] a library talks on stdout\n{\"id\": 3}\nnull\n";
-  }
+  if (fault == "garbage") talk_on_stdout();
   if (fault == "no-line") {
     std::cout << "\x01\xff not json\n";
     return;
@@ -213,10 +229,8 @@ int main(int argc, char** argv) {
   std::ifstream in(flags.values.at("--cases"));
   for (const json& c : json::parse(in)) {
     if (flags.switches.contains("--supported")) {
-      const bool no = fault_of(c) == "unsupported";
-      print({{"id", c["id"]},
-             {"status", no ? "skipped" : "ok"},
-             {"reason", no ? json("not for this engine") : json()}});
+      if (fault_of(c) == "garbage") talk_on_stdout();
+      print(supported(c));
     } else if (flags.values.contains("--profile")) {
       profile(c, flags);
     } else if (flags.switches.contains("--validate")) {

@@ -18,8 +18,10 @@ enum class Fault {
   kNan,
   kToken,
   kOutOfMemory,
+  kTooLarge,  ///< says so before it is loaded
   kUnstable,
   kImpossible,
+  kBroken,
   kSelfCheck,
   kSearch,
   kNearSearch
@@ -32,6 +34,8 @@ class FakeEngine : public Engine {
   std::string_view name() const override { return name_; }
   void check_supported(const Case&) const override {
     if (fault_ == Fault::kImpossible) throw ImpossibleCase("precision: 'bf16' is not for this engine");
+    if (fault_ == Fault::kTooLarge) throw OutOfMemory(int64_t{1} << 50, "GPU memory");
+    if (fault_ == Fault::kBroken) throw UsageError("model: the file is damaged");
   }
   void load(const Case&, const ModelConfig& config, Precision) override {
     if (fault_ == Fault::kOutOfMemory) throw OutOfMemory(int64_t{1} << 40, "GPU memory");
