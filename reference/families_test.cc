@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "harness/run/compare.h"
+#include "harness/engine/compare.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/testing/family_fixture.h"

@@ -5,7 +5,7 @@
 
 #include <cstdio>
 
-#include "harness/model/testing/checkpoint_writer.h"
+#include "harness/weights/testing/checkpoint_writer.h"
 
 namespace tandem {
 namespace {

@@ -17,10 +17,10 @@
 
 #include "harness/base/half.h"
 #include "harness/base/sha256.h"
-#include "harness/model/convert.h"
-#include "harness/model/seeded.h"
 #include "harness/sweep/sweep_spec.h"
-#include "kernels/engine/plan_builder.h"
+#include "harness/weights/convert.h"
+#include "harness/weights/seeded.h"
+#include "kernels/plan/builder.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/testing/family_fixture.h"

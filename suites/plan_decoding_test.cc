@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <numeric>
 
-#include "harness/base/test_seed.h"
-#include "harness/model/seeded.h"
+#include "harness/base/testing/test_seed.h"
+#include "harness/weights/seeded.h"
 #include "kernels/decoding/pack_rules.h"
-#include "kernels/engine/plan_builder.h"
+#include "kernels/plan/builder.h"
 #include "reference/engine/plan_interpreter.h"
 #include "reference/model/decode.h"
 

@@ -6,12 +6,12 @@
 #include <numeric>
 
 #include "harness/base/error.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
+#include "harness/engine/compare.h"
 #include "harness/model/batch.h"
-#include "harness/model/seeded.h"
-#include "harness/run/compare.h"
-#include "kernels/engine/model_cover.h"
-#include "kernels/engine/plan_builder.h"
+#include "harness/weights/seeded.h"
+#include "kernels/plan/builder.h"
+#include "kernels/plan/testing/model_cover.h"
 #include "reference/engine/plan_interpreter.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"

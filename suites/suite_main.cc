@@ -10,7 +10,7 @@
 #include <optional>
 
 #include "harness/base/error.h"
-#include "harness/driver/ceilings_store.h"
+#include "harness/driver/session/ceilings_store.h"
 #include "harness/model/ids_file.h"
 #include "harness/record/benchmark_json.h"
 #include "harness/record/environment.h"

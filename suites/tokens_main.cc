@@ -8,9 +8,9 @@
 #include <optional>
 
 #include "harness/base/error.h"
-#include "harness/model/checkpoint.h"
 #include "harness/model/ids_file.h"
 #include "harness/sweep/case.h"
+#include "harness/weights/checkpoint.h"
 #include "suites/engines.h"
 
 namespace tandem {

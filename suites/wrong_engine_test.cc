@@ -5,15 +5,15 @@
 #include <cmath>
 #include <limits>
 
-#include "harness/base/test_seed.h"
-#include "harness/model/seeded.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/run/worker.h"
+#include "harness/weights/rounding.h"
+#include "harness/weights/seeded.h"
 #include "reference/engine/reference_engine.h"
 #include "reference/engine/workloads.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"
-#include "reference/model/rounding.h"
 
 namespace tandem::reference {
 namespace {

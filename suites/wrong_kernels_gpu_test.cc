@@ -9,7 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/run/worker.h"
 #include "kernels/engine/cuda_engine.h"
 #include "reference/engine/reference_engine.h"

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "harness/engine/plan.h"
 #include "harness/model/config.h"
-#include "harness/run/plan.h"
 #include "harness/sweep/case.h"
 
 namespace tandem {

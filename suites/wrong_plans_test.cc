@@ -5,17 +5,17 @@
 #include <gtest/gtest.h>
 
 #include "harness/base/error.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
+#include "harness/engine/compare.h"
+#include "harness/engine/engine.h"
 #include "harness/model/batch.h"
-#include "harness/model/seeded.h"
-#include "harness/run/compare.h"
-#include "harness/run/engine.h"
 #include "harness/run/validate.h"
-#include "kernels/engine/plan_builder.h"
+#include "harness/weights/rounding.h"
+#include "harness/weights/seeded.h"
+#include "kernels/plan/builder.h"
 #include "reference/engine/plan_interpreter.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"
-#include "reference/model/rounding.h"
 
 namespace tandem {
 namespace {
@@ -33,7 +33,7 @@ struct Fixture {
     for (const TensorSpec& t : layout.tensors) {
       fill_seeded({.seed = seed}, t, 0, std::span(arena).subspan(t.offset, t.size()));
     }
-    reference::round_weights(p, arena);
+    round_weights(p, arena);
     weights = bind_weights(m, layout, arena.data(), DType::kF32);
     encoded = reference::encoder_forward(m, weights.encoder, batch).values;
     logits = reference::forced_logits(m, weights, batch, prefix, c.tgt).values;

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <set>
 
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 
 namespace tandem {
 namespace {

@@ -6,8 +6,8 @@
 #include <filesystem>
 
 #include "harness/base/error.h"
-#include "harness/driver/commands.h"
-#include "harness/driver/duet.h"
+#include "harness/driver/commands/commands.h"
+#include "harness/driver/duet/duet.h"
 
 namespace {
 

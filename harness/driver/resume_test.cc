@@ -1,7 +1,7 @@
 // Runs that are cut off: by SIGKILL, by Ctrl-C, by a full disk.
 #include <random>
 
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/driver/testing/driver_fixture.h"
 
 namespace tandem {

@@ -4,7 +4,7 @@
 #include <filesystem>
 
 #include "harness/fuzz/targets.h"
-#include "harness/model/testing/checkpoint_writer.h"
+#include "harness/weights/testing/checkpoint_writer.h"
 
 namespace tandem::fuzz {
 namespace {

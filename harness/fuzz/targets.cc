@@ -7,12 +7,12 @@
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
 #include "harness/model/config.h"
-#include "harness/model/convert.h"
 #include "harness/model/generation.h"
 #include "harness/model/hugging_face.h"
 #include "harness/model/safetensors.h"
 #include "harness/record/record.h"
 #include "harness/sweep/sweep_spec.h"
+#include "harness/weights/convert.h"
 
 namespace tandem::fuzz {
 namespace {

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "harness/base/error.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/memory/memory_resource.h"
 
 namespace tandem {

@@ -13,7 +13,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/random.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/model/ids_file.h"
 
 namespace tandem {

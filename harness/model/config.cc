@@ -17,7 +17,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
-#include "harness/model/checkpoint.h"
+#include "harness/model/checkpoint_folder.h"
 
 namespace tandem {
 namespace {
@@ -236,7 +236,7 @@ void from_json(const nlohmann::json& j, ModelConfig& config) {
 
 ModelConfig load_model(const std::string& spec) {
   if (spec.find('/') == std::string::npos && !spec.ends_with(".json")) return preset(spec);
-  if (std::filesystem::is_directory(spec)) return Checkpoint(spec).config();
+  if (std::filesystem::is_directory(spec)) return CheckpointFolder(spec).config();
   std::ifstream file(spec, std::ios::binary);
   std::ostringstream text;
   text << file.rdbuf();

@@ -78,7 +78,7 @@ const std::vector<std::string>& preset_names();
 /// A preset by name; throws UsageError that names the allowed ones.
 ModelConfig preset(std::string_view name);
 /// `spec` is a preset's name, the path of a JSON file with the fields above (see to_json), or a checkpoint folder
-/// (checkpoint.h). A path has a '/' or ends in .json. Throws UsageError, and IoError for a file that cannot be read.
+/// (checkpoint_folder.h). A path has a '/' or ends in .json. Throws UsageError, and IoError for a file that cannot be read.
 ModelConfig load_model(const std::string& spec);
 /// Throws UsageError naming the field and what is allowed.
 void check(const ModelConfig& config);

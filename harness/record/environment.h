@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "harness/run/nvml.h"
+#include "harness/card/nvml.h"
 
 namespace tandem {
 

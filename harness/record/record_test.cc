@@ -10,7 +10,7 @@
 #include <random>
 
 #include "harness/base/error.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/record/environment.h"
 #include "harness/record/json_schema.h"
 #include "harness/record/testing/full_record.h"

@@ -3,8 +3,8 @@
 #include <numeric>
 
 #include "harness/base/error.h"
+#include "harness/engine/engine.h"
 #include "harness/model/batch.h"
-#include "harness/run/engine.h"
 #include "harness/sweep/values.h"
 
 namespace tandem {

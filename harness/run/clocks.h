@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "harness/card/nvml.h"
 #include "harness/record/record.h"
-#include "harness/run/nvml.h"
 
 namespace tandem {
 

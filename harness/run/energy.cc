@@ -5,7 +5,7 @@
 #include <cstdlib>
 
 #include "harness/base/error.h"
-#include "harness/run/nvml.h"
+#include "harness/card/nvml.h"
 
 namespace tandem {
 

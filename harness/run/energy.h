@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "harness/run/engine.h"
+#include "harness/engine/engine.h"
 
 namespace tandem {
 

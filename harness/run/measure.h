@@ -6,9 +6,9 @@
 #include <optional>
 #include <vector>
 
+#include "harness/engine/engine.h"
 #include "harness/record/record.h"
 #include "harness/run/clocks.h"
-#include "harness/run/engine.h"
 
 namespace tandem {
 

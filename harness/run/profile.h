@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "harness/cost/ceilings.h"
-#include "harness/run/engine.h"
+#include "harness/engine/engine.h"
 #include "harness/trace/tracer.h"
 
 namespace tandem {

@@ -8,8 +8,8 @@
 #include "harness/base/error.h"
 #include "harness/base/sha256.h"
 #include "harness/cost/cost.h"
+#include "harness/engine/compare.h"
 #include "harness/run/case_cost.h"
-#include "harness/run/compare.h"
 
 namespace tandem {
 namespace {

@@ -9,8 +9,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "harness/engine/engine.h"
 #include "harness/record/record.h"
-#include "harness/run/engine.h"
 
 namespace tandem {
 

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "harness/cost/ceilings.h"
+#include "harness/engine/engine.h"
 #include "harness/record/record.h"
 #include "harness/run/clocks.h"
-#include "harness/run/engine.h"
 #include "harness/run/profile.h"
 #include "harness/run/validate.h"
 

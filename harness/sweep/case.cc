@@ -8,8 +8,9 @@
 #include "harness/base/sha256.h"
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
-#include "harness/model/seeded.h"
 #include "harness/sweep/files.h"
+#include "harness/weights/seeded.h"
+#include "harness/weights/sparsity.h"
 
 namespace tandem {
 namespace {

@@ -9,6 +9,8 @@
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
 #include "harness/sweep/case.h"
+#include "harness/weights/checkpoint.h"
+#include "harness/weights/sparsity.h"
 
 namespace tandem {
 namespace {
@@ -141,6 +143,8 @@ Case canonical(Case c) {
 void check_combination(const Case& c) {
   const ModelConfig config = [&] {
     try {
+      // A folder whose tensors are not its config's is refused before anything runs.
+      if (std::filesystem::is_directory(c.model)) return Checkpoint(c.model).config();
       return load_model(c.model);
     } catch (const IoError& e) {
       throw UsageError(e.what());

@@ -9,84 +9,9 @@
 #include <optional>
 #include <vector>
 
-#include "harness/base/error.h"
+#include "harness/base/axis_text.h"
 
 namespace tandem {
-namespace {
-
-[[noreturn]] void not_allowed(std::string_view axis, std::string_view value, std::string_view allowed) {
-  throw UsageError(fmt::format("{}: '{}' is not allowed; {}", axis, value, allowed));
-}
-
-std::vector<std::string_view> split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  for (;;) {
-    const size_t at = text.find(separator);
-    parts.push_back(text.substr(0, at));
-    if (at == std::string_view::npos) return parts;
-    text.remove_prefix(at + 1);
-  }
-}
-
-template <typename T>
-std::optional<T> parse_number(std::string_view text) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
-/// "name:NUMBER" of one option, or nothing when `part` is another.
-std::optional<std::string_view> option(std::string_view part, std::string_view name) {
-  if (!part.starts_with(name) || part.size() <= name.size() || part[name.size()] != ':') return std::nullopt;
-  return part.substr(name.size() + 1);
-}
-
-}  // namespace
-
-SparsitySpec parse_sparsity(std::string_view text) {
-  SparsitySpec spec;
-  if (text == "dense") return spec;
-  auto fail = [&] { not_allowed("sparsity", text, kSparsityAllowed); };
-  for (const std::string_view part : split(text, '+')) {
-    if (part == "2:4") {
-      if (spec.two_of_four) fail();
-      spec.two_of_four = true;
-      continue;
-    }
-    double* target = nullptr;
-    std::string_view number;
-    const std::pair<std::string_view, double*> kinds[] = {{"unstructured", &spec.unstructured},
-                                                          {"heads", &spec.heads},
-                                                          {"ffn", &spec.ffn},
-                                                          {"layers", &spec.layers}};
-    for (const auto& [name, field] : kinds) {
-      if (const auto value = option(part, name)) {
-        target = field;
-        number = *value;
-      }
-    }
-    if (target == nullptr || *target != 0) fail();
-    const auto fraction = parse_number<double>(number);
-    if (!fraction || !(*fraction > 0 && *fraction < 1)) fail();
-    *target = *fraction;
-  }
-  if (spec.two_of_four && spec.unstructured != 0) fail();
-  return spec;
-}
-
-std::string sparsity_text(const SparsitySpec& spec) {
-  if (spec.dense()) return "dense";
-  std::string text;
-  auto add = [&](const std::string& part) { text += (text.empty() ? "" : "+") + part; };
-  if (spec.two_of_four) add("2:4");
-  if (spec.unstructured != 0) add(fmt::format("unstructured:{}", spec.unstructured));
-  if (spec.heads != 0) add(fmt::format("heads:{}", spec.heads));
-  if (spec.ffn != 0) add(fmt::format("ffn:{}", spec.ffn));
-  if (spec.layers != 0) add(fmt::format("layers:{}", spec.layers));
-  return text;
-}
-
 DecodeSpec parse_decode(std::string_view text) {
   using Kind = DecodeSpec::Kind;
   DecodeSpec spec;
@@ -127,21 +52,21 @@ DecodeSpec parse_decode(std::string_view text) {
   };
   constexpr size_t kLastKind = 2;
 
-  const auto parts = split(text, ',');
+  const auto parts = split_text(text, ',');
   size_t first = 0;
   if (parts[0] == "greedy") {
     first = 1;
   } else {
-    spec.kind = option(parts[0], "beam") ? Kind::kBeam : Kind::kSample;
+    spec.kind = option_value(parts[0], "beam") ? Kind::kBeam : Kind::kSample;
   }
   size_t next = 0;
   for (size_t i = first; i < parts.size(); ++i) {
     size_t which = next;
-    while (which < std::size(options) && !option(parts[i], options[which].name)) ++which;
+    while (which < std::size(options) && !option_value(parts[i], options[which].name)) ++which;
     if (which == std::size(options) || (i == 0 && which > kLastKind)) fail();
     const Option& o = options[which];
     if (!(spec.kind == Kind::kGreedy ? o.greedy : spec.kind == Kind::kBeam ? o.beam : o.sample)) fail();
-    o.set(*option(parts[i], o.name));
+    o.set(*option_value(parts[i], o.name));
     next = which + 1;
   }
   return spec;

@@ -1,4 +1,4 @@
-// The values of axes that have a grammar of their own: sparsity and decode.
+// The values of axis `decode`.
 #pragma once
 
 #include <string>
@@ -7,23 +7,6 @@
 #include "harness/model/generation.h"
 
 namespace tandem {
-
-/// `sparsity` axis: what is removed from the dense model. "dense", or parts joined by "+", each at most once:
-/// "2:4", "unstructured:R", "heads:R", "ffn:R", "layers:R"; R is the fraction removed, 0 < R < 1.
-struct SparsitySpec {
-  bool two_of_four = false;
-  double unstructured = 0;  ///< of the weights of each matrix; not together with 2:4
-  double heads = 0;         ///< of the attention heads of each layer
-  double ffn = 0;           ///< of the inner dimension of each FFN
-  double layers = 0;        ///< of the layers of each side
-
-  bool dense() const { return *this == SparsitySpec{}; }
-  bool operator==(const SparsitySpec&) const = default;
-};
-/// Throws UsageError naming the allowed forms.
-SparsitySpec parse_sparsity(std::string_view text);
-/// Canonical: parts in the order above, fractions in their shortest form.
-std::string sparsity_text(const SparsitySpec& spec);
 
 /// `decode` axis: how it starts says which kind it is: "greedy"; "beam:K"; "top_k:K" with ",top_p:P", or "top_p:P". Then
 /// come options, each at most once and in the order below: temperature (sampling), length_penalty and early_stopping
@@ -48,10 +31,7 @@ std::string decode_text(const DecodeSpec& spec);
 /// `g` with the strategy and the options of `spec` instead of its own; lengths, bans and forced tokens stay.
 GenerationConfig with_decode(GenerationConfig g, const DecodeSpec& spec);
 
-/// How messages and --help state the two grammars.
-inline constexpr std::string_view kSparsityAllowed =
-    "dense, or 2:4, unstructured:R, heads:R, ffn:R, layers:R joined by '+' (0 < R < 1, the fraction removed; "
-    "2:4 not with unstructured)";
+/// How messages and --help state the grammar.
 inline constexpr std::string_view kDecodeAllowed =
     "greedy, beam:K[,length_penalty:A][,early_stopping:true|never], top_k:K[,top_p:P][,temperature:T], "
     "top_p:P[,temperature:T]; each then [,repetition_penalty:R][,no_repeat_ngram:N] (K 2 to 32 beams, K 1 to "

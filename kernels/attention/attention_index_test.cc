@@ -8,7 +8,7 @@
 #include <set>
 #include <vector>
 
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/model/batch.h"
 
 namespace tandem::kernels {

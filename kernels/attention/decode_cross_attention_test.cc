@@ -7,7 +7,7 @@
 #include <random>
 
 #include "harness/base/error.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/model/batch.h"
 #include "kernels/attention/attention_test_util.h"
 #include "kernels/attention/relative_bias.h"

@@ -5,9 +5,9 @@
 #include <cstdint>
 
 #include "kernels/attention/attention_index.h"
-#include "kernels/attention/attention_ptx.cuh"
 #include "kernels/attention/decode_kernel.h"
 #include "kernels/common/device.cuh"
+#include "kernels/common/mma_ptx.cuh"
 
 namespace tandem::kernels {
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "kernels/attention/attention_index.h"
-#include "kernels/attention/attention_ptx.cuh"
 #include "kernels/attention/encoder_attention.h"
+#include "kernels/common/mma_ptx.cuh"
 
 namespace tandem::kernels {
 

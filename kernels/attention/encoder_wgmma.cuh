@@ -2,10 +2,10 @@
 // scores between the two products, and how rows leave.
 #pragma once
 
-#include "kernels/attention/attention_ptx.cuh"
 #include "kernels/attention/encoder_bias.cuh"
 #include "kernels/common/device.cuh"
 #include "kernels/common/hopper_ptx.cuh"
+#include "kernels/common/mma_ptx.cuh"
 
 namespace tandem::kernels::wgmma_attention {
 

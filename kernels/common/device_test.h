@@ -14,7 +14,7 @@
 
 #include "harness/base/half.h"
 #include "harness/base/tensor.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "kernels/common/device_buffer.h"
 
 namespace tandem::kernels {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "harness/base/random.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/model/generation.h"
 #include "reference/model/beam_search.h"
 

@@ -9,11 +9,11 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/memory/level1_cache.h"
-#include "harness/model/checkpoint.h"
-#include "harness/model/testing/checkpoint_writer.h"
 #include "harness/sweep/files.h"
-#include "kernels/engine/device_model.h"
+#include "harness/weights/checkpoint.h"
+#include "harness/weights/testing/checkpoint_writer.h"
 #include "kernels/engine/engine_test_util.h"
+#include "kernels/runtime/device_model.h"
 
 namespace tandem::kernels {
 namespace {

@@ -12,7 +12,7 @@
 #include "harness/sweep/values.h"
 #include "kernels/attention/attention_index.h"
 #include "kernels/decoding/pack_rules.h"
-#include "kernels/engine/op_workloads.h"
+#include "kernels/ops/op_workloads.h"
 #include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {

@@ -4,9 +4,9 @@
 #include <memory>
 #include <string>
 
-#include "harness/run/engine.h"
-#include "kernels/engine/device.h"
-#include "kernels/engine/workloads.h"
+#include "harness/engine/engine.h"
+#include "kernels/runtime/device.h"
+#include "kernels/runtime/workloads.h"
 
 namespace tandem::kernels {
 

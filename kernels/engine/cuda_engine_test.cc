@@ -9,7 +9,7 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/run/validate.h"
 #include "kernels/engine/engine_test_util.h"
 

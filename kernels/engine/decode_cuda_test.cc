@@ -6,8 +6,8 @@
 #include <set>
 #include <vector>
 
-#include "harness/model/checkpoint.h"
-#include "harness/model/testing/checkpoint_writer.h"
+#include "harness/weights/checkpoint.h"
+#include "harness/weights/testing/checkpoint_writer.h"
 #include "kernels/engine/engine_test_util.h"
 #include "reference/engine/reference_engine.h"
 

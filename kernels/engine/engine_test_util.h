@@ -9,16 +9,16 @@
 #include <string>
 #include <vector>
 
+#include "harness/engine/compare.h"
 #include "harness/model/batch.h"
-#include "harness/model/seeded.h"
-#include "harness/run/compare.h"
+#include "harness/weights/rounding.h"
+#include "harness/weights/seeded.h"
 #include "kernels/engine/cuda_engine.h"
-#include "kernels/engine/model_cover.h"
-#include "kernels/engine/plan_builder.h"
+#include "kernels/plan/builder.h"
+#include "kernels/plan/testing/model_cover.h"
 #include "reference/engine/plan_interpreter.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"
-#include "reference/model/rounding.h"
 
 namespace tandem::kernels {
 
@@ -38,7 +38,7 @@ struct HostModel {
     for (const TensorSpec& t : layout.tensors) {
       fill_seeded(spec, t, 0, std::span(arena).subspan(t.offset, t.size()));
     }
-    reference::round_weights(precision, arena);
+    round_weights(precision, arena);
     weights = bind_weights(c, layout, arena.data(), DType::kF32);
   }
 

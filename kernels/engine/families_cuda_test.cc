@@ -7,7 +7,7 @@
 
 #include "harness/base/cuda_check.h"
 #include "kernels/engine/engine_test_util.h"
-#include "kernels/engine/workloads.h"
+#include "kernels/runtime/workloads.h"
 #include "reference/testing/family_fixture.h"
 
 namespace tandem::kernels {

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "kernels/engine/engine_test_util.h"
 
 namespace tandem::kernels {

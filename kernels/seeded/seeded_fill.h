@@ -7,8 +7,8 @@
 #include <span>
 
 #include "harness/base/tensor.h"
-#include "harness/model/seeded.h"
-#include "harness/model/weights.h"
+#include "harness/weights/seeded.h"
+#include "harness/weights/weights.h"
 
 namespace tandem::kernels {
 

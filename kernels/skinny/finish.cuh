@@ -5,8 +5,8 @@
 #include "harness/model/config.h"
 #include "kernels/common/device.cuh"
 #include "kernels/skinny/args.h"
+#include "kernels/skinny/choose/skinny_config.h"
 #include "kernels/skinny/ptx.cuh"
-#include "kernels/skinny/skinny_config.h"
 
 namespace tandem::kernels {
 

@@ -11,8 +11,8 @@
 #include "harness/base/error.h"
 #include "kernels/common/device_test.h"
 #include "kernels/common/timed_graph.h"
+#include "kernels/skinny/choose/skinny_plan.h"
 #include "kernels/skinny/skinny.h"
-#include "kernels/skinny/skinny_plan.h"
 
 namespace tandem::kernels {
 namespace {

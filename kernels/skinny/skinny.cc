@@ -13,9 +13,9 @@
 #include "harness/base/error.h"
 #include "kernels/common/launch.h"
 #include "kernels/skinny/args.h"
+#include "kernels/skinny/choose/skinny_plan.h"
 #include "kernels/skinny/skinny_kernels.h"
-#include "kernels/skinny/skinny_plan.h"
-#include "kernels/skinny/wide_launch.h"
+#include "kernels/skinny/wide/wide_launch.h"
 
 namespace tandem::kernels {
 namespace {

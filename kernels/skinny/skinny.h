@@ -10,8 +10,8 @@
 
 #include "harness/base/tensor.h"
 #include "harness/model/config.h"
-#include "kernels/skinny/skinny_config.h"
-#include "kernels/skinny/skinny_plan.h"
+#include "kernels/skinny/choose/skinny_config.h"
+#include "kernels/skinny/choose/skinny_plan.h"
 #include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {

@@ -3,10 +3,10 @@
 
 #include <type_traits>
 
-#include "kernels/skinny/dot_kernel.cuh"
-#include "kernels/skinny/mma_kernel.cuh"
-#include "kernels/skinny/row_kernel.cuh"
+#include "kernels/skinny/row/row_kernel.cuh"
 #include "kernels/skinny/skinny_kernels.h"
+#include "kernels/skinny/tiled/dot_kernel.cuh"
+#include "kernels/skinny/tiled/mma_kernel.cuh"
 
 namespace tandem::kernels {
 

@@ -4,8 +4,8 @@
 #include <cuda.h>
 
 #include "kernels/skinny/args.h"
-#include "kernels/skinny/skinny_config.h"
-#include "kernels/skinny/wide_args.h"
+#include "kernels/skinny/choose/skinny_config.h"
+#include "kernels/skinny/wide/wide_args.h"
 
 namespace tandem::kernels {
 

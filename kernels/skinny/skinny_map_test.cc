@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels/skinny/args.h"
-#include "kernels/skinny/skinny_plan.h"
+#include "kernels/skinny/choose/skinny_plan.h"
 
 namespace tandem::kernels {
 namespace {

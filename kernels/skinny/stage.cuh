@@ -3,8 +3,8 @@
 
 #include "kernels/common/device.cuh"
 #include "kernels/skinny/args.h"
+#include "kernels/skinny/choose/skinny_config.h"
 #include "kernels/skinny/ptx.cuh"
-#include "kernels/skinny/skinny_config.h"
 
 namespace tandem::kernels {
 

@@ -7,8 +7,8 @@
 #include "harness/memory/caching_resource.h"
 #include "harness/memory/level1_cache.h"
 #include "harness/memory/memory_resource.h"
-#include "harness/model/seeded.h"
-#include "harness/model/weights.h"
+#include "harness/weights/seeded.h"
+#include "harness/weights/weights.h"
 #include "reference/engine/op_workloads.h"
 #include "reference/engine/timed_op.h"
 

@@ -10,7 +10,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/random.h"
-#include "harness/run/compare.h"
+#include "harness/engine/compare.h"
 #include "reference/engine/peak_product.h"
 #include "reference/engine/timed_op.h"
 #include "reference/ops/attention.h"

@@ -2,7 +2,7 @@
 // operations) and suite_memory (host memory, the caching level over it, the Level-1 cache).
 #pragma once
 
-#include "harness/run/engine.h"
+#include "harness/engine/engine.h"
 
 namespace tandem::reference {
 

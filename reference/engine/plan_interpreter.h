@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "harness/run/plan.h"
+#include "harness/engine/plan.h"
 #include "reference/model/beam_search.h"
 #include "reference/ops/attention.h"
 #include "reference/ops/matrix.h"

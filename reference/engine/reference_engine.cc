@@ -9,17 +9,17 @@
 #include <utility>
 
 #include "harness/base/error.h"
-#include "harness/model/checkpoint.h"
-#include "harness/model/seeded.h"
-#include "harness/run/compare.h"
+#include "harness/engine/compare.h"
 #include "harness/sweep/values.h"
+#include "harness/weights/checkpoint.h"
+#include "harness/weights/rounding.h"
+#include "harness/weights/seeded.h"
 #include "reference/engine/op_workloads.h"
 #include "reference/engine/workloads.h"
 #include "reference/model/decode.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"
-#include "reference/model/rounding.h"
 
 namespace tandem::reference {
 namespace {

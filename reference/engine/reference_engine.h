@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "harness/model/weights.h"
-#include "harness/run/engine.h"
+#include "harness/engine/engine.h"
+#include "harness/weights/weights.h"
 
 namespace tandem::reference {
 

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "harness/base/error.h"
-#include "harness/base/test_seed.h"
-#include "harness/run/compare.h"
+#include "harness/base/testing/test_seed.h"
+#include "harness/engine/compare.h"
 #include "reference/engine/workloads.h"
 
 namespace tandem::reference {

@@ -6,7 +6,7 @@
 #include <memory>
 #include <utility>
 
-#include "harness/run/engine.h"
+#include "harness/engine/engine.h"
 
 namespace tandem::reference {
 

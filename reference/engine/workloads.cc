@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "harness/base/error.h"
-#include "harness/base/planted.h"
+#include "harness/engine/planted.h"
 #include "reference/model/decode.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"

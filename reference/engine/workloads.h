@@ -3,8 +3,8 @@
 
 #include <memory>
 
+#include "harness/engine/engine.h"
 #include "harness/model/generation.h"
-#include "harness/run/engine.h"
 #include "reference/engine/reference_engine.h"
 
 namespace tandem::reference {

@@ -8,7 +8,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/random.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "reference/model/decode.h"
 #include "reference/model/generate.h"
 #include "reference/model/logits.h"

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "harness/base/error.h"
-#include "harness/run/compare.h"
+#include "harness/engine/compare.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"

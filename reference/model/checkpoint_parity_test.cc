@@ -4,9 +4,9 @@
 #include <map>
 #include <memory>
 
-#include "harness/model/checkpoint.h"
-#include "harness/model/testing/checkpoint_writer.h"
-#include "harness/run/compare.h"
+#include "harness/engine/compare.h"
+#include "harness/weights/checkpoint.h"
+#include "harness/weights/testing/checkpoint_writer.h"
 #include "reference/model/decode.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"

@@ -9,7 +9,7 @@
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
 #include "harness/model/generation.h"
-#include "harness/model/weights.h"
+#include "harness/weights/weights.h"
 
 namespace tandem::reference {
 

@@ -8,7 +8,7 @@
 
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
-#include "harness/model/weights.h"
+#include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
 
 namespace tandem::reference {

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "harness/base/error.h"
-#include "harness/run/compare.h"
+#include "harness/engine/compare.h"
 #include "reference/model/test_model.h"
 #include "reference/ops/head.h"
 

@@ -7,7 +7,7 @@
 #include <functional>
 #include <limits>
 
-#include "harness/run/compare.h"
+#include "harness/engine/compare.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "harness/base/random.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 
 namespace tandem::reference {
 namespace {

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "harness/base/random.h"
-#include "harness/base/test_seed.h"
+#include "harness/base/testing/test_seed.h"
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
-#include "harness/model/seeded.h"
-#include "harness/model/weights.h"
+#include "harness/weights/seeded.h"
+#include "harness/weights/weights.h"
 
 namespace tandem::reference {
 

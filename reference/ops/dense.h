@@ -1,7 +1,7 @@
 // The dense layer, y = x W^T + b.
 #pragma once
 
-#include "harness/model/weights.h"
+#include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
 
 namespace tandem::reference {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "harness/model/config.h"
-#include "harness/model/weights.h"
+#include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
 
 namespace tandem::reference {

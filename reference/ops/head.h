@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "harness/model/weights.h"
+#include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
 
 namespace tandem::reference {

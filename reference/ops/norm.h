@@ -1,7 +1,7 @@
 // Layer normalisation (Ba et al. 2016) and root-mean-square normalisation (Zhang and Sennrich 2019).
 #pragma once
 
-#include "harness/model/weights.h"
+#include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
 
 namespace tandem::reference {

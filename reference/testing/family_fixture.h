@@ -14,8 +14,8 @@
 
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
-#include "harness/model/seeded.h"
-#include "harness/model/weights.h"
+#include "harness/weights/seeded.h"
+#include "harness/weights/weights.h"
 
 namespace tandem::reference {
 

@@ -2,7 +2,7 @@
 """The shortest engine, for `tandem run --peer example="python3 scripts/peers/example.py"`.
 
 All that a program must do to be checked, timed and recorded by Tandem; the protocol is
-one page, in harness/driver/protocol.h. It computes no transformer: its work is the
+one page, in harness/driver/session/protocol.h. It computes no transformer: its work is the
 arg-max of a product of seeded integers, once for each sequence of the case.
 """
 

@@ -1,6 +1,6 @@
 """Tandem's models for engines in Python: presets, the seeded weights' layout, and the inputs of a case.
 
-The twin of harness/model/{config.h,presets.cc,weights.cc,seed_scale.cc,batch.cc} and of harness/run/engine.cc, for
+The twin of harness/model/{config.h,presets.cc,weights.cc,seed_scale.cc,batch.cc} and of harness/engine/engine.cc, for
 what a peer needs to compute the same numbers from the same seeds. Values: tandem_reports.seeded.
 """
 
@@ -383,7 +383,7 @@ def embedding_deviation(m: Model) -> float:
 
 
 def weight_layout(m: Model) -> Iterator[Tensor]:
-    """Every tensor of a model, with its names as in harness/model/weights.h; the order differs."""
+    """Every tensor of a model, with its names as in harness/weights/weights.h; the order differs."""
     embedding = embedding_deviation(m)
     names = ("shared",) if m.shared_embeddings else ("encoder", "decoder")
     for name in names:

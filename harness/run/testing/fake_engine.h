@@ -8,7 +8,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/random.h"
-#include "harness/run/engine.h"
+#include "harness/engine/engine.h"
 
 namespace tandem::testing {
 

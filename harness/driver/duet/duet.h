@@ -1,0 +1,38 @@
+// `tandem duet`: two builds, or two settings of one, in interleaved pairs of fresh processes on one card.
+//
+// Pair p of a group is one worker process of each side, one right after the other, both with worker index p and the same
+// cases in the same order. Which side goes first is drawn from the seed for an even p and turned round for the odd one after
+// it: A B, B A. Pairs are added until the gate has a verdict on every case, the looks are spent or the time is.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "harness/driver/session/session.h"
+
+namespace tandem {
+
+/// As given on the command line.
+struct DuetArgs {
+  RunArgs
+      run;  ///< sweep, out, engine, peers, filter, device, resume, timeout_s, level1_bytes, seed; bin_dir: our own
+  std::string bin[2];                       ///< folders of suite binaries; empty: our own
+  std::vector<std::string> set[2];          ///< AXIS=VALUE
+  std::vector<std::string> environment[2];  ///< NAME=VALUE
+  std::string budget = "8m";
+  int looks = 6;
+  std::string sample = "0.1:0.5";  ///< least and most seconds of samples of a case in one process
+  std::string policy;
+  bool own_choices = false;
+};
+
+/// Prints the gate's table; returns its exit code. Throws UsageError, DeviceError, IoError, Interrupted.
+int duet_command(const DuetArgs& args);
+
+/// "8m", "90s", "1h30m", "90": seconds. Throws UsageError naming --budget.
+double parse_budget_s(const std::string& text);
+
+/// Which side (0 or 1) goes first in pair `pair` of group `group`.
+int first_side(uint64_t seed, int pair, int group);
+
+}  // namespace tandem

@@ -1,0 +1,475 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <set>
+
+#include "harness/base/error.h"
+#include "harness/base/process.h"
+#include "harness/base/random.h"
+#include "harness/driver/commands/commands.h"
+#include "harness/driver/duet/duet.h"
+#include "harness/driver/duet/duet_state.h"
+#include "harness/driver/duet/report_tool.h"
+#include "harness/sweep/files.h"
+
+namespace tandem {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kSide[] = {"a", "b"};
+constexpr const char* kChoices = "gemm-choices.json";  // of an engine that searches; lies in the run folder
+constexpr const char* kValidations = "validation.jsonl";
+
+/// The two sides' forms of one case; one of them where the other side cannot compute it.
+struct Twin {
+  std::optional<Case> side[2];
+};
+/// Cases that share a worker process, by what they have in common on both sides.
+using Group = std::map<std::string, Twin>;
+
+std::map<std::string, std::string> pairs_of(const std::string& flag, const std::vector<std::string>& given) {
+  std::map<std::string, std::string> found;
+  for (const std::string& text : given) {
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      throw UsageError(fmt::format("{}: '{}' is not allowed; NAME=VALUE", flag, text));
+    }
+    if (!found.emplace(text.substr(0, equals), text.substr(equals + 1)).second) {
+      throw UsageError(fmt::format("{}: '{}' is given twice", flag, text.substr(0, equals)));
+    }
+  }
+  return found;
+}
+
+DuetState state_of(const DuetArgs& args) {
+  DuetState s;
+  s.seed = args.run.seed ? *args.run.seed : (uint64_t{std::random_device{}()} << 20) ^ std::random_device{}();
+  s.budget_s = parse_budget_s(args.budget);
+  s.looks = args.looks;
+  s.sample = args.sample;
+  s.filter = args.run.filter;
+  s.own_choices = args.own_choices;
+  for (int i = 0; i < 2; ++i) {
+    const std::string flag = fmt::format("--{}", kSide[i]);
+    s.sides[i].bin_dir =
+        fs::absolute(args.bin[i].empty() ? args.run.bin_dir.string() : args.bin[i]).lexically_normal();
+    s.sides[i].set = pairs_of(flag + "-set", args.set[i]);
+    s.sides[i].environment = pairs_of(flag + "-env", args.environment[i]);
+    s.sides[i].environment.emplace("TANDEM_SAMPLE_SECONDS", args.sample);
+  }
+  const bool nothing = args.bin[0].empty() && args.bin[1].empty() && args.set[0].empty() &&
+                       args.set[1].empty() && args.environment[0].empty() && args.environment[1].empty();
+  if (nothing) {
+    throw UsageError(
+        "nothing to compare: give two builds (--a DIR --b DIR) or two settings (--a-set, --b-set AXIS=VALUE; "
+        "--a-env, "
+        "--b-env NAME=VALUE)");
+  }
+  return s;
+}
+
+/// Was the duet in `kept` asked for in the same words?
+void check_same(const DuetState& kept, const DuetState& asked, const DuetArgs& args) {
+  const auto refuse = [&](const std::string& what) {
+    throw UsageError(
+        fmt::format("--resume: {} was made with another {}; start a new duet", args.run.out, what));
+  };
+  if (args.run.seed && kept.seed != asked.seed) refuse("--seed");
+  if (kept.looks != asked.looks) refuse("--looks");
+  if (kept.sample != asked.sample) refuse("--sample");
+  if (kept.filter != asked.filter) refuse("--filter");
+  if (kept.own_choices != asked.own_choices) refuse("--own-choices");
+  for (int i = 0; i < 2; ++i) {
+    if (kept.sides[i].set != asked.sides[i].set) refuse(fmt::format("--{}-set", kSide[i]));
+    if (kept.sides[i].environment != asked.sides[i].environment) refuse(fmt::format("--{}-env", kSide[i]));
+  }
+}
+
+std::string resume_command(const DuetArgs& args) {
+  std::vector<std::string> words = {"tandem", "duet", args.run.sweep, "--out", args.run.out, "--resume"};
+  for (int i = 0; i < 2; ++i) {
+    const std::string flag = fmt::format("--{}", kSide[i]);
+    if (!args.bin[i].empty()) words.insert(words.end(), {flag, args.bin[i]});
+    for (const auto& text : args.set[i]) words.insert(words.end(), {flag + "-set", text});
+    for (const auto& text : args.environment[i]) words.insert(words.end(), {flag + "-env", text});
+  }
+  const DuetArgs usual;
+  if (args.budget != usual.budget) words.insert(words.end(), {"--budget", args.budget});
+  if (args.looks != usual.looks) words.insert(words.end(), {"--looks", std::to_string(args.looks)});
+  if (args.sample != usual.sample) words.insert(words.end(), {"--sample", args.sample});
+  if (!args.policy.empty()) words.insert(words.end(), {"--policy", args.policy});
+  if (args.own_choices) words.emplace_back("--own-choices");
+  if (args.run.engine != "auto") words.insert(words.end(), {"--engine", args.run.engine});
+  for (const std::string& peer : args.run.peers) words.insert(words.end(), {"--peer", peer});
+  if (!args.run.filter.empty()) words.insert(words.end(), {"--filter", args.run.filter});
+  if (args.run.device != 0) words.insert(words.end(), {"--device", std::to_string(args.run.device)});
+  return shell_command(words);
+}
+
+/// A sample range as default_options() reads it.
+void check_sample(const std::string& text) {
+  const size_t colon = text.find(':');
+  char* end = nullptr;
+  const double least = std::strtod(text.c_str(), &end);
+  const bool first = colon != std::string::npos && end == text.c_str() + colon && colon > 0;
+  const double most = first ? std::strtod(text.c_str() + colon + 1, &end) : 0;
+  if (!first || *end != '\0' || !(least >= 0) || !(most >= least) || !(most > 0) || most > 3600) {
+    throw UsageError(fmt::format("--sample: '{}' is not allowed; seconds MIN:MAX such as 0.1:0.5", text));
+  }
+}
+
+class Duet {
+ public:
+  explicit Duet(DuetArgs args)
+      : args_(std::move(args)),
+        tool_(args_.run.bin_dir, args_.policy),
+        asked_(state_of(args_)),
+        start_s_(steady_s()) {}
+
+  int run();
+  int records() const;
+
+ private:
+  void open();
+  void make_sessions();
+  void check_sides();
+  void match_cases();
+  void refuse_nothing() const;
+  int rounds();
+  void round(int pair);
+  void turn(int pair, int group);
+  bool judge();
+  int finish();
+  double spent_s() const { return before_s_ + steady_s() - start_s_; }
+  void save() {
+    state_.spent_s = spent_s();
+    write_duet(folder_, state_);
+  }
+  bool measurable_on(int side, const Case& c) const;
+  int comparable_cases() const;
+
+  DuetArgs args_;
+  ReportTool tool_;
+  DuetState asked_, state_;
+  fs::path folder_;
+  std::unique_ptr<Session> sessions_[2];
+  std::vector<Group> groups_;
+  double start_s_ = 0, before_s_ = 0, longest_round_s_ = 0;
+};
+
+void Duet::open() {
+  folder_ = args_.run.out;
+  const bool exists = fs::exists(folder_ / "duet.json");
+  if (args_.run.resume && !fs::exists(folder_)) {
+    throw UsageError(fmt::format("--resume: {} does not exist", folder_.string()));
+  }
+  if (exists && !args_.run.resume) {
+    throw UsageError(
+        fmt::format("--out: {} holds a duet already; add --resume to continue it, or give another folder",
+                    folder_.string()));
+  }
+  if (!exists && fs::exists(folder_) && (!fs::is_directory(folder_) || !fs::is_empty(folder_))) {
+    // What a start that was cut off before duet.json was there leaves is its temporary file alone.
+    for (const auto& entry : fs::directory_iterator(folder_)) {
+      if (entry.path().filename().string().starts_with("duet.json.")) continue;
+      throw UsageError(fmt::format("--out: {} is not empty and not a duet: it holds '{}'", folder_.string(),
+                                   entry.path().filename().string()));
+    }
+  }
+  if (exists) {
+    state_ = read_duet(folder_);
+    check_same(state_, asked_, args_);
+    state_.budget_s = asked_.budget_s;
+    before_s_ = state_.spent_s;
+    return;
+  }
+  state_ = asked_;
+  std::error_code ec;
+  fs::create_directories(folder_, ec);
+  if (ec) throw IoError(fmt::format("cannot write {}: {}", folder_.string(), ec.message()));
+  save();
+}
+
+void Duet::make_sessions() {
+  RunPlan plans[2];
+  RunArgs sides[2];
+  for (int i = 0; i < 2; ++i) {
+    sides[i] = args_.run;
+    sides[i].bin_dir = asked_.sides[i].bin_dir;
+    sides[i].set = asked_.sides[i].set;
+    sides[i].environment = asked_.sides[i].environment;
+    sides[i].workers = 1;  // for the validation pass alone; pairs are counted here
+    plans[i] = plan_run(sides[i]);
+  }
+  if (args_.run.out.empty()) {
+    args_.run.out = default_run_folder("duet-" + fs::path(args_.run.sweep).stem().string());
+  }
+  open();
+  for (int i = 0; i < 2; ++i) {
+    sides[i].seed = state_.seed;
+    sides[i].out = folder_ / kSide[i];
+    sides[i].resume = fs::exists(sides[i].out);
+    sessions_[i] = std::make_unique<Session>(sides[i], std::move(plans[i]));
+  }
+}
+
+void Duet::check_sides() {
+  sessions_[0]->prepare();
+  start_s_ = steady_s();  // ceilings are measured once a machine: not what the budget is for
+  say(fmt::format("checking side a: {}", state_.sides[0].bin_dir));
+  sessions_[0]->check();
+  const auto share = [&](const char* name) {
+    const fs::path from = folder_ / kSide[0] / name, to = folder_ / kSide[1] / name;
+    if (fs::exists(from) && !fs::exists(to)) write_file_atomic(to, read_file(from));
+  };
+  // B starts from A's algorithm choices and searches only what A never needed: two searches of one product may end
+  // differently, and the difference would be taken for one of the builds.
+  if (!state_.own_choices) share(kChoices);
+  // A validation holds for a binary, whoever asked for it; lines of other binaries are passed over.
+  if (state_.sides[0].environment == state_.sides[1].environment) share(kValidations);
+  sessions_[1]->prepare();
+  say(fmt::format("checking side b: {}", state_.sides[1].bin_dir));
+  sessions_[1]->check();
+  save();
+}
+
+void Duet::match_cases() {
+  const std::vector<std::string> axes_set = state_.axes();
+  std::map<std::string, Group> by_key;
+  for (int i = 0; i < 2; ++i) {
+    for (const Case& c : sessions_[i]->measurable()) {
+      Case twin = c;
+      for (const std::string& name : axes_set) axis(name).set(twin, axis(name).get(Case{}));
+      std::optional<Case>& place = by_key[group_key(twin)][case_id(twin)].side[i];
+      if (place) {
+        throw UsageError(
+            fmt::format("{} and {} are the same case once {} is left out of account; set it for both sides",
+                        case_name(*place), case_name(c), fmt::join(axes_set, " ")));
+      }
+      place = c;
+    }
+  }
+  std::vector<std::string> names;
+  for (auto& [key, group] : by_key) {
+    names.push_back(key);
+    groups_.push_back(std::move(group));
+  }
+  if (!state_.groups.empty() && state_.groups != names) {
+    throw UsageError(fmt::format("--resume: {} was made with other cases; start a new duet", args_.run.out));
+  }
+  state_.groups = names;
+}
+
+bool Duet::measurable_on(int side, const Case& c) const {
+  return !sessions_[side]->folder().failed(case_id(c));
+}
+
+int Duet::comparable_cases() const {
+  int n = 0;
+  for (const Group& group : groups_) {
+    for (const auto& [key, twin] : group) n += twin.side[0] && twin.side[1] ? 1 : 0;
+  }
+  return n;
+}
+
+void Duet::turn(int pair, int group_number) {
+  const Group& group = groups_[group_number];
+  std::vector<std::string> keys;
+  int recorded = 0, wanted = 0;
+  for (const auto& [key, twin] : group) {
+    const bool both =
+        twin.side[0] && twin.side[1] && measurable_on(0, *twin.side[0]) && measurable_on(1, *twin.side[1]);
+    // What one side alone can compute is measured once, so that the gate has something to miss.
+    if (!both && pair > 0) continue;
+    keys.push_back(key);
+    for (int i = 0; i < 2; ++i) {
+      if (!twin.side[i]) continue;
+      ++wanted;
+      recorded += sessions_[i]->folder().recorded(case_id(*twin.side[i]), pair) ? 1 : 0;
+    }
+  }
+  if (keys.empty() || recorded == wanted) return;
+  const int first = first_side(state_.seed, pair, group_number);
+  state_.turns.push_back({.pair = pair, .group = group_number, .first = first, .broken = recorded > 0});
+  // A pair that a kill cut apart is no pair: its halves would lie before and after the break.
+  if (recorded > 0) return;
+  const uint64_t key = mix64(state_.seed ^ mix64((static_cast<uint64_t>(pair) << 20) + group_number));
+  for (size_t i = keys.size(); i > 1; --i) {
+    std::swap(keys[i - 1], keys[uniform_below(key, i, static_cast<uint32_t>(i))]);
+  }
+  for (const int side : {first, 1 - first}) {
+    std::vector<Case> cases;
+    for (const std::string& k : keys) {
+      if (group.at(k).side[side]) cases.push_back(*group.at(k).side[side]);
+    }
+    if (!cases.empty()) sessions_[side]->time(cases, pair);
+  }
+}
+
+void Duet::round(int pair) {
+  const double start = steady_s();
+  std::vector<int> order(groups_.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(i);
+  const uint64_t key = mix64(state_.seed + mix64(static_cast<uint64_t>(pair)));
+  for (size_t i = order.size(); i > 1; --i) {
+    std::swap(order[i - 1], order[uniform_below(key, i, static_cast<uint32_t>(i))]);
+  }
+  for (const int group : order) turn(pair, group);
+  state_.pairs = pair + 1;
+  save();
+  const double took = steady_s() - start;
+  longest_round_s_ = std::max(longest_round_s_, took);
+  say(fmt::format("pair {}: {:.1f} s; {:.0f} s of {:.0f} s", pair + 1, took, spent_s(), state_.budget_s));
+}
+
+/// Takes the next look. True when the duet is over.
+bool Duet::judge() {
+  const int look = static_cast<int>(state_.taken.size()) + 1;
+  const bool short_of_time = state_.pairs < state_.plan[look - 1];
+  // Whatever is left of alpha goes to a look that is known to be the last; what the data say has no part in that.
+  const int of = short_of_time || look == state_.looks ? look : state_.looks;
+  const auto [verdict, code] = tool_.judge(folder_, look, of);
+  DuetLook taken{.look = look,
+                 .of = of,
+                 .pairs = state_.pairs,
+                 .spent_s = spent_s(),
+                 .alpha = verdict.value("alpha_of_look", 0.0),
+                 .counts = nlohmann::json::object(),
+                 .stop = verdict.at("stop"),
+                 .code = code};
+  std::string found;
+  for (const auto& [word, count] : verdict.at("counts").items()) {
+    if (!count.is_number_integer() || count == 0) continue;
+    taken.counts[word] = count;
+    found += fmt::format("{}{} {}", found.empty() ? "" : ", ", count.dump(), word);
+  }
+  state_.taken.push_back(taken);
+  const bool open = taken.counts.contains("unknown");
+  if (!open) {
+    state_.end = "decided";
+  } else if (short_of_time) {
+    state_.end = "budget spent";
+  } else if (look == of) {
+    state_.end = "looks spent";
+  } else if (taken.stop) {
+    state_.end = "decided";
+  }
+  save();
+  say(fmt::format("look {} of {}, {} pairs: {}", look, of, state_.pairs, found.empty() ? "no case" : found));
+  return !state_.end.empty();
+}
+
+/// Without a case on either side there is nothing to look at: says why.
+void Duet::refuse_nothing() const {
+  if (!groups_.empty()) return;
+  for (const auto& session : sessions_) {
+    for (const SkippedCase& s : session->plan().sweep.skipped) {
+      if (s.for_device) throw DeviceError(fmt::format("no case can be measured here: {}", s.reason));
+    }
+  }
+  for (const auto& session : sessions_) {
+    for (const Record& r : session->folder().records()) {
+      throw UsageError(
+          fmt::format("no case can be measured on either side: {}: {}", r.name, r.reason.value_or("")));
+    }
+  }
+  throw UsageError("no case can be measured on either side");
+}
+
+int Duet::rounds() {
+  refuse_nothing();
+  if (state_.plan.empty()) {
+    state_.plan = tool_.plan(std::max(1, comparable_cases()), state_.looks);
+    save();
+  }
+  say(fmt::format("{} cases in {} groups, looks at {} pairs; {}", comparable_cases(), groups_.size(),
+                  fmt::join(state_.plan, ", "), args_.run.out));
+  while (state_.end.empty()) {
+    const int until = state_.plan.at(state_.taken.size());
+    // The first pair is run in any case: without one there is nothing to say.
+    while (state_.pairs < until && (state_.pairs == 0 || spent_s() + longest_round_s_ <= state_.budget_s)) {
+      round(state_.pairs);
+    }
+    judge();
+  }
+  return finish();
+}
+
+int Duet::finish() {
+  for (const auto& session : sessions_) session->folder().derive_benchmark_json();
+  const DuetLook& last = state_.taken.back();
+  fmt::print("{}", tool_.table(folder_, last.look, last.of));
+  std::fflush(stdout);
+  say(fmt::format("{}: {} after {} pairs, {} look{}, {:.0f} s\nagain: tandem-report gate {}", args_.run.out,
+                  state_.end, state_.pairs, state_.taken.size(), state_.taken.size() == 1 ? "" : "s",
+                  state_.spent_s, shell_command({args_.run.out})));
+  return last.code;
+}
+
+int Duet::records() const {
+  size_t n = 0;
+  for (const auto& session : sessions_) n += session ? session->folder().records().size() : 0;
+  return static_cast<int>(n);
+}
+
+int Duet::run() {
+  make_sessions();
+  try {
+    if (!state_.end.empty()) {
+      for (const auto& session : sessions_) session->prepare();
+      return finish();
+    }
+    check_sides();
+    match_cases();
+    return rounds();
+  } catch (const Interrupted&) {
+    throw Interrupted(
+        fmt::format("interrupted with {} records; continue with: {}", records(), resume_command(args_)));
+  } catch (const IoError& e) {
+    throw IoError(fmt::format("{}; the {} records before are kept, continue with: {}", e.what(), records(),
+                              resume_command(args_)));
+  }
+}
+
+}  // namespace
+
+double parse_budget_s(const std::string& text) {
+  double total = 0;
+  const char* at = text.c_str();
+  bool good = !text.empty();
+  while (good && *at != '\0') {
+    char* end = nullptr;
+    const double number = std::strtod(at, &end);
+    good = end != at && number >= 0 && number < 1e6 && *at != '-' && *at != '+';
+    const char unit = *end;
+    total += number * (unit == 'h' ? 3600 : unit == 'm' ? 60 : 1);
+    good = good && (unit == 'h' || unit == 'm' || unit == 's' || (unit == '\0' && at == text.c_str()));
+    at = unit == '\0' ? end : end + 1;
+  }
+  if (!good || !(total > 0)) {
+    throw UsageError(fmt::format("--budget: '{}' is not allowed; a time such as 8m, 90s or 1h30m", text));
+  }
+  return total;
+}
+
+int first_side(uint64_t seed, int pair, int group) {
+  const uint64_t key = mix64(seed ^ 0x5eed) + static_cast<uint64_t>(group);
+  return static_cast<int>(uniform_below(key, static_cast<uint64_t>(pair / 2), 2)) ^ (pair & 1);
+}
+
+int duet_command(const DuetArgs& args) {
+  if (args.run.resume && args.run.out.empty()) {
+    throw UsageError("--resume: needs --out DIR, the duet to continue");
+  }
+  check_sample(args.sample);
+  // NVML numbers cards in the order of the bus; so must the workers, or a record would carry another card's name.
+  ::setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 0);
+  catch_interrupts();
+  return Duet(args).run();
+}
+
+}  // namespace tandem

@@ -1,0 +1,104 @@
+#include "harness/driver/duet/report_tool.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <optional>
+#include <sstream>
+
+#include "harness/base/error.h"
+#include "harness/base/json_text.h"
+#include "harness/base/process.h"
+
+namespace tandem {
+namespace fs = std::filesystem;
+namespace {
+
+using nlohmann::json;
+
+constexpr double kAnswerAllowed_s = 300;  // importing takes seconds on a cold disk
+constexpr const char* kName = "tandem-report";
+
+bool executable(const fs::path& path) {
+  std::error_code ec;
+  return fs::is_regular_file(path, ec) && ::access(path.c_str(), X_OK) == 0;
+}
+
+std::optional<fs::path> on_path() {
+  const char* variable = std::getenv("PATH");
+  std::istringstream folders(variable != nullptr ? variable : "");
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    const fs::path candidate = fs::path(folder.empty() ? "." : folder) / kName;
+    if (executable(candidate)) return candidate;
+  }
+  return std::nullopt;
+}
+
+/// The .venv of the nearest folder above that has one.
+std::optional<fs::path> in_venv(const fs::path& bin_dir) {
+  for (fs::path folder = fs::absolute(bin_dir).lexically_normal();; folder = folder.parent_path()) {
+    const fs::path candidate = folder / ".venv" / "bin" / kName;
+    if (executable(candidate)) return candidate;
+    if (!folder.has_relative_path()) return std::nullopt;
+  }
+}
+
+std::string find_program(const fs::path& bin_dir) {
+  if (const auto found = on_path()) return *found;
+  if (executable(bin_dir / kName)) return bin_dir / kName;
+  if (const auto found = in_venv(bin_dir)) return *found;
+  throw UsageError(
+      fmt::format("{} is not on PATH, not in {} and not in a .venv above it; scripts/bootstrap installs it, "
+                  "or pip install reports/",
+                  kName, bin_dir.string()));
+}
+
+}  // namespace
+
+ReportTool::ReportTool(const fs::path& bin_dir, std::string policy)
+    : program_(find_program(bin_dir)), policy_(std::move(policy)) {}
+
+ReportTool::Said ReportTool::ask(std::vector<std::string> words) const {
+  words.insert(words.begin(), {program_, "gate"});
+  if (!policy_.empty()) words.insert(words.end(), {"--policy", policy_});
+  Said said;
+  const ProcessEnd end = run_process({.command = words,
+                                      .on_line = [&](const std::string& line) { said.out += line + "\n"; },
+                                      .allowed_s = [] { return kAnswerAllowed_s; }});
+  if (end.how == ProcessEnd::How::kInterrupted) throw Interrupted("interrupted");
+  said.talk = end.talk;
+  said.code = end.code;
+  if (end.how != ProcessEnd::How::kExited) {
+    throw Error(fmt::format("{} gate {}: {}", program_, end.describe(), end.talk));
+  }
+  return said;
+}
+
+std::vector<int> ReportTool::plan(int cases, int looks) const {
+  const Said said = ask({"--plan", std::to_string(cases), "--look", fmt::format("1/{}", looks), "--json"});
+  const json j = parse_json_or_discard(said.out);
+  try {
+    std::vector<int> pairs = j.at("pairs").get<std::vector<int>>();
+    if (said.code == 0 && static_cast<int>(pairs.size()) == looks) return pairs;
+  } catch (const json::exception&) {  // said below
+  }
+  // A bad policy is the user's to mend, and said in one line.
+  if (said.code == static_cast<int>(ExitCode::kUsage)) throw UsageError(said.talk);
+  throw Error(fmt::format("{} gate --plan exited with code {}: {}", program_, said.code, said.talk));
+}
+
+ReportTool::Verdict ReportTool::judge(const fs::path& duet, int look, int of) const {
+  const Said said = ask({duet, "--look", fmt::format("{}/{}", look, of), "--json"});
+  json j = parse_json_or_discard(said.out);
+  const bool whole = j.is_object() && j.contains("stop") && j["stop"].is_boolean() && j.contains("counts") &&
+                     j["counts"].is_object();
+  if (!whole) throw Error(fmt::format("{} gate exited with code {}: {}", program_, said.code, said.talk));
+  return {.content = std::move(j), .code = said.code};
+}
+
+std::string ReportTool::table(const fs::path& duet, int look, int of) const {
+  return ask({duet, "--look", fmt::format("{}/{}", look, of)}).out;
+}
+
+}  // namespace tandem

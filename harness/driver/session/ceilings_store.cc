@@ -1,0 +1,100 @@
+#include "harness/driver/session/ceilings_store.h"
+
+#include <fmt/format.h>
+
+#include <cctype>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "harness/base/error.h"
+#include "harness/base/json_text.h"
+#include "harness/base/process.h"
+#include "harness/driver/session/progress.h"
+#include "harness/record/environment.h"
+#include "harness/sweep/files.h"
+
+namespace tandem {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr double kMeasureAllowed_s = 300;
+
+std::string file_word(const std::string& text) {
+  std::string word;
+  for (const char c : text) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0) {
+      word += c;
+    } else if (!word.empty() && word.back() != '-') {
+      word += '-';
+    }
+  }
+  while (word.ends_with('-')) word.pop_back();
+  return word;
+}
+
+}  // namespace
+
+std::optional<CardInfo> usable_card(int device) {
+  if (!build_info().cuda_architectures) return std::nullopt;
+  return visible_card(nvml_cards(nvml()), std::getenv("CUDA_VISIBLE_DEVICES"), device);
+}
+
+fs::path ceilings_path(const std::optional<CardInfo>& card) {
+  const fs::path folder = user_cache_dir();
+  if (folder.empty()) return {};
+  if (card) return folder / fmt::format("ceilings-{}.json", file_word(card->uuid));
+  const auto cpu = capture_environment({.cards = std::vector<CardInfo>{}}).at("host").at("cpu");
+  return folder / fmt::format("ceilings-cpu-{}-{}.json",
+                              file_word(cpu.is_string() ? cpu.get<std::string>() : "unknown"),
+                              std::thread::hardware_concurrency());
+}
+
+std::optional<Ceilings> stored_ceilings(const std::optional<CardInfo>& card) {
+  const fs::path path = ceilings_path(card);
+  if (path.empty() || !fs::exists(path)) return std::nullopt;
+  try {
+    return read_ceilings(path);
+  } catch (const Error&) {
+    return std::nullopt;  // of another version, or damaged: measured again
+  }
+}
+
+std::optional<Ceilings> cached_ceilings(int device) {
+  return stored_ceilings(usable_card(device));
+}
+
+std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::optional<CardInfo>& card,
+                                        int device) {
+  if (auto stored = stored_ceilings(card)) return stored;
+  const fs::path suite = bin_dir / "suite_limits";
+  auto without = [](const std::string& why) {
+    say(fmt::format("no ceilings, so no floors: {}", why));
+    return std::nullopt;
+  };
+  if (!fs::exists(suite)) return without(fmt::format("{} is not there to measure them", suite.string()));
+  say(fmt::format("measuring the ceilings of {} (once)", card ? card->name : "this CPU"));
+  std::string text;
+  const ProcessEnd end =
+      run_process({.command = {suite, "--measure-ceilings", "--engine", card ? "cuda" : "reference",
+                               "--device", std::to_string(device)},
+                   .on_line = [&](const std::string& line) { text += line + "\n"; },
+                   .allowed_s = [] { return kMeasureAllowed_s; }});
+  if (end.how == ProcessEnd::How::kInterrupted) throw Interrupted("interrupted");
+  if (!end.clean()) {
+    return without(
+        fmt::format("suite_limits {}{}{}", end.describe(), end.talk.empty() ? "" : ": ", end.talk));
+  }
+  try {
+    const auto ceilings = parse_json(text).get<Ceilings>();
+    if (const fs::path path = ceilings_path(card); !path.empty()) {
+      fs::create_directories(path.parent_path());
+      write_file_atomic(path, nlohmann::json(ceilings).dump(1) + "\n");
+    }
+    return ceilings;
+  } catch (const std::exception& e) {
+    return without(fmt::format("suite_limits: {}", e.what()));
+  }
+}
+
+}  // namespace tandem

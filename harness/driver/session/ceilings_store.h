@@ -1,0 +1,30 @@
+// Measured ceilings, kept per card (or CPU) in the user's cache folder.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "harness/card/nvml.h"
+#include "harness/cost/ceilings.h"
+
+namespace tandem {
+
+/// The card that engine cuda would use as `device`, through CUDA_VISIBLE_DEVICES; nothing where the build has no CUDA
+/// engine or there is no such card.
+std::optional<CardInfo> usable_card(int device);
+
+/// ceilings-GPU-....json or ceilings-cpu-....json in user_cache_dir(); an empty path where there is no such folder.
+std::filesystem::path ceilings_path(const std::optional<CardInfo>& card);
+
+/// What is kept for `card` (for the CPU, without one). Nothing when it was never measured or cannot be read.
+std::optional<Ceilings> stored_ceilings(const std::optional<CardInfo>& card);
+/// The same for the best engine of this machine: what a suite binary run by hand uses.
+std::optional<Ceilings> cached_ceilings(int device = 0);
+
+/// stored_ceilings, or measured now with `suite_limits --measure-ceilings` of `bin_dir` and stored. Nothing when that fails:
+/// then there are no floors, and stderr says so. Throws Interrupted.
+std::optional<Ceilings> obtain_ceilings(const std::filesystem::path& bin_dir,
+                                        const std::optional<CardInfo>& card, int device);
+
+}  // namespace tandem

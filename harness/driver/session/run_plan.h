@@ -1,0 +1,53 @@
+// What a run is asked for, and what that is on this machine: engine, peers, cases, workers.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/card/nvml.h"
+#include "harness/sweep/sweep_spec.h"
+
+namespace tandem {
+
+/// What `tandem run` and `tandem list` are asked for.
+struct RunArgs {
+  std::string sweep;
+  std::string out;
+  std::string engine = "auto";
+  std::vector<std::string> peers;  ///< NAME=COMMAND
+  std::string filter;              ///< regular expression over case names
+  std::string shard;               ///< "i/n", i from 1
+  int device = 0;
+  std::optional<int> workers;
+  bool resume = false;
+  std::optional<double> timeout_s;
+  std::optional<int64_t> level1_bytes;
+  std::optional<uint64_t> seed;
+  std::filesystem::path bin_dir;
+  std::map<std::string, std::string> set = {};  ///< axis to the one value that every group of the sweep gets
+  std::map<std::string, std::string> environment =
+      {};  ///< variables that the workers get beside the driver's own
+};
+
+/// The asked-for cases, resolved for this machine.
+struct RunPlan {
+  std::string engine;
+  std::optional<CardInfo> card;              ///< of engine cuda
+  std::map<std::string, std::string> peers;  ///< name to command
+  SweepCases sweep;                          ///< after filter and shard
+  int workers = 1;
+  std::string sweep_sha256;
+};
+
+/// Throws UsageError, and DeviceError where `--engine cuda` has no device.
+RunPlan plan_run(const RunArgs& args);
+
+/// The program of a case: suite_<suite> of `bin_dir`, or the peer's command through the shell. Without the flags.
+std::vector<std::string> worker_command(const Case& c, const RunPlan& plan,
+                                        const std::filesystem::path& bin_dir);
+
+}  // namespace tandem

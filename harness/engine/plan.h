@@ -1,0 +1,288 @@
+// A pass over the model as data: which operations run in which order on which buffers, before anything is
+// allocated or launched. An engine builds it, predicts its memory from it and executes it; on a machine
+// without a GPU the plan interpreter (reference/engine) runs it with the reference's operations and so checks
+// order, aliasing and shapes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "harness/base/phase.h"
+#include "harness/base/precision.h"
+#include "harness/base/tensor.h"
+#include "harness/model/config.h"
+#include "harness/model/generation.h"
+#include "harness/weights/weights.h"
+
+namespace tandem {
+
+/// What a buffer holds and for how long.
+enum class BufferRole : uint8_t {
+  kScratch,  ///< activations: written before read within one run, shares memory outside its lifetime
+  kState,    ///< lives through the whole plan and between runs: caches, counters, results
+  kInput,    ///< as kState, and filled from outside before the first run
+};
+
+struct PlanBuffer {
+  std::string name;  ///< unique, "decoder/3/self.qkv"
+  DType dtype = DType::kF32;
+  int64_t elements = 0;
+  BufferRole role = BufferRole::kScratch;
+  int first_op = -1;  ///< first and last operation that touches it; -1: none does
+  int last_op = -1;
+  int64_t offset_bytes = 0;  ///< in the arena, a multiple of kPlanAlignment
+
+  int64_t bytes() const { return elements * dtype_bytes(dtype); }
+};
+inline constexpr int64_t kPlanAlignment = 256;
+
+/// A matrix in a buffer: element (r, c) is element offset + r * stride + c of the buffer.
+struct PlanTensor {
+  int buffer = -1;  ///< index into StepPlan::buffers; -1: not there
+  int64_t offset = 0;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t stride = 0;
+
+  bool empty() const { return buffer < 0; }
+  /// Columns [first, first + count) of the same rows.
+  PlanTensor columns(int64_t first, int64_t count) const {
+    return {.buffer = buffer, .offset = offset + first, .rows = rows, .cols = count, .stride = stride};
+  }
+};
+
+/// Who computes a dense product.
+enum class DenseKernel : uint8_t {
+  kSkinny,   ///< own kernel for a few rows: norm prologue, any epilogue
+  kLibrary,  ///< cuBLASLt: bias, then a residual or relu or gelu_tanh
+};
+
+/// x[t] = embedding_scale * table[ids[t]] + position. Where the tokens stand in their sequences is told by
+/// `offsets` (encoder) or by the counter `position` (one token a sequence).
+struct EmbedOp {
+  PlanTensor ids = {};        ///< i32 [1, tokens]
+  PlanTensor offsets = {};    ///< i32 [1, batch + 1]; encoder
+  PlanTensor position = {};   ///< i32 [1, 1]; decoder
+  PlanTensor sinusoids = {};  ///< f32 [rows, d_model]; sinusoidal positions
+  PlanTensor x = {};          ///< [tokens, d_model]
+  TensorView table = {};      ///< [vocab, d_model]
+  TensorView learned = {};    ///< [position_offset + max_positions, d_model]; learned positions
+};
+
+/// y = norm(x + residual), the sum unrounded.
+struct NormOp {
+  PlanTensor x = {};         ///< [rows, d_model]
+  PlanTensor residual = {};  ///< [rows, d_model] or empty
+  PlanTensor y = {};         ///< [rows, d_model]
+  NormWeight weight = {};
+};
+
+/// y = act(scale * norm(x) W^T + b) + residual; gated: y = act(gate) * up with the halves of W and b.
+struct DenseOp {
+  PlanTensor x = {};         ///< [rows, in]
+  PlanTensor residual = {};  ///< [rows, out] or empty
+  PlanTensor y = {};         ///< [rows, out]
+  PlanTensor norm_out = {};  ///< [rows, in] or empty: norm(x), for a later residual
+  DenseWeight weight = {};   ///< [out, in]; gated: [2 out, in]
+  std::optional<NormWeight> norm = {};
+  std::optional<Activation> activation = {};
+  bool gated = false;
+  double scale = 1;
+  DenseKernel kernel = DenseKernel::kLibrary;
+};
+
+/// Bias and activation that a product's epilogue cannot do; gated: x [rows, 2 cols], gate then up.
+struct ActivationOp {
+  PlanTensor x = {};
+  PlanTensor y = {};     ///< [rows, cols]; may be x when plain
+  TensorView bias = {};  ///< as wide as x; may be empty
+  Activation activation = Activation::kRelu;
+  bool gated = false;
+};
+
+/// T5's bias of a self-attention: by distance as the kernels read it, and the table that it was made of.
+struct RelativeBiasRef {
+  PlanTensor distance_bias = {};  ///< f32 [heads, 2 * relative_max_distance + 1]; empty: no bias
+  TensorView table = {};          ///< [relative_buckets, heads]
+};
+
+struct EncoderAttentionOp {
+  PlanTensor q = {}, k = {}, v = {};  ///< [tokens, heads * head_dim]
+  PlanTensor out = {};                ///< [tokens, heads * head_dim]
+  PlanTensor offsets = {};            ///< i32 [1, batch + 1]
+  RelativeBiasRef bias = {};
+  int heads = 0;
+  int max_length = 0;
+};
+
+/// One query a sequence. Writes row *position of the caches, reads rows 0 .. *position.
+struct SelfAttentionOp {
+  PlanTensor q = {}, k = {}, v = {};  ///< [batch, heads * head_dim]
+  PlanTensor k_cache = {},
+             v_cache = {};   ///< [batch * heads * capacity, head_dim]: (sequence, head, position)
+  PlanTensor out = {};       ///< [batch, heads * head_dim]
+  PlanTensor position = {};  ///< i32 [1, 1]
+  PlanTensor finished = {};  ///< i32 [1, batch], 0 or 1, or empty
+  PlanTensor ancestry = {};  ///< i32 [batch, capacity] or empty: the row whose cache holds an earlier token
+  RelativeBiasRef bias = {};
+  int heads = 0;
+  int capacity = 0;
+};
+
+/// One query a row against the keys and values of its source; a source's rows follow each other.
+struct CrossAttentionOp {
+  PlanTensor q = {};          ///< [sources * rows a source, heads * head_dim]
+  PlanTensor k = {}, v = {};  ///< [source tokens, heads * head_dim]
+  PlanTensor offsets = {};    ///< i32 [1, sources + 1]
+  PlanTensor out = {};        ///< as q
+  PlanTensor finished = {};   ///< i32 [1, rows], 0 or 1, or empty
+  int heads = 0;
+  int max_source = 0;
+};
+
+/// What choosing a token leaves behind: the id for the next step, the id in the result, the counters.
+struct TokenState {
+  PlanTensor next_ids = {};  ///< i32 [1, batch]
+  PlanTensor tokens = {};    ///< i32 [batch, columns]; column *position is written
+  PlanTensor position = {};  ///< i32 [1, 1]; increased by one
+  PlanTensor finished = {};  ///< i32 [1, batch], 0 or 1; empty unless sequences end at eos
+  PlanTensor running = {};   ///< i32 [1, 1]: sequences that have not ended; empty unless sequences end at eos
+};
+
+/// Logits and arg-max in one kernel; the logits are not stored.
+struct HeadOp {
+  PlanTensor x = {};  ///< [batch, d_model]
+  std::optional<NormWeight> norm = {};
+  DenseWeight weight = {};  ///< [vocab, d_model]
+  double scale = 1;
+  TokenState state = {};
+};
+
+/// Bias and arg-max over stored logits, which stay without the bias.
+struct SelectOp {
+  PlanTensor logits = {};  ///< f32 [batch, vocab]
+  TensorView bias = {};    ///< [vocab] or empty
+  TokenState state = {};
+};
+
+/// The next token of each row by the plan's GenerationConfig: the likeliest or a draw.
+struct ChooseOp {
+  PlanTensor logits = {};             ///< f32 [rows, vocab]
+  TensorView bias = {};               ///< [vocab] or empty
+  TokenState state = {};              ///< tokens: what the rules look at
+  PlanTensor rules = {};              ///< i32 [1, n]: the configuration's lists, as the kernels want them
+  PlanTensor keys = {};               ///< i32 [1, 2 * rows]: 64 bits a row, or empty unless sampling
+  PlanTensor log_probabilities = {};  ///< f32 [rows, columns] of the chosen ids under the model
+};
+
+/// One step of beam search by the plan's GenerationConfig; a source's beams are rows that follow each other.
+struct BeamOp {
+  PlanTensor logits = {};          ///< f32 [rows, vocab]
+  TensorView bias = {};            ///< [vocab] or empty
+  TokenState state = {};           ///< tokens: of the running beams
+  PlanTensor rules = {};           ///< as ChooseOp
+  PlanTensor best = {};            ///< i32 [rows, 2 * kept]: continuations, a score and an id each
+  PlanTensor running_scores = {};  ///< f32 [1, rows]
+  PlanTensor ancestry = {};        ///< i32 [rows, columns], see SelfAttentionOp
+  PlanTensor hypotheses = {};      ///< i32 [rows, columns]: finished sequences of a source, by slot
+  PlanTensor lengths = {};         ///< i32 [1, rows]: of them, by slot; 0: none yet
+  PlanTensor slots = {};           ///< i32 [1, rows]: slot of a source's best, second, ...
+  PlanTensor scores = {};          ///< f32 [1, rows]: of a source's best, second, ...
+};
+
+struct PlanOp {
+  Phase phase;
+  std::variant<EmbedOp, NormOp, DenseOp, ActivationOp, EncoderAttentionOp, SelfAttentionOp, CrossAttentionOp,
+               HeadOp, SelectOp, ChooseOp, BeamOp>
+      body;
+};
+/// "embed", "norm", "dense", ...
+std::string_view op_name(const PlanOp& op);
+
+/// How an operation uses a tensor.
+struct PlanAccess {
+  PlanTensor tensor = {};
+  bool write = false;
+  bool update = false;  ///< reads what was there, or writes a part only: the buffer must be kState or kInput
+};
+std::vector<PlanAccess> accesses(const PlanOp& op);
+
+/// Runs of operations that are executed together. The encoder and the cross-attention's keys and values come
+/// once, the step as often as tokens are generated.
+enum class PlanSection : uint8_t { kEncoder, kCrossKv, kStep };
+inline constexpr int kPlanSections = 3;
+std::string_view section_name(PlanSection section);  // encoder cross_kv step
+
+struct OpRange {
+  int first = 0;
+  int last = 0;  ///< one behind
+  bool contains(int op) const { return op >= first && op < last; }
+};
+
+struct StepPlan {
+  ModelConfig config;
+  Precision precision = Precision::kFp32;
+  int batch = 0;
+  int64_t source_tokens = 0;
+  int max_source = 0;
+  int capacity = 0;                            ///< tokens a sequence can get; 0: a plan of the encoder alone
+  int rows_per_source = 1;                     ///< of the decoder: beams, or samples
+  std::optional<GenerationConfig> generation;  ///< how tokens are chosen; none: greedily by the bare logits
+
+  std::vector<PlanBuffer> buffers;
+  std::vector<PlanOp> ops;
+  std::array<OpRange, kPlanSections> sections;
+  int64_t arena_bytes = 0;
+
+  const OpRange& section(PlanSection s) const { return sections[static_cast<size_t>(s)]; }
+  bool has(std::string_view buffer) const;
+  /// Throws Error for a name that the plan does not have.
+  int find(std::string_view buffer) const;
+  const PlanBuffer& buffer(std::string_view name) const { return buffers[find(name)]; }
+};
+
+/// Buffers that an executor fills or reads by name.
+namespace plan_names {
+inline constexpr std::string_view kSourceIds = "source.ids";          // i32 [tokens]
+inline constexpr std::string_view kSourceOffsets = "source.offsets";  // i32 [batch + 1]
+inline constexpr std::string_view kSinusoids = "sinusoids";           // f32 [rows, d_model]
+inline constexpr std::string_view kEncoderBias = "encoder.distance_bias";
+inline constexpr std::string_view kDecoderBias = "decoder.distance_bias";
+inline constexpr std::string_view kEncoderOutput = "encoder.output";  // [tokens, d_model]
+inline constexpr std::string_view kNextIds = "next.ids";              // i32 [batch]
+inline constexpr std::string_view kTokens = "tokens";                 // i32 [batch, columns]
+inline constexpr std::string_view kPosition = "position";             // i32 [1]
+inline constexpr std::string_view kFinished = "finished";             // i32 [batch]
+inline constexpr std::string_view kRunning = "running";               // i32 [1]
+// With a GenerationConfig:
+inline constexpr std::string_view kRules = "rules";                         // i32
+inline constexpr std::string_view kKeys = "sample.keys";                    // i32 [2 * rows]
+inline constexpr std::string_view kLogProbabilities = "log_probabilities";  // f32 [rows, columns]
+inline constexpr std::string_view kHypotheses = "beam.hypotheses";          // i32 [rows, columns]
+inline constexpr std::string_view kLengths = "beam.lengths";                // i32 [rows]
+inline constexpr std::string_view kSlots = "beam.slots";                    // i32 [rows]
+inline constexpr std::string_view kScores = "beam.scores";                  // f32 [rows]
+inline constexpr std::string_view kAncestry = "beam.ancestry";              // i32 [rows, columns]
+inline constexpr std::string_view kRunningScores = "beam.running_scores";   // f32 [rows]
+inline constexpr std::string_view kLogits =
+    "logits";  // f32 [batch, vocab], where the head is the library's; scratch
+}  // namespace plan_names
+
+/// Fills first_op and last_op from what the operations touch.
+void find_lifetimes(StepPlan& plan);
+/// Gives every buffer its place: states and inputs one after the other, then scratch by greedy best fit,
+/// largest first, over lifetimes. Sets arena_bytes.
+void place_buffers(StepPlan& plan);
+/// Throws Error naming operation and buffer when a tensor leaves its buffer, an operation reads scratch that
+/// none wrote before or writes what it reads, a lifetime is wrong, scratch outlives a section into the
+/// repeated step, or two buffers that live together share memory.
+void check_plan(const StepPlan& plan);
+/// One line an operation and one a buffer, for people.
+std::string plan_text(const StepPlan& plan);
+
+}  // namespace tandem

@@ -1,0 +1,253 @@
+#include "harness/weights/checkpoint.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+
+#include "harness/base/error.h"
+#include "harness/weights/testing/checkpoint_writer.h"
+
+namespace tandem {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::NamedTensor;
+using Files = std::map<std::string, std::vector<NamedTensor>>;
+
+class Variants : public ::testing::TestWithParam<std::string> {};
+
+// Breaks when a published way of writing a checkpoint is not read whole: every value in its place, ties taken once.
+TEST_P(Variants, ReadsEveryValue) {
+  const json fixture = testing::checkpoint_fixture(GetParam());
+  const testing::TestFolder folder;
+  testing::write_checkpoint(folder.path(), fixture);
+  const Checkpoint checkpoint(folder.path().string());
+  const ModelConfig& c = checkpoint.config();
+  EXPECT_EQ(c, load_model(folder.path().string()));
+  EXPECT_EQ(c.vocab, fixture["config"]["vocab_size"]);
+  EXPECT_EQ(c.eos_id, fixture["generation"]["eos_token_id"]);
+  EXPECT_EQ(c.decoder_start_id, fixture["generation"]["decoder_start_token_id"]);
+  const bool own_head = GetParam() == "t5_v1_1" || GetParam() == "mt5";
+  EXPECT_EQ(c.tied_head, !own_head);
+  EXPECT_TRUE(c.shared_embeddings);
+  EXPECT_EQ(c.head_scale != 1, GetParam() == "t5");
+
+  const WeightLayout layout = weight_layout(c);
+  std::vector<float> arena(layout.elements, -1.0f);
+  EXPECT_TRUE(checkpoint.read(layout, DType::kF32, std::as_writable_bytes(std::span(arena))).empty());
+  // Ours are the stored ones in another order, less what nobody reads and what is there twice.
+  std::vector<float> ours, theirs;
+  for (const TensorSpec& t : layout.tensors) {
+    ours.insert(ours.end(), &arena[t.offset], &arena[t.offset] + t.size());
+  }
+  std::set<std::string> streams;
+  for (const auto& [file, tensors] : testing::fixture_files(fixture)) {
+    for (const NamedTensor& t : tensors) {
+      if (hf_ignored(checkpoint.family(), t.name)) continue;
+      std::string stream;
+      for (const json& row : fixture["tensors"]) {
+        if (row[1] == t.name) stream = row[4];
+      }
+      if (!streams.insert(stream).second) continue;
+      const size_t width = t.dtype == "F32" ? 4 : 2;
+      for (size_t i = 0; i < t.bytes.size(); i += width) {
+        float wide = 0;
+        uint16_t half = 0;
+        std::memcpy(width == 4 ? static_cast<void*>(&wide) : &half, t.bytes.data() + i, width);
+        theirs.push_back(width == 4 ? wide : t.dtype == "F16" ? fp16_to_float(half) : bf16_to_float(half));
+      }
+    }
+  }
+  std::sort(ours.begin(), ours.end());
+  std::sort(theirs.begin(), theirs.end());
+  EXPECT_EQ(ours, theirs);
+}
+
+// Breaks when a large checkpoint cannot be checked by a smaller model with the same values.
+TEST_P(Variants, AWitnessTakesTheFirstLayersAndRows) {
+  const testing::TestFolder folder;
+  testing::write_checkpoint(folder.path(), testing::checkpoint_fixture(GetParam()));
+  const Checkpoint checkpoint(folder.path().string());
+  const WeightLayout whole = weight_layout(checkpoint.config());
+  ModelConfig small = checkpoint.config();
+  small.encoder.layers = small.decoder.layers = 1;
+  small.vocab = 50;
+  small.pad_id = small.eos_id = small.decoder_start_id = 0;
+  const WeightLayout layout = weight_layout(small);
+  std::vector<float> all(whole.elements), part(layout.elements, -1.0f);
+  checkpoint.read(whole, DType::kF32, std::as_writable_bytes(std::span(all)));
+  checkpoint.read(layout, DType::kF32, std::as_writable_bytes(std::span(part)));
+  for (const TensorSpec& t : layout.tensors) {
+    EXPECT_TRUE(std::equal(&part[t.offset], &part[t.offset] + t.size(), &all[whole.at(t.name).offset]))
+        << t.name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Variants, ::testing::ValuesIn(testing::checkpoint_variants()),
+                         [](const auto& info) { return info.param; });
+
+/// What reading says after `spoil` has changed the fixture, its files or its folder.
+struct Spoil {
+  std::function<void(json& fixture, Files& files)> content = nullptr;
+  std::function<void(const fs::path& folder)> folder = nullptr;
+};
+std::string complaint(const std::string& variant, const Spoil& spoil) {
+  json fixture = testing::checkpoint_fixture(variant);
+  Files files = testing::fixture_files(fixture);
+  if (spoil.content) spoil.content(fixture, files);
+  const testing::TestFolder folder;
+  testing::write_checkpoint(folder.path(), fixture, files);
+  if (spoil.folder) spoil.folder(folder.path());
+  try {
+    const Checkpoint checkpoint(folder.path().string());
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "";
+}
+void expect_complaint(const std::string& variant, const Spoil& spoil, const std::vector<std::string>& parts) {
+  const std::string said = complaint(variant, spoil);
+  for (const std::string& part : parts)
+    EXPECT_NE(said.find(part), std::string::npos) << part << " in: " << said;
+}
+Spoil config_is(const char* key, const json& value) {
+  return {.content = [=](json& fixture, Files&) { fixture["config"][key] = value; }};
+}
+
+// Without it a wrong folder would crash, or compute something without a word.
+TEST(BadCheckpoint, NamesFileAndTensor) {
+  const std::string file = "model.safetensors";
+  EXPECT_EQ(complaint("t5", {}), "");
+  expect_complaint("t5", {.content = [&](json&, Files& f) { f[file].pop_back(); }},
+                   {"missing tensor shared.weight"});
+  expect_complaint("m2m100", {.content = [](json&, Files& f) { f.begin()->second.pop_back(); }},
+                   {"1 missing tensor(s): model.decoder."});
+  expect_complaint("bart",
+                   {.content =
+                        [&](json&, Files& f) {
+                          f[file].push_back({"extra.x", "F16", {1}, "ab"});
+                        }},
+                   {"1 tensor(s) that bart does not use: extra.x"});
+  expect_complaint("t5",
+                   {.content =
+                        [&](json&, Files& f) {
+                          f[file].front().shape = {1, 2}, f[file].front().bytes.resize(8);
+                        }},
+                   {"model.safetensors: tensor", "shape [1, 2] is not [", "config.json"});
+  expect_complaint("t5", {.content = [&](json&, Files& f) { f[file].front().dtype = "I32"; }},
+                   {"model.safetensors: tensor", "dtype I32 is not F32, F16 or BF16"});
+  expect_complaint("mt5",
+                   {.folder = [](const fs::path& p) { fs::remove(p / "model-00002-of-00003.safetensors"); }},
+                   {"model-00002-of-00003.safetensors", "No such file"});
+  expect_complaint("mt5",
+                   {.folder = [](const fs::path& p) { fs::remove(p / "model.safetensors.index.json"); }},
+                   {"3 *.safetensors files and no model.safetensors.index.json"});
+  expect_complaint("mt5",
+                   {.folder =
+                        [](const fs::path& p) {
+                          testing::write_text(p / "model.safetensors.index.json",
+                                              R"({"weight_map":{"a":"../b"}})");
+                        }},
+                   {"model.safetensors.index.json", "'a'", "not a file of this folder"});
+  expect_complaint("mt5",
+                   {.folder =
+                        [](const fs::path& p) {
+                          const fs::path index = p / "model.safetensors.index.json";
+                          json j = json::parse(testing::read_text(index));
+                          j["weight_map"]["ghost"] = "model-00001-of-00003.safetensors";
+                          testing::write_text(index, j.dump());
+                        }},
+                   {"'ghost' is not in model-00001-of-00003.safetensors"});
+  expect_complaint(
+      "mt5", {.content = [](json&, Files& f) { f.begin()->second.push_back(f.rbegin()->second.front()); }},
+      {"is in", "too"});
+  expect_complaint("t5", {.folder = [&](const fs::path& p) { fs::resize_file(p / file, 4000); }},
+                   {"model.safetensors", "cut off"});
+  expect_complaint("t5", {.folder = [&](const fs::path& p) { fs::remove(p / file); }},
+                   {"no model.safetensors"});
+  expect_complaint("t5", {.folder = [](const fs::path& p) { fs::remove(p / "config.json"); }},
+                   {"config.json", "cannot read"});
+  expect_complaint("t5", {.folder = [](const fs::path& p) { testing::write_text(p / "config.json", "{"); }},
+                   {"config.json: not JSON"});
+}
+
+// Without it a table that somebody trained would be replaced by the computed one, without a word.
+TEST(BadCheckpoint, APositionTableOfItsOwn) {
+  const Spoil spoil{.content = [](json&, Files& f) {
+    for (NamedTensor& t : f.begin()->second) {
+      if (t.name == "model.decoder.embed_positions.weight")
+        t.bytes = testing::stored_bytes(std::vector<float>(t.bytes.size() / 4, 0.5f), "F32");
+    }
+  }};
+  expect_complaint("marian", spoil, {"model.decoder.embed_positions.weight", "not the sinusoidal table"});
+}
+
+// Without it a family that nothing here computes, or a size that the weights do not have, would be computed as another.
+TEST(BadCheckpoint, NamesTheField) {
+  expect_complaint("t5", config_is("model_type", "umt5"), {"config.json", "model_type", "umt5", "m2m_100"});
+  expect_complaint("t5", config_is("model_type", nullptr), {"model_type: missing"});
+  expect_complaint("t5", config_is("d_model", "x"), {"d_model: \"x\" is not an integer"});
+  expect_complaint("t5", config_is("d_model", nullptr), {"d_model: missing"});
+  expect_complaint("t5", config_is("num_layers", -1), {"encoder.layers: -1"});
+  expect_complaint("t5", config_is("num_layers", 4), {"8 missing tensor(s): encoder.block.3."});
+  expect_complaint("t5", config_is("feed_forward_proj", "gated-mish"), {"feed_forward_proj", "mish"});
+  expect_complaint("bart", config_is("activation_function", "mish"), {"activation_function", "mish"});
+  expect_complaint("bart", config_is("encoder_attention_heads", 7),
+                   {"encoder_attention_heads: 7", "divisor"});
+  expect_complaint("marian", config_is("decoder_vocab_size", 5), {"decoder_vocab_size: 5"});
+  expect_complaint("bart", {.content = [](json& j, Files&) { j["generation"]["eos_token_id"] = 149; }},
+                   {"generation_config.json", "eos_token_id: 149", "between 0 and 148"});
+}
+
+// Breaks when a copy of a tied table that is not equal is dropped, as if it had been.
+TEST(Checkpoint, TablesThatDifferAreTablesOfTheirOwn) {
+  const json fixture = testing::checkpoint_fixture("bart");
+  Files files = testing::fixture_files(fixture);
+  const testing::TestFolder folder;
+  for (NamedTensor& t : files.begin()->second) {
+    if (t.name == "lm_head.weight") t.bytes[0] ^= 1;
+  }
+  testing::write_checkpoint(folder.path(), fixture, files);
+  EXPECT_FALSE(load_model(folder.path().string()).tied_head);
+  EXPECT_TRUE(load_model(folder.path().string()).shared_embeddings);
+  for (NamedTensor& t : files.begin()->second) {
+    if (t.name == "model.encoder.embed_tokens.weight") t.bytes[0] ^= 1;
+  }
+  testing::write_checkpoint(folder.path(), fixture, files);
+  EXPECT_FALSE(load_model(folder.path().string()).shared_embeddings);
+}
+
+// Breaks when checkpoints of the model without its head (facebook/bart-base) cannot be read.
+TEST(Checkpoint, NamesWithoutAPrefix) {
+  const json fixture = testing::checkpoint_fixture("mbart");
+  Files files = testing::fixture_files(fixture);
+  std::erase_if(files.begin()->second, [](const NamedTensor& t) { return t.name == "final_logits_bias"; });
+  for (NamedTensor& t : files.begin()->second) {
+    if (t.name.starts_with("model.")) t.name = t.name.substr(6);
+  }
+  const testing::TestFolder folder;
+  testing::write_checkpoint(folder.path(), fixture, files);
+  EXPECT_FALSE(load_model(folder.path().string()).head_bias);
+}
+
+// Breaks when a broken training run's weights are measured without a word.
+TEST(Checkpoint, WarnsOfNan) {
+  const json fixture = testing::checkpoint_fixture("t5");
+  Files files = testing::fixture_files(fixture);
+  for (NamedTensor& t : files.begin()->second) {
+    if (t.name == "encoder.final_layer_norm.weight") std::memset(t.bytes.data() + 4, 0xff, 4);
+  }
+  const testing::TestFolder folder;
+  testing::write_checkpoint(folder.path(), fixture, files);
+  const Checkpoint checkpoint(folder.path().string());
+  const WeightLayout layout = weight_layout(checkpoint.config());
+  std::vector<uint16_t> arena(layout.elements);
+  const auto names = checkpoint.read(layout, DType::kBF16, std::as_writable_bytes(std::span(arena)));
+  EXPECT_EQ(names, std::vector<std::string>{"encoder.final_layer_norm.weight"});
+  EXPECT_EQ(nan_warnings("f", names).front(), "warning: f: tensor encoder.final_layer_norm.weight holds NaN");
+}
+
+}  // namespace
+}  // namespace tandem

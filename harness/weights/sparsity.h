@@ -1,0 +1,31 @@
+// The values of axis `sparsity`: what is removed from a dense model.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace tandem {
+
+/// `sparsity` axis: what is removed from the dense model. "dense", or parts joined by "+", each at most once:
+/// "2:4", "unstructured:R", "heads:R", "ffn:R", "layers:R"; R is the fraction removed, 0 < R < 1.
+struct SparsitySpec {
+  bool two_of_four = false;
+  double unstructured = 0;  ///< of the weights of each matrix; not together with 2:4
+  double heads = 0;         ///< of the attention heads of each layer
+  double ffn = 0;           ///< of the inner dimension of each FFN
+  double layers = 0;        ///< of the layers of each side
+
+  bool dense() const { return *this == SparsitySpec{}; }
+  bool operator==(const SparsitySpec&) const = default;
+};
+/// Throws UsageError naming the allowed forms.
+SparsitySpec parse_sparsity(std::string_view text);
+/// Canonical: parts in the order above, fractions in their shortest form.
+std::string sparsity_text(const SparsitySpec& spec);
+
+/// How messages and --help state the grammar.
+inline constexpr std::string_view kSparsityAllowed =
+    "dense, or 2:4, unstructured:R, heads:R, ffn:R, layers:R joined by '+' (0 < R < 1, the fraction removed; "
+    "2:4 not with unstructured)";
+
+}  // namespace tandem

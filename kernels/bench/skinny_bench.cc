@@ -1,0 +1,409 @@
+// Times skinny products on the card, cold in L2 as a decode step finds its weights, each result checked first.
+//
+//   skinny_bench            the chosen config of every shape and row count, and the chain of a transformer-big step
+//   skinny_bench --sweep    the best of all configs, as rows for the table kMeasured in skinny_plan.cc
+//   --models                the products of all presets' decode steps, or with --head their heads
+//   --library               also what the library's searched algorithm takes, as a plain graph node
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <random>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <fmt/core.h>
+#include <CLI/CLI.hpp>
+
+#include "harness/base/error.h"
+#include "harness/base/half.h"
+#include "kernels/common/device_buffer.h"
+#include "kernels/common/timed_graph.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/skinny/choose/skinny_plan.h"
+#include "kernels/skinny/skinny.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr double kStreamBytesPerUs = 4.4e6;  // an H200's read-only stream
+// The row of the targets: n x k.
+const std::vector<std::pair<int, int>> kShapes = {{1024, 1024},  {3072, 1024},  {4096, 1024}, {1024, 4096},
+                                                  {16384, 1024}, {1024, 16384}, {32000, 1024}};
+
+// Those of the presets: gated products with both halves. Heads apart.
+const std::vector<std::pair<int, int>> kModelShapes = {
+    {512, 512},    {1536, 512},   {2048, 512},  {512, 2048},  {768, 768},    {2304, 768},  {3072, 768},
+    {4096, 768},   {768, 2048},   {768, 3072},  {1024, 1024}, {3072, 1024},  {4096, 1024}, {8192, 1024},
+    {12288, 1024}, {16384, 1024}, {1024, 4096}, {1024, 8192}, {1024, 16384}, {2048, 2048}, {6144, 2048},
+    {8192, 2048},  {10240, 2048}, {2048, 5120}, {2048, 8192}};
+const std::vector<std::pair<int, int>> kModelHeads = {
+    {32000, 512},  {32128, 512},  {58101, 512},   {32128, 768},   {50265, 768}, {32000, 1024},
+    {32128, 1024}, {50265, 1024}, {128112, 1024}, {256206, 1024}, {32128, 2048}};
+
+struct Options {
+  std::vector<int> m{1, 2, 4, 8, 16, 32, 64};
+  std::vector<int> n, k;           // pairs; empty: kShapes
+  std::vector<std::string> kinds;  // of configs to sweep; empty: all
+  bool sweep = false;
+  bool library = false;
+  bool models = false;
+  bool head = false;
+  bool chain = true;
+  bool f32 = false;
+  int samples = 15;
+};
+
+uint16_t bf16_of(std::mt19937_64& engine, float scale) {
+  return float_to_bf16(std::normal_distribution<float>(0, scale)(engine));
+}
+
+DType type_of(const Options& o) {
+  return o.f32 ? DType::kF32 : DType::kBF16;
+}
+
+/// Random values of the type. Large buffers repeat a block whose length no row length divides.
+DeviceBuffer random_buffer(int64_t count, DType type, float scale, uint64_t seed,
+                           std::vector<float>* host = nullptr) {
+  std::mt19937_64 engine(seed);
+  const int64_t distinct = std::min<int64_t>(count, 1'000'003);
+  std::vector<uint16_t> half(static_cast<size_t>(distinct));
+  for (uint16_t& v : half) v = bf16_of(engine, scale);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) values[i] = bf16_to_float(half[i % distinct]);
+  DeviceBuffer buffer;
+  if (type == DType::kF32) {
+    buffer = DeviceBuffer::of(values);
+  } else {
+    std::vector<uint16_t> bits(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) bits[i] = half[i % distinct];
+    buffer = DeviceBuffer::of(bits);
+  }
+  if (host != nullptr) *host = std::move(values);
+  return buffer;
+}
+
+std::string_view kind_of(const SkinnyConfig& c) {
+  using Kind = SkinnyConfig::Kind;
+  switch (c.kind) {
+    case Kind::kDot:
+      return "kDot";
+    case Kind::kMma:
+      return "kMma";
+    case Kind::kRow:
+      return "kRow";
+    default:
+      return "kWide";
+  }
+}
+
+/// us of the library's fastest algorithm with cold weights, as a plain graph node. The head's is the product alone.
+double library_us(const Options& o, int n, int k, int m, cudaStream_t stream) {
+  static const CublasLt library;
+  const GemmProblem problem{.m = m,
+                            .n = n,
+                            .k = k,
+                            .in = type_of(o),
+                            .out = o.head ? DType::kF32 : type_of(o),
+                            .ldy = (n + 7) / 8 * 8};
+  return search(library, problem, stream, {.candidates = 16, .max_workspace_bytes = 4 << 20}).us;
+}
+
+/// One shape with enough copies of the weights that every launch finds them cold.
+class Bench {
+ public:
+  Bench(const Options& options, int n, int k, cudaStream_t stream)
+      : options_(options), n_(n), k_(k), stream_(stream) {
+    int l2 = 0;
+    TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, 0));
+    bytes_ = static_cast<int64_t>(n) * k * dtype_bytes(type_of(options));
+    copies_ =
+        static_cast<int>(std::max<int64_t>(2, (5 * static_cast<int64_t>(l2) / 2 + bytes_ - 1) / bytes_));
+    const float scale = 1 / std::sqrt(static_cast<float>(k));
+    w_ = random_buffer(static_cast<int64_t>(n) * k, type_of(options), scale, 1, &host_w_);
+    pool_ = DeviceBuffer(bytes_ * copies_);
+    for (int i = 0; i < copies_; ++i) {
+      TANDEM_CUDA_CHECK(cudaMemcpy(pool_.data<char>() + i * bytes_, w_.data(), static_cast<size_t>(bytes_),
+                                   cudaMemcpyDeviceToDevice));
+    }
+    x_ = random_buffer(static_cast<int64_t>(kSkinnyMaxRows) * k, type_of(options), 1, 2, &host_x_);
+    y_ = DeviceBuffer(static_cast<int64_t>(kSkinnyMaxRows) * n * 4);
+    ids_ = DeviceBuffer(4 * kSkinnyMaxRows);
+    workspace_ = DeviceBuffer(head_workspace_bytes(kSkinnyMaxRows));
+    TANDEM_CUDA_CHECK(cudaMemset(workspace_.data(), 0, static_cast<size_t>(workspace_.bytes())));
+  }
+
+  int64_t bytes() const { return bytes_; }
+  cudaStream_t stream() const { return stream_; }
+  SkinnyProblem problem(int m) const {
+    return {.dtype = type_of(options_), .m = m, .n = n_, .k = k_, .head = options_.head};
+  }
+
+  void launch(int m, const SkinnyConfig& config, int copy, bool dependent, bool logits = false) {
+    const void* w = pool_.data<char>() + copy * bytes_;
+    if (options_.head) {
+      launch_head_argmax({.dtype = type_of(options_),
+                          .m = m,
+                          .vocab = n_,
+                          .k = k_,
+                          .x = x_.data(),
+                          .w = w,
+                          .next_ids = ids_.data<int32_t>(),
+                          .logits = logits ? y_.data<float>() : nullptr,
+                          .workspace = workspace_.data(),
+                          .dependent = dependent,
+                          .config = &config},
+                         stream_);
+    } else {
+      launch_skinny({.dtype = type_of(options_),
+                     .m = m,
+                     .n = n_,
+                     .k = k_,
+                     .x = x_.data(),
+                     .w = w,
+                     .y = y_.data(),
+                     .y_float = logits,
+                     .dependent = dependent,
+                     .config = &config},
+                    stream_);
+    }
+  }
+
+  /// Relative L2 error of sampled outputs.
+  double error(int m, const SkinnyConfig& config) {
+    TANDEM_CUDA_CHECK(cudaMemset(y_.data(), 0xff, static_cast<size_t>(y_.bytes())));
+    launch(m, config, copies_ - 1, false, true);
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    const auto y = y_.to_host<float>();
+    std::mt19937_64 engine(std::random_device{}());
+    double wrong = 0;
+    double norm = 0;
+    for (int sample = 0; sample < 256; ++sample) {
+      const int64_t row = std::uniform_int_distribution<int>(0, m - 1)(engine);
+      const int64_t column =
+          sample < 8 ? n_ - 1 - sample : std::uniform_int_distribution<int>(0, n_ - 1)(engine);
+      double sum = 0;
+      for (int j = 0; j < k_; ++j)
+        sum += static_cast<double>(host_x_[row * k_ + j]) * host_w_[column * k_ + j];
+      const double d = y[row * n_ + column] - sum;
+      wrong += d * d;
+      norm += sum * sum;
+    }
+    return std::sqrt(wrong / norm);
+  }
+
+  /// us of one product: median over replays of a graph of launches on rotating weights.
+  double time_us(int m, const SkinnyConfig& config, bool dependent, int samples) {
+    const int launches = std::max(24, copies_);
+    TimedGraph graph(stream_, [&](cudaStream_t) {
+      for (int i = 0; i < launches; ++i) launch(m, config, i % copies_, dependent);
+    });
+    for (int i = 0; i < 3; ++i) graph.launch();
+    std::vector<double> us;
+    for (int i = 0; i < samples; ++i) us.push_back(graph.time_us() / launches);
+    return median(us);
+  }
+
+ private:
+  Options options_;
+  int n_, k_;
+  cudaStream_t stream_;
+  int64_t bytes_ = 0;
+  int copies_ = 0;
+  DeviceBuffer w_, pool_, x_, y_, ids_, workspace_;
+  std::vector<float> host_w_, host_x_;
+};
+
+void table_row(Bench& bench, int n, int k, int m, const SkinnyConfig& config, const Options& o) {
+  const double error = bench.error(m, config);
+  const double limit = o.f32 ? 1e-5 : 1e-3;  // the checked launch writes fp32
+  if (!(error <= limit)) {
+    fmt::print("{:>6} x {:<6} {:>3} {:<24} WRONG: error {:.2e}\n", n, k, m, config_text(config), error);
+    throw Error("a product is wrong");
+  }
+  const double plain = bench.time_us(m, config, false, o.samples);
+  const double chained = bench.time_us(m, config, true, o.samples);
+  const double floor = static_cast<double>(bench.bytes()) / kStreamBytesPerUs;
+  const std::string library =
+      o.library ? fmt::format("{:>8.2f}", library_us(o, n, k, m, bench.stream())) : "";
+  fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} {:>6.2f}{}\n", n, k, m,
+             config_text(config), floor, plain, chained, static_cast<double>(bench.bytes()) / chained / 1e3,
+             chained / floor, library);
+  std::fflush(stdout);
+}
+
+void sweep_row(Bench& bench, int n, int k, int m, const Options& o) {
+  const SkinnyCard card = skinny_card();
+  const SkinnyProblem problem = bench.problem(m);
+  std::vector<std::pair<double, SkinnyConfig>> all;
+  for (const SkinnyConfig& c : all_configs(problem, card)) {
+    const std::string_view kind = kind_of(c);
+    if (!o.kinds.empty() && std::ranges::find(o.kinds, kind) == o.kinds.end()) continue;
+    // Reads the weights more than twice.
+    if (kind != "kWide" && plan_skinny(c, problem, card).grid_y > 2 && !o.f32) continue;
+    bench.launch(m, c, 0, false);
+    all.emplace_back(bench.time_us(m, c, true, 3), c);
+  }
+  if (all.empty()) return;
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  all.resize(std::min<size_t>(all.size(), 8));
+  for (auto& [us, c] : all) us = bench.time_us(m, c, true, o.samples);  // the finalists again, with care
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  const SkinnyConfig chosen = choose_skinny(problem, card);
+  const SkinnyConfig& best = all[0].second;
+  const std::string tail = best.kind == SkinnyConfig::Kind::kRow ? fmt::format(", {}", best.warps) : "";
+  const auto& second = all[all.size() > 1 ? 1 : 0];
+  const std::string library =
+      o.library ? fmt::format("; library {:.2f}", library_us(o, n, k, m, bench.stream())) : "";
+  fmt::print(
+      "    {{{}, {}, {}, {{Kind::{}, {}, {}, {}, {}, {}{}}}}},  // {:.2f} us; 2nd {} {:.2f}; chosen {} "
+      "{:.2f}{}\n",
+      m, n, k, kind_of(best), best.rows, best.batch, best.warps_n, best.cluster, best.blocks_per_sm, tail,
+      all[0].first, config_text(second.second), second.first, config_text(chosen),
+      bench.time_us(m, chosen, true, o.samples), library);
+  std::fflush(stdout);
+  if (!(bench.error(m, best) <= (o.f32 ? 1e-5 : 1e-3))) throw Error("the best config is wrong");
+}
+
+/// The weights of a transformer-big decode step as 37 dependent products, arg-max included.
+void chain(int m, const Options& o, cudaStream_t stream) {
+  struct Link {
+    int n, k;
+    DeviceBuffer w;
+  };
+  std::vector<Link> links;
+  int64_t bytes = 0;
+  auto add = [&](int n, int k) {
+    links.push_back({n, k,
+                     random_buffer(static_cast<int64_t>(n) * k, type_of(o),
+                                   1 / std::sqrt(static_cast<float>(k)), links.size())});
+    bytes += static_cast<int64_t>(n) * k * dtype_bytes(type_of(o));
+  };
+  for (int layer = 0; layer < 6; ++layer) {
+    for (const auto& [n, k] : std::vector<std::pair<int, int>>{
+             {3072, 1024}, {1024, 1024}, {1024, 1024}, {1024, 1024}, {4096, 1024}, {1024, 4096}}) {
+      add(n, k);
+    }
+  }
+  add(32000, 1024);
+  DeviceBuffer a = random_buffer(static_cast<int64_t>(m) * 4096, type_of(o), 1, 99);
+  DeviceBuffer b(a.bytes());
+  DeviceBuffer ids(4 * m);
+  DeviceBuffer workspace(head_workspace_bytes(m));
+  TANDEM_CUDA_CHECK(cudaMemset(workspace.data(), 0, static_cast<size_t>(workspace.bytes())));
+  for (const bool dependent : {false, true}) {
+    auto run = [&](cudaStream_t s) {
+      void* x = a.data();
+      void* y = b.data();
+      for (const Link& link : links) {
+        if (link.n == 32000) {
+          launch_head_argmax({.dtype = type_of(o),
+                              .m = m,
+                              .vocab = link.n,
+                              .k = link.k,
+                              .x = x,
+                              .ldx = 4096,
+                              .w = link.w.data(),
+                              .next_ids = ids.data<int32_t>(),
+                              .workspace = workspace.data(),
+                              .dependent = dependent},
+                             s);
+        } else {
+          launch_skinny({.dtype = type_of(o),
+                         .m = m,
+                         .n = link.n,
+                         .k = link.k,
+                         .x = x,
+                         .ldx = 4096,
+                         .w = link.w.data(),
+                         .y = y,
+                         .ldy = 4096,
+                         .dependent = dependent},
+                        s);
+        }
+        std::swap(x, y);
+      }
+    };
+    run(stream);
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+    TimedGraph graph(stream, run);
+    for (int i = 0; i < 10; ++i) graph.launch();
+    std::vector<double> us;
+    for (int i = 0; i < 2 * o.samples; ++i) us.push_back(graph.time_us(10) / 10);
+    const double floor = static_cast<double>(bytes) / kStreamBytesPerUs;
+    const double all = median(us);
+    fmt::print(
+        "chain of {} products, {:.1f} MB, m {:>2}, {:<9}: floor {:.1f} us, {:.1f} us, {:.2f} TB/s, {:.2f} us "
+        "a product over the floor\n",
+        links.size(), static_cast<double>(bytes) / 1e6, m, dependent ? "dependent" : "plain", floor, all,
+        static_cast<double>(bytes) / all / 1e6, (all - floor) / static_cast<double>(links.size()));
+    std::fflush(stdout);
+  }
+}
+
+void run(const Options& o) {
+  cudaStream_t stream = nullptr;
+  TANDEM_CUDA_CHECK(cudaStreamCreate(&stream));
+  std::vector<std::pair<int, int>> shapes = !o.models ? kShapes : o.head ? kModelHeads : kModelShapes;
+  if (!o.n.empty()) {
+    shapes.clear();
+    for (size_t i = 0; i < o.n.size(); ++i) shapes.emplace_back(o.n[i], o.k.at(i));
+  }
+  if (!o.sweep) {
+    fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8} {:>8} {:>8} {:>7} {:>6}{}\n", "n", "k", "m", "config",
+               "floor us", "plain us", "chain us", "GB/s", "ratio", o.library ? " library" : "");
+  }
+  for (const auto& [n, k] : shapes) {
+    Bench bench(o, n, k, stream);
+    for (int m : o.m) {
+      if (o.sweep) {
+        sweep_row(bench, n, k, m, o);
+      } else {
+        table_row(bench, n, k, m, choose_skinny(bench.problem(m), skinny_card()), o);
+      }
+    }
+  }
+  if (o.chain && !o.sweep && o.n.empty() && !o.models) {
+    for (int m : o.m) chain(m, o, stream);
+  }
+  TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
+}
+
+}  // namespace
+}  // namespace tandem::kernels
+
+int main(int argc, char** argv) {
+  tandem::kernels::Options options;
+  CLI::App app("Times skinny products on the card");
+  app.add_option("--m", options.m, "rows of x")->delimiter(',');
+  app.add_option("--n", options.n, "weight rows; with --k, pairs")->delimiter(',');
+  app.add_option("--k", options.k, "columns of the weights, one for each --n")->delimiter(',');
+  app.add_option("--samples", options.samples, "timed replays");
+  app.add_flag("--sweep", options.sweep, "try every config and print rows of the table of measured ones");
+  app.add_option("--kinds", options.kinds, "sweep only these: kDot kMma kRow kWide")->delimiter(',');
+  app.add_flag("--models", options.models, "the shapes of every preset");
+  app.add_flag("--library", options.library, "time the library's product too");
+  app.add_flag("--head", options.head, "the vocabulary head with arg-max instead of a product");
+  app.add_flag("--f32", options.f32, "fp32 instead of bf16");
+  app.add_flag("--chain,!--no-chain", options.chain, "the chain of a transformer-big step");
+  try {
+    app.parse(argc, argv);
+    if (options.n.size() != options.k.size())
+      throw tandem::UsageError("--n and --k must have as many values");
+    tandem::kernels::run(options);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const tandem::Error& error) {
+    std::fprintf(stderr, "skinny_bench: %s\n", error.what());
+    return static_cast<int>(error.exit_code());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "skinny_bench: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

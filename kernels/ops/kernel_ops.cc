@@ -1,0 +1,282 @@
+// The operations of suite_kernels but for attention.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "harness/base/error.h"
+#include "kernels/ops/op_setup.h"
+#include "kernels/ops/op_workloads.h"
+#include "kernels/skinny/skinny_shape.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kSamples = 64;
+constexpr int kRowCopies = 32;  // of operations on a few rows, which stay in L2 in a decoder too
+
+double activate(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kRelu:
+      return std::max(x, 0.0);
+    case Activation::kGelu:
+      return x * std::erfc(-x / std::numbers::sqrt2) / 2;
+    case Activation::kGeluTanh:
+      return x / (1 + std::exp(-2 * std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+    case Activation::kSilu:
+      return x / (1 + std::exp(-x));
+    case Activation::kTanh:
+      return std::tanh(x);
+    case Activation::kSigmoid:
+      return 1 / (1 + std::exp(-x));
+  }
+  return x;
+}
+
+/// A uniform distribution on (-scale, scale) whose dot products over k terms with values in (-1, 1) have unit
+/// variance.
+double unit_scale(int64_t k) {
+  return 3 / std::sqrt(static_cast<double>(k));
+}
+
+struct DenseShape {
+  PhaseKind kind;
+  int64_t n;  // rows of the weight
+  int64_t k;
+  bool ffn_up = false;
+};
+
+OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
+  const ModelConfig& c = s.config;
+  const auto activation = shape.ffn_up ? std::optional(c.activation) : std::nullopt;
+  const bool gated = shape.ffn_up && c.gated;
+  const int64_t out = gated ? shape.n / 2 : shape.n;
+  const int64_t rows = s.c.batch;
+  const int64_t bias_at = OpWeights::padded(shape.n * shape.k);
+  const int copies = copies_beyond_l2(*s.device, shape.n * shape.k * s.element);
+  const auto weights = s.weights(bias_at + shape.n, copies, unit_scale(shape.k));
+
+  PlanBuilder b = s.builder(Side::kDecoder);
+  const PlanTensor x = b.state("x", s.dtype, rows, shape.k, BufferRole::kInput);
+  DenseWeight last;
+  for (int i = 0; i < copies; ++i) {
+    last = {.weight = weights->view(i, 0, shape.n, shape.k),
+            .bias = c.bias ? weights->view(i, bias_at, 1, shape.n) : TensorView{}};
+    const PlanTensor y =
+        b.dense({.rows = x, .pending = {}},
+                {.kind = shape.kind, .weight = last, .activation = activation, .gated = gated});
+    if (i + 1 == copies) b.keep(y, "y");
+  }
+
+  OpWorkload op;
+  auto runner = s.runner(b, weights, copies);
+  runner->build_graph();
+  op.bytes_read = static_cast<double>((shape.n * shape.k + rows * shape.k) * s.element);
+  op.bytes_written = static_cast<double>(rows * out * s.element);
+  op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
+  op.check = [r = runner.get(), last, rows, out, shape, activation, gated, precision = s.c.precision] {
+    const std::vector<float> x_values = r->run().floats("x");
+    const std::vector<float> y_values = r->run().floats("y");
+    const auto product = [&](int64_t row, int64_t n) {
+      const std::vector<float> w = r->weights().download(last.weight, n * shape.k, shape.k);
+      double sum = last.bias.empty() ? 0.0 : r->weights().download(last.bias, n, 1)[0];
+      for (int64_t i = 0; i < shape.k; ++i) sum += double{w[i]} * x_values[row * shape.k + i];
+      return sum;
+    };
+    SampleCheck check;
+    for (uint64_t i = 0; i < kSamples; ++i) {
+      const int64_t row = draw(2 * i, rows);
+      const int64_t n = draw(2 * i + 1, out);
+      double want = product(row, n);
+      if (activation) want = activate(*activation, want);
+      if (gated) want *= product(row, n + out);
+      check.add(y_values[row * out + n], want);
+    }
+    return check.result("64 sampled products", precision);
+  };
+  op.workload = std::move(runner);
+  return op;
+}
+
+OpWorkload norm_op(const OpSetup& s) {
+  const ModelConfig& c = s.config;
+  const int64_t rows = s.c.batch;
+  const int64_t d = c.d_model;
+  const int64_t beta_at = OpWeights::padded(d);
+  const auto weights = s.weights(2 * beta_at, kRowCopies, 1.0);
+  PlanBuilder b = s.builder(Side::kDecoder);
+  const PlanTensor x = b.state("x", s.dtype, rows, d, BufferRole::kInput);
+  NormWeight last;
+  for (int i = 0; i < kRowCopies; ++i) {
+    last = {.gamma = weights->view(i, 0, 1, d),
+            .beta = c.norm == Norm::kLayer ? weights->view(i, beta_at, 1, d) : TensorView{}};
+    const PlanTensor y = b.materialise({.rows = x, .pending = last});
+    if (i + 1 == kRowCopies) b.keep(y, "y");
+  }
+  OpWorkload op;
+  auto runner = s.runner(b, weights, kRowCopies);
+  runner->build_graph();
+  op.bytes_read = op.bytes_written = static_cast<double>(rows * d * s.element);
+  op.check = [r = runner.get(), c, d, rows, last, precision = s.c.precision] {
+    const std::vector<float> x_values = r->run().floats("x");
+    const std::vector<float> y_values = r->run().floats("y");
+    const std::vector<float> gamma = r->weights().download(last.gamma, 0, d);
+    const std::vector<float> beta =
+        last.beta.empty() ? std::vector<float>(d) : r->weights().download(last.beta, 0, d);
+    SampleCheck check;
+    for (uint64_t i = 0; i < 4; ++i) {
+      const int64_t row = draw(i, rows);
+      const float* v = x_values.data() + row * d;
+      double mean = 0;
+      double square = 0;
+      for (int64_t j = 0; j < d && c.norm == Norm::kLayer; ++j) mean += v[j] / static_cast<double>(d);
+      for (int64_t j = 0; j < d; ++j) square += (v[j] - mean) * (v[j] - mean) / static_cast<double>(d);
+      for (int64_t j = 0; j < d; ++j) {
+        check.add(y_values[row * d + j], (v[j] - mean) / std::sqrt(square + c.norm_eps) * gamma[j] + beta[j]);
+      }
+    }
+    return check.result("4 sampled rows", precision);
+  };
+  op.workload = std::move(runner);
+  return op;
+}
+
+/// Rows of the token table alone: positions are a few more bytes of the same kind.
+OpWorkload embedding_op(const OpSetup& s) {
+  ModelConfig plain = s.config;
+  plain.position = Position::kNone;
+  const OpSetup setup{.device = s.device, .c = s.c, .config = plain};
+  const int64_t rows = s.c.batch;
+  const int64_t d = plain.d_model;
+  const auto weights = s.weights(int64_t{plain.vocab} * d, 1, 1.0);
+  PlanBuilder b = setup.builder(Side::kDecoder);
+  const PlanTensor ids = b.state("ids", DType::kI32, 1, rows * kRowCopies, BufferRole::kInput);
+  StackWeight w;
+  w.embedding = weights->view(0, 0, plain.vocab, d);
+  for (int i = 0; i < kRowCopies; ++i) {
+    const PlanTensor y = b.activations(PhaseKind::kEmbed, rows, d);
+    if (i + 1 == kRowCopies) b.keep(y, "y");
+    b.add(PhaseKind::kEmbed, EmbedOp{.ids = ids.columns(i * rows, rows), .x = y, .table = w.embedding});
+  }
+  std::vector<int32_t> host_ids;
+  for (int64_t i = 0; i < rows * kRowCopies; ++i)
+    host_ids.push_back(static_cast<int32_t>(draw(static_cast<uint64_t>(i), plain.vocab)));
+  OpWorkload op;
+  auto runner = setup.runner(b, weights, kRowCopies);
+  runner->run().upload("ids", host_ids.data(), bytes_of(host_ids));
+  runner->build_graph();
+  op.bytes_read = static_cast<double>(rows * (d * s.element + 4));
+  op.bytes_written = static_cast<double>(rows * d * s.element);
+  op.check = [r = runner.get(), table = w.embedding, d, rows, host_ids, scale = plain.embedding_scale,
+              precision = s.c.precision] {
+    const std::vector<float> y = r->run().floats("y");
+    SampleCheck check;
+    for (uint64_t i = 0; i < 4; ++i) {
+      const int64_t row = draw(i, rows);
+      const int64_t id = host_ids[(kRowCopies - 1) * rows + row];
+      const std::vector<float> want = r->weights().download(table, id * d, d);
+      for (int64_t j = 0; j < d; ++j) check.add(y[row * d + j], scale * want[j]);
+    }
+    return check.result("4 sampled rows", precision);
+  };
+  op.workload = std::move(runner);
+  return op;
+}
+
+OpWorkload head_op(const OpSetup& s) {
+  const ModelConfig& c = s.config;
+  const int64_t rows = s.c.batch;
+  const int64_t d = c.d_model;
+  const int64_t vocab = c.vocab;
+  const int64_t bias_at = OpWeights::padded(vocab * d);
+  const int copies = copies_beyond_l2(*s.device, vocab * d * s.element);
+  const auto weights = s.weights(bias_at + vocab, copies, unit_scale(d));
+  PlanBuilder b = s.builder(Side::kDecoder);
+  const PlanTensor x = b.state("x", s.dtype, rows, d, BufferRole::kInput);
+  const TokenState token{
+      .next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, rows, BufferRole::kInput),
+      .tokens = b.state(plan_names::kTokens, DType::kI32, rows, s.c.tgt, BufferRole::kInput),
+      .position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput)};
+  DenseWeight last;
+  for (int i = 0; i < copies; ++i) {
+    last = {.weight = weights->view(i, 0, vocab, d),
+            .bias = c.head_bias ? weights->view(i, bias_at, 1, vocab) : TensorView{}};
+    b.head({.rows = x, .pending = {}}, last, token);
+  }
+  auto runner = s.runner(b, weights, copies);
+  const int32_t zero = 0;
+  runner->run().upload(plan_names::kPosition, &zero, sizeof(zero));
+  runner->build_graph();
+
+  OpWorkload op;
+  op.bytes_read = static_cast<double>((vocab * d + rows * d) * s.element);
+  op.bytes_written = static_cast<double>(rows * 4);
+  op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(vocab) * static_cast<double>(d);
+  op.check = [r = runner.get(), last, rows, d, vocab, scale = c.head_scale, precision = s.c.precision] {
+    const std::vector<float> x_values = r->run().floats("x");
+    const int64_t row = draw(0, rows);
+    const int32_t chosen = r->run().integers(plan_names::kNextIds)[row];
+    double best = -1e300;
+    double got = -1e300;
+    double squares = 0;
+    constexpr int64_t kRowsAtOnce = 1024;
+    for (int64_t first = 0; first < vocab; first += kRowsAtOnce) {
+      const int64_t count = std::min(kRowsAtOnce, vocab - first);
+      const std::vector<float> w = r->weights().download(last.weight, first * d, count * d);
+      const std::vector<float> bias =
+          last.bias.empty() ? std::vector<float>(count) : r->weights().download(last.bias, first, count);
+      for (int64_t n = 0; n < count; ++n) {
+        double sum = 0;
+        for (int64_t i = 0; i < d; ++i) sum += double{w[n * d + i]} * x_values[row * d + i];
+        const double logit = scale * sum + bias[n];
+        squares += logit * logit;
+        best = std::max(best, logit);
+        if (first + n == chosen) got = logit;
+      }
+    }
+    const double deviation = std::sqrt(squares / static_cast<double>(vocab));
+    SampleCheck check;
+    check.add(got / deviation, best / deviation);  // a near tie may fall either way, anything less is wrong
+    return check.result("largest logit of a sampled row", precision);
+  };
+  op.workload = std::move(runner);
+  return op;
+}
+
+}  // namespace
+
+void check_kernels_op(const Case& c, const ModelConfig&) {
+  const KernelChoice kernel = parse_kernel(c.kernel);
+  const bool dense = c.op.starts_with("gemm_") || c.op == "head_argmax";
+  if (kernel == KernelChoice::kLibrary && !dense) {
+    throw ImpossibleCase(fmt::format("kernel: no library of this build computes op '{}'; own or auto", c.op));
+  }
+  if (kernel == KernelChoice::kOwn && dense && c.batch > kSkinnyMaxRows) {
+    throw ImpossibleCase(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}",
+                                     kSkinnyMaxRows, c.batch));
+  }
+}
+
+OpWorkload kernels_op(std::shared_ptr<Device> device, const Case& c, const ModelConfig& config) {
+  check_kernels_op(c, config);
+  device->meter().restart_peak();
+  const OpSetup s{.device = std::move(device), .c = c, .config = config};
+  const int64_t d = config.d_model;
+  const int64_t inner = config.inner(config.decoder);
+  const int64_t d_ff = config.decoder.d_ff;
+  if (c.op == "gemm_qkv") return dense_op(s, {PhaseKind::kSelfQkv, 3 * inner, d});
+  if (c.op == "gemm_out") return dense_op(s, {PhaseKind::kSelfOut, d, inner});
+  if (c.op == "gemm_ffn_up") return dense_op(s, {PhaseKind::kFfnUp, (config.gated ? 2 : 1) * d_ff, d, true});
+  if (c.op == "gemm_ffn_down") return dense_op(s, {PhaseKind::kFfnDown, d, d_ff});
+  if (c.op == "gemm_head") return dense_op(s, {PhaseKind::kHead, config.vocab, d});
+  if (c.op == "encoder_attention") return encoder_attention_op(s);
+  if (c.op == "decode_self_attention") return self_attention_op(s);
+  if (c.op == "cross_attention") return cross_attention_op(s);
+  if (c.op == "norm") return norm_op(s);
+  if (c.op == "embedding") return embedding_op(s);
+  if (c.op == "head_argmax") return head_op(s);
+  throw ImpossibleCase(fmt::format("op: engine 'cuda' has no operation '{}'", c.op));
+}
+
+}  // namespace tandem::kernels

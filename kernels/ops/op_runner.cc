@@ -1,0 +1,122 @@
+#include "kernels/ops/op_runner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "harness/base/cuda_check.h"
+#include "harness/base/half.h"
+#include "harness/base/random.h"
+#include "kernels/gemm/operands.h"
+
+namespace tandem::kernels {
+namespace {
+
+double tolerance_of(Precision precision) {
+  switch (precision) {
+    case Precision::kFp32:
+      return 1e-5;
+    case Precision::kTf32:
+      return 2e-3;
+    case Precision::kFp16:
+      return 4e-3;
+    default:
+      return 2e-2;
+  }
+}
+
+}  // namespace
+
+int copies_beyond_l2(const Device& device, int64_t bytes) {
+  const int64_t total = 5 * device.l2_bytes();
+  return static_cast<int>(std::clamp<int64_t>(total / std::max<int64_t>(bytes, 1) + 1, 2, 128));
+}
+
+OpWeights::OpWeights(Device& device, MemoryResource& memory, DType dtype, int64_t elements, int copies,
+                     float scale)
+    : device_(device),
+      dtype_(dtype),
+      stride_(padded(elements)),
+      block_(memory, stride_ * copies * dtype_bytes(dtype)) {
+  launch_random_fill({.out = block_.data(),
+                      .dtype = dtype,
+                      .count = stride_ * copies,
+                      .key = stream_key(kInputSeed, "op.weights"),
+                      .scale = scale},
+                     device.stream());
+}
+
+TensorView OpWeights::view(int copy, int64_t offset, int64_t rows, int64_t cols) const {
+  const int64_t at = (copy * stride_ + offset) * dtype_bytes(dtype_);
+  return {.data = static_cast<const char*>(block_.data()) + at, .dtype = dtype_, .rows = rows, .cols = cols};
+}
+
+std::vector<float> OpWeights::download(const TensorView& view, int64_t first, int64_t count) const {
+  const int64_t bytes = dtype_bytes(view.dtype);
+  std::vector<char> raw(static_cast<size_t>(count * bytes));
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(raw.data(), static_cast<const char*>(view.data) + first * bytes,
+                                    raw.size(), cudaMemcpyDeviceToHost, device_.stream()));
+  device_.synchronize();
+  std::vector<float> values(static_cast<size_t>(count));
+  const auto* bits = reinterpret_cast<const uint16_t*>(raw.data());
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = view.dtype == DType::kF32   ? reinterpret_cast<const float*>(raw.data())[i]
+                : view.dtype == DType::kF16 ? fp16_to_float(bits[i])
+                                            : bf16_to_float(bits[i]);
+  }
+  return values;
+}
+
+OpRunner::OpRunner(std::shared_ptr<Device> device, MemoryResource& memory, StepPlan plan,
+                   std::shared_ptr<OpWeights> weights, int copies)
+    : device_(std::move(device)),
+      weights_(std::move(weights)),
+      run_(*device_, memory, std::move(plan)),
+      copies_(copies) {
+  for (const PlanBuffer& b : run_.plan().buffers) {
+    const bool real = b.dtype == DType::kF32 || b.dtype == DType::kF16 || b.dtype == DType::kBF16;
+    // The constants that the executor made stay.
+    const bool constant = b.name == plan_names::kSinusoids || b.name == plan_names::kEncoderBias ||
+                          b.name == plan_names::kDecoderBias;
+    if (b.role == BufferRole::kScratch || !real || constant) continue;
+    launch_random_fill({.out = run_.data<void>(b.name),
+                        .dtype = b.dtype,
+                        .count = b.elements,
+                        .key = stream_key(kInputSeed, b.name)},
+                       device_->stream());
+  }
+  device_->synchronize();
+}
+
+void OpRunner::build_graph() {
+  run_.run(PlanSection::kStep);
+  device_->synchronize();
+  graph_ = Graph(device_->stream(), build_us_, [this] { run_.run(PlanSection::kStep); });
+}
+
+Repetition OpRunner::repeat() {
+  begin_.record(device_->stream());
+  graph_.launch(device_->stream());
+  end_.record(device_->stream());
+  end_.wait();
+  return {.total_us = end_.us_since(begin_) / copies_, .step_us = {}, .first_token_us = {}};
+}
+
+CheckResult SampleCheck::result(std::string what, Precision precision) const {
+  double squares = 0;
+  double wanted = 0;
+  size_t worst = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = got[i] - want[i];
+    squares += d * d;
+    wanted += want[i] * want[i];
+    if (!(std::abs(d) <= std::abs(got[worst] - want[worst]))) worst = i;
+  }
+  return {.reference = std::move(what),
+          .error = std::sqrt(squares / std::max(wanted, 1e-300)),
+          .tolerance = tolerance_of(precision),
+          .where = fmt::format("sample {}: expected {}, got {}", worst, want[worst], got[worst])};
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,80 @@
+// A small plan of equal operations, timed as one graph. What suite_kernels' operations are made of.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "harness/engine/engine.h"
+#include "kernels/plan/builder.h"
+#include "kernels/runtime/device.h"
+#include "kernels/runtime/executor.h"
+#include "kernels/runtime/graph.h"
+
+namespace tandem::kernels {
+
+/// Copies of something of `bytes` so that all together are several times L2, at most 128.
+int copies_beyond_l2(const Device& device, int64_t bytes);
+
+/// Weights of all copies in one block of random values.
+class OpWeights {
+ public:
+  /// `elements` of each copy, values uniform in (-scale, scale).
+  OpWeights(Device& device, MemoryResource& memory, DType dtype, int64_t elements, int copies, float scale);
+  /// A matrix of a copy, `offset` elements from the copy's start.
+  TensorView view(int copy, int64_t offset, int64_t rows, int64_t cols) const;
+  /// Elements that a region of `elements` takes so that the next begins aligned.
+  static int64_t padded(int64_t elements) { return (elements + 127) / 128 * 128; }
+  /// A part of a view as fp32 on the host.
+  std::vector<float> download(const TensorView& view, int64_t first, int64_t count) const;
+
+ private:
+  Device& device_;
+  DType dtype_;
+  int64_t stride_;  // elements from copy to copy
+  MemoryBlock block_;
+};
+
+/// Runs section kStep of a plan whose operations are `copies` times the same.
+class OpRunner : public Workload {
+ public:
+  /// Fills every kInput and kState buffer of floating-point values with random ones in (-1, 1).
+  OpRunner(std::shared_ptr<Device> device, MemoryResource& memory, StepPlan plan,
+           std::shared_ptr<OpWeights> weights, int copies);
+
+  /// To be called once, after the integer inputs are in place.
+  void build_graph();
+  PlanExecutor& run() { return run_; }
+  OpWeights& weights() { return *weights_; }
+
+  /// total_us is the time of one operation.
+  Repetition repeat() override;
+  Output output() override { return {}; }
+  int64_t peak_bytes() const override { return device_->meter().peak_bytes; }
+  std::optional<double> graph_build_us() const override { return build_us_; }
+
+ private:
+  std::shared_ptr<Device> device_;
+  std::shared_ptr<OpWeights> weights_;
+  PlanExecutor run_;
+  int copies_;
+  double build_us_ = 0;
+  Graph graph_;
+  Event begin_;
+  Event end_;
+};
+
+/// Largest difference over the root mean square of what was expected.
+struct SampleCheck {
+  std::vector<double> got;
+  std::vector<double> want;
+
+  void add(double g, double w) {
+    got.push_back(g);
+    want.push_back(w);
+  }
+  CheckResult result(std::string what, Precision precision) const;
+};
+
+}  // namespace tandem::kernels

@@ -1,0 +1,63 @@
+// What the operations of suite_kernels are made with. Internal to kernel_ops.cc and attention_ops.cc.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "harness/base/random.h"
+#include "harness/model/batch.h"
+#include "kernels/ops/op_runner.h"
+
+namespace tandem::kernels {
+
+/// The c-th of several independent draws below n.
+inline int64_t draw(uint64_t c, int64_t n) {
+  return uniform_below(stream_key(kInputSeed, "op.samples"), c, static_cast<uint32_t>(n));
+}
+
+inline int64_t bytes_of(const std::vector<int32_t>& v) {
+  return static_cast<int64_t>(v.size() * sizeof(int32_t));
+}
+
+/// What all operations are made with.
+struct OpSetup {
+  std::shared_ptr<Device> device;
+  const Case& c;
+  const ModelConfig& config;
+  MemoryResource& memory = device->memory("level2");
+  DType dtype = activation_dtype(c.precision);
+  int64_t element = dtype_bytes(dtype);
+  std::vector<int32_t> lengths = source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
+  std::vector<int32_t> offsets = [this] {
+    std::vector<int32_t> o(lengths.size() + 1, 0);
+    std::partial_sum(lengths.begin(), lengths.end(), o.begin() + 1);
+    return o;
+  }();
+
+  PlanBuilder builder(Side side) const {
+    PlanBuilder b({.config = config,
+                   .weights = {},
+                   .precision = c.precision,
+                   .kernel = parse_kernel(c.kernel),
+                   .batch = c.batch,
+                   .source_tokens = offsets.back(),
+                   .max_source = *std::max_element(lengths.begin(), lengths.end()),
+                   .capacity = c.tgt});
+    b.section(PlanSection::kStep, side);
+    return b;
+  }
+  std::unique_ptr<OpRunner> runner(PlanBuilder& b, std::shared_ptr<OpWeights> weights, int copies) const {
+    return std::make_unique<OpRunner>(device, memory, b.finish(), std::move(weights), copies);
+  }
+  std::shared_ptr<OpWeights> weights(int64_t elements, int copies, double scale) const {
+    return std::make_shared<OpWeights>(*device, memory, dtype, elements, copies, static_cast<float>(scale));
+  }
+};
+
+OpWorkload encoder_attention_op(const OpSetup& s);
+OpWorkload self_attention_op(const OpSetup& s);
+OpWorkload cross_attention_op(const OpSetup& s);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,242 @@
+#include "kernels/plan/builder.h"
+
+#include <fmt/format.h>
+
+#include "harness/base/error.h"
+#include "kernels/decoding/pack_rules.h"
+#include "kernels/skinny/skinny_shape.h"
+
+namespace tandem::kernels {
+namespace {
+
+int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+/// Does the library's epilogue compute this activation of this product? Its GELU is the tanh form with a fast
+/// tanh, too coarse for fp32; odd widths have no kernel with an activation.
+bool library_activates(Activation activation, DType dtype, int64_t n) {
+  if (n % 8 != 0) return false;
+  return activation == Activation::kRelu || (activation == Activation::kGeluTanh && dtype != DType::kF32);
+}
+
+}  // namespace
+
+KernelChoice parse_kernel(std::string_view text) {
+  if (text == "auto") return KernelChoice::kAuto;
+  if (text == "own") return KernelChoice::kOwn;
+  if (text == "library") return KernelChoice::kLibrary;
+  throw UsageError(fmt::format("kernel: '{}' is not one of auto own library", text));
+}
+
+PlanBuilder::PlanBuilder(const PlanRequest& request)
+    : request_(request), dtype_(activation_dtype(request.precision)), stream_dtype_(dtype_) {
+  plan_.config = request.config;
+  plan_.precision = request.precision;
+  plan_.batch = request.batch;
+  plan_.rows_per_source = request.rows_per_source();
+  plan_.generation = request.generation;
+  plan_.source_tokens = request.source_tokens;
+  plan_.max_source = request.max_source;
+  plan_.capacity = request.capacity;
+}
+
+void PlanBuilder::section(PlanSection section, Side side) {
+  const int at = static_cast<int>(plan_.ops.size());
+  plan_.sections[static_cast<size_t>(section_)].last = at;
+  plan_.sections[static_cast<size_t>(section)] = {.first = at, .last = at};
+  section_ = section;
+  side_ = side;
+  layer_ = -1;
+
+  // The residual stream is kept in fp32 where every product that reads or writes it can: rounding it twenty
+  // times over is what a deep pre-norm model loses most by. The library's products have no such residual.
+  const ModelConfig& c = config();
+  const StackConfig& stack = side == Side::kEncoder ? c.encoder : c.decoder;
+  const int64_t rows = section == PlanSection::kStep ? request_.rows() : request_.source_tokens;
+  const bool ends_in_norm = c.placement == NormPlacement::kPost || c.final_norm;
+  const bool all_skinny = skinny(rows, c.d_model, c.d_model) && skinny(rows, c.d_model, c.inner(stack)) &&
+                          skinny(rows, c.d_model, stack.d_ff);
+  stream_dtype_ = all_skinny && ends_in_norm ? DType::kF32 : dtype_;
+}
+
+PlanTensor PlanBuilder::scratch(std::string_view name, DType dtype, int64_t rows, int64_t cols) {
+  const int index = static_cast<int>(plan_.buffers.size());
+  plan_.buffers.push_back({.name = fmt::format("{}#{}", name, index),
+                           .dtype = dtype,
+                           .elements = rows * cols,
+                           .role = BufferRole::kScratch});
+  return {.buffer = index, .offset = 0, .rows = rows, .cols = cols, .stride = cols};
+}
+
+PlanTensor PlanBuilder::activations(PhaseKind kind, int64_t rows, int64_t cols) {
+  return scratch(phase_path(phase(kind)), dtype_, rows, cols);
+}
+
+PlanTensor PlanBuilder::state(std::string_view name, DType dtype, int64_t rows, int64_t cols,
+                              BufferRole role) {
+  const int index = static_cast<int>(plan_.buffers.size());
+  plan_.buffers.push_back({.name = std::string(name), .dtype = dtype, .elements = rows * cols, .role = role});
+  return {.buffer = index, .offset = 0, .rows = rows, .cols = cols, .stride = cols};
+}
+
+PlanTensor PlanBuilder::keep(const PlanTensor& tensor, std::string_view name) {
+  PlanBuffer& buffer = plan_.buffers.at(tensor.buffer);
+  buffer.name = name;
+  buffer.role = BufferRole::kState;
+  return tensor;
+}
+
+PlanTensor PlanBuilder::materialise(const Stream& stream) {
+  if (!stream.pending) return stream.rows;
+  const PlanTensor y = activations(PhaseKind::kNorm, stream.rows.rows, stream.rows.cols);
+  add(PhaseKind::kNorm,
+      NormOp{.x = stream.rows, .residual = stream.addend, .y = y, .weight = *stream.pending});
+  return y;
+}
+
+bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k) const {
+  if (request_.kernel == KernelChoice::kLibrary || rows > kSkinnyMaxRows) return false;
+  if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows) return false;
+  return skinny_supports(dtype_, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k));
+}
+
+PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* normalised) {
+  const int64_t rows = x.rows.rows;
+  const int64_t k = what.weight.weight.cols;
+  const int64_t width = what.weight.weight.rows;
+  const int64_t n = what.gated ? width / 2 : width;
+  const bool own = skinny(rows, n, k);
+  const bool fused =
+      own && x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
+
+  PlanTensor in = x.rows;
+  PlanTensor norm_out;
+  if (fused) {
+    if (normalised != nullptr) norm_out = *normalised = activations(PhaseKind::kNorm, rows, k);
+  } else {
+    in = materialise(x);
+    if (normalised != nullptr) *normalised = in;
+  }
+  const DType out = what.residual.empty() ? dtype_ : stream_dtype_;
+  const PlanTensor y = scratch(phase_path(phase(what.kind)), out, rows, n);
+  if (!own) {
+    library_dense(in, what, y);
+    return y;
+  }
+  add(what.kind, DenseOp{.x = in,
+                         .residual = what.residual,
+                         .y = y,
+                         .norm_out = norm_out,
+                         .weight = what.weight,
+                         .norm = fused ? x.pending : std::nullopt,
+                         .activation = what.activation,
+                         .gated = what.gated,
+                         .kernel = DenseKernel::kSkinny});
+  return y;
+}
+
+void PlanBuilder::library_dense(const PlanTensor& x, const Dense& what, const PlanTensor& y) {
+  const bool plain = !what.activation || (!what.gated && library_activates(*what.activation, dtype_, y.cols));
+  if (plain) {
+    add(what.kind, DenseOp{.x = x,
+                           .residual = what.residual,
+                           .y = y,
+                           .norm_out = {},
+                           .weight = what.weight,
+                           .norm = {},
+                           .activation = what.activation});
+    return;
+  }
+  const PlanTensor wide = what.gated ? activations(what.kind, x.rows, what.weight.weight.rows) : y;
+  const DenseWeight product{.weight = what.weight.weight, .bias = {}};
+  add(what.kind, DenseOp{.x = x,
+                         .residual = {},
+                         .y = wide,
+                         .norm_out = {},
+                         .weight = product,
+                         .norm = {},
+                         .activation = {}});
+  add(what.kind,
+      ActivationOp{
+          .x = wide, .y = y, .bias = what.weight.bias, .activation = *what.activation, .gated = what.gated});
+}
+
+void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenState& token,
+                       const PlanTensor& ancestry) {
+  const int64_t rows = x.rows.rows;
+  const int64_t vocab = weight.weight.rows;
+  const int64_t k = weight.weight.cols;
+  const double scale = config().head_scale;
+  if (!request_.generation && skinny(rows, vocab, k)) {
+    const bool fused =
+        x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
+    const PlanTensor in = fused ? x.rows : materialise(x);
+    add(PhaseKind::kHead, HeadOp{.x = in,
+                                 .norm = fused ? x.pending : std::nullopt,
+                                 .weight = weight,
+                                 .scale = scale,
+                                 .state = token});
+    return;
+  }
+  const PlanTensor in = materialise(x);
+  const int64_t stride = round_up(vocab, 8);
+  const PlanTensor logits = scratch(plan_names::kLogits, DType::kF32, rows, stride).columns(0, vocab);
+  add(PhaseKind::kHead, DenseOp{.x = in,
+                                .residual = {},
+                                .y = logits,
+                                .norm_out = {},
+                                .weight = {.weight = weight.weight, .bias = {}},
+                                .norm = {},
+                                .activation = {},
+                                .scale = scale});
+  if (request_.generation) {
+    choose(logits, weight.bias, token, ancestry);
+  } else {
+    add(PhaseKind::kSelect, SelectOp{.logits = logits, .bias = weight.bias, .state = token});
+  }
+}
+
+void PlanBuilder::choose(const PlanTensor& logits, const TensorView& bias, const TokenState& token,
+                         const PlanTensor& ancestry) {
+  const GenerationConfig& g = *request_.generation;
+  const PackedRules packed = pack_rules(g, config().vocab);
+  const int64_t rows = logits.rows;
+  const PlanTensor rules = state(plan_names::kRules, DType::kI32, 1,
+                                 static_cast<int64_t>(packed.table.size()), BufferRole::kInput);
+  const auto of_rows = [&](std::string_view name, DType dtype) {
+    return state(name, dtype, 1, rows, BufferRole::kInput);
+  };
+  if (g.beams == 1) {
+    ChooseOp op{.logits = logits, .bias = bias, .state = token, .rules = rules};
+    if (g.sample) op.keys = state(plan_names::kKeys, DType::kI32, 1, 2 * rows, BufferRole::kInput);
+    op.log_probabilities = state(plan_names::kLogProbabilities, DType::kF32, rows, request_.capacity);
+    add(PhaseKind::kSelect, op);
+    return;
+  }
+  add(PhaseKind::kSelect,
+      BeamOp{.logits = logits,
+             .bias = bias,
+             .state = token,
+             .rules = rules,
+             .best = scratch("beam.best", DType::kI32, rows, int64_t{2} * packed.rules.kept),
+             .running_scores = of_rows(plan_names::kRunningScores, DType::kF32),
+             .ancestry = ancestry,
+             .hypotheses = state(plan_names::kHypotheses, DType::kI32, rows, request_.capacity),
+             .lengths = of_rows(plan_names::kLengths, DType::kI32),
+             .slots = of_rows(plan_names::kSlots, DType::kI32),
+             .scores = of_rows(plan_names::kScores, DType::kF32)});
+}
+
+StepPlan PlanBuilder::finish() {
+  const int end = static_cast<int>(plan_.ops.size());
+  plan_.sections[static_cast<size_t>(section_)].last = end;
+  for (int s = static_cast<int>(section_) + 1; s < kPlanSections; ++s)
+    plan_.sections[s] = {.first = end, .last = end};
+  find_lifetimes(plan_);
+  place_buffers(plan_);
+  check_plan(plan_);
+  return std::move(plan_);
+}
+
+}  // namespace tandem::kernels

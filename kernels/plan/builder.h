@@ -1,0 +1,186 @@
+// Puts a StepPlan together: the vocabulary in which encoder.cc and decoder.cc write the model down.
+// Chooses, for each product, who computes it and whether the norm in front of it is part of the same kernel.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "harness/engine/plan.h"
+
+namespace tandem::kernels {
+
+/// The `kernel` axis.
+enum class KernelChoice : uint8_t {
+  kAuto,     ///< own kernels for products of few rows, the library for the rest
+  kOwn,      ///< own kernels wherever there is one
+  kLibrary,  ///< every product by the library
+};
+/// Throws UsageError naming the allowed ones.
+KernelChoice parse_kernel(std::string_view text);
+
+/// `auto` gives products of up to this many rows to the own kernels; from there on the library's are faster at the models'
+/// shapes (kernels/PERFORMANCE.md, "Skinny products").
+inline constexpr int kAutoOwnRows = 16;
+/// The same where the products run on warpgroup tensor cores: 16-bit types on sm_90a.
+inline constexpr int kAutoWideRows = 64;
+
+/// What is to be planned.
+struct PlanRequest {
+  ModelConfig config;
+  ModelWeights weights;  ///< views only; nothing is read through them
+  Precision precision = Precision::kBf16;
+  KernelChoice kernel = KernelChoice::kAuto;
+  int batch = 1;
+  int64_t source_tokens = 0;  ///< packed, the sum of the source lengths
+  int max_source = 0;         ///< longest source
+  int capacity = 0;           ///< tokens a sequence can get; 0: the encoder alone
+  bool stop_at_eos = false;
+  int auto_own_rows = kAutoOwnRows;  ///< what KernelChoice::kAuto gives to the own kernels
+  /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
+  std::optional<GenerationConfig> generation = {};
+
+  /// Rows of the decoder that each source has: beams, or samples.
+  int rows_per_source() const {
+    if (!generation) return 1;
+    return generation->beams > 1 ? generation->beams : generation->sample ? generation->n_best : 1;
+  }
+  int rows() const { return batch * rows_per_source(); }
+};
+
+/// Values in flight between sublayers: `rows`, or their norm where one is still to be applied. Whoever reads
+/// them first applies it, as the prologue of a product where that is faster.
+struct Stream {
+  PlanTensor rows;
+  std::optional<NormWeight> pending;
+  PlanTensor addend = {};  ///< residual that the pending norm still has to add
+};
+
+class PlanBuilder {
+ public:
+  explicit PlanBuilder(const PlanRequest& request);
+
+  const ModelConfig& config() const { return plan_.config; }
+  const PlanRequest& request() const { return request_; }
+
+  /// Where the operations that follow belong: their phases carry side and layer, their section runs as one.
+  void section(PlanSection section, Side side);
+  void layer(int layer) { layer_ = layer; }
+  Phase phase(PhaseKind kind) const { return {.kind = kind, .side = side_, .layer = layer_}; }
+
+  /// [rows, cols] in the type of activations, named after the phase.
+  PlanTensor activations(PhaseKind kind, int64_t rows, int64_t cols);
+  PlanTensor scratch(std::string_view name, DType dtype, int64_t rows, int64_t cols);
+  DType dtype() const { return dtype_; }
+  /// Type of the residual stream in this section; valid after section().
+  DType stream_dtype() const { return stream_dtype_; }
+  PlanTensor state(std::string_view name, DType dtype, int64_t rows, int64_t cols,
+                   BufferRole role = BufferRole::kState);
+  /// Makes a buffer outlive the plan, under a name.
+  PlanTensor keep(const PlanTensor& tensor, std::string_view name);
+
+  template <typename Op>
+  void add(PhaseKind kind, Op op) {
+    plan_.ops.push_back({.phase = phase(kind), .body = std::move(op)});
+  }
+
+  /// The stream's values as rows of their own: applies a pending norm with its own kernel.
+  PlanTensor materialise(const Stream& stream);
+
+  struct Dense {
+    PhaseKind kind;
+    const DenseWeight& weight;  ///< [out, in]
+    PlanTensor residual = {};
+    std::optional<Activation> activation = {};
+    bool gated = false;
+  };
+  /// The product over the stream's values. `normalised`, when given, receives them as rows.
+  PlanTensor dense(const Stream& x, const Dense& what, PlanTensor* normalised = nullptr);
+
+  /// Does an own kernel compute x W^T?
+  bool own_product(const PlanTensor& x, const DenseWeight& w) const {
+    return skinny(x.rows, w.weight.rows, w.weight.cols);
+  }
+
+  /// Logits of [rows, d_model] and the choice of the next token. `ancestry` [rows, capacity] when beams search.
+  void head(const Stream& x, const DenseWeight& weight, const TokenState& state,
+            const PlanTensor& ancestry = {});
+
+  StepPlan finish();
+
+ private:
+  bool skinny(int64_t rows, int64_t n, int64_t k) const;
+  void library_dense(const PlanTensor& x, const Dense& what, const PlanTensor& y);
+  void choose(const PlanTensor& logits, const TensorView& bias, const TokenState& state,
+              const PlanTensor& ancestry);
+
+  PlanRequest request_;
+  StepPlan plan_;
+  DType dtype_;
+  DType stream_dtype_;
+  PlanSection section_ = PlanSection::kEncoder;
+  Side side_ = Side::kEncoder;
+  int layer_ = -1;
+};
+
+/// One sublayer around `body`, which gets the stream it reads and a place for the rows it must hand back as
+/// the residual: pre-norm x + body(norm(x)), post-norm norm(x + body(x)). `body(in, skip)` returns the dense
+/// layer that ends the sublayer and its input.
+struct SublayerEnd {
+  PlanTensor x;
+  PlanBuilder::Dense out;
+};
+template <typename Body>
+Stream sublayer(PlanBuilder& b, const NormWeight& norm, const Stream& x, Body&& body) {
+  PlanTensor skip;
+  if (b.config().placement == NormPlacement::kPre) {
+    skip = b.materialise(x);
+    SublayerEnd end = body(Stream{.rows = skip, .pending = norm}, nullptr);
+    end.out.residual = skip;
+    return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = {}};
+  }
+  SublayerEnd end = body(x, &skip);
+  // The library rounds its product before it adds a residual; the norm adds it to the unrounded sum for the same bytes.
+  if (!b.own_product(end.x, end.out.weight)) {
+    return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = norm, .addend = skip};
+  }
+  end.out.residual = skip;
+  return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = norm};
+}
+
+/// The whole pass: section kEncoder, and with a capacity kCrossKv and kStep. Throws ImpossibleCase naming the
+/// field for a model that the kernels cannot compute.
+StepPlan build_plan(const PlanRequest& request);
+
+/// What both sides read of the source and of the positions.
+struct SourceTensors {
+  PlanTensor ids;        ///< i32 [1, source tokens]
+  PlanTensor offsets;    ///< i32 [1, batch + 1]
+  PlanTensor sinusoids;  ///< f32 [rows, d_model]; empty unless positions are sinusoidal
+};
+
+/// Tokens embedded and, where the model has a norm after that, pending it. `op` says where the tokens are.
+Stream embed(PlanBuilder& b, const StackWeight& w, EmbedOp op, int64_t tokens);
+/// T5's bias of the self-attention of one side, or none.
+RelativeBiasRef relative_bias(PlanBuilder& b, const StackWeight& w, const StackConfig& stack,
+                              std::string_view name);
+/// The feed-forward sublayer of both sides.
+Stream feed_forward(PlanBuilder& b, const NormWeight& norm, const FfnWeight& w, const Stream& x);
+
+/// Output of the encoder, kept under plan_names::kEncoderOutput. [source tokens, d_model]
+PlanTensor encoder_forward(PlanBuilder& b, const EncoderWeight& w, const SourceTensors& source);
+
+/// Keys and values of one decoder layer's cross-attention, [source tokens, inner] each.
+struct CrossKeysValues {
+  PlanTensor k, v;
+};
+/// Those of all layers, made once per source.
+std::vector<CrossKeysValues> cross_keys_values(PlanBuilder& b, const DecoderWeight& w,
+                                               const PlanTensor& encoder_output);
+/// One token a sequence, through to the next id.
+void decoder_forward(PlanBuilder& b, const DecoderWeight& w, const SourceTensors& source,
+                     const std::vector<CrossKeysValues>& cross);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,81 @@
+// The encoder, as the paper writes it (Vaswani et al. 2017, section 3.1).
+#include "kernels/plan/builder.h"
+
+namespace tandem::kernels {
+namespace {
+
+/// Multi-head self-attention over the packed tokens, then the feed-forward network.
+Stream encoder_layer(PlanBuilder& b, const EncoderLayerWeight& w, const RelativeBiasRef& bias,
+                     const PlanTensor& offsets, const Stream& x) {
+  const ModelConfig& c = b.config();
+  const int64_t inner = c.inner(c.encoder);
+  const int64_t tokens = x.rows.rows;
+
+  const Stream attended = sublayer(b, w.self_norm, x, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
+    const PlanTensor qkv = b.dense(in, {.kind = PhaseKind::kSelfQkv, .weight = w.self.qkv}, skip);
+    const PlanTensor heads = b.activations(PhaseKind::kSelfAttention, tokens, inner);
+    b.add(PhaseKind::kSelfAttention, EncoderAttentionOp{.q = qkv.columns(0, inner),
+                                                        .k = qkv.columns(inner, inner),
+                                                        .v = qkv.columns(2 * inner, inner),
+                                                        .out = heads,
+                                                        .offsets = offsets,
+                                                        .bias = bias,
+                                                        .heads = c.encoder.heads,
+                                                        .max_length = b.request().max_source});
+    return {heads, {.kind = PhaseKind::kSelfOut, .weight = w.self.out}};
+  });
+  return feed_forward(b, w.ffn_norm, w.ffn, attended);
+}
+
+}  // namespace
+
+Stream feed_forward(PlanBuilder& b, const NormWeight& norm, const FfnWeight& w, const Stream& x) {
+  const ModelConfig& c = b.config();
+  return sublayer(b, norm, x, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
+    const PlanTensor hidden = b.dense(in,
+                                      {.kind = PhaseKind::kFfnUp,
+                                       .weight = c.gated ? w.gate_up : w.up,
+                                       .activation = c.activation,
+                                       .gated = c.gated},
+                                      skip);
+    return {hidden, {.kind = PhaseKind::kFfnDown, .weight = w.down}};
+  });
+}
+
+Stream embed(PlanBuilder& b, const StackWeight& w, EmbedOp op, int64_t tokens) {
+  const ModelConfig& c = b.config();
+  // A product takes fp32 rows only through a norm.
+  const bool reaches_norm = c.placement == NormPlacement::kPre || c.embedding_norm;
+  op.x = b.scratch(phase_path(b.phase(PhaseKind::kEmbed)), reaches_norm ? b.stream_dtype() : b.dtype(),
+                   tokens, c.d_model);
+  op.table = w.embedding;
+  op.learned = w.position;
+  b.add(PhaseKind::kEmbed, op);
+  return {.rows = op.x, .pending = c.embedding_norm ? std::optional(w.embedding_norm) : std::nullopt};
+}
+
+RelativeBiasRef relative_bias(PlanBuilder& b, const StackWeight& w, const StackConfig& stack,
+                              std::string_view name) {
+  const ModelConfig& c = b.config();
+  if (c.position != Position::kRelative) return {};
+  return {.distance_bias =
+              b.state(name, DType::kF32, stack.heads, 2 * c.relative_max_distance + 1, BufferRole::kInput),
+          .table = w.relative_bias};
+}
+
+PlanTensor encoder_forward(PlanBuilder& b, const EncoderWeight& w, const SourceTensors& source) {
+  const ModelConfig& c = b.config();
+  b.section(PlanSection::kEncoder, Side::kEncoder);
+  const RelativeBiasRef bias = relative_bias(b, w, c.encoder, plan_names::kEncoderBias);
+  Stream x = embed(b, w, {.ids = source.ids, .offsets = source.offsets, .sinusoids = source.sinusoids},
+                   b.request().source_tokens);
+  for (int layer = 0; layer < c.encoder.layers; ++layer) {
+    b.layer(layer);
+    x = encoder_layer(b, w.layers[layer], bias, source.offsets, x);
+  }
+  b.layer(-1);
+  if (c.final_norm) x = {.rows = b.materialise(x), .pending = w.final_norm};
+  return b.keep(b.materialise(x), plan_names::kEncoderOutput);
+}
+
+}  // namespace tandem::kernels

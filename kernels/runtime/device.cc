@@ -1,0 +1,92 @@
+#include "kernels/runtime/device.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+
+#include "harness/base/cuda_check.h"
+#include "harness/base/error.h"
+#include "harness/memory/gpu_resource.h"
+
+namespace tandem::kernels {
+namespace {
+
+/// Throws DeviceError for a device that is not there or too old; makes it current.
+cudaDeviceProp open_device(int device) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    throw DeviceError(fmt::format("no usable CUDA device: {}", cudaGetErrorString(status)));
+  }
+  if (device < 0 || device >= count) {
+    throw DeviceError(fmt::format("device: {} is not one of the {} devices here", device, count));
+  }
+  cudaDeviceProp properties{};
+  TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  if (properties.major < 8) {
+    throw DeviceError(
+        fmt::format("device {} ({}) has compute capability {}.{}; the CUDA engine needs 8.0 or later", device,
+                    properties.name, properties.major, properties.minor));
+  }
+  TANDEM_CUDA_CHECK(cudaSetDevice(device));
+  return properties;
+}
+
+bool forced_sm80() {
+  const char* arch = std::getenv("TANDEM_ARCH");
+  return arch != nullptr && std::string_view(arch) == "sm80";
+}
+
+std::unique_ptr<GemmChoices> open_choices(const CudaEngineOptions& options) {
+  if (options.choices_path.empty()) return std::make_unique<GemmChoices>();
+  const auto mode = options.choices_read_only ? GemmChoices::Mode::kReadOnly : GemmChoices::Mode::kSearch;
+  return std::make_unique<GemmChoices>(options.choices_path, mode);
+}
+
+}  // namespace
+
+Device::Device(const CudaEngineOptions& options)
+    : options_(options),
+      gpu_(make_gpu_resource(options.device)),
+      level2_(*gpu_),
+      metered_gpu_(*gpu_, meter_),
+      metered_level2_(level2_, meter_) {
+  const cudaDeviceProp properties = open_device(options.device);
+  sm90_ = properties.major >= 9 && !forced_sm80();
+  l2_bytes_ = properties.l2CacheSize;
+  total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
+  TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  lt_ = std::make_unique<CublasLt>();
+  choices_ = open_choices(options);
+}
+
+Device::~Device() {
+  if (stream_ != nullptr) TANDEM_CUDA_WARN(cudaStreamDestroy(stream_));
+}
+
+void Device::activate() const {
+  TANDEM_CUDA_CHECK(cudaSetDevice(options_.device));
+}
+
+void Device::synchronize() const {
+  TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
+}
+
+int64_t Device::free_bytes() const {
+  size_t free = 0;
+  size_t total = 0;
+  TANDEM_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  const MemoryStats held = level2_.stats();
+  return static_cast<int64_t>(free) + held.reserved_bytes - held.current_bytes;
+}
+
+Gemm Device::gemm(const GemmProblem& problem) {
+  if (!options_.search_choices) return Gemm(*lt_, problem, suggested(*lt_, problem));
+  // A search allocates operands of its own: it must find the room that the cache keeps.
+  if (choices_->mode() == GemmChoices::Mode::kSearch && !choices_->find(lt_->place(), problem))
+    level2_.trim();
+  return Gemm(*lt_, problem, choose(*lt_, *choices_, problem, stream_));
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,115 @@
+// One card as the engine uses it: stream, memory levels, library handle and the choices made for it.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "harness/engine/plan.h"
+#include "harness/memory/caching_resource.h"
+#include "harness/memory/memory_resource.h"
+#include "kernels/gemm/gemm.h"
+
+namespace tandem::kernels {
+
+struct CudaEngineOptions {
+  int device = 0;
+  std::string choices_path = {};   ///< "<run>/gemm-choices.json"; empty: in memory only
+  bool choices_read_only = false;  ///< a missing choice is an error that names the problem, not a search
+  bool search_choices = true;      ///< false: the library's first suggestion, not timed (tests)
+  std::string run_dir = {};        ///< names the Level-1 cache
+  int64_t level1_bytes = 0;        ///< cap of the Level-1 cache; 0: its default
+  /// For tests: changes the plan of every workload after it was built, so that the real kernels compute
+  /// something else. A change of buffers must place them anew. Empty: nothing is touched.
+  std::function<void(StepPlan&)> edit_plan = {};
+};
+
+/// Bytes handed out on one device by all levels together, with a peak that can start anew.
+struct MemoryMeter {
+  int64_t current_bytes = 0;
+  int64_t peak_bytes = 0;
+
+  void add(int64_t bytes) {
+    current_bytes += bytes;
+    if (current_bytes > peak_bytes) peak_bytes = current_bytes;
+  }
+  void restart_peak() { peak_bytes = current_bytes; }
+};
+
+/// Forwards to another resource and counts into a meter.
+class MeteredResource : public MemoryResource {
+ public:
+  MeteredResource(MemoryResource& target, MemoryMeter& meter) : target_(target), meter_(meter) {}
+
+  void* allocate(int64_t bytes) override {
+    void* block = target_.allocate(bytes);
+    meter_.add(bytes);
+    return block;
+  }
+  void deallocate(void* block, int64_t bytes) noexcept override {
+    target_.deallocate(block, bytes);
+    meter_.add(-bytes);
+  }
+  std::string_view level() const override { return target_.level(); }
+  MemoryStats stats() const override { return target_.stats(); }
+
+ private:
+  MemoryResource& target_;
+  MemoryMeter& meter_;
+};
+
+class Device {
+ public:
+  /// Throws DeviceError when there is no such device or it is older than sm_80.
+  explicit Device(const CudaEngineOptions& options);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  /// Makes this the thread's current device.
+  void activate() const;
+  cudaStream_t stream() const { return stream_; }
+  void synchronize() const;
+  /// Programmatic dependent launch; off on cards before sm_90 and with TANDEM_ARCH=sm80.
+  bool dependent_launch() const { return sm90_; }
+  /// The sm_90 paths are in use.
+  bool sm90() const { return sm90_; }
+  int64_t l2_bytes() const { return l2_bytes_; }
+  int64_t total_bytes() const { return total_bytes_; }
+
+  /// The level that allocations stop at, by the word of the `memory` axis: `gpu` is the driver's allocator
+  /// itself, `level2` and `level1` the caching allocator over it.
+  MemoryResource& memory(std::string_view axis) { return axis == "gpu" ? metered_gpu_ : metered_level2_; }
+  MemoryMeter& meter() { return meter_; }
+  CachingResource& level2() { return level2_; }
+  MemoryResource& gpu() { return *gpu_; }
+  /// Bytes that an allocation could still get: free on the card, or held and not handed out by the cache.
+  int64_t free_bytes() const;
+
+  const CublasLt& lt() const { return *lt_; }
+  /// The product with its choice, searched for when there is none and that is allowed.
+  Gemm gemm(const GemmProblem& problem);
+  /// Writes new choices to their file.
+  void save_choices() { choices_->save(); }
+  std::string choices_sha256() const { return choices_->size() == 0 ? std::string() : choices_->sha256(); }
+  const CudaEngineOptions& options() const { return options_; }
+
+ private:
+  CudaEngineOptions options_;
+  bool sm90_ = false;
+  int64_t l2_bytes_ = 0;
+  int64_t total_bytes_ = 0;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<MemoryResource> gpu_;
+  CachingResource level2_;
+  MemoryMeter meter_;
+  MeteredResource metered_gpu_;
+  MeteredResource metered_level2_;
+  std::unique_ptr<CublasLt> lt_;
+  std::unique_ptr<GemmChoices> choices_;
+};
+
+}  // namespace tandem::kernels

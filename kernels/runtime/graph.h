@@ -1,0 +1,81 @@
+// A piece of a stream's work as an executable CUDA graph. Programmatic dependent launches inside it stay such
+// edges.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <chrono>
+#include <utility>
+
+#include "harness/base/cuda_check.h"
+#include "kernels/runtime/planted.h"
+
+namespace tandem::kernels {
+
+class Graph {
+ public:
+  Graph() = default;
+  /// Captures what `work()` enqueues on `stream`. Every kernel in it must have run once before: loading one
+  /// inside a capture is not allowed. Adds the time it took to `build_us`.
+  template <typename Work>
+  Graph(cudaStream_t stream, double& build_us, Work&& work) {
+    const auto start = std::chrono::steady_clock::now();
+    plant_prepare(stream);
+    cudaGraph_t graph = nullptr;
+    TANDEM_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    try {
+      plant_begin(stream);
+      std::forward<Work>(work)();
+      plant_end(stream);
+    } catch (...) {
+      cudaStreamEndCapture(stream, &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      cudaGetLastError();
+      throw;
+    }
+    TANDEM_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    const cudaError_t status = cudaGraphInstantiate(&exec_, graph, 0);
+    TANDEM_CUDA_WARN(cudaGraphDestroy(graph));
+    TANDEM_CUDA_CHECK(status);
+    TANDEM_CUDA_CHECK(cudaGraphUpload(exec_, stream));
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+    build_us += std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+  }
+  ~Graph() {
+    if (exec_ != nullptr) TANDEM_CUDA_WARN(cudaGraphExecDestroy(exec_));
+  }
+  Graph(Graph&& other) noexcept : exec_(std::exchange(other.exec_, nullptr)) {}
+  Graph& operator=(Graph&& other) noexcept {
+    std::swap(exec_, other.exec_);
+    return *this;
+  }
+
+  explicit operator bool() const { return exec_ != nullptr; }
+  void launch(cudaStream_t stream) const { TANDEM_CUDA_CHECK(cudaGraphLaunch(exec_, stream)); }
+
+ private:
+  cudaGraphExec_t exec_ = nullptr;
+};
+
+/// An event with its timestamp.
+class Event {
+ public:
+  Event() { TANDEM_CUDA_CHECK(cudaEventCreate(&event_)); }
+  ~Event() { TANDEM_CUDA_WARN(cudaEventDestroy(event_)); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record(cudaStream_t stream) { TANDEM_CUDA_CHECK(cudaEventRecord(event_, stream)); }
+  void wait() { TANDEM_CUDA_CHECK(cudaEventSynchronize(event_)); }
+  /// Microseconds from `start`; both must have happened.
+  double us_since(const Event& start) const {
+    float ms = 0;
+    TANDEM_CUDA_CHECK(cudaEventElapsedTime(&ms, start.event_, event_));
+    return 1e3 * ms;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+}  // namespace tandem::kernels

@@ -1,0 +1,50 @@
+// From sizes and a config to the cut of one launch. Plain C++: tested without a card.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "harness/base/tensor.h"
+#include "kernels/skinny/choose/skinny_config.h"
+#include "kernels/skinny/skinny_map.h"
+#include "kernels/skinny/skinny_shape.h"
+
+namespace tandem::kernels {
+
+struct SkinnyProblem {
+  DType dtype = DType::kBF16;
+  int m = 0;
+  int n = 0;  ///< outputs; gated: half the weight rows
+  int k = 0;
+  bool gated = false;
+  bool norm = false;
+  bool head = false;
+};
+
+/// What the cut depends on of the card. The defaults are an H200's.
+struct SkinnyCard {
+  int multiprocessors = 132;
+  int shared_bytes = 232448;  ///< most dynamic shared memory of a block
+  bool clusters = true;       ///< sm_90: thread-block clusters and dependent launch
+  bool warpgroups = true;     ///< built for sm_90a: warpgroup products and the tensor copy engine
+
+  constexpr bool wide() const { return clusters && warpgroups; }
+};
+
+/// Every kind but kWide, which plan_wide() (wide_plan.h) cuts. The config must have no config_problem; the sizes must be
+/// supported.
+SkinnyPlan plan_skinny(const SkinnyConfig& config, const SkinnyProblem& problem, const SkinnyCard& card);
+
+/// Empty if the config can run the problem on the card, else the reason.
+std::string config_problem(const SkinnyConfig& config, const SkinnyProblem& problem, const SkinnyCard& card);
+
+/// The config to use: a measured one if the table has the shape, else the one the cost model likes best.
+SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card);
+
+/// Every config that can run the problem, for searches and tests.
+std::vector<SkinnyConfig> all_configs(const SkinnyProblem& problem, const SkinnyCard& card);
+
+/// The cost model's estimate in microseconds: good for an order, not for a claim.
+double estimate_us(const SkinnyConfig& config, const SkinnyProblem& problem, const SkinnyCard& card);
+
+}  // namespace tandem::kernels

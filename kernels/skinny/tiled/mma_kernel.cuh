@@ -1,0 +1,168 @@
+// Products on tensor cores: up to 64 rows of x of a 16-bit type.
+//
+// A warp's weights pass through a ring in shared memory, Core::kDepth units deep, filled by asynchronous copies from before
+// the previous kernel's end to the last tile, across chunk and tile boundaries alike. A lane reads only what it copied
+// itself, so the ring needs no barrier. x is staged for the whole block: all of the block's slice of k if it fits, else
+// chunk by chunk through kSkinnyStages buffers.
+#pragma once
+
+#include <utility>
+
+#include "kernels/skinny/finish.cuh"
+#include "kernels/skinny/head.cuh"
+#include "kernels/skinny/stage.cuh"
+#include "kernels/skinny/tiled/cores.cuh"
+#include "kernels/skinny/tiled/cursor.cuh"
+
+namespace tandem::kernels {
+
+/// Calls f with std::integral_constant 0 .. kCount - 1: accumulators may be indexed by constants only.
+template <int kCount, class F>
+__device__ inline void for_each_pass(F&& f) {
+  [&]<int... kPass>(std::integer_sequence<int, kPass...>) {
+    (f(std::integral_constant<int, kPass>{}), ...);
+  }
+  (std::make_integer_sequence<int, kCount>{});
+}
+
+template <class Core, bool kHead>
+__global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
+    skinny_mma_kernel(const __grid_constant__ SkinnyArgs a) {
+  using T = typename Core::T;
+  constexpr int kPassRows = Core::kPassRows;
+  extern __shared__ __align__(128) unsigned char shared[];
+  const SkinnyPlan& p = a.plan;
+  T* xs = reinterpret_cast<T*>(shared);
+  float* red = reinterpret_cast<float*>(shared + p.red_offset);
+  float* bias = reinterpret_cast<float*>(shared + p.bias_offset);
+  T* norm_weights = reinterpret_cast<T*>(shared + p.norm_offset);
+  uint64_t* barriers = reinterpret_cast<uint64_t*>(shared + p.barrier_offset);
+  const T* weights = static_cast<const T*>(a.w);
+
+  const int rank = p.cluster_shift > 0 ? cluster_rank() : 0;
+  const int first_tile = static_cast<int>(blockIdx.x) >> p.cluster_shift;
+  const WarpPlace at = warp_place<Core>(p, rank);
+  const int rows = p.m;
+  const bool normed = a.prologue != SkinnyPrologue::kRaw;
+  uint64_t* pushed = barriers + kSkinnyStages;  // the cluster's partial sums
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kSkinnyStages; ++i) barrier_init(barriers + i, kSkinnyThreads);
+    if (p.cluster_shift > 0) {
+      barrier_init(pushed, 1);
+      cluster_expect(pushed, 4 * p.cluster() * p.planes() * shared_outputs(p, rows, rank));
+    }
+  }
+  __syncwarp();
+  if (p.cluster_shift > 0) cluster_announce();  // waited for before the first store to a peer
+  if (normed)
+    stage_norm_weights(a, norm_weights);  // the oldest group of copies, so that it can be waited for alone
+
+  // The lane's 16 bytes of load 0 of slot 0 of its warp's ring.
+  uint4* ring = reinterpret_cast<uint4*>(shared + p.ring_offset) +
+                static_cast<int>(threadIdx.x) / kWarp * (Core::kDepth * Core::kLoads * kWarp) + at.lane;
+  Cursor<Core> next;
+  int slot = 0;
+  auto produce = [&] {
+    if (next.has(0)) {
+      const int k = next.lane_k(p, 0, at.lane);
+#pragma unroll
+      for (int r = 0; r < Core::kLoads; ++r)
+        copy_async(ring + (slot * Core::kLoads + r) * kWarp, next.rows[r] + k, 16);
+      next.advance(p, weights, at, 1);
+    }
+    copy_async_commit();  // an empty group keeps the count of copy_async_wait right
+  };
+  next.start(p, weights, at, first_tile);
+#pragma unroll 1
+  for (; slot < Core::kDepth; ++slot) produce();
+  slot = 0;
+  pdl_launch_dependents();
+  pdl_wait();
+  __syncthreads();  // the barriers are initialised
+
+  // Chunks of x are numbered over all tiles of the block; those of a resident slice are staged for the first tile only.
+  // Their copies belong to whatever group of weights is committed next; a barrier tells when they are complete.
+  auto stage = [&](int number) {
+    const int last = p.resident ? p.chunks : p.chunks * ceil_div(p.tiles - first_tile, at.stride);
+    if (number >= last) return;
+    const UnitRange range = chunk_range(p, at.slice, number % p.chunks);
+    const int buffer = number & (kSkinnyStages - 1);
+    T* to = p.resident ? xs + (range.begin - at.slice.begin) * Core::kUnit : xs + buffer * p.buffer_elements;
+    stage_raw(a, to, range, 0, rows);
+    copy_async_arrive(barriers + buffer);
+  };
+  if (normed) {
+    copy_async_wait<Core::kDepth>();
+    __syncthreads();
+    stage_norm(a, xs, red, norm_weights, 0, rows);
+    __syncthreads();
+  } else {
+#pragma unroll 1
+    for (int s = 0; s < kSkinnyStages - 1; ++s) stage(s);
+  }
+
+  Core core;
+  Candidate best[Core::kPasses];
+#pragma unroll 1
+  for (int tile = first_tile, round = 0; tile < p.tiles; tile += at.stride, ++round) {
+    const TileView view{tile, rank, 0, rows};
+    const bool has_bias = a.bias != nullptr && static_cast<int>(threadIdx.x) < p.tile_rows();
+    const T my_bias =
+        has_bias ? static_cast<const T*>(a.bias)[weight_row(p, tile, threadIdx.x)] : from_float<T>(0.0f);
+    float residual = 0.0f;
+    if constexpr (!kHead) residual = load_residual<T>(a, view, first_output(p, rank));
+    core.clear();
+#pragma unroll 1
+    for (int chunk = 0; chunk < p.chunks; ++chunk) {
+      const UnitRange range = chunk_range(p, at.slice, chunk);
+      const UnitRange mine = warp_units(p, range, at.wk);
+      const T* x = xs + mine.begin * Core::kUnit;  // normalised rows are staged from k = 0
+      if (!normed) {
+        const int number = round * p.chunks + chunk;
+        const int buffer = number & (kSkinnyStages - 1);
+        x = p.resident ? x - at.slice.begin * Core::kUnit
+                       : x - range.begin * Core::kUnit + buffer * p.buffer_elements;
+        if (round == 0 || !p.resident) {
+          if (!p.resident) __syncthreads();  // all are done with the buffer that is filled next
+          stage(number + kSkinnyStages - 1);
+          barrier_wait(barriers + buffer, (number / kSkinnyStages) & 1);
+        }
+      }
+#pragma unroll 1
+      for (int unit = mine.begin; unit < mine.end; ++unit, x += Core::kUnit) {
+        copy_async_wait<Core::kDepth - 1>();
+        uint4 w[Core::kLoads];
+#pragma unroll
+        for (int r = 0; r < Core::kLoads; ++r) w[r] = ring[(slot * Core::kLoads + r) * kWarp];
+        core.consume(w, x, p.x_stride, at.lane);
+        produce();
+        if (++slot == Core::kDepth) slot = 0;
+      }
+    }
+    float* recv = reinterpret_cast<float*>(shared + p.recv_offset);
+    for_each_pass<Core::kPasses>([&](auto pass) {
+      constexpr int b0 = decltype(pass)::value * kPassRows;
+      if (b0 >= rows) return;
+      if (round > 0 || b0 > 0) __syncthreads();  // all are done with the previous partial sums
+      if (b0 == 0 && static_cast<int>(threadIdx.x) < p.tile_rows()) bias[threadIdx.x] = to_float(my_bias);
+      core.template store<decltype(pass)::value>(red + at.wk * kPassRows * p.red_ld, p.red_ld, at.local,
+                                                 at.lane);
+      __syncthreads();
+      if constexpr (kHead) {
+        take_pass<kPassRows>(a, view, red, bias, b0, best[decltype(pass)::value]);
+      } else if (p.cluster_shift > 0) {
+        if (b0 == 0) cluster_wait_for_all();
+        push_pass<kPassRows>(a, view, red, recv, pushed, b0);
+      } else {
+        finish_pass<T, kPassRows>(a, view, red, bias, b0, residual);
+      }
+    });
+    if (!kHead && p.cluster_shift > 0) {  // the block's only tile: recv is used once
+      cluster_wait_pushed(pushed);
+      finish_share<T>(a, view, bias, recv, residual);
+    }
+  }
+  if constexpr (kHead) finish_head<Core::kPasses, kPassRows>(a, 0, rows, best, shared + p.red_offset);
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,25 @@
+// What a wide kernel gets besides its two tensor maps.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/skinny/args.h"
+#include "kernels/skinny/wide/wide_map.h"
+
+namespace tandem::kernels {
+
+struct WideArgs {
+  WidePlan plan;
+  const void* bias;      // [n or 2n] T, or null
+  const void* residual;  // [m, n] T or float, or null
+  void* y;               // [m, n] T or float
+  int64_t ldy;
+  int64_t ld_residual;
+  bool residual_float;
+  bool y_float;
+  bool vector;     // four neighbouring columns of y, and of residual, lie on a multiple of their size
+  int activation;  // -1: none, else the value of tandem::Activation
+  HeadArgs head;
+};
+
+}  // namespace tandem::kernels

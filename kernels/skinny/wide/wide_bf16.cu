@@ -1,0 +1,9 @@
+#include "kernels/skinny/wide/wide_dispatch.cuh"
+
+namespace tandem::kernels {
+
+WideKernel find_wide_bf16(int batch, bool head) {
+  return find_wide<__nv_bfloat16>(batch, head);
+}
+
+}  // namespace tandem::kernels

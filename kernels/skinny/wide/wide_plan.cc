@@ -1,0 +1,160 @@
+#include "kernels/skinny/wide/wide_plan.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include <fmt/format.h>
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kWarpRows = kWideGroupRows / 4;
+constexpr int kBatches[] = {8, 16, 32, 64};
+
+int log2_of(int power_of_two) {
+  return std::bit_width(static_cast<unsigned>(power_of_two)) - 1;
+}
+int align_16(int bytes) {
+  return (bytes + 15) / 16 * 16;
+}
+
+}  // namespace
+
+int wide_batch(int m) {
+  return *std::ranges::find_if(kBatches, [&](int b) { return b >= m || b == 64; });
+}
+
+WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
+  WidePlan p;
+  p.m = problem.m;
+  p.n = problem.n;
+  p.k = problem.k;
+  p.gated = problem.gated;
+  p.batch = c.batch;
+  p.groups = c.warps_n / 4;
+  p.tiles = ceil_div(problem.n, p.tile_outputs());
+  p.cluster_shift = log2_of(c.cluster);
+  p.units = ceil_div(problem.k, kWideUnit);
+  // A block that finishes all rows stores those past m too.
+  const int shared_rows = c.cluster == 1 ? p.batch : p.m;
+  while (p.cluster() << p.share_shift < shared_rows) ++p.share_shift;
+  p.ld = p.tile_outputs() + 4;
+
+  p.bulk_sums = c.cluster > 1 && c.batch >= 32;
+
+  const int slots = std::max(1, card.multiprocessors * c.blocks_per_sm / c.cluster);
+  int columns = ceil_div(p.tiles, ceil_div(p.tiles, slots));  // every block has as many tiles, or one less
+  if (c.cluster > 1) columns = p.tiles;                       // the exchange is good for one tile
+  const bool one_tile = columns == p.tiles;
+  p.grid = columns * c.cluster;
+
+  const int slice = ceil_div(p.units, c.cluster);
+  const int bias_bytes = align_16(4 * p.tile_rows());
+  const int barrier_bytes = 8 * (2 * kWideMaxStages + 1);
+  // The head exchanges the keys of its warps, after the last tile.
+  const int leaving_bytes = p.bulk_sums ? 4 * p.planes() * p.batch * p.ld : 0;
+  const int sums_bytes = problem.head ? 8 * 4 * p.groups * p.batch : align_16(4 * p.sums_floats());
+  const bool over_stages =
+      !problem.head && c.cluster == 1 && one_tile;  // a block's own, after its last product
+  const int others = (over_stages ? 0 : sums_bytes) + bias_bytes + barrier_bytes + kWideAlignment;
+  const int budget = card.shared_bytes / c.blocks_per_sm - 1024 - others;
+  // x stays if that leaves the weights a ring of 48 KiB.
+  constexpr int kRingBytes = 48 << 10;
+  p.resident = !one_tile && slice * p.x_bytes() + kRingBytes <= budget;
+  const int room = budget - (p.resident ? slice * p.x_bytes() : 0);
+  p.stages = std::min({room / p.stage_bytes(), kWideMaxStages, slice * ceil_div(p.tiles, columns)});
+  int at = std::max({p.stages * p.stage_bytes(), over_stages ? sums_bytes : 0, leaving_bytes});
+  at = ceil_div(at, kWideAlignment) * kWideAlignment;
+  p.x_offset = at;
+  at += p.resident ? slice * p.x_bytes() : 0;
+  p.sums_offset = over_stages ? 0 : at;
+  at += over_stages ? 0 : sums_bytes;
+  p.bias_offset = at;
+  p.barrier_offset = p.bias_offset + bias_bytes;
+  p.shared_bytes = p.barrier_offset + barrier_bytes + kWideAlignment;
+  return p;
+}
+
+std::string wide_problem(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
+  if (!card.wide()) return "wide needs sm_90a";
+  if (problem.dtype == DType::kF32) return "wide has no f32";
+  if (problem.norm) return "wide fuses no norm";
+  if (c.rows != kWarpRows) return "wide takes 16 rows a warp";
+  if (std::ranges::find(kBatches, c.batch) == std::end(kBatches)) return "batch must be 8, 16, 32 or 64";
+  if (problem.m > c.batch) return "batch must be at least m";
+  if (c.warps_n != 4 && c.warps_n != 8) return "warps_n must be 4 or 8";
+  if (c.cluster < 1 || c.cluster > kWideMaxCluster || !std::has_single_bit(static_cast<unsigned>(c.cluster)))
+    return "cluster must be 1, 2, 4, 8 or 16";
+  if (c.cluster > 1 && problem.head) return "the head takes no cluster";
+  if (c.cluster > ceil_div(problem.k, kWideUnit)) return "cluster has more blocks than k has units of 64";
+  if (c.blocks_per_sm < 1 || c.blocks_per_sm > 4) return "blocks_per_sm must be 1 to 4";
+  if (problem.gated && problem.n % 8 != 0) return "a gated product needs n a multiple of 8";
+  const WidePlan p = plan_wide(c, problem, card);
+  const int needed = std::min(2, ceil_div(p.units, c.cluster));
+  if (p.stages < needed || p.shared_bytes > card.shared_bytes)
+    return fmt::format("has no room for {} stages in shared memory", needed);
+  return "";
+}
+
+std::vector<SkinnyConfig> wide_configs(const SkinnyProblem& problem, const SkinnyCard& card) {
+  std::vector<SkinnyConfig> found;
+  const int batch = wide_batch(problem.m);
+  const auto consider = [&](const SkinnyConfig& c) {
+    if (!wide_problem(c, problem, card).empty()) return;
+    if (c.blocks_per_sm > 1) {  // the same grid and ring under another name
+      SkinnyConfig fewer = c;
+      --fewer.blocks_per_sm;
+      const WidePlan a = plan_wide(c, problem, card);
+      const WidePlan b = plan_wide(fewer, problem, card);
+      if (a.grid == b.grid && a.stages == b.stages && a.resident == b.resident) return;
+    }
+    found.push_back(c);
+  };
+  for (int warps_n : {4, 8}) {
+    for (int cluster : {1, 2, 4, 8, 16}) {
+      for (int blocks_per_sm : {1, 2, 3}) {
+        consider({.kind = SkinnyConfig::Kind::kWide,
+                  .rows = kWarpRows,
+                  .batch = batch,
+                  .warps_n = warps_n,
+                  .cluster = cluster,
+                  .blocks_per_sm = blocks_per_sm});
+      }
+    }
+  }
+  return found;
+}
+
+double estimate_wide_us(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
+  // Fitted to two sweeps on an H200, except the outputs' cost, whose code has changed since.
+  constexpr double kStream = 4.1e6;    // bytes per us from memory
+  constexpr double kL2 = 5.5e6;        // bytes per us to all multiprocessors, x included
+  constexpr double kLink_us = 2.2;     // a link of a chain that does next to nothing
+  constexpr double kUnit_us = 0.17;    // of a block: a stage's barriers and copies
+  constexpr double kCluster_us = 0.2;  // of an exchange, and again for each doubling above 4 blocks
+  constexpr double kBlock_us = 0.3;    // of every further block on a multiprocessor
+  constexpr double kWave_us = 0.7;     // blocks that have to wait for others to end
+  constexpr double kRound_us =
+      1.5;  // of a block's further tile, whose stages wait for the outputs of the last
+  const WidePlan p = plan_wide(c, problem, card);
+  const int rounds = ceil_div(p.tiles, p.grid >> p.cluster_shift);
+  const double slice = static_cast<double>(p.units) / c.cluster;
+  const double x_block = slice * p.x_bytes() * (p.resident ? 1 : rounds);
+  const double weights = static_cast<double>(p.tiles) * p.units * p.weight_bytes();
+  const double per_sm = std::ceil(static_cast<double>(p.grid) / card.multiprocessors);
+  const double resident = std::max(1, card.shared_bytes / (p.shared_bytes + 1024));
+  // A cluster needs its multiprocessors in one processing cluster, where some stay without.
+  const double usable = card.multiprocessors * (c.cluster >= 8 ? 0.85 : c.cluster == 4 ? 0.97 : 1.0);
+  const double waves = std::ceil(p.grid / (usable * resident));
+
+  const double memory = std::max(weights / kStream, (weights + p.grid * x_block) / kL2);
+  const double unit_us = kUnit_us + 0.05 * (p.groups - 1) + 0.0012 * p.batch;
+  const double block = waves * rounds * slice * unit_us;
+  const double cluster = c.cluster == 1 ? 0 : kCluster_us * (1 + std::max(0, p.cluster_shift - 2));
+  const double outputs = per_sm * rounds * p.batch * p.tile_rows() / c.cluster * 60e-6;
+  return std::max(memory, block) + kLink_us + cluster + outputs + (per_sm - 1) * kBlock_us +
+         (waves - 1) * kWave_us + (problem.head ? 0 : (rounds - 1) * kRound_us);
+}
+
+}  // namespace tandem::kernels

@@ -1,9 +1,0 @@
-#include "kernels/skinny/wide_dispatch.cuh"
-
-namespace tandem::kernels {
-
-WideKernel find_wide_bf16(int batch, bool head) {
-  return find_wide<__nv_bfloat16>(batch, head);
-}
-
-}  // namespace tandem::kernels

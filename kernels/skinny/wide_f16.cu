@@ -1,9 +1,0 @@
-#include "kernels/skinny/wide_dispatch.cuh"
-
-namespace tandem::kernels {
-
-WideKernel find_wide_f16(int batch, bool head) {
-  return find_wide<__half>(batch, head);
-}
-
-}  // namespace tandem::kernels
