@@ -27,19 +27,49 @@ function(tandem_library name)
   target_link_libraries(${name} PUBLIC tandem_flags ${ARG_DEPS})
 endfunction()
 
-# tandem_test(NAME SOURCES ... DEPS ... LABELS ... ALONE): a GoogleTest binary; one ctest entry a test case group (suite).
+# Tests with label gpu run beside each other, and most compute small products on the host: threads that spin at the end of
+# each loop would take the cores from each other.
+set(TANDEM_GPU_TEST_ENVIRONMENT OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive)
+
+# tandem_test(NAME SOURCES ... DEPS ... LABELS ... ENVIRONMENT ... ALONE SHARDS n): a GoogleTest binary and its ctest entry.
 # ALONE: it measures time or free memory of a card, so that no other test may run beside it.
+# SHARDS: n entries that share the cases of a long binary.
 function(tandem_test name)
   if(NOT TANDEM_TESTS)
     return()
   endif()
-  cmake_parse_arguments(ARG "ALONE" "" "SOURCES;DEPS;LABELS;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(ARG "ALONE" "SHARDS" "SOURCES;DEPS;LABELS;ENVIRONMENT" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS} GTest::gtest_main)
-  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  # Exit code 77 from a binary whose every test skipped; GoogleTest prints "[  SKIPPED ]" lines otherwise.
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" ENVIRONMENT "${ARG_ENVIRONMENT}" TIMEOUT 900)
+  if("gpu" IN_LIST ARG_LABELS)
+    list(APPEND ARG_ENVIRONMENT ${TANDEM_GPU_TEST_ENVIRONMENT})
+  endif()
+  tandem_test_entries(${name} ${name} SHARDS "${ARG_SHARDS}" LABELS "${ARG_LABELS}" ENVIRONMENT ${ARG_ENVIRONMENT})
   if(ARG_ALONE)
     set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
   endif()
+endfunction()
+
+# tandem_test_entries(NAME COMMAND... SHARDS n LABELS ... ENVIRONMENT ...): NAME, or NAME.0 to NAME.n-1 with a share each.
+function(tandem_test_entries name)
+  cmake_parse_arguments(ARG "" "SHARDS" "LABELS;ENVIRONMENT" ${ARGN})
+  set(names ${name})
+  if(ARG_SHARDS)
+    math(EXPR last "${ARG_SHARDS} - 1")
+    set(names)
+    foreach(shard RANGE ${last})
+      list(APPEND names ${name}.${shard})
+    endforeach()
+  endif()
+  set(shard 0)
+  foreach(entry ${names})
+    add_test(NAME ${entry} COMMAND ${ARG_UNPARSED_ARGUMENTS} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set(environment ${ARG_ENVIRONMENT})
+    if(ARG_SHARDS)
+      list(APPEND environment GTEST_TOTAL_SHARDS=${ARG_SHARDS} GTEST_SHARD_INDEX=${shard})
+    endif()
+    # A binary whose every test skipped prints "[  SKIPPED ]" lines.
+    set_tests_properties(${entry} PROPERTIES LABELS "${ARG_LABELS}" ENVIRONMENT "${environment}" TIMEOUT 900)
+    math(EXPR shard "${shard} + 1")
+  endforeach()
 endfunction()

@@ -98,17 +98,20 @@ void expect_matches_reference(CudaEngine& engine, const CoverCase& cover, Totals
   totals.within_spec += logits.relative_l2 <= spec_tolerance(cover.precision) ? 1 : 0;
 }
 
+constexpr int kCoverParts = 4;  // of the covering array, so that they can run side by side
+class CoveringArray : public testing::TestWithParam<int> {};
+
 // Any combination of the model's features that the engine gets wrong: a norm in the wrong place, a bias left
 // out, a stride, an odd width, a sequence of one token, a precision.
-TEST(CudaEngine, MatchesReferenceOverCoveringArray) {
+TEST_P(CoveringArray, MatchesReference) {
   TANDEM_NEED_DEVICE();
-  const auto cases =
-      covering_cases(test_seed(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16});
+  const auto cases = covering_cases(test_seed_of_the_day(),
+                                    {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16});
   CudaEngine engine({.search_choices = false});
   Totals totals;
-  for (const CoverCase& cover : cases) {
-    fmt::print("{}\n", cover.text);
-    expect_matches_reference(engine, cover, totals);
+  for (size_t i = static_cast<size_t>(GetParam()); i < cases.size(); i += kCoverParts) {
+    fmt::print("{}\n", cases[i].text);
+    expect_matches_reference(engine, cases[i], totals);
   }
   fmt::print(
       "{} cases, {} within the precision's own tolerance; {} tokens, {} near ties that fell the other way; "
@@ -116,10 +119,12 @@ TEST(CudaEngine, MatchesReferenceOverCoveringArray) {
       "{} tokens, {} near ties\n",
       totals.cases, totals.within_spec, totals.tokens, totals.excused, totals.fp32_tokens,
       totals.fp32_excused);
+  EXPECT_GE(totals.cases, 10);
   EXPECT_GE(totals.within_spec * 4, totals.cases * 3);
   EXPECT_LE(totals.excused * 20, totals.tokens);
-  EXPECT_LE(totals.fp32_excused * 1000, totals.fp32_tokens);
+  EXPECT_LE(totals.fp32_excused * 1000, totals.fp32_tokens + 999);  // one near tie at the most in so few
 }
+INSTANTIATE_TEST_SUITE_P(Parts, CoveringArray, testing::Range(0, kCoverParts));
 
 CoverCase tiny_case(Precision precision, std::vector<int32_t> lengths) {
   CoverCase c;
