@@ -122,7 +122,7 @@ TEST_F(DuetTest, PairsAreInterleavedAndTurnedRound) {
   for (const json& turn : state()["order"]) {
     const bool is_decoder =
         state()["groups"][turn["group"].get<int>()].get<std::string>().starts_with("decoder");
-    EXPECT_EQ((first[{turn["pair"], is_decoder}]), turn["first"]);
+    EXPECT_EQ((first[{turn["pair"], is_decoder}]), turn["first"].get<std::string>());
   }
   int a_first = 0;
   for (int group = 0; group < 500; ++group) a_first += first_side(9, 0, group) == 0 ? 1 : 0;
