@@ -32,6 +32,15 @@ __device__ inline void store_shared(uint32_t to, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
 }
 
+__device__ inline float4 load_shared_quad(uint32_t from) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
+}
+
 /// This thread's accumulators to this block's shared memory: to where they are finished, or, with bulk_sums, to where they
 /// leave from. Either has room for every row of the batch.
 template <int kBatch>
@@ -116,67 +125,75 @@ __device__ inline WideColumns wide_columns(const WidePlan& p, int tile, int tid)
           .step = p.groups * kWideGroupThreads >> shift};
 }
 
+/// Up to four values one by one: the last columns, and operands that are not aligned. Loops, because it is rare and would
+/// be long.
+template <typename T>
+__device__ inline float4 load_quad_edge(const void* p, int64_t at, bool is_float, int valid) {
+  float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 1
+  for (int i = 0; i < valid; ++i) {
+    const float value = is_float ? load_fresh_element(static_cast<const float*>(p) + at + i)
+                                 : load_fresh_element(static_cast<const T*>(p) + at + i);
+    v.x = i == 0 ? value : v.x;
+    v.y = i == 1 ? value : v.y;
+    v.z = i == 2 ? value : v.z;
+    v.w = i == 3 ? value : v.w;
+  }
+  return v;
+}
+template <typename T>
+__device__ inline void store_quad_edge(void* p, int64_t at, bool is_float, int valid, float4 v) {
+#pragma unroll 1
+  for (int i = 0; i < valid; ++i) {
+    if (is_float) {
+      static_cast<float*>(p)[at + i] = v.x;
+    } else {
+      static_cast<T*>(p)[at + i] = from_float<T>(v.x);
+    }
+    v = make_float4(v.y, v.z, v.w, 0.0f);
+  }
+}
+
 /// Four values of T or float at element `at`, of which `valid` exist. The previous kernel may have written them: from L2.
 template <typename T>
 __device__ inline float4 load_quad_fresh(const void* p, int64_t at, bool is_float, bool vector, int valid) {
-  if (vector) {
-    if (is_float) return __ldcg(reinterpret_cast<const float4*>(static_cast<const float*>(p) + at));
-    const uint2 raw = __ldcg(reinterpret_cast<const uint2*>(static_cast<const T*>(p) + at));
-    const float2 low = unpack_pair<T>(raw.x);
-    const float2 high = unpack_pair<T>(raw.y);
-    return make_float4(low.x, low.y, high.x, high.y);
-  }
-  float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (i < valid) {
-      v[i] = is_float ? load_fresh_element(static_cast<const float*>(p) + at + i)
-                      : load_fresh_element(static_cast<const T*>(p) + at + i);
-    }
-  }
-  return make_float4(v[0], v[1], v[2], v[3]);
+  if (!vector) return load_quad_edge<T>(p, at, is_float, valid);
+  if (is_float) return __ldcg(reinterpret_cast<const float4*>(static_cast<const float*>(p) + at));
+  const uint2 raw = __ldcg(reinterpret_cast<const uint2*>(static_cast<const T*>(p) + at));
+  const float2 low = unpack_pair<T>(raw.x);
+  const float2 high = unpack_pair<T>(raw.y);
+  return make_float4(low.x, low.y, high.x, high.y);
 }
 template <typename T>
 __device__ inline void store_quad_any(void* p, int64_t at, bool is_float, bool vector, int valid,
                                       const float4& v) {
-  if (vector) {
-    if (is_float) {
-      *reinterpret_cast<float4*>(static_cast<float*>(p) + at) = v;
-    } else {
-      *reinterpret_cast<uint2*>(static_cast<T*>(p) + at) =
-          make_uint2(pack_pair<T>(v.x, v.y), pack_pair<T>(v.z, v.w));
-    }
-    return;
-  }
-  const float values[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (i >= valid) break;
-    if (is_float) {
-      static_cast<float*>(p)[at + i] = values[i];
-    } else {
-      static_cast<T*>(p)[at + i] = from_float<T>(values[i]);
-    }
+  if (!vector) {
+    store_quad_edge<T>(p, at, is_float, valid, v);
+  } else if (is_float) {
+    *reinterpret_cast<float4*>(static_cast<float*>(p) + at) = v;
+  } else {
+    *reinterpret_cast<uint2*>(static_cast<T*>(p) + at) =
+        make_uint2(pack_pair<T>(v.x, v.y), pack_pair<T>(v.z, v.w));
   }
 }
 
 __device__ inline float4 add(const float4& a, const float4& b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
-__device__ inline float4 activate_quad(int kind, float4 v) {
-  return make_float4(activate(kind, v.x), activate(kind, v.y), activate(kind, v.z), activate(kind, v.w));
+__device__ inline float relu(float v) {
+  return v < 0.0f ? 0.0f : v;  // a NaN stays
 }
 
-/// Residuals of the first rows of a thread, requested before the product.
-inline constexpr int kWideAhead = 2;
-/// Rows whose sums are read together.
-inline constexpr int kWideRows = 4;
+/// Rows that a thread finishes together; the residuals of its first ones are requested before the product.
+inline constexpr int kWideRows = 2;
 
+/// Zero where there is no such row or no residual.
 template <typename T>
 __device__ inline void load_residuals(const WideArgs& a, const WideColumns& at, int rank, int rows, int row,
-                                      int count, float4* residual) {
+                                      float4 (&residual)[kWideRows]) {
   const bool vector = a.vector && at.valid == 4;
-  for (int j = 0; j < count; ++j) {
+#pragma unroll
+  for (int j = 0; j < kWideRows; ++j) {
     const int b = row + j * at.step;
     residual[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (a.residual == nullptr || b >= rows || at.valid <= 0) continue;
@@ -185,68 +202,85 @@ __device__ inline void load_residuals(const WideArgs& a, const WideColumns& at, 
   }
 }
 
-/// Sums the blocks' parts in their order and writes the outputs. `ahead`: residuals of the first kWideAhead rows.
+/// The blocks' parts of kWideRows sums, in the order of the blocks. `from`, `second` and `part` in bytes: the shared address
+/// of the first row's, how far behind it the next row's lies, and each next block's.
+template <int kBlocks>
+__device__ inline void sum_parts(uint32_t from, uint32_t second, uint32_t part, float4 (&sum)[kWideRows]) {
+#pragma unroll
+  for (int source = 0; source < kBlocks; ++source, from += part) {
+    const float4 first = load_shared_quad(from);
+    const float4 next = load_shared_quad(from + second);
+    sum[0] = source == 0 ? first : add(sum[0], first);
+    sum[1] = source == 0 ? next : add(sum[1], next);
+  }
+}
+__device__ inline void sum_parts(const WidePlan& p, uint32_t from, uint32_t second,
+                                 float4 (&sum)[kWideRows]) {
+  const uint32_t part = 4 * p.source_floats();
+  switch (p.cluster_shift) {
+    case 0:
+      return sum_parts<1>(from, second, part, sum);
+    case 1:
+      return sum_parts<2>(from, second, part, sum);
+    case 2:
+      return sum_parts<4>(from, second, part, sum);
+    case 3:
+      return sum_parts<8>(from, second, part, sum);
+    default:
+      return sum_parts<kWideMaxCluster>(from, second, part, sum);
+  }
+}
+
+/// Sums the blocks' parts and writes the outputs. `residual`: of the thread's first rows.
+///
+/// A chain of small products waits for this code in every link, and its first pass runs from a cold instruction cache:
+/// what one row executes is kept short, what is rare is not inlined.
 template <typename T>
 __device__ inline void wide_finish(const WideArgs& a, const WideColumns& at, int rank, int rows,
-                                   const float* sums, const float* bias, const float4 (&ahead)[kWideAhead]) {
+                                   uint32_t sums, uint32_t bias, float4 (&residual)[kWideRows]) {
   const WidePlan& p = a.plan;
   if (at.valid <= 0) return;
   const bool vector = a.vector && at.valid == 4;
-  const float4 my_bias = *reinterpret_cast<const float4*>(bias + at.local);
-  const float4 up_bias = p.gated ? *reinterpret_cast<const float4*>(bias + p.tile_outputs() + at.local)
-                                 : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  const float4 my_bias = load_shared_quad(bias + 4 * at.local);
 #pragma unroll 1
   for (int row = at.row; row < rows; row += kWideRows * at.step) {
+    if (row != at.row) load_residuals<T>(a, at, rank, rows, row, residual);
+    const bool two = row + at.step < rows;
+    const uint32_t from = sums + 4 * wide_sum_at(p, 0, 0, row, at.local);
+    const uint32_t second = two ? 4 * at.step * p.ld : 0;
     float4 value[kWideRows];
-    float4 residual[kWideRows];
-    if (row == at.row) {
+    sum_parts(p, from, second, value);
 #pragma unroll
-      for (int j = 0; j < kWideAhead; ++j) residual[j] = ahead[j];
-      load_residuals<T>(a, at, rank, rows, row + kWideAhead * at.step, kWideRows - kWideAhead,
-                        residual + kWideAhead);
-    } else {
-      load_residuals<T>(a, at, rank, rows, row, kWideRows, residual);
-    }
-#pragma unroll
-    for (int j = 0; j < kWideRows; ++j) {
-      const int b = row + j * at.step;
-      value[j] = my_bias;
-      if (b >= rows) continue;
-      const float* from = sums + wide_sum_at(p, 0, 0, b, at.local);
-      float4 sum = *reinterpret_cast<const float4*>(from);
-#pragma unroll 4
-      for (int source = 1; source < p.cluster(); ++source)
-        sum = add(sum, *reinterpret_cast<const float4*>(from + source * p.source_floats()));
-      value[j] = add(sum, my_bias);
-    }
+    for (int j = 0; j < kWideRows; ++j) value[j] = add(value[j], my_bias);
     if (a.activation == static_cast<int>(Activation::kRelu)) {
 #pragma unroll
-      for (int j = 0; j < kWideRows; ++j) {
-        value[j].x = value[j].x < 0.0f ? 0.0f : value[j].x;  // a NaN stays
-        value[j].y = value[j].y < 0.0f ? 0.0f : value[j].y;
-        value[j].z = value[j].z < 0.0f ? 0.0f : value[j].z;
-        value[j].w = value[j].w < 0.0f ? 0.0f : value[j].w;
-      }
+      for (int j = 0; j < kWideRows; ++j)
+        value[j] = make_float4(relu(value[j].x), relu(value[j].y), relu(value[j].z), relu(value[j].w));
     } else if (a.activation >= 0) {
-#pragma unroll
-      for (int j = 0; j < kWideRows; ++j) value[j] = activate_quad(a.activation, value[j]);
-    }
-#pragma unroll
-    for (int j = 0; j < kWideRows; ++j) {
-      const int b = row + j * at.step;
-      if (b >= rows) break;
-      if (p.gated) {
-        const float* from = sums + wide_sum_at(p, 0, 1, b, at.local);
-        float4 up = *reinterpret_cast<const float4*>(from);
-#pragma unroll 4
-        for (int source = 1; source < p.cluster(); ++source)
-          up = add(up, *reinterpret_cast<const float4*>(from + source * p.source_floats()));
-        up = add(up, up_bias);
-        value[j] = make_float4(value[j].x * up.x, value[j].y * up.y, value[j].z * up.z, value[j].w * up.w);
+#pragma unroll 1
+      for (int j = 0; j < kWideRows;
+           ++j) {  // a loop: every activation eight times would be most of the kernel
+        const float4 v = value[0];
+        value[0] = value[1];
+        value[1] = make_float4(activate(a.activation, v.x), activate(a.activation, v.y),
+                               activate(a.activation, v.z), activate(a.activation, v.w));
       }
-      store_quad_any<T>(a.y, ((rank << p.share_shift) + b) * a.ldy + at.column, a.y_float, vector, at.valid,
-                        add(value[j], residual[j]));
     }
+    if (p.gated) {
+      const float4 up_bias = load_shared_quad(bias + 4 * (p.tile_outputs() + at.local));
+      float4 up[kWideRows];
+      sum_parts(p, from + 4 * p.plane_floats(), second, up);
+#pragma unroll
+      for (int j = 0; j < kWideRows; ++j) {
+        up[j] = add(up[j], up_bias);
+        value[j] = make_float4(value[j].x * up[j].x, value[j].y * up[j].y, value[j].z * up[j].z,
+                               value[j].w * up[j].w);
+      }
+    }
+    const int64_t to = ((rank << p.share_shift) + row) * a.ldy + at.column;
+    store_quad_any<T>(a.y, to, a.y_float, vector, at.valid, add(value[0], residual[0]));
+    if (two)
+      store_quad_any<T>(a.y, to + at.step * a.ldy, a.y_float, vector, at.valid, add(value[1], residual[1]));
   }
 }
 

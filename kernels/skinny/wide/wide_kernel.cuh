@@ -19,8 +19,7 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int tid = static_cast<int>(threadIdx.x);
   const uint32_t group_weights = shared.base + warp / 4 * (kWideGroupRows * kWideRowBytes);
-  float* sums = reinterpret_cast<float*>(memory + p.sums_offset);
-  float* bias_shared = reinterpret_cast<float*>(memory + p.bias_offset);
+  const uint32_t bias_shared = shared.base + p.bias_offset;
   const T* bias = static_cast<const T*>(a.bias);
   const int rows = wide_owned_rows(p, walk.rank);
 
@@ -50,8 +49,8 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
     }
     if (tile == walk.first_tile) pdl_wait();
     const WideColumns columns = wide_columns(p, tile, tid);
-    float4 residual[kWideAhead];
-    if constexpr (!kHead) load_residuals<T>(a, columns, walk.rank, rows, columns.row, kWideAhead, residual);
+    float4 residual[kWideRows];
+    if constexpr (!kHead) load_residuals<T>(a, columns, walk.rank, rows, columns.row, residual);
 
     float c[kBatch / 8][4] = {};
 #pragma unroll 1
@@ -85,7 +84,7 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
       if (p.cluster_shift > 0) cluster_wait();  // every block runs and has initialised its barriers
       // The previous tile is written; nobody reads a stage that sums are about to overwrite.
       if (p.cluster_shift == 0 || p.bulk_sums) consumers_sync(p);
-      if (tid < p.tile_rows()) bias_shared[tid] = my_bias[0];
+      if (tid < p.tile_rows()) store_shared(bias_shared + 4 * tid, my_bias[0]);
       if (p.cluster_shift > 0 && !p.bulk_sums) {
         wide_push_sums<kBatch>(p, c, shared, walk.rank, warp, lane);
       } else {
@@ -101,7 +100,7 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
           cluster_arrive_relaxed();  // what this block waited for has left its peers' memory
         }
       }
-      wide_finish<T>(a, columns, walk.rank, rows, sums, bias_shared, residual);
+      wide_finish<T>(a, columns, walk.rank, rows, shared.sums, bias_shared, residual);
     }
   }
 }
@@ -111,6 +110,7 @@ __global__ void __launch_bounds__(kWideMaxGroups* kWideGroupThreads + kWarp, kHe
     skinny_wide_kernel(const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map,
                        const __grid_constant__ WideArgs a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  pdl_launch_dependents();
   extern __shared__ __align__(1024) unsigned char raw[];
   const WidePlan& p = a.plan;
   unsigned char* const memory =
@@ -145,7 +145,6 @@ __global__ void __launch_bounds__(kWideMaxGroups* kWideGroupThreads + kWarp, kHe
   }
   if (p.cluster_shift > 0) cluster_arrive_relaxed();
   __syncthreads();
-  pdl_launch_dependents();
   Candidate best[kBatch / 4];
   if (produces) {
     if (lane == 0) {
