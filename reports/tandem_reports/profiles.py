@@ -9,11 +9,19 @@ from pathlib import Path
 from tandem_reports.errors import ReportError
 from tandem_reports.fields import Fields, check_schema, parse_line, whole_lines
 from tandem_reports.trace_reading import read_any
-from tandem_reports.trace_views import Measured
 from tandem_reports.traces import Trace
 
 PASSES = ("graph", "node", "eager", "counters", "energy")
 FILE = "profiles.jsonl"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What counters read for a phase in one replay."""
+
+    bytes: float
+    tensor_percent: float | None = None
+    sm_percent: float | None = None
 
 
 @dataclass(frozen=True)

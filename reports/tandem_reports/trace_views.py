@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tandem_reports import formats
 from tandem_reports.export import csv_text, number
+from tandem_reports.profiles import Measured
 from tandem_reports.text import aligned, markdown_table
 from tandem_reports.trace_analysis import (
     GAP_REASONS,
@@ -47,15 +48,6 @@ def unit(analysis: Analysis) -> str:
     if analysis.trace.steps > 1:
         return f"one replay of {analysis.trace.steps} steps"
     return "one replay"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What counters read for a phase in one replay."""
-
-    bytes: float
-    tensor_percent: float | None = None
-    sm_percent: float | None = None
 
 
 def phase_grid(analysis: Analysis, measured: Mapping[str, Measured] | None = None) -> Grid:

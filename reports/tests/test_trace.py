@@ -20,7 +20,7 @@ from tandem_reports import profile_section
 from tandem_reports.errors import ReportError
 from tandem_reports.nsys import read_nsys
 from tandem_reports.perfetto import perfetto
-from tandem_reports.profiles import read_profiles
+from tandem_reports.profiles import Measured, read_profiles
 from tandem_reports.runs import load_runs
 from tandem_reports.trace_analysis import (
     GAP_REASONS,
@@ -34,7 +34,7 @@ from tandem_reports.trace_analysis import (
     union_ns,
 )
 from tandem_reports.trace_reading import read_any
-from tandem_reports.trace_views import Measured, memory_lines
+from tandem_reports.trace_views import memory_lines
 from tandem_reports.traces import Activities, Phase, Replay, Span, Trace, sorted_activities
 
 RECORDED = Path(__file__).parent / "recorded"

@@ -21,8 +21,8 @@ from tandem_reports.figures.style import (
     styled,
     text_width,
 )
+from tandem_reports.profiles import Measured
 from tandem_reports.trace_analysis import ORPHAN, Analysis
-from tandem_reports.trace_views import Measured
 from tandem_reports.traces import per_replay
 
 COLOURS = {
