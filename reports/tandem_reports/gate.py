@@ -24,8 +24,8 @@ from tandem_reports.paired import (
     stretched,
 )
 from tandem_reports.policy import Policy, SuitePolicy, allowed
-from tandem_reports.records import Case
-from tandem_reports.runs import Run
+from tandem_reports.reading.records import Case
+from tandem_reports.reading.runs import Run
 from tandem_reports.stats import Interval, median
 
 VERDICTS = (

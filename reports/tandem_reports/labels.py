@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tandem_reports.records import Case
+from tandem_reports.reading.records import Case
 
 AXIS_ORDER = (
     "op", "model", "batch", "src", "tgt", "precision", "sparsity", "tp", "engine",

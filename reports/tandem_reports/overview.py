@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tandem_reports import formats
 from tandem_reports.cases import CaseResult
-from tandem_reports.environment import Card, Environment
-from tandem_reports.fields import shown
-from tandem_reports.records import STATUSES
-from tandem_reports.runs import Run
+from tandem_reports.reading.environment import Card, Environment
+from tandem_reports.reading.fields import shown
+from tandem_reports.reading.records import STATUSES
+from tandem_reports.reading.runs import Run
 from tandem_reports.stats import geometric_mean
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
-from tandem_reports.fields import Fields, parse_json
-from tandem_reports.records import SUITES
+from tandem_reports.reading.fields import Fields, parse_json
+from tandem_reports.reading.records import SUITES
 
 
 @dataclass(frozen=True)

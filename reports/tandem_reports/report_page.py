@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem_reports import __version__, formats, glossary, page
-from tandem_reports.audit import SampleAudit
 from tandem_reports.cases import MARKS, CaseResult, Mark, by_suite, collect, marks
 from tandem_reports.export import case_csv
 from tandem_reports.figures.curves import curves
@@ -23,7 +22,8 @@ from tandem_reports.overview import (
     suite_overview,
 )
 from tandem_reports.profile_section import ProfileSection
-from tandem_reports.runs import Run
+from tandem_reports.reading.audit import SampleAudit
+from tandem_reports.reading.runs import Run
 from tandem_reports.tables import Cell, Column, Row, Table, case_table
 
 

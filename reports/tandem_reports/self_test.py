@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from tandem_reports.comparison import Matching
-from tandem_reports.duet import read_duet
 from tandem_reports.errors import ReportError
 from tandem_reports.gate import GateResult, decide, gate
 from tandem_reports.paired import spent_alpha
 from tandem_reports.policy import Policy, SuitePolicy
-from tandem_reports.records import Case
-from tandem_reports.runs import Run, load_runs
+from tandem_reports.reading.duet import read_duet
+from tandem_reports.reading.records import Case
+from tandem_reports.reading.runs import Run, load_runs
 
 CONFIDENCE = 0.95
 """Of the bounds, each one-sided."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tandem_reports import formats, glossary
 from tandem_reports.cases import CaseResult, Mark
 from tandem_reports.labels import axis_names, common_text, split_axes
-from tandem_reports.records import INTEGER_AXES
+from tandem_reports.reading.records import INTEGER_AXES
 from tandem_reports.stats import MIN_WORKERS
 
 MODEL_SUITES = ("encoder", "decoder", "generate")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from tandem_reports.labels import common_text, short_name, split_axes
 from tandem_reports.overview import conditions, machine
-from tandem_reports.records import Case
-from tandem_reports.runs import Run
+from tandem_reports.reading.records import Case
+from tandem_reports.reading.runs import Run
 
 
 def names(cases: Sequence[Case]) -> tuple[list[str], str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tandem_reports.traces import KINDS, Activities, Ints, Phase, PhaseCost, Trace, Work, per_replay
+from tandem_reports.reading.traces import KINDS, Activities, Ints, Phase, PhaseCost, Trace, Work, per_replay
 
 ORPHAN = "no phase"
 COMMUNICATION = KINDS.index("communication")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tandem_reports import formats
 from tandem_reports.export import csv_text, number
-from tandem_reports.profiles import Measured
+from tandem_reports.reading.profiles import Measured
 from tandem_reports.text import aligned, markdown_table
 from tandem_reports.trace_analysis import (
     GAP_REASONS,

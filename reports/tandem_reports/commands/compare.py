@@ -15,7 +15,7 @@ from tandem_reports.comparison import Comparison, Matching, Rules, compare, inte
 from tandem_reports.errors import BAD_RESULT, GOOD, USAGE, ReportError
 from tandem_reports.labels import AXIS_ORDER, axis_names, common_text, split_axes
 from tandem_reports.overview import conditions, environment_table, machine
-from tandem_reports.runs import load_runs
+from tandem_reports.reading.runs import load_runs
 from tandem_reports.tables import Cell, Column, Row, Table
 
 DESCRIPTION = """\

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tandem_reports import __version__, console, formats, glossary, page
-from tandem_reports.duet import DuetNotes, read_duet
 from tandem_reports.errors import GOOD, USAGE, ReportError
 from tandem_reports.gate import GateResult, confirm, gate, unconfirmed
 from tandem_reports.gate_views import (
@@ -30,7 +29,8 @@ from tandem_reports.gate_views import (
 from tandem_reports.overview import conditions, environment_table, machine
 from tandem_reports.paired import planned_pairs
 from tandem_reports.policy import USUAL, Policy, read_policy
-from tandem_reports.runs import Run, load_runs
+from tandem_reports.reading.duet import DuetNotes, read_duet
+from tandem_reports.reading.runs import Run, load_runs
 from tandem_reports.tables import Cell, Column, Row, Table
 
 DESCRIPTION = """\

@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Arrays take a while to import; other commands do without.
     from tandem_reports import trace_views
     from tandem_reports.perfetto import perfetto
+    from tandem_reports.reading.trace_files import read_any
     from tandem_reports.trace_analysis import analyse
-    from tandem_reports.trace_reading import read_any
 
     analysis = analyse(read_any(arguments.trace))
     lines = trace_views.summary_lines(analysis)

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from tandem_reports.figures.style import INK, MUTED, Picture, canvas, legend, picture, styled, text_width
 from tandem_reports.labels import short_name, split_axes
-from tandem_reports.records import Case
+from tandem_reports.reading.records import Case
 from tandem_reports.stats import Interval
 
 MAX_CASES = 60

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tandem_reports.errors import ReportError
-from tandem_reports.runs import Run
-from tandem_reports.samples import read_samples, samples_path, summary_agrees
+from tandem_reports.reading.runs import Run
+from tandem_reports.reading.samples import read_samples, samples_path, summary_agrees
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
-from tandem_reports.nsys import read_nsys
-from tandem_reports.traces import Trace, read_trace
+from tandem_reports.reading.nsys import read_nsys
+from tandem_reports.reading.traces import Trace, read_trace
 
 SQLITE = b"SQLite format 3\x00"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from tandem_reports.errors import ReportError
-from tandem_reports.traces import KINDS, Activities, Phase, Replay, Span, Trace, sorted_activities
+from tandem_reports.reading.traces import KINDS, Activities, Phase, Replay, Span, Trace, sorted_activities
 
 KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
 PUSH_POP = 59

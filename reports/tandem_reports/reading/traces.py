@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem_reports.errors import ReportError
-from tandem_reports.fields import Fields, check_schema, parse_json
+from tandem_reports.reading.fields import Fields, check_schema, parse_json
 
 Ints = npt.NDArray[np.int64]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tandem_reports.errors import ReportError
-from tandem_reports.records import SamplesRef
+from tandem_reports.reading.records import SamplesRef
 
 SUMMARY_TOLERANCE = 1e-5
 """How far, relatively, a record's median may lie from the median of its float32 samples."""

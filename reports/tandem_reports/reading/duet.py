@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
-from tandem_reports.fields import Fields, check_schema, parse_json
-from tandem_reports.records import INTEGER_AXES, TEXT_AXES
+from tandem_reports.reading.fields import Fields, check_schema, parse_json
+from tandem_reports.reading.records import INTEGER_AXES, TEXT_AXES
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tandem_reports.environment import Environment, read_environment
 from tandem_reports.errors import ReportError
-from tandem_reports.records import Record, read_records
+from tandem_reports.reading.environment import Environment, read_environment
+from tandem_reports.reading.records import Record, read_records
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
-from tandem_reports.fields import Fields, check_schema, parse_line, whole_lines
+from tandem_reports.reading.fields import Fields, check_schema, parse_line, whole_lines
 
 SUITES = ("encoder", "decoder", "generate", "kernels", "collectives", "memory", "limits")
 STATUSES = ("ok", "invalid", "skipped", "oom", "crashed", "timeout", "rank_lost", "error")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
-from tandem_reports.fields import Fields, check_schema, parse_line, whole_lines
-from tandem_reports.trace_reading import read_any
-from tandem_reports.traces import Trace
+from tandem_reports.reading.fields import Fields, check_schema, parse_line, whole_lines
+from tandem_reports.reading.trace_files import read_any
+from tandem_reports.reading.traces import Trace
 
 PASSES = ("graph", "node", "eager", "counters", "energy")
 FILE = "profiles.jsonl"

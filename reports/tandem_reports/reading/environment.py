@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
-from tandem_reports.fields import Fields, check_schema, parse_json, shown
+from tandem_reports.reading.fields import Fields, check_schema, parse_json, shown
 
 
 @dataclass(frozen=True)
