@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tandem_reports import formats
-from tandem_reports.cases import CaseResult, collect, natural_order
 from tandem_reports.errors import ReportError
 from tandem_reports.reading.environment import Environment
 from tandem_reports.reading.records import Case, Record
 from tandem_reports.reading.runs import Run
-from tandem_reports.stats import (
+from tandem_reports.stats.cases import CaseResult, collect, natural_order
+from tandem_reports.stats.small_samples import (
     MIN_WORKERS,
     Interval,
     benjamini_hochberg,

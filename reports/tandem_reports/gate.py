@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tandem_reports import formats
-from tandem_reports.cases import CaseResult, natural_order
 from tandem_reports.comparison import Matching, condition_differences, machine_differences
 from tandem_reports.errors import BAD_RESULT, GOOD, NOT_ENOUGH_EVIDENCE
-from tandem_reports.paired import (
+from tandem_reports.policy import Policy, SuitePolicy, allowed
+from tandem_reports.reading.records import Case
+from tandem_reports.reading.runs import Run
+from tandem_reports.stats.cases import CaseResult, natural_order
+from tandem_reports.stats.paired import (
     fewest_pairs,
     holm,
     pseudo_median,
@@ -23,10 +26,7 @@ from tandem_reports.paired import (
     spent_alpha,
     stretched,
 )
-from tandem_reports.policy import Policy, SuitePolicy, allowed
-from tandem_reports.reading.records import Case
-from tandem_reports.reading.runs import Run
-from tandem_reports.stats import Interval, median
+from tandem_reports.stats.small_samples import Interval, median
 
 VERDICTS = (
     "slower",

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tandem_reports import formats
-from tandem_reports.cases import CaseResult
 from tandem_reports.reading.environment import Card, Environment
 from tandem_reports.reading.fields import shown
 from tandem_reports.reading.records import STATUSES
 from tandem_reports.reading.runs import Run
-from tandem_reports.stats import geometric_mean
+from tandem_reports.stats.cases import CaseResult
+from tandem_reports.stats.small_samples import geometric_mean
 
 
 @dataclass(frozen=True)

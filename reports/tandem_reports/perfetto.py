@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tandem_reports.reading.traces import KINDS, Trace, dumps
-from tandem_reports.trace_analysis import ORPHAN, owned, short_kernel
+from tandem_reports.stats.trace_analysis import ORPHAN, owned, short_kernel
 
 DEVICE, HOST = 1, 2
 PHASES = 10_000_000

@@ -12,8 +12,8 @@ from tandem_reports.figures.phases import phase_bars, roofline, timeline
 from tandem_reports.figures.style import Picture
 from tandem_reports.reading.profiles import Measured, Profile, read_profiles, trace_of
 from tandem_reports.reading.runs import Run
+from tandem_reports.stats.trace_analysis import Analysis, analyse
 from tandem_reports.tables import Cell, Column, Row, Table
-from tandem_reports.trace_analysis import Analysis, analyse
 from tandem_reports.trace_views import Grid
 
 MAX_DETAILED = 12

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem_reports import __version__, formats, glossary, page
-from tandem_reports.cases import MARKS, CaseResult, Mark, by_suite, collect, marks
 from tandem_reports.export import case_csv
 from tandem_reports.figures.curves import curves
 from tandem_reports.figures.floors import floors
@@ -24,6 +23,7 @@ from tandem_reports.overview import (
 from tandem_reports.profile_section import ProfileSection
 from tandem_reports.reading.audit import SampleAudit
 from tandem_reports.reading.runs import Run
+from tandem_reports.stats.cases import MARKS, CaseResult, Mark, by_suite, collect, marks
 from tandem_reports.tables import Cell, Column, Row, Table, case_table
 
 

@@ -17,11 +17,11 @@ import numpy as np
 from tandem_reports.comparison import Matching
 from tandem_reports.errors import ReportError
 from tandem_reports.gate import GateResult, decide, gate
-from tandem_reports.paired import spent_alpha
 from tandem_reports.policy import Policy, SuitePolicy
 from tandem_reports.reading.duet import read_duet
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run, load_runs
+from tandem_reports.stats.paired import spent_alpha
 
 CONFIDENCE = 0.95
 """Of the bounds, each one-sided."""

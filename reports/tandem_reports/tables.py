@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tandem_reports import formats, glossary
-from tandem_reports.cases import CaseResult, Mark
 from tandem_reports.labels import axis_names, common_text, split_axes
 from tandem_reports.reading.records import INTEGER_AXES
-from tandem_reports.stats import MIN_WORKERS
+from tandem_reports.stats.cases import CaseResult, Mark
+from tandem_reports.stats.small_samples import MIN_WORKERS
 
 MODEL_SUITES = ("encoder", "decoder", "generate")
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from tandem_reports import formats
 from tandem_reports.export import csv_text, number
 from tandem_reports.reading.profiles import Measured
-from tandem_reports.text import aligned, markdown_table
-from tandem_reports.trace_analysis import (
+from tandem_reports.stats.trace_analysis import (
     GAP_REASONS,
     Analysis,
     Difference,
     kernel_differences,
     phase_differences,
 )
+from tandem_reports.text import aligned, markdown_table
 
 MOST_KERNELS = 24
 MOST_DIFFERENCES = 20

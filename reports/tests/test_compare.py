@@ -75,7 +75,7 @@ def test_small_changes_are_not_called(tmp_path: Path) -> None:
 
 # Under no change the share of tables with a false call must stay near the rate asked for.
 def test_false_calls_are_rare() -> None:
-    from tandem_reports.stats import benjamini_hochberg, mann_whitney_greater
+    from tandem_reports.stats.small_samples import benjamini_hochberg, mann_whitney_greater
 
     rng = random.Random(11)
     tables, wrong = 300, 0

@@ -24,7 +24,7 @@ from tandem_reports.reading.profiles import Measured, read_profiles
 from tandem_reports.reading.runs import load_runs
 from tandem_reports.reading.trace_files import read_any
 from tandem_reports.reading.traces import Activities, Phase, Replay, Span, Trace, sorted_activities
-from tandem_reports.trace_analysis import (
+from tandem_reports.stats.trace_analysis import (
     GAP_REASONS,
     ORPHAN,
     analyse,

@@ -27,10 +27,10 @@ from tandem_reports.gate_views import (
     terminal,
 )
 from tandem_reports.overview import conditions, environment_table, machine
-from tandem_reports.paired import planned_pairs
 from tandem_reports.policy import USUAL, Policy, read_policy
 from tandem_reports.reading.duet import DuetNotes, read_duet
 from tandem_reports.reading.runs import Run, load_runs
+from tandem_reports.stats.paired import planned_pairs
 from tandem_reports.tables import Cell, Column, Row, Table
 
 DESCRIPTION = """\

@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tandem_reports import trace_views
     from tandem_reports.perfetto import perfetto
     from tandem_reports.reading.trace_files import read_any
-    from tandem_reports.trace_analysis import analyse
+    from tandem_reports.stats.trace_analysis import analyse
 
     analysis = analyse(read_any(arguments.trace))
     lines = trace_views.summary_lines(analysis)

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tandem_reports import formats
-from tandem_reports.cases import CaseResult
 from tandem_reports.figures.style import (
     INK,
     MARKERS,
@@ -26,6 +25,7 @@ from tandem_reports.figures.style import (
     value_ticks,
 )
 from tandem_reports.labels import axis_names, short_name, split_axes
+from tandem_reports.stats.cases import CaseResult
 
 LEGEND_COLUMNS = 4
 ROW_HEIGHT = 2.4

@@ -23,7 +23,7 @@ from tandem_reports.figures.style import (
 )
 from tandem_reports.reading.profiles import Measured
 from tandem_reports.reading.traces import per_replay
-from tandem_reports.trace_analysis import ORPHAN, Analysis
+from tandem_reports.stats.trace_analysis import ORPHAN, Analysis
 
 COLOURS = {
     "embed": "#999999", "norm": "#b8a16b", "self.qkv": "#0072B2", "self.attention": "#56B4E9",

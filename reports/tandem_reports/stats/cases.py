@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tandem_reports.reading.records import SUITES, Case, Check, Record
 from tandem_reports.reading.runs import Run
-from tandem_reports.stats import MIN_WORKERS, Interval, median, median_interval
+from tandem_reports.stats.small_samples import MIN_WORKERS, Interval, median, median_interval
 
 LOSSY_PRECISIONS = ("fp8", "int8", "w8a16", "w4a16")
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tandem_reports.stats import Interval
+from tandem_reports.stats.small_samples import Interval
 
 
 def _sums(ranks: Sequence[int]) -> list[int]:
