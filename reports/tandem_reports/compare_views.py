@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tandem_reports import formats
-from tandem_reports.comparison import STATUSES, Comparison, Lost, Pair, interval_text
 from tandem_reports.export import csv_text, number
+from tandem_reports.gate.comparison import STATUSES, Comparison, Lost, Pair, interval_text
 from tandem_reports.labels import AXIS_ORDER
 from tandem_reports.overview import environment_table
 from tandem_reports.text import aligned, escape, markdown_table, names, sides

@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 from tandem_reports import formats
-from tandem_reports.comparison import interval_text
 from tandem_reports.errors import BAD_RESULT, GOOD
-from tandem_reports.gate import BAD, OPEN, VERDICTS, GateResult, Verdict
+from tandem_reports.gate.comparison import interval_text
+from tandem_reports.gate.verdicts import BAD, OPEN, VERDICTS, GateResult, Verdict
 from tandem_reports.text import aligned, escape, markdown_table, names, sides
 
 SCHEMA = "1.0.0"

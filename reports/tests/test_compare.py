@@ -16,7 +16,7 @@ import pytest
 from conftest import Outcome
 from fixture_runs import Model, case, make_run
 
-from tandem_reports.comparison import Rules, compare, workers_needed
+from tandem_reports.gate.comparison import Rules, compare, workers_needed
 from tandem_reports.reading.runs import load_run
 
 CASES = [case("decoder", model="t5-base", batch=batch) for batch in (1, 8, 32, 64)]

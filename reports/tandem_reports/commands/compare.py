@@ -11,8 +11,8 @@ from typing import Any
 
 from tandem_reports import __version__, console, formats, glossary, page
 from tandem_reports.compare_views import CAVEAT, comparison_csv, counts_text, markdown, terminal
-from tandem_reports.comparison import Comparison, Matching, Rules, compare, interval_text
 from tandem_reports.errors import BAD_RESULT, GOOD, USAGE, ReportError
+from tandem_reports.gate.comparison import Comparison, Matching, Rules, compare, interval_text
 from tandem_reports.labels import AXIS_ORDER, axis_names, common_text, split_axes
 from tandem_reports.overview import conditions, environment_table, machine
 from tandem_reports.reading.runs import load_runs

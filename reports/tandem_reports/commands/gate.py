@@ -13,7 +13,8 @@ from typing import Any
 
 from tandem_reports import __version__, console, formats, glossary, page
 from tandem_reports.errors import GOOD, USAGE, ReportError
-from tandem_reports.gate import GateResult, confirm, gate, unconfirmed
+from tandem_reports.gate.policy import USUAL, Policy, read_policy
+from tandem_reports.gate.verdicts import GateResult, confirm, gate, unconfirmed
 from tandem_reports.gate_views import (
     HEADER,
     SCHEMA,
@@ -27,7 +28,6 @@ from tandem_reports.gate_views import (
     terminal,
 )
 from tandem_reports.overview import conditions, environment_table, machine
-from tandem_reports.policy import USUAL, Policy, read_policy
 from tandem_reports.reading.duet import DuetNotes, read_duet
 from tandem_reports.reading.runs import Run, load_runs
 from tandem_reports.stats.paired import planned_pairs

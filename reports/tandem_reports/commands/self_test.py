@@ -13,9 +13,8 @@ import numpy as np
 
 from tandem_reports import console, formats
 from tandem_reports.errors import BAD_RESULT, GOOD, ReportError
-from tandem_reports.overview import machine
-from tandem_reports.policy import USUAL, read_policy
-from tandem_reports.self_test import (
+from tandem_reports.gate.policy import USUAL, read_policy
+from tandem_reports.gate.self_test import (
     CONFIDENCE,
     LONG_US,
     SPREAD_LIMIT,
@@ -28,6 +27,7 @@ from tandem_reports.self_test import (
     power,
     spread,
 )
+from tandem_reports.overview import machine
 from tandem_reports.text import markdown_table
 
 DESCRIPTION = """\

@@ -10,11 +10,11 @@ from typing import Any
 from tandem_reports import __version__, console, formats, glossary, page
 from tandem_reports.errors import GOOD, ReportError
 from tandem_reports.export import csv_text, number
+from tandem_reports.gate.trend import History, Step, histories, in_order
 from tandem_reports.overview import conditions, machine
 from tandem_reports.reading.runs import Run, load_runs
 from tandem_reports.tables import Cell, Column, Row, Table
 from tandem_reports.text import aligned, markdown_table, names
-from tandem_reports.trend import History, Step, histories, in_order
 
 DESCRIPTION = """\
 Shows every case over many runs, oldest first, and finds the runs at which its level changed. A run counts for

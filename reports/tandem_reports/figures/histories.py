@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 
 from tandem_reports import formats
 from tandem_reports.figures.style import PALETTE, Picture, canvas, legend, picture, styled
+from tandem_reports.gate.trend import History
 from tandem_reports.labels import short_name, split_axes
-from tandem_reports.trend import History
 
 COLUMNS = 3
 MAX_PANELS = 24

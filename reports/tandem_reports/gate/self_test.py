@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tandem_reports.comparison import Matching
 from tandem_reports.errors import ReportError
-from tandem_reports.gate import GateResult, decide, gate
-from tandem_reports.policy import Policy, SuitePolicy
+from tandem_reports.gate.comparison import Matching
+from tandem_reports.gate.policy import Policy, SuitePolicy
+from tandem_reports.gate.verdicts import GateResult, decide, gate
 from tandem_reports.reading.duet import read_duet
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run, load_runs

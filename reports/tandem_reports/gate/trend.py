@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tandem_reports.comparison import condition_differences, machine_differences
+from tandem_reports.gate.comparison import condition_differences, machine_differences
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.cases import CaseResult, collect, natural_order

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tandem_reports import formats
-from tandem_reports.comparison import Matching, condition_differences, machine_differences
 from tandem_reports.errors import BAD_RESULT, GOOD, NOT_ENOUGH_EVIDENCE
-from tandem_reports.policy import Policy, SuitePolicy, allowed
+from tandem_reports.gate.comparison import Matching, condition_differences, machine_differences
+from tandem_reports.gate.policy import Policy, SuitePolicy, allowed
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.cases import CaseResult, natural_order
