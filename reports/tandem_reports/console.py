@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import page
+from tandem_reports.views import page
 
 
 def percent(text: str) -> float:

@@ -27,8 +27,8 @@ from tandem_reports.gate.self_test import (
     power,
     spread,
 )
-from tandem_reports.overview import machine
-from tandem_reports.text import markdown_table
+from tandem_reports.views.overview import machine
+from tandem_reports.views.text import markdown_table
 
 DESCRIPTION = """\
 Reads duets of builds that are known and says how often the gate is wrong:

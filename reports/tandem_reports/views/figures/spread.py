@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tandem_reports.figures.style import INK, PALETTE, Picture, canvas, picture, styled, text_width
-from tandem_reports.labels import short_name, split_axes
 from tandem_reports.stats.cases import CaseResult
+from tandem_reports.views.figures.style import INK, PALETTE, Picture, canvas, picture, styled, text_width
+from tandem_reports.views.labels import short_name, split_axes
 
 MAX_CASES = 30
 

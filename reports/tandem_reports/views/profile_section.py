@@ -6,15 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tandem_reports import formats, trace_views
+from tandem_reports import formats
 from tandem_reports.errors import ReportError
-from tandem_reports.figures.phases import phase_bars, roofline, timeline
-from tandem_reports.figures.style import Picture
 from tandem_reports.reading.profiles import Measured, Profile, read_profiles, trace_of
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.trace_analysis import Analysis, analyse
-from tandem_reports.tables import Cell, Column, Row, Table
-from tandem_reports.trace_views import Grid
+from tandem_reports.views import trace_grids
+from tandem_reports.views.figures.phases import phase_bars, roofline, timeline
+from tandem_reports.views.figures.style import Picture
+from tandem_reports.views.tables import Cell, Column, Row, Table
+from tandem_reports.views.trace_grids import Grid
 
 MAX_DETAILED = 12
 """Cases shown with figures and tables of their own; all are in the overview."""
@@ -142,13 +143,13 @@ def _case(entry: _Entry, number: int, label: str) -> ProfiledCase:
         roofline(f"roofline-{number}", "Phases under the roofline", entry.analysis, entry.measured),
         timeline(f"timeline-{number}", "Timeline", entry.analysis),
     )
-    grids = trace_views.grids(entry.analysis, entry.measured)
+    grids = trace_grids.grids(entry.analysis, entry.measured)
     return ProfiledCase(
         anchor=f"profile-{number}",
         title=title,
         lines=(
-            *trace_views.summary_lines(entry.analysis)[1:],
-            *trace_views.memory_lines(entry.analysis, entry.measured or {}),
+            *trace_grids.summary_lines(entry.analysis)[1:],
+            *trace_grids.memory_lines(entry.analysis, entry.measured or {}),
         ),
         pictures=tuple(figure for figure in drawn if figure is not None),
         sheets=tuple(_sheet(grid) for grid in grids),
@@ -164,7 +165,7 @@ def _differences(runs: Sequence[Run], entries: Sequence[_Entry]) -> list[Sheet]:
     for other in (entry for entry in entries if entry.run is runs[1]):
         first = a.get(other.profile.case_id)
         if first is not None:
-            for grid in trace_views.comparison_grids(first.analysis, other.analysis):
+            for grid in trace_grids.comparison_grids(first.analysis, other.analysis):
                 sheet = _sheet(grid)
                 title = f"{other.profile.name}: {grid.title.lower()}"
                 sheets.append(Sheet(title, sheet.table, sheet.note))

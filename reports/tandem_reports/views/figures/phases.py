@@ -9,7 +9,10 @@ import numpy as np
 from matplotlib.patches import Patch
 
 from tandem_reports import formats
-from tandem_reports.figures.style import (
+from tandem_reports.reading.profiles import Measured
+from tandem_reports.reading.traces import per_replay
+from tandem_reports.stats.trace_analysis import ORPHAN, Analysis
+from tandem_reports.views.figures.style import (
     GRID,
     INK,
     MUTED,
@@ -21,9 +24,6 @@ from tandem_reports.figures.style import (
     styled,
     text_width,
 )
-from tandem_reports.reading.profiles import Measured
-from tandem_reports.reading.traces import per_replay
-from tandem_reports.stats.trace_analysis import ORPHAN, Analysis
 
 COLOURS = {
     "embed": "#999999", "norm": "#b8a16b", "self.qkv": "#0072B2", "self.attention": "#56B4E9",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tandem_reports import formats, glossary
-from tandem_reports.labels import axis_names, common_text, split_axes
+from tandem_reports import formats
 from tandem_reports.reading.records import INTEGER_AXES
 from tandem_reports.stats.cases import CaseResult, Mark
 from tandem_reports.stats.small_samples import MIN_WORKERS
+from tandem_reports.views import glossary
+from tandem_reports.views.labels import axis_names, common_text, split_axes
 
 MODEL_SUITES = ("encoder", "decoder", "generate")
 

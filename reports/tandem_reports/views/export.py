@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from tandem_reports.labels import AXIS_ORDER
 from tandem_reports.stats.cases import CaseResult
+from tandem_reports.views.labels import AXIS_ORDER
 
 NUMBERS: dict[str, Callable[[CaseResult], float | None]] = {
     "median_us": lambda r: r.median_us,

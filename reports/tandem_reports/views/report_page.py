@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tandem_reports import __version__, formats, glossary, page
-from tandem_reports.export import case_csv
-from tandem_reports.figures.curves import curves
-from tandem_reports.figures.floors import floors
-from tandem_reports.figures.spread import spread
-from tandem_reports.figures.style import Picture
-from tandem_reports.overview import (
+from tandem_reports import __version__, formats
+from tandem_reports.reading.audit import SampleAudit
+from tandem_reports.reading.runs import Run
+from tandem_reports.stats.cases import MARKS, CaseResult, Mark, by_suite, collect, marks
+from tandem_reports.views import glossary, page
+from tandem_reports.views.export import case_csv
+from tandem_reports.views.figures.curves import curves
+from tandem_reports.views.figures.floors import floors
+from tandem_reports.views.figures.spread import spread
+from tandem_reports.views.figures.style import Picture
+from tandem_reports.views.overview import (
     SuiteOverview,
     conditions,
     environment_table,
@@ -20,11 +24,8 @@ from tandem_reports.overview import (
     problems,
     suite_overview,
 )
-from tandem_reports.profile_section import ProfileSection
-from tandem_reports.reading.audit import SampleAudit
-from tandem_reports.reading.runs import Run
-from tandem_reports.stats.cases import MARKS, CaseResult, Mark, by_suite, collect, marks
-from tandem_reports.tables import Cell, Column, Row, Table, case_table
+from tandem_reports.views.profile_section import ProfileSection
+from tandem_reports.views.tables import Cell, Column, Row, Table, case_table
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tandem_reports import formats
 from tandem_reports.errors import BAD_RESULT, GOOD
 from tandem_reports.gate.comparison import interval_text
 from tandem_reports.gate.verdicts import BAD, OPEN, VERDICTS, GateResult, Verdict
-from tandem_reports.text import aligned, escape, markdown_table, names, sides
+from tandem_reports.views.text import aligned, escape, markdown_table, names, sides
 
 SCHEMA = "1.0.0"
 COLOURS = {

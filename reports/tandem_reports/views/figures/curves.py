@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tandem_reports import formats
-from tandem_reports.figures.style import (
+from tandem_reports.stats.cases import CaseResult
+from tandem_reports.views.figures.style import (
     INK,
     MARKERS,
     MUTED,
@@ -24,8 +25,7 @@ from tandem_reports.figures.style import (
     styled,
     value_ticks,
 )
-from tandem_reports.labels import axis_names, short_name, split_axes
-from tandem_reports.stats.cases import CaseResult
+from tandem_reports.views.labels import axis_names, short_name, split_axes
 
 LEGEND_COLUMNS = 4
 ROW_HEIGHT = 2.4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tandem_reports.labels import common_text, short_name, split_axes
-from tandem_reports.overview import conditions, machine
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run
+from tandem_reports.views.labels import common_text, short_name, split_axes
+from tandem_reports.views.overview import conditions, machine
 
 
 def names(cases: Sequence[Case]) -> tuple[list[str], str]:

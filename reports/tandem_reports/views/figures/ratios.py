@@ -8,10 +8,19 @@ from typing import Protocol
 
 from matplotlib.lines import Line2D
 
-from tandem_reports.figures.style import INK, MUTED, Picture, canvas, legend, picture, styled, text_width
-from tandem_reports.labels import short_name, split_axes
 from tandem_reports.reading.records import Case
 from tandem_reports.stats.small_samples import Interval
+from tandem_reports.views.figures.style import (
+    INK,
+    MUTED,
+    Picture,
+    canvas,
+    legend,
+    picture,
+    styled,
+    text_width,
+)
+from tandem_reports.views.labels import short_name, split_axes
 
 MAX_CASES = 60
 COLOURS = {"slower": "#D55E00", "faster": "#0072B2", "same": "#009E73", "unknown": "#8a939c"}

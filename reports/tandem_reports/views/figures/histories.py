@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from matplotlib.lines import Line2D
 
 from tandem_reports import formats
-from tandem_reports.figures.style import PALETTE, Picture, canvas, legend, picture, styled
 from tandem_reports.gate.trend import History
-from tandem_reports.labels import short_name, split_axes
+from tandem_reports.views.figures.style import PALETTE, Picture, canvas, legend, picture, styled
+from tandem_reports.views.labels import short_name, split_axes
 
 COLUMNS = 3
 MAX_PANELS = 24

@@ -7,9 +7,18 @@ from collections.abc import Sequence
 from matplotlib.patches import Patch
 
 from tandem_reports import formats
-from tandem_reports.figures.style import INK, Picture, canvas, legend, log_ticks, picture, styled, text_width
-from tandem_reports.labels import short_name, split_axes
 from tandem_reports.stats.cases import CaseResult
+from tandem_reports.views.figures.style import (
+    INK,
+    Picture,
+    canvas,
+    legend,
+    log_ticks,
+    picture,
+    styled,
+    text_width,
+)
+from tandem_reports.views.labels import short_name, split_axes
 
 MAX_BARS = 40
 FLOOR_COLOURS = {"bytes": "#0072B2", "operations": "#009E73"}

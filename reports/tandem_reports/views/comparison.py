@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tandem_reports import formats
-from tandem_reports.export import csv_text, number
 from tandem_reports.gate.comparison import STATUSES, Comparison, Lost, Pair, interval_text
-from tandem_reports.labels import AXIS_ORDER
-from tandem_reports.overview import environment_table
-from tandem_reports.text import aligned, escape, markdown_table, names, sides
+from tandem_reports.views.export import csv_text, number
+from tandem_reports.views.labels import AXIS_ORDER
+from tandem_reports.views.overview import environment_table
+from tandem_reports.views.text import aligned, escape, markdown_table, names, sides
 
 COLOURS = {"slower": 33, "faster": 36, "same": 32}
 HEADER = ("case", "A (µs)", "B (µs)", "B/A", "change", "95 % interval", "status", "note")

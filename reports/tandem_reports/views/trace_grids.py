@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tandem_reports import formats
-from tandem_reports.export import csv_text, number
 from tandem_reports.reading.profiles import Measured
 from tandem_reports.stats.trace_analysis import (
     GAP_REASONS,
@@ -15,7 +14,8 @@ from tandem_reports.stats.trace_analysis import (
     kernel_differences,
     phase_differences,
 )
-from tandem_reports.text import aligned, markdown_table
+from tandem_reports.views.export import csv_text, number
+from tandem_reports.views.text import aligned, markdown_table
 
 MOST_KERNELS = 24
 MOST_DIFFERENCES = 20
