@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import __version__, console, formats
+from tandem_reports import __version__, formats
+from tandem_reports.commands import console
 from tandem_reports.errors import BAD_RESULT, GOOD, USAGE, ReportError
 from tandem_reports.gate.comparison import Comparison, Matching, Rules, compare, interval_text
 from tandem_reports.reading.runs import load_runs

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import __version__, console, formats
+from tandem_reports import __version__, formats
+from tandem_reports.commands import console
 from tandem_reports.errors import GOOD, USAGE, ReportError
 from tandem_reports.gate.policy import USUAL, Policy, read_policy
 from tandem_reports.gate.verdicts import GateResult, confirm, gate, unconfirmed

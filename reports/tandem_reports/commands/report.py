@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import console
+from tandem_reports.commands import console
 from tandem_reports.errors import GOOD
 from tandem_reports.reading.runs import load_runs
 from tandem_reports.views import page

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tandem_reports import console, formats
+from tandem_reports import formats
+from tandem_reports.commands import console
 from tandem_reports.errors import BAD_RESULT, GOOD, ReportError
 from tandem_reports.gate.policy import USUAL, read_policy
 from tandem_reports.gate.self_test import (

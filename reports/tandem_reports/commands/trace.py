@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import console
+from tandem_reports.commands import console
 from tandem_reports.errors import GOOD
 from tandem_reports.views import page
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import __version__, console, formats
+from tandem_reports import __version__, formats
+from tandem_reports.commands import console
 from tandem_reports.errors import GOOD, ReportError
 from tandem_reports.gate.trend import History, Step, histories, in_order
 from tandem_reports.reading.runs import Run, load_runs
