@@ -15,19 +15,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hf_engine
+import hf_families
 import numpy as np
 import pytest
-
-from tandem_reports import seeded
+from twin import model as tandem_model
+from twin import sampling as peer_sampling
+from twin import seeded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PEERS = REPOSITORY / "scripts" / "peers"
-sys.path.insert(0, str(PEERS))
-
-import hf_engine  # noqa: E402  (needs the path above)
-import hf_families  # noqa: E402
-import peer_sampling  # noqa: E402
-import tandem_model  # noqa: E402
 
 needs_torch = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")),

@@ -34,7 +34,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peer_sampling import median, take_samples
+from twin.sampling import median, take_samples
 
 MAX_LOGITS = 1 << 27  # compared of one case: 0.5 GB in fp32
 TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 4e-3, "bf16": 2e-2}
@@ -89,7 +89,7 @@ def unsupported(case: dict[str, Any], kind: str) -> str | None:
 def model_of(case: dict[str, Any]) -> tuple[Any, str | None]:
     """The model of a case and its family; no family for a checkpoint, which transformers reads itself."""
     from hf_families import UnsupportedError, checkpoint_model, family_of
-    from tandem_model import load_model, parse_seed
+    from twin.model import load_model, parse_seed
 
     folder = Path(case["model"])
     if folder.is_dir() and "/" in case["model"]:
@@ -175,7 +175,7 @@ class Engine:
 
     def prepare(self, case: dict[str, Any]) -> Any:
         """The case, ready to be repeated."""
-        from tandem_model import decoder_prefix, source_batch
+        from twin.model import decoder_prefix, source_batch
 
         m, _ = model_of(case)
         model = self.load(case)

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tandem_model import Model, Stack
+from twin.model import Model, Stack
 
 ACTIVATIONS = {
     "relu": "relu",

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 import transformers
 from hf_families import CLASSES, config_values, hf_name
-from tandem_model import Model, Tensor, parse_seed, seeded, weight_layout
 from transformers.cache_utils import EncoderDecoderCache, StaticCache
 from transformers.modeling_outputs import BaseModelOutput
+from twin import seeded
+from twin.model import Model, Tensor, parse_seed, weight_layout
 
 DTYPES = {
     "fp32": torch.float32,

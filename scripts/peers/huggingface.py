@@ -8,7 +8,7 @@
 `checkpoints` writes one folder a variant, in the ways that published checkpoints are written: one file or
 several with an index, fp32, fp16 or bf16, tied tables once or several times, computed tables left in.
 `fixtures` writes what the tests need instead of the folders: configurations, the name, shape and scale of
-every tensor (values are a function of seed, name and index: tandem_reports.seeded), the greedy and beam-4
+every tensor (values are a function of seed, name and index: twin/seeded.py), the greedy and beam-4
 tokens of many ragged sequences with their end-of-sequence live, and encoder output and logits of three.
 
 A sequence in which some choice of transformers hangs on a difference below 1e-5, in fp32 or in fp64, or comes
@@ -28,7 +28,8 @@ import numpy as np
 import torch
 import transformers
 from fixture_files import MADE_BY, digits, write
-from tiny_checkpoints import ROOT, SEED, Variant, seeded, variants, write_checkpoint
+from tiny_checkpoints import ROOT, SEED, Variant, variants, write_checkpoint
+from twin import seeded
 
 SEQUENCES = 134  # a variant, before the undecided ones are left out
 NEW_TOKENS = 64

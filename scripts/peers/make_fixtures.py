@@ -5,7 +5,7 @@
     venv/bin/python scripts/peers/make_fixtures.py [--out reference/testdata]
 
 Each family becomes one JSON file. Its weights are not stored: they are a function of seed, tensor name and
-index (tandem_reports.seeded), so the file holds their names, shapes and scales only. Stored are our model
+index (twin/seeded.py), so the file holds their names, shapes and scales only. Stored are our model
 configuration, ragged source and target ids, and the outputs in float32 with eager attention on the CPU: the
 encoder's and the teacher-forced logits, each sequence computed alone and unpadded, one after the other.
 
@@ -27,11 +27,9 @@ import numpy as np
 import torch
 import transformers
 from fixture_files import MADE_BY, digits, write
+from twin import seeded
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "reports"))
-
-from tandem_reports import seeded  # needs the path above
 
 SEED = 20260101
 SOURCE_LENGTHS = [19, 7, 1, 30]

@@ -1,13 +1,12 @@
 """Tiny checkpoints of every family, written as published ones are written.
 
-Shapes are awkward and values are a function of seed, tensor name and index (tandem_reports.seeded), so that a
+Shapes are awkward and values are a function of seed, tensor name and index (twin/seeded.py), so that a
 folder can be made again from its list of tensors.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +16,9 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import save_file
+from twin import seeded
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "reports"))
-
-from tandem_reports import seeded  # needs the path above
 
 SEED = 20260102
 MAX_SOURCE = 200

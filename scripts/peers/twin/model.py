@@ -1,14 +1,13 @@
 """Tandem's models for engines in Python: presets, the seeded weights' layout, and the inputs of a case.
 
 The twin of harness/model/{config.h,presets.cc,weights.cc,seed_scale.cc,batch.cc} and of harness/run/engine.cc, for
-what a peer needs to compute the same numbers from the same seeds. Values: tandem_reports.seeded.
+what a peer needs to compute the same numbers from the same seeds. Values: seeded.py.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,10 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "reports"))
-
-from tandem_reports import seeded  # needs the path above
+from twin import seeded
 
 INPUT_SEED = 1  # of source ids, lengths and decoder prefixes
 
@@ -415,7 +411,7 @@ def ragged_lengths(ratio: float, batch: int, src: int) -> list[int]:
     """Lengths with the given mean over src, one of them src."""
     key = seeded.stream_key(INPUT_SEED, "batch.lengths")
     draw = [
-        int(seeded.uniform_below(key, np.uint64(b), n)[0])
+        int(seeded.uniform_below(key, np.array([b], dtype=np.uint64), n)[0])
         for b, n in [(0, batch)] + [(b + 1, 1 << 24) for b in range(batch)]
     ]
     lengths = [src] * batch

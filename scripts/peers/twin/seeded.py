@@ -54,7 +54,12 @@ def centred_sum(key: int, index: U64) -> NDArray[np.int32]:
     """Sum of four centred 16-bit uniforms, in [-131070, 131070]."""
     r = random_bits(key, index)
     low = np.uint64(0xFFFF)
-    total = (r & low) + ((r >> np.uint64(16)) & low) + ((r >> np.uint64(32)) & low) + (r >> np.uint64(48))
+    total = (
+        (r & low)
+        + ((r >> np.uint64(16)) & low)
+        + ((r >> np.uint64(32)) & low)
+        + (r >> np.uint64(48))
+    )
     centred: NDArray[np.int32] = (total.astype(np.int64) - 131070).astype(np.int32)
     return centred
 
