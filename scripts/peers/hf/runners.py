@@ -1,4 +1,4 @@
-"""transformers' models with Tandem's seeded weights, and the two ways in which hf_engine.py runs them.
+"""transformers' models with Tandem's seeded weights, and the two ways in which engine.py runs them.
 
 `Generate` is generate() as a user calls it: static cache, its decode step compiled by transformers itself where there
 is a GPU. `Step` is the same forward pass without generate()'s host work: encoder with the first step, and the step
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from hf_families import CLASSES, config_values, hf_name
 from transformers.cache_utils import EncoderDecoderCache, StaticCache
 from transformers.modeling_outputs import BaseModelOutput
 from twin import seeded
 from twin.model import Model, Tensor, parse_seed, weight_layout
+
+from hf.families import CLASSES, config_values, hf_name
 
 DTYPES = {
     "fp32": torch.float32,

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Hugging Face transformers as an engine, on the weights and inputs of Tandem's own.
 
-    tandem run suites/generate.json --engine hf --timeout 1800 --peer hf="PYTHON scripts/peers/hf_engine.py --kind hf"
+    tandem run suites/generate.json --engine hf --timeout 1800 --peer hf="PYTHON scripts/peers/hf/engine.py --kind hf"
     tandem run suites/decode.json --engine hf-step --timeout 1800 \
-        --peer hf-step="PYTHON scripts/peers/hf_engine.py --kind hf-step"
+        --peer hf-step="PYTHON scripts/peers/hf/engine.py --kind hf-step"
 
 PYTHON has numpy, torch and transformers (5.23 is what this was written against).
 
@@ -34,7 +34,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from twin.sampling import median, take_samples
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from twin.sampling import median, take_samples  # needs the path above
 
 MAX_LOGITS = 1 << 27  # compared of one case: 0.5 GB in fp32
 TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 4e-3, "bf16": 2e-2}
@@ -66,7 +68,7 @@ def unsupported(case: dict[str, Any], kind: str) -> str | None:
     missing = missing_packages()
     if missing:
         return f"engine: {kind} needs the Python packages {' '.join(missing)}, which {sys.executable} lacks"
-    from hf_families import UnsupportedError
+    from hf.families import UnsupportedError
 
     if case["suite"] not in SUITES[kind]:
         return (
@@ -88,8 +90,9 @@ def unsupported(case: dict[str, Any], kind: str) -> str | None:
 
 def model_of(case: dict[str, Any]) -> tuple[Any, str | None]:
     """The model of a case and its family; no family for a checkpoint, which transformers reads itself."""
-    from hf_families import UnsupportedError, checkpoint_model, family_of
     from twin.model import load_model, parse_seed
+
+    from hf.families import UnsupportedError, checkpoint_model, family_of
 
     folder = Path(case["model"])
     if folder.is_dir() and "/" in case["model"]:
@@ -112,13 +115,14 @@ class Engine:
     """What all cases of one process share: device, model, weights, precision."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        import hf_torch
         import torch
         import transformers
 
+        from hf import runners
+
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        self.torch, self.hf, self.kind = torch, hf_torch, args.kind
+        self.torch, self.hf, self.kind = torch, runners, args.kind
         cuda = torch.cuda.is_available()
         self.device = torch.device(f"cuda:{args.device}" if cuda else "cpu")
         if cuda:
