@@ -1,5 +1,5 @@
 // The reference against Hugging Face transformers: one committed fixture a family, made by
-// scripts/peers/make_fixtures.py.
+// scripts/peers/fixtures/make_families.py.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -11,7 +11,7 @@
 namespace tandem {
 namespace {
 
-// Breaks when presets, scales of seeded weights, sources or prefixes change here and not in scripts/peers/tandem_model.py,
+// Breaks when presets, scales of seeded weights, sources or prefixes change here and not in scripts/peers/twin/model.py,
 // whose test (reports/tests/test_hf_engine.py) holds the same hash: peers would then measure other models and inputs.
 TEST(Engine, InputsOfEveryPresetAreThePeersToo) {
   std::vector<std::string> lines;

@@ -1,5 +1,5 @@
 // A family's committed fixture: a small model, its input and what Hugging Face transformers computes for it
-// (scripts/peers/make_fixtures.py).
+// (scripts/peers/fixtures/make_families.py).
 #pragma once
 
 #include <gtest/gtest.h>

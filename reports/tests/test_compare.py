@@ -16,8 +16,8 @@ import pytest
 from conftest import Outcome
 from fixture_runs import Model, case, make_run
 
-from tandem_reports.comparison import Rules, compare, workers_needed
-from tandem_reports.runs import load_run
+from tandem_reports.gate.comparison import Rules, compare, workers_needed
+from tandem_reports.reading.runs import load_run
 
 CASES = [case("decoder", model="t5-base", batch=batch) for batch in (1, 8, 32, 64)]
 
@@ -75,7 +75,7 @@ def test_small_changes_are_not_called(tmp_path: Path) -> None:
 
 # Under no change the share of tables with a false call must stay near the rate asked for.
 def test_false_calls_are_rare() -> None:
-    from tandem_reports.stats import benjamini_hochberg, mann_whitney_greater
+    from tandem_reports.stats.small_samples import benjamini_hochberg, mann_whitney_greater
 
     rng = random.Random(11)
     tables, wrong = 300, 0

@@ -16,10 +16,10 @@ from conftest import Outcome
 from fixture_runs import Model, base_record, case, case_name, make_run
 
 from tandem_reports.errors import ReportError
-from tandem_reports.gate import MOST_PAIRS, gate, more_pairs_needed
-from tandem_reports.paired import holm, signed_rank_greater
-from tandem_reports.policy import Policy, SuitePolicy, parse_policy
-from tandem_reports.runs import load_run
+from tandem_reports.gate.policy import Policy, SuitePolicy, parse_policy
+from tandem_reports.gate.verdicts import MOST_PAIRS, gate, more_pairs_needed
+from tandem_reports.reading.runs import load_run
+from tandem_reports.stats.paired import holm, signed_rank_greater
 
 CASES = [case("decoder", model="t5-base", batch=batch) for batch in (1, 8, 32, 64)]
 

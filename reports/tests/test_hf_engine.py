@@ -17,17 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from tandem_reports import seeded
+from hf import engine as hf_engine
+from hf import families as hf_families
+from twin import model as tandem_model
+from twin import sampling as peer_sampling
+from twin import seeded
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PEERS = REPOSITORY / "scripts" / "peers"
-sys.path.insert(0, str(PEERS))
-
-import hf_engine  # noqa: E402  (needs the path above)
-import hf_families  # noqa: E402
-import peer_sampling  # noqa: E402
-import tandem_model  # noqa: E402
 
 needs_torch = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")),
@@ -193,23 +190,23 @@ def test_sampling_stops(monkeypatch: pytest.MonkeyPatch) -> None:
 # Breaks when torch's generator and numpy's give other bits, with outliers or in chunks.
 @needs_torch
 def test_seeded_values_in_torch() -> None:
-    import hf_torch
     import torch
+    from hf import runners
 
     for shape, outliers in (((257, 2051), True), ((1, 77), False), ((3, 40), False)):
         t = tandem_model.Tensor("a.b", *shape, exponent=-17, base=-0.625, outlier_rows=True)
         slot = torch.empty(shape)
-        hf_torch.fill_seeded(slot, 3, t, outliers)
+        runners.fill_seeded(slot, 3, t, outliers)
         expected = seeded.seeded_tensor(3, "a.b", shape, base=-0.625, exponent=-17, outliers=outliers)
         assert np.array_equal(slot.numpy().view(np.uint32), expected.view(np.uint32))
         half = torch.empty(shape, dtype=torch.bfloat16)
-        hf_torch.fill_seeded(half, 3, t, outliers)
+        runners.fill_seeded(half, 3, t, outliers)
         assert torch.equal(half, torch.from_numpy(expected).to(torch.bfloat16))
 
 
 def call(kind: str, *arguments: str) -> list[dict[str, Any]]:
     """The lines of one worker process."""
-    command = [sys.executable, str(PEERS / "hf_engine.py"), "--kind", kind, *arguments]
+    command = [sys.executable, str(PEERS / "hf" / "engine.py"), "--kind", kind, *arguments]
     environment = os.environ | {"TANDEM_SAMPLE_SECONDS": "0:0.02", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

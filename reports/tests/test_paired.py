@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tandem_reports.paired import (
+from tandem_reports.stats.paired import (
     fewest_pairs,
     holm,
     planned_pairs,

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tandem_reports import seeded
+from twin import seeded
 
 COMMITTED = Path(__file__).parents[2] / "harness" / "model" / "testdata" / "seeded.json"
 

@@ -14,9 +14,9 @@ import pytest
 from conftest import REPOSITORY, Outcome
 
 from tandem_reports.errors import ReportError
-from tandem_reports.fields import parse_json
-from tandem_reports.records import parse_record, read_records
-from tandem_reports.runs import load_run, load_runs
+from tandem_reports.reading.fields import parse_json
+from tandem_reports.reading.records import parse_record, read_records
+from tandem_reports.reading.runs import load_run, load_runs
 
 FIXTURE_NAMES = ("gpu_a", "gpu_b", "cpu_smoke")
 

@@ -20,13 +20,13 @@ import pytest
 from conftest import REPOSITORY, Outcome
 from fixture_runs import case
 
-from tandem_reports.audit import audit_samples
-from tandem_reports.cases import MARKS, collect, marks
-from tandem_reports.figures.curves import LIMITS, MAX_PANELS, _plates
-from tandem_reports.glossary import terms
-from tandem_reports.report_page import build
-from tandem_reports.runs import load_run, load_runs
-from tandem_reports.tables import case_table
+from tandem_reports.reading.audit import audit_samples
+from tandem_reports.reading.runs import load_run, load_runs
+from tandem_reports.stats.cases import MARKS, collect, marks
+from tandem_reports.views.figures.curves import LIMITS, MAX_PANELS, _plates
+from tandem_reports.views.glossary import terms
+from tandem_reports.views.report_page import build
+from tandem_reports.views.tables import case_table
 
 
 class Page(html.parser.HTMLParser):

@@ -15,8 +15,8 @@ import pytest
 from conftest import Outcome
 from fixture_runs import Model, case, make_run
 
-from tandem_reports.policy import Policy, SuitePolicy
-from tandem_reports.self_test import load_known, lower_bound, upper_bound, whole_gate
+from tandem_reports.gate.policy import Policy, SuitePolicy
+from tandem_reports.gate.self_test import load_known, lower_bound, upper_bound, whole_gate
 
 CASES = [case("decoder", model="t5-base", batch=batch) for batch in (32, 64)] + [
     case("encoder", model="t5-base", batch=batch, src=512) for batch in (32, 64)

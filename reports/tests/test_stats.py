@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tandem_reports.stats import (
+from tandem_reports.stats.small_samples import (
     benjamini_hochberg,
     geometric_mean,
     mann_whitney_counts,

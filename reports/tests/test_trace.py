@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, Outcome
 
-from tandem_reports import profile_section
 from tandem_reports.errors import ReportError
-from tandem_reports.nsys import read_nsys
-from tandem_reports.perfetto import perfetto
-from tandem_reports.profiles import read_profiles
-from tandem_reports.runs import load_runs
-from tandem_reports.trace_analysis import (
+from tandem_reports.reading.nsys import read_nsys
+from tandem_reports.reading.profiles import Measured, read_profiles
+from tandem_reports.reading.runs import load_runs
+from tandem_reports.reading.trace_files import read_any
+from tandem_reports.reading.traces import Activities, Phase, Replay, Span, Trace, sorted_activities
+from tandem_reports.stats.trace_analysis import (
     GAP_REASONS,
     ORPHAN,
     analyse,
@@ -33,9 +33,9 @@ from tandem_reports.trace_analysis import (
     short_kernel,
     union_ns,
 )
-from tandem_reports.trace_reading import read_any
-from tandem_reports.trace_views import Measured, memory_lines
-from tandem_reports.traces import Activities, Phase, Replay, Span, Trace, sorted_activities
+from tandem_reports.views import profile_section
+from tandem_reports.views.perfetto import perfetto
+from tandem_reports.views.trace_grids import memory_lines
 
 RECORDED = Path(__file__).parent / "recorded"
 """What an H200 left, cut short; the invented runs are in fixtures/."""

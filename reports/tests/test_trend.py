@@ -16,7 +16,7 @@ import pytest
 from conftest import Outcome
 from fixture_runs import Model, case, make_run
 
-from tandem_reports.changepoints import segments
+from tandem_reports.stats.changepoints import segments
 
 
 def starts(values: list[float]) -> list[int]:

@@ -1,6 +1,6 @@
-// Tests only: checkpoint folders. A fixture of scripts/peers/huggingface.py names every tensor of
-// a folder that transformers has read; values are a function of seed, name and index, so that the folder can be made
-// again here, bit for bit.
+// Tests only: checkpoint folders. A fixture of scripts/peers/fixtures/make_checkpoints.py names every tensor of a folder
+// that transformers has read; values are a function of seed, name and index, so that the folder can be made again here,
+// bit for bit.
 #pragma once
 
 #include <cmath>

@@ -1,1 +1,1 @@
-"""The subcommands of tandem-report, one module each: `add` declares its arguments, `run` does its work."""
+"""The subcommands, one module each: `add` declares arguments, `run` works. What they share is in console."""

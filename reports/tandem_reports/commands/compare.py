@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import __version__, console, formats, glossary, page
-from tandem_reports.compare_views import CAVEAT, comparison_csv, counts_text, markdown, terminal
-from tandem_reports.comparison import Comparison, Matching, Rules, compare, interval_text
+from tandem_reports import __version__, formats
+from tandem_reports.commands import console
 from tandem_reports.errors import BAD_RESULT, GOOD, USAGE, ReportError
-from tandem_reports.labels import AXIS_ORDER, axis_names, common_text, split_axes
-from tandem_reports.overview import conditions, environment_table, machine
-from tandem_reports.runs import load_runs
-from tandem_reports.tables import Cell, Column, Row, Table
+from tandem_reports.gate.comparison import Comparison, Matching, Rules, compare, interval_text
+from tandem_reports.reading.runs import load_runs
+from tandem_reports.views import glossary, page
+from tandem_reports.views.comparison import CAVEAT, comparison_csv, counts_text, markdown, terminal
+from tandem_reports.views.labels import AXIS_ORDER, axis_names, common_text, split_axes
+from tandem_reports.views.overview import conditions, environment_table, machine
+from tandem_reports.views.tables import Cell, Column, Row, Table
 
 DESCRIPTION = """\
 Compares run A with run B, and with every further run: for each case that both measured the two medians, the
@@ -122,7 +124,7 @@ def _table(comparison: Comparison) -> Table:
 
 def _html(comparisons: Sequence[Comparison], rules: Rules) -> str:
     # Drawing takes a while to import, and only this format draws.
-    from tandem_reports.figures.ratios import ratios
+    from tandem_reports.views.figures.ratios import ratios
 
     runs = [comparisons[0].a, *(comparison.b for comparison in comparisons)]
     sections = [

@@ -11,11 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import __version__, console, formats, glossary, page
-from tandem_reports.duet import DuetNotes, read_duet
+from tandem_reports import __version__, formats
+from tandem_reports.commands import console
 from tandem_reports.errors import GOOD, USAGE, ReportError
-from tandem_reports.gate import GateResult, confirm, gate, unconfirmed
-from tandem_reports.gate_views import (
+from tandem_reports.gate.policy import USUAL, Policy, read_policy
+from tandem_reports.gate.verdicts import GateResult, confirm, gate, unconfirmed
+from tandem_reports.reading.duet import DuetNotes, read_duet
+from tandem_reports.reading.runs import Run, load_runs
+from tandem_reports.stats.paired import planned_pairs
+from tandem_reports.views import glossary, page
+from tandem_reports.views.overview import conditions, environment_table, machine
+from tandem_reports.views.tables import Cell, Column, Row, Table
+from tandem_reports.views.verdicts import (
     HEADER,
     SCHEMA,
     as_json,
@@ -27,11 +34,6 @@ from tandem_reports.gate_views import (
     method,
     terminal,
 )
-from tandem_reports.overview import conditions, environment_table, machine
-from tandem_reports.paired import planned_pairs
-from tandem_reports.policy import USUAL, Policy, read_policy
-from tandem_reports.runs import Run, load_runs
-from tandem_reports.tables import Cell, Column, Row, Table
 
 DESCRIPTION = """\
 Says of every case whether build B is slower than build A, from paired workers:
@@ -196,7 +198,7 @@ def _table(result: GateResult) -> Table:
 
 def _html(result: GateResult) -> str:
     # Drawing takes a while to import, and only this format draws.
-    from tandem_reports.figures.ratios import ratios
+    from tandem_reports.views.figures.ratios import ratios
 
     runs = [result.a, result.b]
     title = f"{result.b.label} over {result.a.label}"

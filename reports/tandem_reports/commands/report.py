@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import console, page
+from tandem_reports.commands import console
 from tandem_reports.errors import GOOD
-from tandem_reports.runs import load_runs
+from tandem_reports.reading.runs import load_runs
+from tandem_reports.views import page
 
 PAGE = "report.html"
 
@@ -36,9 +37,9 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Does the work; prints the page's path."""
     # Drawing and arrays take a while to import; other commands do without.
-    from tandem_reports import profile_section
-    from tandem_reports.audit import audit_samples
-    from tandem_reports.report_page import build
+    from tandem_reports.reading.audit import audit_samples
+    from tandem_reports.views import profile_section
+    from tandem_reports.views.report_page import build
 
     runs = load_runs(arguments.runs)
     audit = audit_samples(runs)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tandem_reports import console, formats
+from tandem_reports import formats
+from tandem_reports.commands import console
 from tandem_reports.errors import BAD_RESULT, GOOD, ReportError
-from tandem_reports.overview import machine
-from tandem_reports.policy import USUAL, read_policy
-from tandem_reports.self_test import (
+from tandem_reports.gate.policy import USUAL, read_policy
+from tandem_reports.gate.self_test import (
     CONFIDENCE,
     LONG_US,
     SPREAD_LIMIT,
@@ -28,7 +28,8 @@ from tandem_reports.self_test import (
     power,
     spread,
 )
-from tandem_reports.text import markdown_table
+from tandem_reports.views.overview import machine
+from tandem_reports.views.text import markdown_table
 
 DESCRIPTION = """\
 Reads duets of builds that are known and says how often the gate is wrong:

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import console, page
+from tandem_reports.commands import console
 from tandem_reports.errors import GOOD
+from tandem_reports.views import page
 
 DESCRIPTION = """\
 Reads one trace and says where its time goes: busy time by phase and kernel, gaps by their reason, the
@@ -45,27 +46,27 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Does the work; prints the tables."""
     # Arrays take a while to import; other commands do without.
-    from tandem_reports import trace_views
-    from tandem_reports.perfetto import perfetto
-    from tandem_reports.trace_analysis import analyse
-    from tandem_reports.trace_reading import read_any
+    from tandem_reports.reading.trace_files import read_any
+    from tandem_reports.stats.trace_analysis import analyse
+    from tandem_reports.views import trace_grids
+    from tandem_reports.views.perfetto import perfetto
 
     analysis = analyse(read_any(arguments.trace))
-    lines = trace_views.summary_lines(analysis)
+    lines = trace_grids.summary_lines(analysis)
     if arguments.against is None:
-        tables = trace_views.grids(analysis)
+        tables = trace_grids.grids(analysis)
     else:
         other = analyse(read_any(arguments.against))
-        lines = ["A: " + lines[0], *lines[1:], "", *trace_views.summary_lines(other)]
+        lines = ["A: " + lines[0], *lines[1:], "", *trace_grids.summary_lines(other)]
         lines[lines.index("") + 1] = "B: " + lines[lines.index("") + 1]
-        tables = trace_views.comparison_grids(analysis, other)
+        tables = trace_grids.comparison_grids(analysis, other)
     if arguments.perfetto is not None:
         page.write(arguments.perfetto, perfetto(analysis.trace))
     if arguments.format == "csv":
-        text = trace_views.kernels_csv(analysis)
+        text = trace_grids.kernels_csv(analysis)
     elif arguments.format == "markdown":
-        text = trace_views.markdown([line for line in lines if line], tables)
+        text = trace_grids.markdown([line for line in lines if line], tables)
     else:
-        text = trace_views.terminal(lines, tables)
+        text = trace_grids.terminal(lines, tables)
     console.deliver(text, arguments.out)
     return GOOD

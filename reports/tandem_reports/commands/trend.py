@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tandem_reports import __version__, console, formats, glossary, page
+from tandem_reports import __version__, formats
+from tandem_reports.commands import console
 from tandem_reports.errors import GOOD, ReportError
-from tandem_reports.export import csv_text, number
-from tandem_reports.overview import conditions, machine
-from tandem_reports.runs import Run, load_runs
-from tandem_reports.tables import Cell, Column, Row, Table
-from tandem_reports.text import aligned, markdown_table, names
-from tandem_reports.trend import History, Step, histories, in_order
+from tandem_reports.gate.trend import History, Step, histories, in_order
+from tandem_reports.reading.runs import Run, load_runs
+from tandem_reports.views import glossary, page
+from tandem_reports.views.export import csv_text, number
+from tandem_reports.views.overview import conditions, machine
+from tandem_reports.views.tables import Cell, Column, Row, Table
+from tandem_reports.views.text import aligned, markdown_table, names
 
 DESCRIPTION = """\
 Shows every case over many runs, oldest first, and finds the runs at which its level changed. A run counts for
@@ -105,7 +107,7 @@ def _csv(found: Sequence[History]) -> str:
 
 def _html(found: Sequence[History], runs: Sequence[Run]) -> str:
     # Drawing takes a while to import, and only this format draws.
-    from tandem_reports.figures.histories import trend_picture
+    from tandem_reports.views.figures.histories import trend_picture
 
     columns = tuple(
         Column(
@@ -150,7 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         text = {"terminal": _terminal, "markdown": _markdown, "csv": _csv}[arguments.format](found)
     if figure is not None:
-        from tandem_reports.figures.histories import trend_picture
+        from tandem_reports.views.figures.histories import trend_picture
 
         drawn = trend_picture(found)
         page.write(figure, drawn.svg if figure.suffix == ".svg" else drawn.png)

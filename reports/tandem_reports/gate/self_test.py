@@ -1,0 +1,262 @@
+"""How often the gate is wrong: false alarms and power, from recorded duets of builds that are known.
+
+Duets of a build against itself say how often an unchanged build is called changed; duets against a build with
+a planted delay (its environment says so) how often a slow-down of that size is found. Nothing is scaled or
+modelled: the numbers come from the processes that ran.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tandem_reports.errors import ReportError
+from tandem_reports.gate.comparison import Matching
+from tandem_reports.gate.policy import Policy, SuitePolicy
+from tandem_reports.gate.verdicts import GateResult, decide, gate
+from tandem_reports.reading.duet import read_duet
+from tandem_reports.reading.records import Case
+from tandem_reports.reading.runs import Run, load_runs
+from tandem_reports.stats.paired import spent_alpha
+
+CONFIDENCE = 0.95
+"""Of the bounds, each one-sided."""
+LONG_US = 100.0
+"""Cases over this are those that power and spread are promised for."""
+SPREAD_LIMIT = 0.005
+"""Coefficient of variation of process medians that a case should stay within."""
+
+
+def upper_bound(hits: int, trials: int) -> float:
+    """The largest rate that so few hits are still likely under (Clopper and Pearson 1934)."""
+    if trials == 0 or hits == trials:
+        return 1.0
+    # Importing it takes a while, and no other command needs it.
+    from scipy.stats import beta
+
+    return float(beta.ppf(CONFIDENCE, hits + 1, trials - hits))
+
+
+def lower_bound(hits: int, trials: int) -> float:
+    """The smallest rate that so many hits are still likely under."""
+    return 1.0 - upper_bound(trials - hits, trials)
+
+
+@dataclass(frozen=True)
+class KnownDuet:
+    """A duet of which it is known what was planted. `logs` [case][pair] is ln(planted / plain), or ln(B / A).
+
+    `groups` [case] numbers the worker processes that a case shared; where a pair lacks a case there is NaN.
+    `looks` are the planned numbers of pairs.
+    """
+
+    path: Path
+    percent: float
+    cases: tuple[Case, ...]
+    rules: tuple[SuitePolicy, ...]
+    groups: tuple[int, ...]
+    logs: np.ndarray
+    medians_us: tuple[float, ...]
+    spreads: tuple[float, ...]
+    looks: tuple[int, ...]
+    live: GateResult
+    expected: str
+    spent_s: float | None
+    end: str | None
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that were run."""
+        return int(self.logs.shape[1])
+
+    @property
+    def long(self) -> list[int]:
+        """Indices of the cases over LONG_US."""
+        return [index for index, middle in enumerate(self.medians_us) if middle > LONG_US]
+
+    @property
+    def found_live(self) -> int:
+        """Long cases whose live verdict is the expected one."""
+        status = {verdict.case.id: verdict.status for verdict in self.live.verdicts}
+        return sum(status.get(self.cases[index].id) == self.expected for index in self.long)
+
+
+def _percent(run: Run) -> float:
+    value = run.environment.planted.get("delay_percent", 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ReportError(f"{run.path}: build.planted.delay_percent is not a percentage")
+    return float(value)
+
+
+def load_known(path: Path, policy: Policy) -> KnownDuet:
+    """Loads a duet with what its environments say was planted. Raises ReportError."""
+    if not (path / "a").is_dir() or not (path / "b").is_dir():
+        raise ReportError(f"{path}: not a duet (a folder that holds the runs a and b)")
+    notes = read_duet(path)
+    a, b = load_runs([path / "a", path / "b"])
+    planted = (_percent(a), _percent(b))
+    if planted[0] and planted[1]:
+        raise ReportError(f"{path}: both sides are planted builds; one must be plain")
+    sign = -1.0 if planted[0] else 1.0
+    look = notes.look or (1, 1)
+    live = gate(a, b, policy, look=look[0], looks=look[1], interleaved=True, ignore=notes.axes)
+    matching = Matching(ignore=notes.axes)
+    left, right = matching.select(a, ""), matching.select(b, "")
+    shared = [key for key in left if key in right and left[key].ok and right[key].ok]
+    if not shared:
+        raise ReportError(f"{path}: no case was measured on both sides")
+    pairs = 1 + max(record.worker for key in shared for record in (*left[key].ok, *right[key].ok))
+    logs = np.full((len(shared), pairs), np.nan)
+    spreads = []
+    for row, key in enumerate(shared):
+        times = np.full((2, pairs), np.nan)
+        for side, result in enumerate((left[key], right[key])):
+            for record in result.ok:
+                if record.summary is not None and not record.contended:
+                    times[side, record.worker] = record.summary.median_us
+        logs[row] = sign * np.log(times[1] / times[0])
+        values = [times[side][np.isfinite(times[side])] for side in (0, 1)]
+        spreads.append(max(_variation(side) for side in values))
+    cases = tuple(left[key].case for key in shared)
+    kinds = [
+        (
+            case.suite,
+            *(case.axes[name] for name in ("engine", "model", "weights", "precision", "kv", "sparsity")),
+        )
+        for case in cases
+    ]
+    order = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
+    whole = np.isfinite(logs).any(axis=0)
+    return KnownDuet(
+        path=path,
+        percent=max(planted),
+        cases=cases,
+        rules=tuple(policy.of(case.suite) for case in cases),
+        groups=tuple(order[kind] for kind in kinds),
+        logs=logs[:, whole],
+        medians_us=tuple(left[key].median_us or 0.0 for key in shared),
+        spreads=tuple(spreads),
+        looks=notes.plan or (int(whole.sum()),),
+        live=live,
+        expected="same" if not max(planted) else "faster" if planted[0] else "slower",
+        spent_s=notes.spent_s,
+        end=notes.end,
+    )
+
+
+def _variation(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1) / np.mean(values)) if len(values) > 1 else math.nan
+
+
+def whole_gate(duet: KnownDuet, logs: np.ndarray, alpha: float) -> list[str]:
+    """The verdicts of a gate on these log-ratios [case][pair], with the looks that the duet had planned.
+
+    It ends where nothing is unknown, or where the pairs run out: what a live duet would have added after that
+    is not made up, and its alpha not spent, unless it was time that ran out.
+    """
+    pairs = logs.shape[1]
+    statuses: list[str] = []
+    for number, until in enumerate(duet.looks, start=1):
+        out = until >= pairs
+        looks = number if out and duet.end == "budget spent" else len(duet.looks)
+        seen = [row[:until][np.isfinite(row[:until])].tolist() for row in logs]
+        decisions = decide(seen, duet.rules, spent_alpha(alpha, number, looks))
+        statuses = [decision.status for decision in decisions]
+        if out or "unknown" not in statuses:
+            break
+    return statuses
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """Gates of unchanged builds with the labels of each pair of processes drawn anew."""
+
+    duets: int
+    decisions: int
+    alarms: int
+    verdicts: int
+    unknown: int
+    live_alarms: int
+
+    @property
+    def bound(self) -> float:
+        """Upper bound of the rate of false alarms of a whole gate."""
+        return upper_bound(self.alarms, self.decisions)
+
+
+def false_alarms(
+    duets: Sequence[KnownDuet], alpha: float, decisions: int, rng: np.random.Generator
+) -> FalseAlarms:
+    """Recomputes gates of unchanged builds, labels swapped for all cases of a pair of processes at once."""
+    alarms = verdicts = unknown = 0
+    for number in range(decisions):
+        duet = duets[number % len(duets)]
+        signs = rng.choice([-1.0, 1.0], size=(1 + max(duet.groups), duet.pairs))
+        statuses = whole_gate(duet, duet.logs * signs[list(duet.groups)], alpha)
+        alarms += any(status in ("slower", "faster") for status in statuses)
+        verdicts += len(statuses)
+        unknown += statuses.count("unknown")
+    live = sum(duet.live.count("slower", "faster", "failed", "missing") > 0 for duet in duets)
+    return FalseAlarms(len(duets), decisions, alarms, verdicts, unknown, live)
+
+
+@dataclass(frozen=True)
+class Power:
+    """How often a planted slow-down is found, over the long cases of all duets with it."""
+
+    percent: float
+    duets: int
+    cases: int
+    found_live: int
+    trials: int
+    found: int
+    weakest: float
+    ratio: float
+
+    @property
+    def bound(self) -> float:
+        """Lower bound of the rate at which it is found."""
+        return lower_bound(self.found, self.trials)
+
+
+def power(duets: Sequence[KnownDuet], alpha: float, trials: int, rng: np.random.Generator) -> Power:
+    """Draws whole gates from the pairs of processes that ran, with replacement, and counts what they find."""
+    found = total = live = cases = 0
+    weakest = 1.0
+    for duet in duets:
+        hits = np.zeros(len(duet.cases), dtype=int)
+        for _ in range(trials):
+            drawn = rng.integers(0, duet.pairs, size=duet.pairs)
+            statuses = whole_gate(duet, duet.logs[:, drawn], alpha)
+            hits += [status == "slower" for status in statuses]
+        for index in duet.long:
+            found += int(hits[index])
+            total += trials
+            weakest = min(weakest, hits[index] / trials)
+        live += duet.found_live
+        cases += len(duet.long)
+    centres = [float(np.nanmedian(duet.logs[index])) for duet in duets for index in duet.long]
+    ratio = math.exp(float(np.median(centres))) if centres else math.nan
+    return Power(duets[0].percent, len(duets), cases, live, total, found, float(weakest), ratio)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Variation of process medians over the long cases of the duets of unchanged builds."""
+
+    cases: int
+    within: int
+    processes: int
+    largest: float
+
+
+def spread(duets: Sequence[KnownDuet]) -> Spread:
+    """Counts the long cases whose process medians vary by SPREAD_LIMIT at most, on the wider side."""
+    values = [duet.spreads[index] for duet in duets for index in duet.long]
+    within = sum(value <= SPREAD_LIMIT for value in values)
+    processes = min((duet.pairs for duet in duets), default=0)
+    return Spread(len(values), within, processes, max(values, default=math.nan))

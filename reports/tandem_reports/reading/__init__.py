@@ -1,0 +1,1 @@
+"""What is read: records, samples, environments, profiles and traces, strictly and whole."""

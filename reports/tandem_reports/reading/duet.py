@@ -1,0 +1,59 @@
+"""duet.json: how the two sides of a duet differ by intention, and which looks were taken at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem_reports.errors import ReportError
+from tandem_reports.reading.fields import Fields, check_schema, parse_json
+from tandem_reports.reading.records import INTEGER_AXES, TEXT_AXES
+
+
+@dataclass(frozen=True)
+class DuetNotes:
+    """What a gate needs to know of a duet: nothing that tells which side is which build.
+
+    `axes` are set on a side and left out when cases are matched; `look` is the last one taken, of at most so
+    many; `plan` the pairs at which looks were planned; `end` why it ended, None where it has not.
+    """
+
+    axes: tuple[str, ...] = ()
+    look: tuple[int, int] | None = None
+    plan: tuple[int, ...] = ()
+    spent_s: float | None = None
+    end: str | None = None
+
+
+def read_duet(folder: Path) -> DuetNotes:
+    """Reads a duet's notes; a folder that holds just the two runs has none. Raises ReportError."""
+    path = folder / "duet.json"
+    if not path.is_file():
+        return DuetNotes()
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ReportError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ReportError(f"{path}: not UTF-8 at byte {error.start + 1}") from None
+    fields = Fields(parse_json(text, str(path)), str(path))
+    check_schema(fields.text("schema"), str(path))
+    axes = fields.texts("axes")
+    for name in axes:
+        if name not in (*TEXT_AXES, *INTEGER_AXES):
+            fields.fail("axes", f"{name!r} is not an axis")
+    look = None
+    taken = fields.items("taken")
+    if taken:
+        last = Fields(taken[-1], f"{path}: taken")
+        look = (last.integer("look", minimum=1), last.integer("of", minimum=1))
+        if look[0] > look[1]:
+            last.fail("look", f"is {look[0]}, over {look[1]}")
+    plan = Fields({str(index): pairs for index, pairs in enumerate(fields.items("plan"))}, f"{path}: plan")
+    return DuetNotes(
+        axes,
+        look,
+        tuple(plan.integer(name, minimum=1) for name in plan.values),
+        fields.optional_number("spent_s", minimum=0),
+        fields.optional_text("end"),
+    )

@@ -1,0 +1,319 @@
+"""Tables as data: what stands in each cell, for every renderer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tandem_reports import formats
+from tandem_reports.reading.records import INTEGER_AXES
+from tandem_reports.stats.cases import CaseResult, Mark
+from tandem_reports.stats.small_samples import MIN_WORKERS
+from tandem_reports.views import glossary
+from tandem_reports.views.labels import axis_names, common_text, split_axes
+
+MODEL_SUITES = ("encoder", "decoder", "generate")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; `term` is the glossary entry that explains it."""
+
+    title: str
+    term: str = ""
+    numeric: bool = True
+    main: bool = False
+
+    @property
+    def tip(self) -> str:
+        """What the header says when pointed at."""
+        found = [term for group in glossary.terms().values() for term in group if term.key == self.term]
+        if not found:
+            return ""
+        return "\n".join(part for part in (found[0].formula, found[0].meaning) if part)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: the value, a smaller second line, and what the table sorts by."""
+
+    text: str
+    sub: str = ""
+    sort: float | str | None = None
+    tip: str = ""
+    bar: float | None = None
+    marks: tuple[Mark, ...] = ()
+    bad: bool = False
+    css: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; `name` is what a text filter finds it by."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table ready for a page; `note` says what all rows share."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Field:
+    column: Column
+    cell: Callable[[CaseResult], Cell]
+    always: bool = False
+    """Shown even where no row has a value: then its absence is what the table says."""
+
+
+def interval_text(result: CaseResult) -> str:
+    """The interval across workers, or why there is none."""
+    interval = result.interval
+    if interval is None:
+        return f"no interval: {formats.plural(len(result.ok), 'worker')}"
+    return f"{formats.micros(interval.low)} – {formats.micros(interval.high)}"
+
+
+def _median(result: CaseResult) -> Cell:
+    interval = result.interval
+    if interval is None:
+        tip = f"an interval needs {MIN_WORKERS} workers"
+    else:
+        tip = f"order statistics over {len(result.ok)} workers, coverage {100 * interval.coverage:.1f} %"
+    return Cell(formats.micros(result.median_us), interval_text(result), result.median_us, tip)
+
+
+def _range(result: CaseResult, same_workers: bool) -> Cell:
+    who = formats.plural(result.samples, "sample")
+    if not same_workers:
+        who = f"{formats.plural(len(result.ok), 'worker')}, {who}"
+    if len(result.ok) < 2:
+        return Cell(formats.MISSING, who)
+    low, high = min(result.medians), max(result.medians)
+    return Cell(f"{formats.micros(low)} – {formats.micros(high)}", who, high / low)
+
+
+def _quartiles(result: CaseResult) -> Cell:
+    low = result.over_workers(lambda r: None if r.summary is None else r.summary.q1_us)
+    high = result.over_workers(lambda r: None if r.summary is None else r.summary.q3_us)
+    if low is None or high is None:
+        return Cell(formats.MISSING)
+    tail = result.over_workers(lambda r: None if r.summary is None else r.summary.p99_us)
+    sub = "" if tail is None else f"p99 {formats.micros(tail)}"
+    return Cell(f"{formats.micros(low)} – {formats.micros(high)}", sub, high / low)
+
+
+def _floor(result: CaseResult) -> Cell:
+    sub = "" if result.bound is None else f"by {result.bound}"
+    resident = result.over_workers(lambda r: r.floor.floor_l2_us)
+    if resident is not None:
+        sub = f"{formats.micros(resident)} from L2"
+    phases = result.over_workers(lambda r: r.floor.floor_phases_us)
+    tip = "" if phases is None else f"summed phase by phase: {formats.micros(phases)} µs"
+    return Cell(formats.micros(result.floor_us), sub, result.floor_us, tip)
+
+
+def _ratio(result: CaseResult) -> Cell:
+    value = result.floor_ratio
+    if value is None:
+        return Cell(formats.MISSING)
+    return Cell(formats.ratio(value), formats.percent(1 / value), value, bar=min(1.0, 1 / value))
+
+
+def _throughput(result: CaseResult) -> Cell:
+    return Cell(formats.count(result.tokens_per_second), sort=result.tokens_per_second)
+
+
+def _step(result: CaseResult) -> Cell:
+    step, floor = result.step_us, result.step_floor_us
+    sub = "" if step is None or floor is None else f"{formats.ratio(step / floor)} floor"
+    return Cell(formats.micros(step), sub, step)
+
+
+def _plain(
+    read: Callable[[CaseResult], float | None], show: Callable[[float | None], str]
+) -> Callable[[CaseResult], Cell]:
+    return lambda result: Cell(show(read(result)), sort=read(result))
+
+
+def _inter_token(result: CaseResult) -> Cell:
+    """The three percentiles in one cell; a missing one is a dash, all of them where there is no first."""
+    values = [
+        result.over_workers(lambda record: record.metrics.inter_token_p50_us),
+        result.over_workers(lambda record: record.metrics.inter_token_p95_us),
+        result.over_workers(lambda record: record.metrics.inter_token_p99_us),
+    ]
+    if values[0] is None:
+        return Cell(formats.micros(None), sort=None)
+    return Cell(" / ".join(map(formats.micros, values)), sort=values[0])
+
+
+def _counted(value: float | None, median_us: float | None, unit: str, rate_unit: str) -> Cell:
+    rate = None if value is None or median_us is None else value / median_us * 1e6
+    sub = "" if rate is None else formats.scaled(rate, rate_unit)
+    return Cell(formats.scaled(value, unit), sub, value)
+
+
+def _check(result: CaseResult, same_reference: bool) -> Cell:
+    check = result.check
+    if check is None:
+        return Cell("not checked", bad=True)
+    limit = "" if check.tolerance is None else f" ≤ {formats.error(check.tolerance)}"
+    text = f"{formats.error(check.error)}{limit}" if check.error is not None else "–"
+    words = []
+    if check.tokens_equal is not None:
+        words.append("tokens equal" if check.tokens_equal else "tokens differ")
+    if check.tokens_excused:
+        words.append(f"{check.tokens_excused} excused")
+    over = None not in (check.error, check.tolerance) and (check.error or 0.0) > (check.tolerance or 0.0)
+    if not same_reference:
+        words.append(check.reference if len(check.reference) <= 28 else check.reference[:27].rstrip() + "…")
+    bad = over or check.tokens_equal is False
+    return Cell(text, ", ".join(words), check.error, f"against: {check.reference}", bad=bad)
+
+
+def _accuracy(result: CaseResult) -> Cell:
+    accuracy = next((record.accuracy for record in result.ok if record.accuracy is not None), None)
+    if accuracy is None:
+        return Cell(formats.MISSING)
+    words = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in sorted(accuracy.items())]
+    return Cell(words[0] if words else formats.MISSING, "; ".join(words[1:]))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return formats.significant(float(value), 3)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What is the same in every row, so that the note says it once."""
+
+    workers: bool
+    reference: bool
+
+
+def _shared(results: Sequence[CaseResult]) -> tuple[_Shared, list[str]]:
+    workers = {len(result.ok) for result in results}
+    references = {None if result.check is None else result.check.reference for result in results}
+    several = len(results) > 1
+    shared = _Shared(several and len(workers) == 1, several and len(references) == 1)
+    words = []
+    if shared.workers:
+        words.append(formats.plural(workers.pop(), "worker"))
+    reference = references.pop() if shared.reference else None
+    if reference is not None:
+        words.append(f"checked against {reference}")
+    return shared, words
+
+
+def _fields(model_suite: bool, shared: _Shared) -> list[_Field]:
+    return [
+        _Field(Column("median (µs)", "median", main=True), _median, True),
+        _Field(Column("min – max (µs)", "range"), lambda r: _range(r, shared.workers), True),
+        _Field(Column("floor (µs)", "floor"), _floor, model_suite),
+        _Field(Column("× floor", "ratio"), _ratio, model_suite),
+        _Field(Column("check", "check"), lambda r: _check(r, shared.reference), True),
+        _Field(Column("tokens/s", "throughput"), _throughput),
+        _Field(Column("step (µs)", "step"), _step),
+        _Field(
+            Column("first token (µs)", "first-token"),
+            _plain(lambda r: r.over_workers(lambda x: x.metrics.first_token_us), formats.micros),
+        ),
+        _Field(
+            Column("token to token p50 / p95 / p99 (µs)", "inter-token"),
+            _inter_token,
+        ),
+        _Field(
+            Column("GB/s", "rate"),
+            _plain(lambda r: r.over_workers(lambda x: x.metrics.gigabytes_per_second), formats.significant),
+        ),
+        _Field(
+            Column("TFLOP/s", "rate"),
+            _plain(lambda r: r.over_workers(lambda x: x.metrics.teraflops), formats.significant),
+        ),
+        _Field(Column("bytes", "bytes"), lambda r: _counted(r.bytes, r.median_us, "B", "B/s")),
+        _Field(
+            Column("operations", "operations"), lambda r: _counted(r.flops, r.median_us, "FLOP", "FLOP/s")
+        ),
+        _Field(
+            Column("peak memory", "peak"),
+            _plain(lambda r: r.peak_bytes, lambda value: formats.scaled(value, "B")),
+        ),
+        _Field(Column("quartiles (µs)", "quartiles"), _quartiles),
+        _Field(
+            Column("load (µs)", "load"),
+            _plain(lambda r: r.over_workers(lambda x: x.metrics.load_us), formats.micros),
+        ),
+        _Field(
+            Column("graph build (µs)", "load"),
+            _plain(lambda r: r.over_workers(lambda x: x.metrics.graph_build_us), formats.micros),
+        ),
+        _Field(Column("accuracy", "accuracy", numeric=False), _accuracy),
+    ]
+
+
+def _axis_cell(result: CaseResult, axis: str) -> Cell:
+    value = result.case.axes.get(axis)
+    tip = f"{result.case.name}\nid {result.case.id}"
+    text = formats.MISSING if value in (None, "") else str(value)
+    return Cell(text, sort=value, tip=tip)
+
+
+def _axes_shown(results: Sequence[CaseResult]) -> tuple[list[str], list[str]]:
+    """The axes that get a column, and those that the note states once."""
+    cases = [result.case for result in results]
+    suite = cases[0].suite
+    varying, common = split_axes(cases)
+    shape = {"encoder": ("model", "batch", "src"), "decoder": ("model", "batch", "src", "tgt")}
+    wanted = {*varying, *shape.get(suite, shape["decoder"] if suite in MODEL_SUITES else ())}
+    if not wanted:
+        wanted = {"op" if cases[0].axes.get("op") else "model"}
+    ignored = {"tgt"} if suite == "encoder" else set()
+    shown = [axis for axis in axis_names(cases) if axis in wanted]
+    return shown, [axis for axis in common if axis not in wanted | ignored]
+
+
+def case_table(results: Sequence[CaseResult], marks_of: Callable[[CaseResult], Sequence[Mark]]) -> Table:
+    """The measured cases of one suite, one row a case and run.
+
+    Axes in which all rows agree, and marks that all rows carry and that are no warning, are said in the note.
+    """
+    measured = [result for result in results if result.ok]
+    row_marks = [list(marks_of(result)) for result in measured]
+    common_marks: list[Mark] = []
+    if len(measured) > 1:
+        common_marks = [m for m in row_marks[0] if not m.serious and all(m in others for others in row_marks)]
+    shared, shared_words = _shared(measured)
+    axes, common = _axes_shown(measured)
+    columns: list[Column] = []
+    rows: list[list[Cell]] = [[] for _ in measured]
+
+    def add(column: Column, cells: Sequence[Cell]) -> None:
+        columns.append(column)
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(cell)
+
+    if len({result.run.label for result in measured}) > 1:
+        add(Column("run", numeric=False), [Cell(r.run.label, sort=r.run.label) for r in measured])
+    for axis in axes:
+        numeric = axis in INTEGER_AXES
+        add(Column(axis, "case", numeric), [_axis_cell(result, axis) for result in measured])
+    badges = [tuple(m for m in found if m not in common_marks) for found in row_marks]
+    for field in _fields(measured[0].case.suite in MODEL_SUITES, shared):
+        cells = [field.cell(result) for result in measured]
+        if field.always or any(cell.text != formats.MISSING for cell in cells):
+            add(field.column, cells)
+        if field.column.title == "check" and any(badges):
+            add(Column("marks", "marks", numeric=False), [Cell("", marks=badge) for badge in badges])
+    parts = [common_text([result.case for result in measured], common)]
+    parts += [*shared_words, ", ".join(mark.label for mark in common_marks)]
+    named = [Row(r.case.name, tuple(cells)) for r, cells in zip(measured, rows, strict=True)]
+    return Table(tuple(columns), tuple(named), "; ".join(part for part in parts if part))

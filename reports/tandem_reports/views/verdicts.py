@@ -1,0 +1,202 @@
+"""A gate's verdicts as text: terminal, Markdown, JUnit XML, GitHub annotations, JSON."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+from tandem_reports import formats
+from tandem_reports.errors import BAD_RESULT, GOOD
+from tandem_reports.gate.comparison import interval_text
+from tandem_reports.gate.verdicts import BAD, OPEN, VERDICTS, GateResult, Verdict
+from tandem_reports.views.text import aligned, escape, markdown_table, names, sides
+
+SCHEMA = "1.0.0"
+COLOURS = {
+    "slower": 31,
+    "failed": 31,
+    "missing": 31,
+    "unknown": 33,
+    "not-comparable": 33,
+    "faster": 36,
+    "same": 32,
+}
+HEADER = ("case", "A (µs)", "B (µs)", "B/A", "interval", "pairs", "p slower", "verdict", "note")
+NUMERIC = range(1, 7)
+
+
+def headline(result: GateResult) -> str:
+    """The gate's answer in one line."""
+    words = {GOOD: "pass", BAD_RESULT: "fail"}.get(result.exit_code, "undecided")
+    counts = [f"{result.count(status)} {status}" for status in VERDICTS if result.count(status)]
+    return f"gate: {words} ({', '.join(counts) or 'no case'})"
+
+
+def method(result: GateResult) -> str:
+    """How the verdicts were reached, in words."""
+    p = result.policy
+    look = (
+        "" if result.looks == 1 else f", look {result.look} of {result.looks} spends {result.alpha:.3g} of it"
+    )
+    pairing = (
+        "Pairs of processes run next to each other."
+        if result.interleaved
+        else "Workers paired by index; the runs were made one after the other, so that drift between them "
+        "counts as a difference."
+    )
+    confirmed = f" Slow-downs confirmed in {result.confirmed_by}." if result.confirmed_by else ""
+    coverages = [v.interval.coverage for v in result.verdicts if v.interval is not None]
+    covers = f" Intervals cover exactly {100 * min(coverages):.4g} % or more." if coverages else ""
+    rules = f" Rules: {result.policy_source}." if result.policy_source else ""
+    return (
+        f"Signed-rank test of paired log-ratios beyond the minimum effect "
+        f"({100 * p.default.minimum_effect:g} %), Holm over the cases at alpha {p.alpha:g}{look}; same: "
+        f"interval inside ±{100 * p.default.equivalence:g} %.{covers} {pairing}{confirmed}{rules}"
+    )
+
+
+def _p(value: float | None) -> str:
+    return formats.MISSING if value is None else f"{value:.2g}"
+
+
+def cells(verdict: Verdict) -> list[str]:
+    """One verdict's cells after its name."""
+    return [
+        formats.micros(verdict.median_a_us),
+        formats.micros(verdict.median_b_us),
+        formats.MISSING if verdict.ratio is None else f"{verdict.ratio:.4f}",
+        interval_text(verdict.interval),
+        str(verdict.pairs) if verdict.pairs else formats.MISSING,
+        _p(verdict.p_slower),
+        verdict.status,
+        verdict.note,
+    ]
+
+
+def terminal(result: GateResult, colour: bool) -> str:
+    """An aligned table and the answer below it."""
+    short, shared = names([verdict.case for verdict in result.verdicts])
+    rows = [[name, *cells(verdict)] for name, verdict in zip(short, result.verdicts, strict=True)]
+    lines = [*sides(result.a, result.b), *([f"   all cases: {shared}"] if shared else []), ""]
+    lines += aligned([list(HEADER), *rows], NUMERIC, COLOURS if colour else None)
+    return "\n".join([*lines, "", method(result), headline(result)]) + "\n"
+
+
+def markdown(result: GateResult) -> str:
+    """A comment for a pull request: the answer, what is bad or open, and the rest folded away."""
+    short, shared = names([verdict.case for verdict in result.verdicts])
+    title = headline(result)
+    lines = [
+        f"### {title[0].upper()}{title[1:]}",
+        "",
+        *(f"- {escape(side)}" for side in sides(result.a, result.b)),
+    ]
+    lines += [f"- all cases: {escape(shared)}"] if shared else []
+    urgent: list[list[str]] = []
+    rest: list[list[str]] = []
+    for name, verdict in zip(short, result.verdicts, strict=True):
+        (urgent if verdict.status in (*BAD, *OPEN) else rest).append([name, *cells(verdict)])
+    if urgent:
+        lines += ["", *markdown_table(HEADER, urgent, NUMERIC)]
+    if rest:
+        lines += ["", f"<details><summary>{formats.plural(len(rest), 'other case')}</summary>", ""]
+        lines += [*markdown_table(HEADER, rest, NUMERIC), "", "</details>"]
+    lines += ["", f"<sub>{escape(method(result))}</sub>"]
+    return "\n".join(lines) + "\n"
+
+
+def sentence(verdict: Verdict) -> str:
+    """One verdict in words."""
+    parts = []
+    if verdict.ratio is not None:
+        parts.append(f"{formats.change(verdict.ratio)} over {formats.plural(verdict.pairs, 'pair')}")
+    if verdict.interval is not None:
+        parts.append(f"interval {interval_text(verdict.interval)}")
+    if verdict.note:
+        parts.append(verdict.note)
+    return f"{verdict.status}: {', '.join(parts)}" if parts else verdict.status
+
+
+def junit(result: GateResult) -> str:
+    """JUnit XML: bad verdicts are failures, open ones errors, so that no reader counts them as passed."""
+    root = ElementTree.Element("testsuites", name="tandem gate")
+    suites = dict.fromkeys(verdict.case.suite for verdict in result.verdicts)
+    for suite in suites:
+        found = [verdict for verdict in result.verdicts if verdict.case.suite == suite]
+        counts = {"tests": found}
+        counts["failures"] = [verdict for verdict in found if verdict.status in BAD]
+        counts["errors"] = [verdict for verdict in found if verdict.status in OPEN]
+        counts["skipped"] = [verdict for verdict in found if verdict.status == "unmeasured"]
+        attributes = {name: str(len(counted)) for name, counted in counts.items()}
+        element = ElementTree.SubElement(root, "testsuite", {"name": f"tandem.{suite}", **attributes})
+        for verdict in found:
+            case = ElementTree.SubElement(
+                element, "testcase", classname=f"tandem.{suite}", name=verdict.case.name, time="0"
+            )
+            kind = "failure" if verdict.status in BAD else "error" if verdict.status in OPEN else ""
+            if kind:
+                ElementTree.SubElement(case, kind, type=verdict.status, message=sentence(verdict))
+            elif verdict.status == "unmeasured":
+                ElementTree.SubElement(case, "skipped", message=verdict.note)
+            else:
+                ElementTree.SubElement(case, "system-out").text = sentence(verdict)
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _message(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def github(result: GateResult) -> str:
+    """Workflow commands that GitHub shows as annotations."""
+    lines = []
+    for verdict in result.verdicts:
+        level = "error" if verdict.status in BAD else "warning" if verdict.status in OPEN else ""
+        if level:
+            title = _message(f"tandem gate: {verdict.status}").replace(":", "%3A").replace(",", "%2C")
+            lines.append(f"::{level} title={title}::{_message(f'{verdict.case.name}: {sentence(verdict)}')}")
+    lines.append(f"::notice title=tandem gate::{_message(headline(result))}")
+    return "\n".join(lines) + "\n"
+
+
+def _entry(verdict: Verdict) -> dict[str, Any]:
+    interval = verdict.interval
+    return {
+        "id": verdict.case.id,
+        "name": verdict.case.name,
+        "suite": verdict.case.suite,
+        "verdict": verdict.status,
+        "note": verdict.note,
+        "pairs": verdict.pairs,
+        "more_pairs": verdict.more_pairs,
+        "median_a_us": verdict.median_a_us,
+        "median_b_us": verdict.median_b_us,
+        "ratio": verdict.ratio,
+        "interval": None if interval is None else [interval.low, interval.high],
+        "coverage": None if interval is None else interval.coverage,
+        "p_slower": verdict.p_slower,
+        "p_faster": verdict.p_faster,
+    }
+
+
+def as_json(result: GateResult) -> str:
+    """Everything, for programs; `stop` is what a duet's driver asks for."""
+    content = {
+        "schema": SCHEMA,
+        "a": result.a.label,
+        "b": result.b.label,
+        "interleaved": result.interleaved,
+        "look": result.look,
+        "looks": result.looks,
+        "policy": result.policy_source or None,
+        "alpha": result.policy.alpha,
+        "alpha_of_look": result.alpha,
+        "confirmed_by": result.confirmed_by or None,
+        "exit_code": result.exit_code,
+        "stop": result.stop,
+        "counts": {status: result.count(status) for status in VERDICTS},
+        "cases": [_entry(verdict) for verdict in result.verdicts],
+    }
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

@@ -1,0 +1,1 @@
+"""Hugging Face transformers as an engine: `engine.py` is the program to start."""
