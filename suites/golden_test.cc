@@ -18,8 +18,8 @@
 #include "harness/base/half.h"
 #include "harness/base/sha256.h"
 #include "harness/sweep/sweep_spec.h"
-#include "harness/weights/convert.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/values/convert.h"
+#include "harness/weights/values/seeded.h"
 #include "kernels/plan/builder.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
@@ -92,7 +92,7 @@ std::vector<std::string> weight_lines() {
       std::vector<float> values;
       const auto add = [&](const TensorSpec& t, int64_t first, int64_t count) {
         values.resize(static_cast<size_t>(count));
-        fill_seeded(spec, t, first, values);
+        fill_seeded(spec, t.whole, first, values);
         for (StoredHash* hash : {&fp32, &fp16, &bf16}) hash->add(values);
       };
       for (const TensorSpec& t : layout.tensors) {
@@ -193,20 +193,16 @@ std::vector<PlanCase> plan_cases() {
 StepPlan plan_of(const PlanCase& p) {
   ModelConfig config = preset(p.preset);
   config.encoder.layers = config.decoder.layers = 2;
-  const WeightLayout layout = weight_layout(config);
-  const DType dtype = p.precision == Precision::kFp16   ? DType::kF16
-                      : p.precision == Precision::kBf16 ? DType::kBF16
-                                                        : DType::kF32;
-  kernels::PlanRequest request{
-      .config = config,
-      .weights = bind_weights(config, layout, reinterpret_cast<const void*>(4096), dtype),
-      .precision = p.precision,
-      .kernel = p.kernel,
-      .batch = static_cast<int>(p.lengths.size()),
-      .max_source = std::ranges::max(p.lengths),
-      .capacity = p.capacity,
-      .stop_at_eos = p.stop_at_eos,
-      .auto_own_rows = p.own_rows};
+  const WeightLayout layout = weight_layout(config, {.precision = p.precision});
+  kernels::PlanRequest request{.config = config,
+                               .weights = bind_weights(layout, reinterpret_cast<const void*>(4096)),
+                               .precision = p.precision,
+                               .kernel = p.kernel,
+                               .batch = static_cast<int>(p.lengths.size()),
+                               .max_source = std::ranges::max(p.lengths),
+                               .capacity = p.capacity,
+                               .stop_at_eos = p.stop_at_eos,
+                               .auto_own_rows = p.own_rows};
   for (const int32_t length : p.lengths) request.source_tokens += length;
   if (p.generation) {
     GenerationConfig g;

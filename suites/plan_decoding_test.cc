@@ -7,7 +7,8 @@
 #include <numeric>
 
 #include "harness/base/testing/test_seed.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/materialise.h"
+#include "harness/weights/values/seeded.h"
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/plan/builder.h"
 #include "reference/engine/plan_interpreter.h"
@@ -17,12 +18,7 @@ namespace tandem {
 namespace {
 
 struct Fixture {
-  Fixture() : layout(weight_layout(config)), arena(static_cast<size_t>(layout.elements)) {
-    for (const TensorSpec& t : layout.tensors) {
-      fill_seeded({.seed = 11}, t, 0,
-                  std::span(arena).subspan(static_cast<size_t>(t.offset), static_cast<size_t>(t.size())));
-    }
-    weights = bind_weights(config, layout, arena.data(), DType::kF32);
+  Fixture() : host(host_weights(config, WeightsSpec{.seed = 11})), weights(host.weights()) {
     batch = make_batch(config, {5, 1, 9}, test_seed());
     g.decoder_start_id = config.decoder_start_id;
     g.pad_id = config.pad_id;
@@ -42,8 +38,7 @@ struct Fixture {
   }
 
   ModelConfig config = preset("tiny");
-  WeightLayout layout;
-  std::vector<float> arena;
+  HostWeights host;
   ModelWeights weights;
   TransformerBatch batch;
   GenerationConfig g;

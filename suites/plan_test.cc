@@ -9,7 +9,8 @@
 #include "harness/base/testing/test_seed.h"
 #include "harness/engine/compare.h"
 #include "harness/model/batch.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/materialise.h"
+#include "harness/weights/values/seeded.h"
 #include "kernels/plan/builder.h"
 #include "kernels/plan/testing/model_cover.h"
 #include "reference/engine/plan_interpreter.h"
@@ -27,13 +28,8 @@ constexpr int kSteps = 5;
 
 /// A model with seeded weights and a batch, in fp32 on the host.
 struct Fixture {
-  explicit Fixture(const CoverCase& c, uint64_t seed = 7) : cover(c), layout(weight_layout(c.config)) {
-    arena.resize(layout.elements);
-    const WeightsSpec spec{.seed = seed};
-    for (const TensorSpec& t : layout.tensors) {
-      fill_seeded(spec, t, 0, std::span(arena).subspan(t.offset, t.size()));
-    }
-    weights = bind_weights(c.config, layout, arena.data(), DType::kF32);
+  explicit Fixture(const CoverCase& c, uint64_t seed = 7)
+      : cover(c), host(host_weights(c.config, WeightsSpec{.seed = seed})), weights(host.weights()) {
     batch = make_batch(c.config, c.lengths, seed);
   }
 
@@ -49,8 +45,7 @@ struct Fixture {
   }
 
   CoverCase cover;
-  WeightLayout layout;
-  std::vector<float> arena;
+  HostWeights host;
   ModelWeights weights;
   TransformerBatch batch;
 };
@@ -201,10 +196,9 @@ TEST(Plan, CrossKeysValuesByLayerAboveThreshold) {
 TEST(Plan, DecodeStepHasEightOperationsALayer) {
   for (const char* name : {"transformer-big", "t5-large", "bart-large"}) {
     const ModelConfig config = preset(name);
-    const WeightLayout layout = weight_layout(config);
     // Views are never read, so any address will do.
-    const ModelWeights weights =
-        bind_weights(config, layout, reinterpret_cast<const void*>(4096), DType::kBF16);
+    const ModelWeights weights = bind_weights(weight_layout(config, {.precision = Precision::kBf16}),
+                                              reinterpret_cast<const void*>(4096));
     const StepPlan plan = kernels::build_plan(
         {.config = config, .weights = weights, .source_tokens = 128, .max_source = 128, .capacity = 128});
     const OpRange step = plan.section(PlanSection::kStep);
@@ -217,8 +211,8 @@ TEST(Plan, ScratchDoesNotGrowWithLayers) {
   const auto scratch_bytes = [](int layers) {
     ModelConfig config = preset("transformer-big");
     config.encoder.layers = layers;
-    const ModelWeights weights =
-        bind_weights(config, weight_layout(config), reinterpret_cast<const void*>(4096), DType::kBF16);
+    const ModelWeights weights = bind_weights(weight_layout(config, {.precision = Precision::kBf16}),
+                                              reinterpret_cast<const void*>(4096));
     return kernels::build_plan(
                {.config = config, .weights = weights, .batch = 8, .source_tokens = 1024, .max_source = 128})
         .arena_bytes;

@@ -10,7 +10,7 @@
 #include "harness/base/error.h"
 #include "harness/model/ids_file.h"
 #include "harness/sweep/case.h"
-#include "harness/weights/checkpoint.h"
+#include "harness/weights/values/checkpoint.h"
 #include "suites/engines.h"
 
 namespace tandem {
@@ -99,7 +99,7 @@ void print_tokens(const TokenArgs& args, const Checkpoint& checkpoint, const Tra
   options.device = args.device;
   const auto engine = engine_registry().make(name, options);
   engine->check_supported(c);
-  engine->load(c, checkpoint.config(), c.precision);
+  engine->load(c, checkpoint.config(), weight_form(c));
   if (name != "reference" && plain_greedy(g) && !args.scores) {
     print_greedy(*engine, c, source, g);
   } else {

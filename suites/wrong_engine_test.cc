@@ -7,8 +7,8 @@
 
 #include "harness/base/testing/test_seed.h"
 #include "harness/run/worker.h"
-#include "harness/weights/rounding.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/materialise.h"
+#include "harness/weights/values/seeded.h"
 #include "reference/engine/reference_engine.h"
 #include "reference/engine/workloads.h"
 #include "reference/model/decoder.h"
@@ -77,21 +77,18 @@ class WrongEngine : public Engine {
   void check_supported(const Case&) const override {}
   double load_us() const override { return 1; }
 
-  void load(const Case& c, const ModelConfig& config, Precision rounded_to) override {
+  void load(const Case& c, const ModelConfig& config, const WeightForm& form) override {
     auto model = std::make_shared<LoadedModel>();
     model->config = config;
-    model->layout = weight_layout(config);
-    model->arena.resize(model->layout.elements);
-    for (const TensorSpec& t : model->layout.tensors) {
-      const std::span<float> values = std::span<float>(model->arena).subspan(t.offset, t.size());
-      fill_seeded(parse_weights(c.weights), t, 0, values);
+    model->host = host_weights(config, parse_weights(c.weights), form);
+    for (const TensorSpec& t : model->host.layout.tensors) {
+      const std::span<float> values = model->host.tensor(t.name);
       const bool out = t.name.ends_with("layers.0.self.out.weight");
       if (wrong_ == Wrong::kHead && out) drop_head(config, values);
       if (wrong_ == Wrong::kNan && out) values[5] = std::numeric_limits<float>::quiet_NaN();
     }
-    round_weights(rounded_to, model->arena);
     if (wrong_ == Wrong::kScale) model->config.attention_scale = 1;  // 1 / sqrt(head_dim) was forgotten
-    model->weights = bind_weights(config, model->layout, model->arena.data(), DType::kF32);
+    model->weights = model->host.weights();
     model_ = std::move(model);
   }
 

@@ -10,8 +10,8 @@
 #include "harness/engine/engine.h"
 #include "harness/model/batch.h"
 #include "harness/run/validate.h"
-#include "harness/weights/rounding.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/materialise.h"
+#include "harness/weights/values/seeded.h"
 #include "kernels/plan/builder.h"
 #include "reference/engine/plan_interpreter.h"
 #include "reference/model/encoder.h"
@@ -26,15 +26,10 @@ struct Fixture {
       : config(m),
         precision(p),
         c(wrong_plan_case(m.name, Suite::kDecoder, p)),
-        layout(weight_layout(m)),
+        host(host_weights(m, WeightsSpec{.seed = seed}, {.precision = p})),
+        weights(host.weights()),
         batch(source_batch(m, parse_lengths(c.lengths), c.batch, c.src, kInputSeed)),
         prefix(decoder_prefix(m, c.batch, c.tgt, kInputSeed)) {
-    arena.resize(layout.elements);
-    for (const TensorSpec& t : layout.tensors) {
-      fill_seeded({.seed = seed}, t, 0, std::span(arena).subspan(t.offset, t.size()));
-    }
-    round_weights(p, arena);
-    weights = bind_weights(m, layout, arena.data(), DType::kF32);
     encoded = reference::encoder_forward(m, weights.encoder, batch).values;
     logits = reference::forced_logits(m, weights, batch, prefix, c.tgt).values;
   }
@@ -52,13 +47,12 @@ struct Fixture {
   ModelConfig config;
   Precision precision;
   Case c;
-  WeightLayout layout;
+  HostWeights host;
+  ModelWeights weights;
   TransformerBatch batch;
   std::vector<int32_t> prefix;  // [batch, tgt]
-  std::vector<float> arena;
-  ModelWeights weights;
-  std::vector<float> encoded;  // [tokens, d_model]
-  std::vector<float> logits;   // [tgt * batch, vocab], teacher-forced with the prefix
+  std::vector<float> encoded;   // [tokens, d_model]
+  std::vector<float> logits;    // [tgt * batch, vocab], teacher-forced with the prefix
 };
 
 /// What the three suites compare of a plan.

@@ -54,8 +54,9 @@ DType activation_dtype(Precision precision) {
 DType weight_dtype(Precision precision) {
   switch (precision) {
     case Precision::kFp8:
+      return DType::kF8;
     case Precision::kW4a16:
-      return DType::kU8;
+      return DType::kI4;
     case Precision::kInt8:
     case Precision::kW8a16:
       return DType::kI8;
@@ -69,7 +70,7 @@ DType head_dtype(Precision precision) {
 }
 
 DType kv_dtype(Precision precision, KvType kv) {
-  if (kv == KvType::kFp8 || (kv == KvType::kSame && precision == Precision::kFp8)) return DType::kU8;
+  if (kv == KvType::kFp8 || (kv == KvType::kSame && precision == Precision::kFp8)) return DType::kF8;
   if (kv == KvType::kInt8 || (kv == KvType::kSame && precision == Precision::kInt8)) return DType::kI8;
   return activation_dtype(precision);
 }

@@ -39,12 +39,11 @@ KvType parse_kv(std::string_view name);
 
 /// Element type of activations between operations, and of the encoder's output.
 DType activation_dtype(Precision precision);
-/// Element type that a layer's weights are stored in. fp8 is kU8 (e4m3 bits); w4a16 is kU8 (two weights a
-/// byte).
+/// Element type that a layer's weights are stored in.
 DType weight_dtype(Precision precision);
 /// Element type that the vocabulary head is stored in: weight_dtype, but 8-bit integers for w4a16.
 DType head_dtype(Precision precision);
-/// Element type of the K/V cache; fp8 is kU8 (e4m3 bits).
+/// Element type of the K/V cache.
 DType kv_dtype(Precision precision, KvType kv);
 
 /// Bytes a weight of a layer takes in memory, scales of w4a16 groups included (scales per channel or tensor

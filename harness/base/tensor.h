@@ -8,21 +8,38 @@
 
 namespace tandem {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kI32, kI8, kU8 };
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kI32,
+  kI8,
+  kU8,
+  kF8,  ///< e4m3
+  kI4,  ///< two's complement, two a byte, the first in the low half
+};
 
-constexpr int64_t dtype_bytes(DType t) {
+constexpr int dtype_bits(DType t) {
   switch (t) {
     case DType::kF32:
     case DType::kI32:
-      return 4;
+      return 32;
     case DType::kF16:
     case DType::kBF16:
-      return 2;
+      return 16;
     case DType::kI8:
     case DType::kU8:
-      return 1;
+    case DType::kF8:
+      return 8;
+    case DType::kI4:
+      return 4;
   }
   return 0;
+}
+
+/// Of a type of whole bytes; 0 for kI4.
+constexpr int64_t dtype_bytes(DType t) {
+  return dtype_bits(t) / 8;
 }
 
 constexpr std::string_view dtype_name(DType t) {
@@ -39,6 +56,10 @@ constexpr std::string_view dtype_name(DType t) {
       return "i8";
     case DType::kU8:
       return "u8";
+    case DType::kF8:
+      return "f8";
+    case DType::kI4:
+      return "i4";
   }
   return "?";
 }
@@ -52,7 +73,7 @@ struct TensorView {
 
   bool empty() const { return data == nullptr; }
   int64_t size() const { return rows * cols; }
-  int64_t bytes() const { return size() * dtype_bytes(dtype); }
+  int64_t bytes() const { return rows * ((cols * dtype_bits(dtype) + 7) / 8); }
   template <typename T>
   const T* as() const {
     return static_cast<const T*>(data);

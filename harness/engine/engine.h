@@ -14,6 +14,7 @@
 #include "harness/model/config.h"
 #include "harness/model/generation.h"
 #include "harness/sweep/case.h"
+#include "harness/weights/form.h"
 
 namespace tandem {
 
@@ -102,10 +103,10 @@ class Engine {
   virtual void check_supported(const Case& c) const = 0;
 
   /// Loads the weights that all cases of `c`'s group share. Throws OutOfMemory. Called again, replaces what was loaded.
-  /// `config` is the model (a witness is smaller than c.model); `c` fixes weights, precision, kv, sparsity, tp. Weights are
-  /// rounded to the storage grid of `rounded_to` first: c.precision itself, or a narrower one when this engine computes the
-  /// fp32 truth for a bf16 case.
-  virtual void load(const Case& c, const ModelConfig& config, Precision rounded_to) = 0;
+  /// `config` is the model (a witness is smaller than c.model); `c` fixes weights, precision, kv, sparsity, tp. The values
+  /// are those of `form`: weight_form(c) itself, or another case's form when this engine computes the fp32 truth for it.
+  /// Throws ImpossibleCase for a form that it cannot hold, before anything is allocated.
+  virtual void load(const Case& c, const ModelConfig& config, const WeightForm& form) = 0;
   /// Wall time of the last load.
   virtual double load_us() const = 0;
 

@@ -17,7 +17,8 @@ TEST(Engine, InputsOfEveryPresetAreThePeersToo) {
   std::vector<std::string> lines;
   for (const std::string& name : preset_names()) {
     const ModelConfig config = preset(name);
-    for (const TensorSpec& t : weight_layout(config).tensors) {
+    for (const TensorSpec& laid : weight_layout(config).tensors) {
+      const WholeTensor& t = laid.whole;
       lines.push_back(fmt::format("{} {} {} {} {} {:.9g} {:d}", name, t.name, t.rows, t.cols, t.exponent,
                                   t.base, static_cast<int>(t.outlier_rows)));
     }

@@ -12,7 +12,7 @@
 #include "harness/model/safetensors.h"
 #include "harness/record/record.h"
 #include "harness/sweep/sweep_spec.h"
-#include "harness/weights/convert.h"
+#include "harness/weights/values/convert.h"
 
 namespace tandem::fuzz {
 namespace {

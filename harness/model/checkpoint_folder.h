@@ -1,5 +1,5 @@
 // A Hugging Face checkpoint folder as its files describe it: config.json, generation_config.json, and the headers of one
-// or several safetensors files, mapped. Its values are read by harness/weights/checkpoint.h.
+// or several safetensors files, mapped. Its values are read by harness/weights/values/checkpoint.h.
 #pragma once
 
 #include <map>

@@ -123,8 +123,8 @@ void judge_sequences(const Case& c, const ModelConfig& config, const Transformer
   Case exact = c;
   exact.precision = Precision::kFp32;
   const GenerationConfig g = case_generation(exact, config);
-  engine.load(exact, config, Precision::kFp32);
-  reference.load(exact, config, Precision::kFp32);
+  engine.load(exact, config, weight_form(exact));
+  reference.load(exact, config, weight_form(exact));
   const auto found = engine.decode(batch, g), want = reference.decode(batch, g);
   const int64_t drawn = g.sample ? 1 + batch.size() / 100 : 0;
   int64_t excused = 0, wrong = 0;
@@ -158,21 +158,21 @@ Computed validate_large(const Case& c, const ModelConfig& config, const Transfor
                         Engine& engine, const ValidateOptions& options, Validation& v) {
   const Witness w = make_witness(c, config, options.reference_flops);
   const TransformerBatch witness_batch = batch_of(w.c, w.config);
-  engine.load(w.c, w.config, c.precision);
+  engine.load(w.c, w.config, weight_form(c));
   const Computed witness = compute(engine, w.c, w.config, witness_batch, options.max_logits);
   const auto reference = options.reference();
-  reference->load(w.c, w.config, c.precision);
+  reference->load(w.c, w.config, weight_form(c));
   judge(w.c, w.c, w.config, witness_batch, witness, *reference, "reference on a witness", v);
   judge_sequences(w.c, w.config, witness_batch, engine, *reference, v);
 
-  engine.load(c, config, c.precision);
+  engine.load(c, config, weight_form(c));
   Computed got = compute(engine, c, config, batch, options.max_logits);
   if (v.status != Status::kOk) return got;
   Case truth = c;
   truth.precision = Precision::kFp32;
   const bool fp32 = c.precision == Precision::kFp32;
   if (fp32) truth.kernel = "library";
-  engine.load(truth, config, c.precision);
+  engine.load(truth, config, weight_form(c));
   judge(c, truth, config, batch, got, engine, fp32 ? "library kernels" : "fp32 on the card", v);
   return got;
 }
@@ -184,16 +184,16 @@ void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& o
   Computed got;
 
   if (c.engine == "reference") {
-    engine.load(c, config, c.precision);
+    engine.load(c, config, weight_form(c));
     got.own = run_once(engine, c, batch);
     const auto self = engine.self_check(c, batch);
     if (!self) throw Error("the reference gave no check of its own");
     record_check(*self, v);
   } else if (case_cost(c, config).flops() <= options.reference_flops) {
-    engine.load(c, config, c.precision);
+    engine.load(c, config, weight_form(c));
     got = compute(engine, c, config, batch, options.max_logits);
     const auto reference = options.reference();
-    reference->load(c, config, c.precision);
+    reference->load(c, config, weight_form(c));
     judge(c, c, config, batch, got, *reference, "reference", v);
     judge_sequences(c, config, batch, engine, *reference, v);
   } else {

@@ -189,7 +189,7 @@ void Worker::load(const Case& c, const ModelConfig& config) {
   engine.check_supported(c);
   if (loaded_group_ == group_key(c)) return;
   loaded_group_.clear();
-  engine.load(c, config, c.precision);
+  engine.load(c, config, weight_form(c));
   loaded_group_ = group_key(c);
 }
 

@@ -159,7 +159,7 @@ TEST_F(WorkerTest, OneGroupLoadsOnce) {
   int loads = 0;
   struct Counting : FakeEngine {
     explicit Counting(int* n) : FakeEngine("reference", Fault::kNone), n_(n) {}
-    void load(const Case& c, const ModelConfig& m, Precision p) override {
+    void load(const Case& c, const ModelConfig& m, const WeightForm& p) override {
       ++*n_;
       FakeEngine::load(c, m, p);
     }

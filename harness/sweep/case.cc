@@ -9,8 +9,8 @@
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
 #include "harness/sweep/files.h"
-#include "harness/weights/seeded.h"
 #include "harness/weights/sparsity.h"
+#include "harness/weights/values/seeded.h"
 
 namespace tandem {
 namespace {
@@ -291,6 +291,10 @@ Case case_from_json(const nlohmann::json& j) {
     a.set(c, a.integer ? value.dump() : value.get<std::string>());
   }
   return c;
+}
+
+WeightForm weight_form(const Case& c) {
+  return {.precision = c.precision, .sparsity = parse_sparsity(c.sparsity)};
 }
 
 std::string group_key(const Case& c) {

@@ -12,6 +12,7 @@
 
 #include "harness/base/precision.h"
 #include "harness/sweep/values.h"
+#include "harness/weights/form.h"
 
 namespace tandem {
 
@@ -93,6 +94,9 @@ Case case_from_json(const nlohmann::json& j);
 /// by tp, lengths beyond the position table). Loads the model's config: throws UsageError when there is none
 /// such.
 void check_combination(const Case& c);
+
+/// The form in which a case's weights are held, by its axes.
+WeightForm weight_form(const Case& c);
 
 /// Cases of one group run in one worker process: they share suite, engine, model, weights, precision,
 /// sparsity, kv, tp, dp.

@@ -9,8 +9,8 @@
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
 #include "harness/sweep/case.h"
-#include "harness/weights/checkpoint.h"
 #include "harness/weights/sparsity.h"
+#include "harness/weights/values/checkpoint.h"
 
 namespace tandem {
 namespace {

@@ -1,59 +1,26 @@
-// Names, shapes and places of all weights of a model, and typed views of them. Reference and CUDA engine
-// share the layout; only the element type and the base address differ.
-//
-// Weights are [out, in] row-major: y = x W^T + b. Tensors of one group lie back to back without padding, so
-// that {q,k,v} of a self-attention, {k,v} of all layers' cross-attentions and {gate,up} of a gated FFN are
-// each one matrix too.
+// Typed views of the weights that a layout places (layout.h).
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "harness/base/tensor.h"
-#include "harness/model/config.h"
+#include "harness/weights/layout.h"
 
 namespace tandem {
-
-/// One tensor. Value i of seeded weights is base + centred_sum(stream_key(seed, name), i) * 2^exponent, in
-/// fp32, then rounded to the storage type (seeded.h; outliers multiply the sum by an integer per row first).
-struct TensorSpec {
-  std::string name;  ///< "encoder.layers.3.self.q.weight"
-  int64_t rows = 1;
-  int64_t cols = 0;
-  float base = 0;  ///< 1 for norm gammas; the mean in general (seed_scale.h)
-  int exponent = 0;
-  bool outlier_rows = false;  ///< takes a per-row scale when outliers are asked for
-  int64_t offset = 0;         ///< elements from the start of the arena
-  int64_t size() const { return rows * cols; }
-};
-
-/// All tensors of a model in arena order; groups start at multiples of 128 elements.
-struct WeightLayout {
-  std::vector<TensorSpec> tensors;
-  int64_t elements = 0;                           ///< arena size, padding included
-  std::unordered_map<std::string, size_t> index;  ///< name to place in `tensors`
-  /// Throws std::out_of_range for an unknown name.
-  const TensorSpec& at(const std::string& name) const;
-  bool contains(const std::string& name) const;
-};
-/// Checks the configuration (UsageError) and lays its tensors out:
-///   shared.embedding, or encoder.embedding and decoder.embedding   [vocab, d_model]
-///   SIDE.position, SIDE.embedding_norm.{gamma,beta}, SIDE.relative_bias, SIDE.final_norm.{gamma,beta}
-///   SIDE.layers.N.{self_norm,cross_norm,ffn_norm}.{gamma,beta}
-///   SIDE.layers.N.{self,cross}.{q,k,v,out}.{weight,bias}, SIDE.layers.N.ffn.{gate,up,down}.{weight,bias}
-///   head.weight (untied), head.bias
-WeightLayout weight_layout(const ModelConfig& config);
 
 struct NormWeight {
   TensorView gamma;  ///< [d_model]
   TensorView beta;   ///< [d_model]; empty for rms
 };
 
+/// A matrix as it is stored, and its bias.
 struct DenseWeight {
-  TensorView weight;  ///< [out, in]
-  TensorView bias;    ///< [out]; empty when the model has none
+  TensorView weight;       ///< [out, in]; with two_of_four [out, in / 2]
+  TensorView bias;         ///< [out]; empty when the model has none
+  TensorView scales = {};  ///< [out, groups of a row]; empty unless the storage has scales
+  const void* metadata =
+      nullptr;  ///< two bits a stored value, each row from a whole byte on; null unless two_of_four
+  bool two_of_four = false;
 };
 
 struct AttentionWeight {
@@ -110,8 +77,7 @@ struct ModelWeights {
   DecoderWeight decoder;
 };
 
-/// Views into an arena of layout.elements values of `dtype` at `base` (host or device).
-ModelWeights bind_weights(const ModelConfig& config, const WeightLayout& layout, const void* base,
-                          DType dtype);
+/// Views into an arena of layout.bytes at `base` (host or device).
+ModelWeights bind_weights(const WeightLayout& layout, const void* base);
 
 }  // namespace tandem

@@ -234,6 +234,7 @@ __global__ void __launch_bounds__(kThreads, Dim == 128 ? 2 : 3) encoder_mma_kern
   }
 
   // Rows leave through the warp's own part of the query tile, so that they are stored 16 bytes at a time.
+  __syncwarp();  // every lane has read its queries
   float inverse[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {

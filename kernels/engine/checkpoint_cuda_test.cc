@@ -10,8 +10,8 @@
 #include "harness/base/cuda_check.h"
 #include "harness/memory/level1_cache.h"
 #include "harness/sweep/files.h"
-#include "harness/weights/checkpoint.h"
 #include "harness/weights/testing/checkpoint_writer.h"
+#include "harness/weights/values/checkpoint.h"
 #include "kernels/engine/engine_test_util.h"
 #include "kernels/runtime/device_model.h"
 
@@ -64,12 +64,12 @@ TEST_P(CheckpointOnTheCard, BytesArrive) {
                                                       {.config = config,
                                                        .weights = {.checkpoint = true},
                                                        .precision = precision,
-                                                       .rounded_to = precision,
+                                                       .form = {.precision = precision},
                                                        .folder = model(),
                                                        .content = content_sha256(model()),
                                                        .level1 = level1});
         std::vector<std::byte> want(on_card.weight_bytes()), got(on_card.weight_bytes());
-        checkpoint.read(on_card.layout, weight_dtype(precision), want);
+        materialise(checkpoint, on_card.layout, {.host = want});
         TANDEM_CUDA_CHECK(cudaMemcpy(got.data(), on_card.arena.data(), got.size(), cudaMemcpyDeviceToHost));
         EXPECT_TRUE(got == want) << precision_name(precision) << " level1 " << level1;
       }
@@ -89,7 +89,7 @@ TEST_P(CheckpointOnTheCard, EncoderAndLogitsAreTransformers) {
     const auto target = forced["target"].get<std::vector<int32_t>>();
     const int steps = static_cast<int>(target.size());
     const Case c = case_for(Suite::kEncoder, source, steps);
-    if (!loaded) engine.load(c, config, Precision::kFp32);
+    if (!loaded) engine.load(c, config, {.precision = Precision::kFp32});
     loaded = true;
     const auto encoder = engine.prepare(c, source);
     encoder->repeat();
@@ -142,14 +142,13 @@ TEST_P(CheckpointOnTheCard, GreedyTokensInABatchAndAlone) {
   constexpr double kMargin = 1e-3;  // far above fp32's rounding of logits of size ten
   const Checkpoint checkpoint(model());
   const ModelConfig& config = checkpoint.config();
-  const WeightLayout layout = weight_layout(config);
-  std::vector<float> arena(layout.elements);
-  checkpoint.read(layout, DType::kF32, std::as_writable_bytes(std::span(arena)));
-  const ModelWeights weights = bind_weights(config, layout, arena.data(), DType::kF32);
+  const HostWeights host = host_weights(config, checkpoint);
+  const ModelWeights weights = host.weights();
   const auto all = tandem::testing::fixture_sources(GetParam(), fixture_);
 
   CudaEngine engine({.search_choices = false});
-  engine.load(case_for(Suite::kGenerate, pack(config, {all[0]}), kTgt), config, Precision::kFp32);
+  engine.load(case_for(Suite::kGenerate, pack(config, {all[0]}), kTgt), config,
+              {.precision = Precision::kFp32});
   int compared = 0;
   for (size_t first = 0; first + kBatch <= 3 * kBatch; first += kBatch) {
     const std::vector<std::vector<int32_t>> some(all.begin() + first, all.begin() + first + kBatch);

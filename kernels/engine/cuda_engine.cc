@@ -86,11 +86,9 @@ WorkloadParams workload_params(const Case& c, const ModelConfig& config) {
 
 /// Bytes that weights and plan of a case take, without making either.
 int64_t predicted_bytes(const Case& c, const ModelConfig& config) {
-  const WeightLayout layout = weight_layout(config);
-  const DType dtype = weight_dtype(c.precision);
+  const WeightLayout layout = weight_layout(config, weight_form(c));
   // Views that nothing is read through: a plan only passes them on.
-  const ModelWeights weights =
-      bind_weights(config, layout, reinterpret_cast<const void*>(kPlanAlignment), dtype);
+  const ModelWeights weights = bind_weights(layout, reinterpret_cast<const void*>(kPlanAlignment));
   TransformerBatch shape;
   shape.lengths = source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
   shape.offsets.push_back(0);
@@ -100,7 +98,7 @@ int64_t predicted_bytes(const Case& c, const ModelConfig& config) {
   }
   const StepPlan plan =
       build_plan(plan_request(config, weights, c.precision, shape, workload_params(c, config)));
-  return layout.elements * dtype_bytes(dtype) + plan.arena_bytes;
+  return layout.bytes + plan.arena_bytes;
 }
 
 void check_rules(const GenerationConfig& g, const ModelConfig& config) {
@@ -134,7 +132,7 @@ void CudaEngine::check_supported(const Case& c) const {
   if (bytes > device_->total_bytes()) throw OutOfMemory(bytes, "GPU memory (predicted by the plan)");
 }
 
-void CudaEngine::load(const Case& c, const ModelConfig& config, Precision rounded_to) {
+void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm& form) {
   const auto start = std::chrono::steady_clock::now();
   check_axes(c);
   check_model(config);
@@ -148,7 +146,7 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, Precision rounde
                         {.config = config,
                          .weights = parse_weights(c.weights),
                          .precision = c.precision,
-                         .rounded_to = rounded_to,
+                         .form = form,
                          .folder = checkpoint ? c.model : "",
                          .content = checkpoint ? content_sha256(c.model) : "",
                          .level1 = c.memory == "level1"}));

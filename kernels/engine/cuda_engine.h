@@ -20,7 +20,7 @@ class CudaEngine : public Engine {
   std::string_view name() const override { return "cuda"; }
   /// Throws OutOfMemory, too, for a case whose plan is larger than the card.
   void check_supported(const Case& c) const override;
-  void load(const Case& c, const ModelConfig& config, Precision rounded_to) override;
+  void load(const Case& c, const ModelConfig& config, const WeightForm& form) override;
   double load_us() const override { return load_us_; }
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;
   Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) override;

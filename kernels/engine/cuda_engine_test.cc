@@ -53,7 +53,7 @@ void expect_matches_reference(CudaEngine& engine, const CoverCase& cover, Totals
   const int rows = batch.size();
 
   const Case generate = case_of(cover, Suite::kGenerate, kSteps);
-  engine.load(generate, config, cover.precision);
+  engine.load(generate, config, {.precision = cover.precision});
   const auto generation = engine.prepare(generate, batch);
   generation->repeat();
   const Output generated = generation->output();
@@ -126,15 +126,6 @@ TEST_P(CoveringArray, MatchesReference) {
 }
 INSTANTIATE_TEST_SUITE_P(Parts, CoveringArray, testing::Range(0, kCoverParts));
 
-CoverCase tiny_case(Precision precision, std::vector<int32_t> lengths) {
-  CoverCase c;
-  c.config = preset("tiny");
-  c.precision = precision;
-  c.lengths = std::move(lengths);
-  c.text = fmt::format("tiny {} batch {}", precision_name(precision), c.lengths.size());
-  return c;
-}
-
 // Batches beyond the covering array's: products of up to 64 rows, and above that the library's, with selection from stored
 // logits.
 TEST(CudaEngine, LargeBatchMatchesReference) {
@@ -167,7 +158,7 @@ TEST(CudaEngine, StopsAtEos) {
       Case c = case_of(cover, Suite::kGenerate, kLong);
       c.stop = "eos";
       CudaEngine engine({});
-      engine.load(c, cover.config, Precision::kFp32);
+      engine.load(c, cover.config, {.precision = Precision::kFp32});
       const TransformerBatch same = pack(cover.config, [&] {
         std::vector<std::vector<int32_t>> sequences;
         for (int b = 0; b < rows; ++b) {
@@ -198,7 +189,7 @@ TEST(CudaEngine, LoopEndsWhenEverySequenceHas) {
   cover.config.max_positions = 1024;
   Case c = case_of(cover, Suite::kGenerate, 400);
   CudaEngine engine({});
-  engine.load(c, cover.config, Precision::kFp32);
+  engine.load(c, cover.config, {.precision = Precision::kFp32});
   const auto time_of = [&](const char* stop) {
     c.stop = stop;
     const auto workload = engine.prepare(c, batch);
@@ -222,7 +213,7 @@ TEST(CudaEngine, SameBitsInEveryRunAndAfterOtherCases) {
   const CoverCase other = tiny_case(Precision::kBf16, {3, 40, 40, 2, 8, 8});
   const TransformerBatch other_batch = make_batch(other.config, other.lengths, kInputSeed + 1);
   CudaEngine engine({.search_choices = false});
-  engine.load(case_of(cover, Suite::kGenerate, 20), cover.config, cover.precision);
+  engine.load(case_of(cover, Suite::kGenerate, 20), cover.config, {.precision = cover.precision});
   for (const Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
     const Case c = case_of(cover, suite, 20);
     const auto first = engine.prepare(c, batch);
@@ -249,44 +240,12 @@ TEST(CudaEngine, Fp32OnWeightsRoundedToBf16) {
     const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
     CudaEngine engine({.search_choices = false});
     const Case c = case_of(cover, Suite::kEncoder, 1);
-    engine.load(c, cover.config, grid);
+    engine.load(c, cover.config, {.precision = grid});
     const auto workload = engine.prepare(c, batch);
     workload->repeat();
     const reference::Matrix truth = reference::encoder_forward(cover.config, host.weights.encoder, batch);
     EXPECT_LE(relative_l2(workload->output().values, truth.values), 1e-5) << precision_name(grid);
   }
-}
-
-// A driver call in a repetition, or for a case whose like has been measured, would be timed with it.
-TEST(CudaEngine, NoDriverAllocationInSteadyState) {
-  TANDEM_NEED_DEVICE();
-  const CoverCase cover = tiny_case(Precision::kBf16, {30, 12});
-  const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
-  const Case c = case_of(cover, Suite::kGenerate, 40);
-  CudaEngine engine({});
-  engine.load(c, cover.config, cover.precision);
-  const auto calls = [&] { return engine.device().gpu().stats().upstream_calls; };
-  const auto free_bytes = [] {
-    size_t free = 0, total = 0;
-    TANDEM_CUDA_CHECK(cudaMemGetInfo(&free, &total));
-    return free;
-  };
-  {
-    const auto workload = engine.prepare(c, batch);
-    workload->repeat();
-    const int64_t before = calls();
-    const size_t free_before = free_bytes();
-    for (int i = 0; i < 20; ++i) workload->repeat();
-    EXPECT_EQ(calls(), before);
-    EXPECT_EQ(free_bytes(), free_before);
-    ASSERT_TRUE(workload->planned_bytes().has_value());
-    EXPECT_NEAR(static_cast<double>(workload->peak_bytes()), static_cast<double>(*workload->planned_bytes()),
-                0.02 * static_cast<double>(*workload->planned_bytes()));
-    EXPECT_GT(workload->graph_build_us().value_or(0), 0);
-  }
-  const int64_t before = calls();
-  engine.prepare(c, batch)->repeat();
-  EXPECT_EQ(calls(), before) << "preparing the same case again";
 }
 
 // A timed worker that searched would measure other kernels than those that were validated.
@@ -301,14 +260,14 @@ TEST(CudaEngine, ReadOnlyChoicesRefuseAMissingOneAndServeAFoundOne) {
   std::string sha;
   {
     CudaEngine searching({.choices_path = path});
-    searching.load(c, cover.config, cover.precision);
+    searching.load(c, cover.config, {.precision = cover.precision});
     searching.prepare(c, batch)->repeat();
     sha = searching.choices_sha256();
     EXPECT_FALSE(sha.empty());
   }
   {
     CudaEngine timed({.choices_path = path, .choices_read_only = true});
-    timed.load(c, cover.config, cover.precision);
+    timed.load(c, cover.config, {.precision = cover.precision});
     timed.prepare(c, batch)->repeat();
     EXPECT_EQ(timed.choices_sha256(), sha);
     CoverCase longer = cover;

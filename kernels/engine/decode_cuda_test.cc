@@ -6,8 +6,8 @@
 #include <set>
 #include <vector>
 
-#include "harness/weights/checkpoint.h"
 #include "harness/weights/testing/checkpoint_writer.h"
+#include "harness/weights/values/checkpoint.h"
 #include "kernels/engine/engine_test_util.h"
 #include "reference/engine/reference_engine.h"
 
@@ -52,7 +52,7 @@ class DecodeOnTheCard : public ::testing::TestWithParam<std::string> {
 TEST_P(DecodeOnTheCard, TokensAreTransformers) {
   TANDEM_NEED_DEVICE();
   CudaEngine engine({.search_choices = false});
-  engine.load(group(), config_, Precision::kFp32);
+  engine.load(group(), config_, {.precision = Precision::kFp32});
   for (const int beams : {1, fixture_["beams"].get<int>()}) {
     GenerationConfig g = generation_;
     g.beams = beams;
@@ -84,9 +84,9 @@ TEST_P(DecodeOnTheCard, TokensAreTransformers) {
 TEST_P(DecodeOnTheCard, SamplesDependOnTheirSeedAlone) {
   TANDEM_NEED_DEVICE();
   CudaEngine engine({.search_choices = false});
-  engine.load(group(), config_, Precision::kFp32);
+  engine.load(group(), config_, {.precision = Precision::kFp32});
   reference::ReferenceEngine reference;
-  reference.load(group(), config_, Precision::kFp32);
+  reference.load(group(), config_, {.precision = Precision::kFp32});
   const std::vector<std::vector<int32_t>> some(sources_.begin() + 1, sources_.begin() + 17);
   GenerationConfig g = generation_;
   g.max_length = 12;

@@ -11,8 +11,7 @@
 
 #include "harness/engine/compare.h"
 #include "harness/model/batch.h"
-#include "harness/weights/rounding.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/materialise.h"
 #include "kernels/engine/cuda_engine.h"
 #include "kernels/plan/builder.h"
 #include "kernels/plan/testing/model_cover.h"
@@ -32,21 +31,23 @@ inline bool device_here() {
 /// Seeded weights on the host, rounded as `precision` stores them.
 struct HostModel {
   HostModel(const ModelConfig& c, Precision precision, uint64_t seed = 0)
-      : config(c), layout(weight_layout(c)) {
-    arena.resize(layout.elements);
-    const WeightsSpec spec{.seed = seed};
-    for (const TensorSpec& t : layout.tensors) {
-      fill_seeded(spec, t, 0, std::span(arena).subspan(t.offset, t.size()));
-    }
-    round_weights(precision, arena);
-    weights = bind_weights(c, layout, arena.data(), DType::kF32);
-  }
+      : config(c),
+        host(host_weights(c, WeightsSpec{.seed = seed}, {.precision = precision})),
+        weights(host.weights()) {}
 
   ModelConfig config;
-  WeightLayout layout;
-  std::vector<float> arena;
+  HostWeights host;
   ModelWeights weights;
 };
+
+inline CoverCase tiny_case(Precision precision, std::vector<int32_t> lengths) {
+  CoverCase c;
+  c.config = preset("tiny");
+  c.precision = precision;
+  c.lengths = std::move(lengths);
+  c.text = fmt::format("tiny {} batch {}", precision_name(precision), c.lengths.size());
+  return c;
+}
 
 inline Case case_of(const CoverCase& cover, Suite suite, int tgt) {
   Case c;

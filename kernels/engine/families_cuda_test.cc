@@ -24,11 +24,11 @@ WorkloadContext upload(const reference::FamilyFixture& f) {
   auto model = std::make_shared<DeviceModel>();
   model->config = f.config;
   model->precision = Precision::kFp32;
-  model->layout = f.layout;
-  model->arena = MemoryBlock(memory, f.layout.elements * static_cast<int64_t>(sizeof(float)));
-  TANDEM_CUDA_CHECK(cudaMemcpy(model->arena.data(), f.arena.data(), f.arena.size() * sizeof(float),
-                               cudaMemcpyHostToDevice));
-  model->weights = bind_weights(f.config, f.layout, static_cast<float*>(model->arena.data()), DType::kF32);
+  model->layout = f.host.layout;
+  model->arena = MemoryBlock(memory, f.host.layout.bytes);
+  TANDEM_CUDA_CHECK(cudaMemcpy(model->arena.data(), f.host.arena.data(),
+                               static_cast<size_t>(f.host.layout.bytes), cudaMemcpyHostToDevice));
+  model->weights = bind_weights(model->layout, model->arena.data());
   return {.device = device, .memory = &memory, .model = model};
 }
 

@@ -40,7 +40,7 @@ class HeldMemory : public testing::TestWithParam<HeldCase> {
   }
   static std::unique_ptr<Workload> held(CudaEngine& engine, const ModelConfig& config) {
     const Case c = case_to_hold();
-    engine.load(c, config, c.precision);
+    engine.load(c, config, {.precision = c.precision});
     auto workload = engine.prepare(
         c, make_batch(config, std::vector<int32_t>(static_cast<size_t>(c.batch), c.src), kInputSeed));
     workload->repeat();
@@ -83,6 +83,38 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(HeldCase{"t5-base", Precision::kFp32, Suite::kGenerate, 4, 64, 64},
                     HeldCase{"transformer-big", Precision::kBf16, Suite::kGenerate, 64, 256, 256},
                     HeldCase{"transformer-big", Precision::kBf16, Suite::kEncoder, 128, 512, 1}));
+
+// A driver call in a repetition, or for a case whose like has been measured, would be timed with it.
+TEST(HeldMemory, NoDriverAllocationInSteadyState) {
+  TANDEM_NEED_DEVICE();
+  const CoverCase cover = tiny_case(Precision::kBf16, {30, 12});
+  const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
+  const Case c = case_of(cover, Suite::kGenerate, 40);
+  CudaEngine engine({});
+  engine.load(c, cover.config, {.precision = cover.precision});
+  const auto calls = [&] { return engine.device().gpu().stats().upstream_calls; };
+  const auto free_bytes = [] {
+    size_t free = 0, total = 0;
+    TANDEM_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return free;
+  };
+  {
+    const auto workload = engine.prepare(c, batch);
+    workload->repeat();
+    const int64_t before = calls();
+    const size_t free_before = free_bytes();
+    for (int i = 0; i < 20; ++i) workload->repeat();
+    EXPECT_EQ(calls(), before);
+    EXPECT_EQ(free_bytes(), free_before);
+    ASSERT_TRUE(workload->planned_bytes().has_value());
+    EXPECT_NEAR(static_cast<double>(workload->peak_bytes()), static_cast<double>(*workload->planned_bytes()),
+                0.02 * static_cast<double>(*workload->planned_bytes()));
+    EXPECT_GT(workload->graph_build_us().value_or(0), 0);
+  }
+  const int64_t before = calls();
+  engine.prepare(c, batch)->repeat();
+  EXPECT_EQ(calls(), before) << "preparing the same case again";
+}
 
 }  // namespace
 }  // namespace tandem::kernels

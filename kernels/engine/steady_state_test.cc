@@ -142,7 +142,7 @@ class SteadyState : public testing::Test {
                                         int steps) {
     Case c = case_of(cover, Suite::kGenerate, steps);
     c.stop = stop;
-    engine.load(c, cover.config, cover.precision);
+    engine.load(c, cover.config, {.precision = cover.precision});
     auto workload = engine.prepare(c, make_batch(cover.config, cover.lengths, kInputSeed));
     for (int i = 0; i < 2; ++i) workload->repeat();
     return workload;

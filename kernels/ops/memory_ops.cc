@@ -10,11 +10,11 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
-#include "harness/base/half.h"
 #include "harness/memory/gpu_resource.h"
 #include "harness/memory/level1_cache.h"
 #include "harness/model/batch.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/materialise.h"
+#include "harness/weights/values/seeded.h"
 #include "kernels/ops/op_workloads.h"
 #include "kernels/runtime/device_model.h"
 #include "kernels/runtime/workloads.h"
@@ -43,41 +43,16 @@ class HostTimedWorkload : public Workload {
   std::optional<int64_t> planned_bytes() const override { return planned; }
 };
 
-void store(DType dtype, float value, std::byte* out) {
-  if (dtype == DType::kF32) {
-    std::memcpy(out, &value, sizeof(value));
-    return;
-  }
-  const uint16_t bits = dtype == DType::kF16 ? float_to_fp16(value) : float_to_bf16(value);
-  std::memcpy(out, &bits, sizeof(bits));
-}
-
-/// Weights as they are uploaded: in the storage type.
-void fill_arena(const WeightLayout& layout, const WeightsSpec& spec, DType dtype, std::span<std::byte> out) {
-  std::memset(out.data(), 0, out.size());
-  constexpr int64_t kChunk = int64_t{1} << 20;
-  std::vector<float> values;
-  for (const TensorSpec& t : layout.tensors) {
-    for (int64_t first = 0; first < t.size(); first += kChunk) {
-      values.resize(static_cast<size_t>(std::min(kChunk, t.size() - first)));
-      fill_seeded(spec, t, first, values);
-      for (size_t i = 0; i < values.size(); ++i) {
-        store(dtype, values[i],
-              out.data() + (t.offset + first + static_cast<int64_t>(i)) * dtype_bytes(dtype));
-      }
-    }
-  }
-}
-
 /// A load of the model's weights onto the card. level1: through the host's cache, whose file is there (warm)
 /// or not yet (cold). level2: made on the card into a block that the cache holds (warm) or gets from the
 /// driver (cold). gpu: the driver's allocator each time, so that warm and cold differ by what the driver
 /// keeps.
 struct Loader {
+  explicit Loader(SeededSource values) : source(std::move(values)) {}
+
   std::shared_ptr<Device> device;
   WeightLayout layout;
-  WeightsSpec spec;
-  Precision precision = Precision::kBf16;
+  SeededSource source;
   std::string level;
   bool warm = false;
   Level1Cache::Options options;
@@ -92,12 +67,11 @@ struct Loader {
     if (level == "level1") Level1Cache::remove(options);
   }
 
-  DType dtype() const { return weight_dtype(precision); }
-  int64_t bytes() const { return layout.elements * dtype_bytes(dtype()); }
+  int64_t bytes() const { return layout.bytes; }
 
   void map_host() {
-    object = cache->get("weights " + std::string(dtype_name(dtype())), bytes(),
-                        [&](std::span<std::byte> out) { fill_arena(layout, spec, dtype(), out); });
+    object = cache->get("weights " + form_text(layout.form), bytes(),
+                        [&](std::span<std::byte> out) { materialise(source, layout, {.host = out}); });
     lock = std::make_unique<PageLock>(const_cast<void*>(object->data()), bytes());
   }
 
@@ -123,11 +97,7 @@ struct Loader {
       TANDEM_CUDA_CHECK(cudaMemcpyAsync(block.data(), object->data(), static_cast<size_t>(bytes()),
                                         cudaMemcpyHostToDevice, device->stream()));
     } else {
-      launch_seeded_arena({.spec = &spec,
-                           .tensors = layout.tensors,
-                           .elements = layout.elements,
-                           .dtype = dtype(),
-                           .arena = block.data()},
+      launch_seeded_arena({.spec = source.seeded(), .layout = &layout, .arena = block.data()},
                           device->stream());
     }
     device->synchronize();
@@ -135,17 +105,15 @@ struct Loader {
 
   CheckResult check() const {
     int wrong = 0;
-    std::byte want[4];
-    std::byte got[4];
+    std::vector<std::byte> want(static_cast<size_t>(bytes()));
     for (const TensorSpec& t : layout.tensors) {
-      float last = 0;
-      fill_seeded(spec, t, t.size() - 1, {&last, 1});
-      const auto size = static_cast<size_t>(dtype_bytes(dtype()));
-      store(dtype(), last, want);
+      store_rectangle(source, layout, t, {t.rows - 1, 1, t.cols - 1, 1}, want);
+      const int64_t last = t.offset + t.value_bytes() - t.storage.value_row_bytes(1);
+      std::byte got[4];
+      const auto size = static_cast<size_t>(t.storage.value_row_bytes(1));
       TANDEM_CUDA_CHECK(
-          cudaMemcpy(got, static_cast<const std::byte*>(block.data()) + (t.offset + t.size() - 1) * size,
-                     size, cudaMemcpyDeviceToHost));
-      wrong += std::memcmp(want, got, size) != 0;
+          cudaMemcpy(got, static_cast<const std::byte*>(block.data()) + last, size, cudaMemcpyDeviceToHost));
+      wrong += std::memcmp(want.data() + last, got, size) != 0;
     }
     return {"last value of each tensor", static_cast<double>(wrong), 0,
             fmt::format("{} tensors differ", wrong)};
@@ -153,11 +121,9 @@ struct Loader {
 };
 
 OpWorkload load_op(std::shared_ptr<Device> device, const Case& c, const ModelConfig& config, bool warm) {
-  auto loader = std::make_shared<Loader>();
+  auto loader = std::make_shared<Loader>(SeededSource(parse_weights(c.weights)));
   loader->device = device;
-  loader->layout = weight_layout(config);
-  loader->spec = parse_weights(c.weights);
-  loader->precision = c.precision;
+  loader->layout = weight_layout(config, weight_form(c));
   loader->level = c.memory;
   loader->warm = warm;
   loader->options = {.run_dir = fmt::format("suite_memory-{}", ::getpid()),
@@ -202,14 +168,12 @@ OpWorkload trace_op(std::shared_ptr<Device> device, const Case& c, const ModelCo
     int64_t left = 0;
   };
   auto state = std::make_shared<State>();
-  const WeightLayout layout = weight_layout(config);
-  const DType dtype = weight_dtype(c.precision);
-  const ModelWeights weights =
-      bind_weights(config, layout, reinterpret_cast<const void*>(kPlanAlignment), dtype);
+  const WeightLayout layout = weight_layout(config, weight_form(c));
+  const ModelWeights weights = bind_weights(layout, reinterpret_cast<const void*>(kPlanAlignment));
   const TransformerBatch batch =
       make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
   const StepPlan plan = build_plan(plan_request(config, weights, c.precision, batch, {.capacity = c.tgt}));
-  state->blocks = {layout.elements * dtype_bytes(dtype), plan.arena_bytes, int64_t{64} << 20};
+  state->blocks = {layout.bytes, plan.arena_bytes, int64_t{64} << 20};
   for (const int64_t bytes : state->blocks) state->planned += bytes;
 
   MemoryResource& memory = device->memory(c.memory);

@@ -17,11 +17,12 @@ struct Fill {
   float base;
   int exponent;
   bool outliers;
-  bool whole_rows;  // consecutive in the tensor, so an index needs no row
+  bool whole_rows;  // consecutive in the tensor and in the output, so an index needs no row
   int64_t tensor_cols;
   int64_t first_row;
   int64_t first_col;
   int64_t cols;
+  int64_t ld;
   int64_t count;
   int32_t scales[kOutlierSlots];
 };
@@ -31,6 +32,7 @@ __global__ void __launch_bounds__(kThreads) seeded_fill_kernel(Fill p, T* out) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.count; i += step) {
     int64_t index = p.first_row * p.tensor_cols + i;
+    int64_t to = i;
     int32_t scale = 1;
     if (p.outliers || !p.whole_rows) {
       // A 64-bit division costs more than the value itself, and no slice comes near 2^32 elements.
@@ -38,9 +40,10 @@ __global__ void __launch_bounds__(kThreads) seeded_fill_kernel(Fill p, T* out) {
           p.count >> 32 == 0 ? static_cast<uint32_t>(i) / static_cast<uint32_t>(p.cols) : i / p.cols;
       const int64_t row = p.first_row + r;
       index = row * p.tensor_cols + p.first_col + (i - r * p.cols);
+      to = r * p.ld + (i - r * p.cols);
       if (p.outliers) scale = p.scales[outlier_slot(p.key, static_cast<uint64_t>(row))];
     }
-    out[i] = from_float<T>(seeded_value(p.key, static_cast<uint64_t>(index), p.base, p.exponent, scale));
+    out[to] = from_float<T>(seeded_value(p.key, static_cast<uint64_t>(index), p.base, p.exponent, scale));
   }
 }
 
@@ -57,7 +60,7 @@ void launch_seeded_slice(const SeededSliceParams& p, cudaStream_t stream) {
   if (p.spec == nullptr || p.tensor == nullptr || p.out == nullptr) {
     throw UsageError("seeded fill: spec, tensor and out must not be null");
   }
-  const TensorSpec& t = *p.tensor;
+  const WholeTensor& t = *p.tensor;
   if (p.spec->checkpoint) throw UsageError("seeded fill: checkpoint values do not come from a seed");
   if (p.first_row < 0 || p.rows < 0 || p.first_row + p.rows > t.rows || p.first_col < 0 || p.cols < 0 ||
       p.first_col + p.cols > t.cols) {
@@ -74,11 +77,12 @@ void launch_seeded_slice(const SeededSliceParams& p, cudaStream_t stream) {
             .base = t.base,
             .exponent = outliers ? t.exponent - kOutlierShift : t.exponent,
             .outliers = outliers,
-            .whole_rows = p.cols == t.cols,
+            .whole_rows = p.cols == t.cols && (p.ld == 0 || p.ld == p.cols),
             .tensor_cols = t.cols,
             .first_row = p.first_row,
             .first_col = p.first_col,
             .cols = p.cols,
+            .ld = p.ld == 0 ? p.cols : p.ld,
             .count = p.rows * p.cols,
             .scales = {}};
   std::copy(std::begin(kOutlierScale), std::end(kOutlierScale), std::begin(fill.scales));
@@ -95,22 +99,33 @@ void launch_seeded_slice(const SeededSliceParams& p, cudaStream_t stream) {
 }
 
 void launch_seeded_arena(const SeededArenaParams& p, cudaStream_t stream) {
-  if (p.spec == nullptr || p.arena == nullptr)
-    throw UsageError("seeded fill: spec and arena must not be null");
-  const int64_t size = dtype_bytes(p.dtype);
-  TANDEM_CUDA_CHECK(cudaMemsetAsync(p.arena, 0, static_cast<size_t>(p.elements * size), stream));
-  for (const TensorSpec& t : p.tensors) {
-    if (t.offset < 0 || t.offset + t.size() > p.elements) {
-      throw UsageError("seeded fill: " + t.name + " is outside the arena of " + std::to_string(p.elements) +
-                       " elements");
+  if (p.spec == nullptr || p.layout == nullptr || p.arena == nullptr)
+    throw UsageError("seeded fill: spec, layout and arena must not be null");
+  TANDEM_CUDA_CHECK(cudaMemsetAsync(p.arena, 0, static_cast<size_t>(p.layout->bytes), stream));
+  for (const TensorSpec& t : p.layout->tensors) {
+    if (!t.storage.plain())
+      throw UsageError("seeded fill: " + t.name +
+                       " is stored with scales or masks, which are made on the host");
+    int64_t row = 0;
+    for (const IndexRun& rows : t.row_runs) {
+      int64_t col = 0;
+      for (const IndexRun& cols : t.col_runs) {
+        const int64_t at =
+            t.offset + t.storage.value_row_bytes(t.cols) * row + t.storage.value_row_bytes(col);
+        launch_seeded_slice({.spec = p.spec,
+                             .tensor = &t.whole,
+                             .first_row = rows.first,
+                             .rows = rows.count,
+                             .first_col = cols.first,
+                             .cols = cols.count,
+                             .dtype = t.storage.dtype,
+                             .out = static_cast<char*>(p.arena) + at,
+                             .ld = t.cols},
+                            stream);
+        col += cols.count;
+      }
+      row += rows.count;
     }
-    launch_seeded_slice({.spec = p.spec,
-                         .tensor = &t,
-                         .rows = t.rows,
-                         .cols = t.cols,
-                         .dtype = p.dtype,
-                         .out = static_cast<char*>(p.arena) + t.offset * size},
-                        stream);
   }
 }
 

@@ -7,33 +7,33 @@
 #include <span>
 
 #include "harness/base/tensor.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/values/seeded.h"
 #include "harness/weights/weights.h"
 
 namespace tandem::kernels {
 
-/// A rectangle of one tensor, e.g. what one rank of a tensor-parallel group owns, written densely.
+/// A rectangle of one tensor, e.g. what one rank of a tensor-parallel group owns.
 struct SeededSliceParams {
   const WeightsSpec* spec = nullptr;
-  const TensorSpec* tensor = nullptr;
+  const WholeTensor* tensor = nullptr;
   int64_t first_row = 0;
   int64_t rows = 0;
   int64_t first_col = 0;
   int64_t cols = 0;
   DType dtype = DType::kBF16;
-  void* out = nullptr;  ///< [rows, cols]
+  void* out = nullptr;  ///< [rows, cols], rows ld apart
+  int64_t ld = 0;       ///< elements; 0: cols
 };
 /// Throws UsageError for a slice outside the tensor or weights that are not seeded.
 void launch_seeded_slice(const SeededSliceParams& params, cudaStream_t stream);
 
 struct SeededArenaParams {
   const WeightsSpec* spec = nullptr;
-  std::span<const TensorSpec> tensors;
-  int64_t elements = 0;  ///< of the arena; what no tensor covers becomes 0
-  DType dtype = DType::kBF16;
-  void* arena = nullptr;  ///< [elements]
+  const WeightLayout* layout = nullptr;
+  void* arena = nullptr;  ///< layout->bytes; what no value covers becomes 0
 };
-/// Fills a whole weight arena, one launch a tensor.
+/// Fills a whole weight arena with the bits that materialise() would, but for rounding to another grid than the storage's;
+/// a launch for each run of rows and columns of a tensor. Throws UsageError for storage that is not plain.
 void launch_seeded_arena(const SeededArenaParams& params, cudaStream_t stream);
 
 }  // namespace tandem::kernels

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <fstream>
 #include <string>
@@ -10,12 +11,13 @@
 #include <nlohmann/json.hpp>
 
 #include "harness/base/error.h"
+#include "harness/weights/materialise.h"
 #include "kernels/common/device_test.h"
 
 namespace tandem::kernels {
 namespace {
 
-std::vector<uint8_t> host_bits(const WeightsSpec& spec, const TensorSpec& tensor, DType dtype) {
+std::vector<uint8_t> host_bits(const WeightsSpec& spec, const WholeTensor& tensor, DType dtype) {
   std::vector<float> values(static_cast<size_t>(tensor.size()));
   fill_seeded(spec, tensor, 0, values);
   return encoded(values, dtype);
@@ -24,18 +26,18 @@ std::vector<uint8_t> host_bits(const WeightsSpec& spec, const TensorSpec& tensor
 // Without it: host and device could drift together from the values that other builds, and Python, hold to.
 TEST(SeededFill, CommittedValues) {
   TANDEM_NEEDS_DEVICE();
-  std::ifstream file("harness/model/testdata/seeded.json");
+  std::ifstream file("harness/weights/testdata/seeded.json");
   const nlohmann::json rows = nlohmann::json::parse(file);
   ASSERT_EQ(rows.size(), 64u);
   for (const auto& row : rows) {
     const int64_t index = row.at("index");
     const int64_t cols = row.at("cols");
-    const TensorSpec tensor{.name = row.at("name"),
-                            .rows = index / cols + 1,
-                            .cols = cols,
-                            .base = row.at("base"),
-                            .exponent = row.at("exponent"),
-                            .outlier_rows = true};
+    const WholeTensor tensor{.name = row.at("name"),
+                             .rows = index / cols + 1,
+                             .cols = cols,
+                             .base = row.at("base"),
+                             .exponent = row.at("exponent"),
+                             .outlier_rows = true};
     const WeightsSpec spec{.seed = row.at("seed"), .outliers = row.at("outliers")};
     const DeviceTensor out(1, DType::kF32);
     launch_seeded_slice({.spec = &spec,
@@ -56,24 +58,43 @@ TEST(SeededFill, CommittedValues) {
 // compares two models; or padding between tensors is left as it was.
 TEST(SeededFill, WholeArenaEqualsTheHostBitForBit) {
   TANDEM_NEEDS_DEVICE();
-  const WeightLayout layout = weight_layout(preset("tiny"));
   const uint64_t seed = test_seed();
   for (bool outliers : {false, true}) {
     const WeightsSpec spec{.seed = seed, .outliers = outliers};
     for (DType dtype : kFloatTypes) {
-      const DeviceTensor arena(layout.elements, dtype);
-      launch_seeded_arena({.spec = &spec,
-                           .tensors = layout.tensors,
-                           .elements = layout.elements,
-                           .dtype = dtype,
-                           .arena = arena.data()},
-                          nullptr);
-      std::vector<uint8_t> want(static_cast<size_t>(layout.elements * dtype_bytes(dtype)), 0);
-      for (const TensorSpec& t : layout.tensors) {
-        const auto bits = host_bits(spec, t, dtype);
-        std::copy(bits.begin(), bits.end(), want.begin() + t.offset * dtype_bytes(dtype));
-      }
-      EXPECT_TRUE(arena.bytes() == want) << dtype_name(dtype) << (outliers ? " outliers" : "");
+      const WeightLayout layout =
+          weight_layout(preset("tiny"), {.precision = Precision::kFp32, .plain = dtype});
+      const DeviceTensor arena(layout.bytes / dtype_bytes(dtype), dtype);
+      launch_seeded_arena({.spec = &spec, .layout = &layout, .arena = arena.data()}, nullptr);
+      std::vector<std::byte> want(static_cast<size_t>(layout.bytes));
+      materialise(SeededSource(spec), layout, {.host = want});
+      EXPECT_TRUE(
+          std::ranges::equal(arena.bytes(), want, [](uint8_t a, std::byte b) { return std::byte{a} == b; }))
+          << dtype_name(dtype) << (outliers ? " outliers" : "");
+    }
+  }
+}
+
+// Without it: a rank's or a pruned model's weights made on the device are others than the host's.
+TEST(SeededFill, PartsOfAModelEqualTheHostBitForBit) {
+  TANDEM_NEEDS_DEVICE();
+  ModelConfig config = preset("tiny");
+  config.vocab += 1;  // the last rank's rows are padded
+  const WeightsSpec spec{.seed = test_seed(), .outliers = true};
+  for (const int rank : {0, 1}) {
+    for (const bool pruned : {false, true}) {
+      Kept kept;
+      if (pruned) kept.decoder.layers = {config.decoder.layers - 1};
+      if (pruned) kept.encoder.ffn.assign(static_cast<size_t>(config.encoder.layers), {0, 1, 5, 8, 9, 11});
+      const WeightLayout layout =
+          weight_layout(config, {.precision = Precision::kBf16, .slice = {.degree = 2, .rank = rank}}, kept);
+      const DeviceTensor arena(layout.bytes / 2, DType::kBF16);
+      launch_seeded_arena({.spec = &spec, .layout = &layout, .arena = arena.data()}, nullptr);
+      std::vector<std::byte> want(static_cast<size_t>(layout.bytes));
+      materialise(SeededSource(spec), layout, {.host = want});
+      EXPECT_TRUE(
+          std::ranges::equal(arena.bytes(), want, [](uint8_t a, std::byte b) { return std::byte{a} == b; }))
+          << "rank " << rank << (pruned ? " pruned" : "");
     }
   }
 }
@@ -86,12 +107,12 @@ TEST(SeededFill, SlicesAreParts) {
     const WeightsSpec spec{.seed = static_cast<uint64_t>(random.between(0, 1 << 30)),
                            .outliers = random.coin()};
     const DType dtype = random.one_of(kFloatTypes);
-    const TensorSpec tensor{.name = "some.tensor." + std::to_string(i),
-                            .rows = random.between(1, 50),
-                            .cols = random.between(1, 300),
-                            .base = random.coin() ? 1.0f : 0.0f,
-                            .exponent = static_cast<int>(random.between(-24, -15)),
-                            .outlier_rows = random.coin()};
+    const WholeTensor tensor{.name = "some.tensor." + std::to_string(i),
+                             .rows = random.between(1, 50),
+                             .cols = random.between(1, 300),
+                             .base = random.coin() ? 1.0f : 0.0f,
+                             .exponent = static_cast<int>(random.between(-24, -15)),
+                             .outlier_rows = random.coin()};
     SeededSliceParams p{.spec = &spec, .tensor = &tensor, .dtype = dtype};
     p.first_row = random.between(0, tensor.rows - 1);
     p.rows = random.between(0, tensor.rows - p.first_row);
@@ -116,7 +137,8 @@ TEST(SeededFill, SlicesAreParts) {
 TEST(SeededFill, LargeTensor) {
   TANDEM_NEEDS_DEVICE();
   const WeightsSpec spec{.seed = 7, .outliers = true};
-  const TensorSpec tensor{.name = "large", .rows = 3001, .cols = 1025, .exponent = -20, .outlier_rows = true};
+  const WholeTensor tensor{
+      .name = "large", .rows = 3001, .cols = 1025, .exponent = -20, .outlier_rows = true};
   const DeviceTensor out(tensor.size(), DType::kBF16);
   launch_seeded_slice(
       {.spec = &spec, .tensor = &tensor, .rows = tensor.rows, .cols = tensor.cols, .out = out.data()},
@@ -128,7 +150,7 @@ TEST(SeededFill, LargeTensor) {
 TEST(SeededFill, RefusesWrongParameters) {
   const WeightsSpec seeded{.seed = 1};
   const WeightsSpec checkpoint{.checkpoint = true};
-  const TensorSpec tensor{.name = "t", .rows = 4, .cols = 8};
+  const WholeTensor tensor{.name = "t", .rows = 4, .cols = 8};
   int dummy = 0;
   EXPECT_THROW(
       launch_seeded_slice(

@@ -7,49 +7,40 @@
 #include "harness/memory/caching_resource.h"
 #include "harness/memory/level1_cache.h"
 #include "harness/memory/memory_resource.h"
-#include "harness/weights/seeded.h"
-#include "harness/weights/weights.h"
+#include "harness/weights/materialise.h"
+#include "harness/weights/values/seeded.h"
 #include "reference/engine/op_workloads.h"
 #include "reference/engine/timed_op.h"
 
 namespace tandem::reference {
 namespace {
 
-void fill_arena(const WeightLayout& layout, const WeightsSpec& spec, float* arena) {
-  for (const TensorSpec& t : layout.tensors)
-    fill_seeded(spec, t, 0, {arena + t.offset, static_cast<size_t>(t.size())});
-}
-
 /// A load of the model's weights into host memory. Cold: made anew. Warm: level1 copies what the cache holds, the levels
 /// below keep nothing between loads and make it again.
 OpWorkload load_op(const Case& c, const ModelConfig& config, bool warm) {
   struct State {
-    WeightLayout layout;
-    WeightsSpec spec;
-    Level1Cache::Options options;
-    std::unique_ptr<Level1Cache> cache;
-    std::vector<float> arena;
+    HostWeights host;
+    SeededSource source;
+    Level1Cache::Options options = {};
+    std::unique_ptr<Level1Cache> cache = {};
     ~State() { Level1Cache::remove(options); }
   };
-  auto s = std::make_shared<State>();
-  s->layout = weight_layout(config);
-  s->spec = parse_weights(c.weights);
+  std::shared_ptr<State> s(
+      new State{.host = empty_host_weights(config), .source = SeededSource(parse_weights(c.weights))});
   s->options.run_dir = "suite_memory-" + std::to_string(::getpid());
   s->cache = std::make_unique<Level1Cache>(s->options);
-  s->arena.resize(static_cast<size_t>(s->layout.elements));
-  const int64_t bytes = s->layout.elements * 4;
+  const int64_t bytes = s->host.layout.bytes;
   const bool level1 = c.memory == "level1";
   auto counter = std::make_shared<int>(0);
   auto load = [=] {
     if (!level1) {
-      fill_arena(s->layout, s->spec, s->arena.data());
+      materialise(s->source, s->host.layout, {.host = std::as_writable_bytes(std::span(s->host.arena))});
       return;
     }
     const std::string key = warm ? "weights" : "weights " + std::to_string(*counter);
-    const Level1Object object = s->cache->get(key, bytes, [&](std::span<std::byte> out) {
-      fill_arena(s->layout, s->spec, reinterpret_cast<float*>(out.data()));
-    });
-    std::memcpy(s->arena.data(), object.data(), static_cast<size_t>(bytes));
+    const Level1Object object = s->cache->get(
+        key, bytes, [&](std::span<std::byte> out) { materialise(s->source, s->host.layout, {.host = out}); });
+    std::memcpy(s->host.arena.data(), object.data(), static_cast<size_t>(bytes));
   };
   if (warm) load();
   auto prepare = [=] {
@@ -66,10 +57,10 @@ OpWorkload load_op(const Case& c, const ModelConfig& config, bool warm) {
   op.bytes_written = static_cast<double>(bytes);
   op.check = [=] {
     int wrong = 0;
-    for (const TensorSpec& t : s->layout.tensors) {
+    for (const TensorSpec& t : s->host.layout.tensors) {
       float last = 0;
-      fill_seeded(s->spec, t, t.size() - 1, {&last, 1});
-      wrong += s->arena[static_cast<size_t>(t.offset + t.size() - 1)] != last;
+      read_values(s->source, t, {t.rows - 1, 1, t.cols - 1, 1}, {&last, 1});
+      wrong += s->host.tensor(t.name).back() != last;
     }
     return CheckResult{"last value of each tensor", static_cast<double>(wrong), 0,
                        std::to_string(wrong) + " tensors differ"};
@@ -87,7 +78,7 @@ void replay_trace(MemoryResource& resource, const ModelConfig& config, const Cas
     live += elements * 4;
     peak = std::max(peak, live);
   };
-  hold(weight_layout(config).elements);
+  hold(weight_layout(config).bytes / 4);
   for (int layer = 0; layer < config.decoder.layers; ++layer) {
     hold(2 * rows * c.tgt * config.inner(config.decoder));
     hold(2 * rows * c.src * config.inner(config.decoder));

@@ -5,15 +5,12 @@
 #include <algorithm>
 #include <chrono>
 #include <iostream>
-#include <new>
 #include <utility>
 
 #include "harness/base/error.h"
 #include "harness/engine/compare.h"
 #include "harness/sweep/values.h"
-#include "harness/weights/checkpoint.h"
-#include "harness/weights/rounding.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/values/seeded.h"
 #include "reference/engine/op_workloads.h"
 #include "reference/engine/workloads.h"
 #include "reference/model/decode.h"
@@ -31,18 +28,6 @@ void only(std::string_view axis, std::string_view value, std::string_view allowe
   if (value == allowed) return;
   throw ImpossibleCase(
       fmt::format("{}: engine 'reference' computes {} only, not '{}'", axis, allowed, value));
-}
-
-Precision storage(Precision precision) {
-  switch (precision) {
-    case Precision::kFp8:
-    case Precision::kInt8:
-    case Precision::kW8a16:
-    case Precision::kW4a16:
-      return Precision::kBf16;
-    default:
-      return precision;
-  }
 }
 
 CheckResult result(std::string reference, const Comparison& c) {
@@ -88,7 +73,7 @@ void ReferenceEngine::check_supported(const Case& c) const {
   if (c.suite == Suite::kCollectives) {
     throw ImpossibleCase("suite: engine 'reference' is one process, suite_collectives needs several ranks");
   }
-  if (storage(c.precision) != c.precision) {
+  if (lossy({.precision = c.precision})) {
     throw ImpossibleCase(fmt::format("precision: engine 'reference' computes fp32 tf32 fp16 bf16, not '{}'",
                                      precision_name(c.precision)));
   }
@@ -100,31 +85,16 @@ void ReferenceEngine::check_supported(const Case& c) const {
   only("kernel", c.kernel, "auto");
 }
 
-void ReferenceEngine::load(const Case& c, const ModelConfig& config, Precision rounded_to) {
+void ReferenceEngine::load(const Case& c, const ModelConfig& config, const WeightForm& form) {
   const auto start = std::chrono::steady_clock::now();
-  only("sparsity", c.sparsity, "dense");
-  const WeightsSpec spec = parse_weights(c.weights);
-
+  check_made(form);
   model_.reset();
+  const auto source = weight_source(parse_weights(c.weights), c.model);
   auto model = std::make_shared<LoadedModel>();
   model->config = config;
-  model->layout = weight_layout(config);
-  try {
-    model->arena.resize(model->layout.elements);
-  } catch (const std::bad_alloc&) {
-    throw OutOfMemory(model->layout.elements * static_cast<int64_t>(sizeof(float)), "host memory");
-  }
-  if (spec.checkpoint) {
-    const auto nan = Checkpoint(c.model).read(model->layout, DType::kF32,
-                                              std::as_writable_bytes(std::span<float>(model->arena)));
-    for (const std::string& line : nan_warnings(c.model, nan)) std::cerr << line << '\n';
-  } else {
-    for (const TensorSpec& t : model->layout.tensors) {
-      fill_seeded(spec, t, 0, std::span<float>(model->arena).subspan(t.offset, t.size()));
-    }
-  }
-  round_weights(storage(rounded_to), model->arena);
-  model->weights = bind_weights(config, model->layout, model->arena.data(), DType::kF32);
+  model->host = host_weights(config, *source, form);
+  for (const std::string& line : source->warnings()) std::cerr << line << '\n';
+  model->weights = model->host.weights();
   model_ = std::move(model);
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }

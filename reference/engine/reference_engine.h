@@ -6,26 +6,23 @@
 #include <vector>
 
 #include "harness/engine/engine.h"
-#include "harness/weights/weights.h"
+#include "harness/weights/materialise.h"
 
 namespace tandem::reference {
 
 /// A model's weights, fp32 in host memory.
 struct LoadedModel {
   ModelConfig config;
-  WeightLayout layout;
-  std::vector<float> arena;  ///< [layout.elements]
-  ModelWeights weights;      ///< views into arena
+  HostWeights host;
+  ModelWeights weights;  ///< views into host
 };
 
-/// Every precision computes the same way: weights rounded as that precision stores them, then fp32 values
-/// with sums in double. 8 and 4-bit precisions get bf16, which their engines keep between operations; what
-/// quantisation adds is theirs.
+/// Every precision computes the same way: the values of the weights' form, in fp32, with sums in double.
 class ReferenceEngine : public Engine {
  public:
   std::string_view name() const override { return "reference"; }
   void check_supported(const Case& c) const override;
-  void load(const Case& c, const ModelConfig& config, Precision rounded_to) override;
+  void load(const Case& c, const ModelConfig& config, const WeightForm& form) override;
   double load_us() const override { return load_us_; }
 
   /// suite_decoder: decoder_prefix(config, batch, tgt) without its last column fills the cache; the measured

@@ -40,7 +40,7 @@ Output run_twice(Engine& engine, const Case& c, const TransformerBatch& batch) {
 class ReferenceEngineTest : public testing::Test {
  protected:
   ReferenceEngineTest() : config(preset("tiny")), batch(make_batch(config, {9, 4, 1}, test_seed())) {
-    engine.load(tiny_case(Suite::kEncoder), config, Precision::kFp32);
+    engine.load(tiny_case(Suite::kEncoder), config, {.precision = Precision::kFp32});
   }
 
   ModelConfig config;
@@ -135,11 +135,11 @@ TEST_F(ReferenceEngineTest, ChecksItself) {
 TEST_F(ReferenceEngineTest, WeightsAreRoundedAsStored) {
   const Case c = tiny_case(Suite::kEncoder);
   const Output exact = run_twice(engine, c, batch);
-  engine.load(c, config, Precision::kBf16);
+  engine.load(c, config, {.precision = Precision::kBf16});
   const Output bf16 = run_twice(engine, c, batch);
   EXPECT_GT(relative_l2(bf16.values, exact.values), 1e-4);
   EXPECT_LT(relative_l2(bf16.values, exact.values), 2e-2);
-  engine.load(c, config, Precision::kFp8);
+  engine.load(c, config, {.precision = Precision::kFp8});
   EXPECT_EQ(run_twice(engine, c, batch).values, bf16.values);
 }
 
@@ -151,7 +151,7 @@ TEST_F(ReferenceEngineTest, WorkloadsKeepTheirWeights) {
   const Output expected = before->output();
   Case other = c;
   other.weights = "seed:9";
-  engine.load(other, config, Precision::kFp32);
+  engine.load(other, config, {.precision = Precision::kFp32});
   before->repeat();
   EXPECT_EQ(before->output().values, expected.values);
   EXPECT_NE(run_twice(engine, c, batch).values, expected.values);

@@ -5,8 +5,9 @@
 #include <memory>
 
 #include "harness/engine/compare.h"
-#include "harness/weights/checkpoint.h"
+#include "harness/weights/materialise.h"
 #include "harness/weights/testing/checkpoint_writer.h"
+#include "harness/weights/values/checkpoint.h"
 #include "reference/model/decode.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
@@ -24,8 +25,7 @@ struct Loaded {
   json fixture;
   ModelConfig config;
   GenerationConfig generation;
-  WeightLayout layout;
-  std::vector<float> arena;
+  HostWeights host;
   std::vector<std::vector<int32_t>> sources;
 
   explicit Loaded(const std::string& variant) : fixture(testing::checkpoint_fixture(variant)) {
@@ -35,13 +35,11 @@ struct Loaded {
     config = checkpoint.config();
     generation = checkpoint.generation();
     generation.max_length = fixture["new_tokens"].get<int>() + 1;
-    layout = weight_layout(config);
-    arena.resize(layout.elements);
-    checkpoint.read(layout, DType::kF32, std::as_writable_bytes(std::span(arena)));
+    host = host_weights(config, checkpoint);
     sources = testing::fixture_sources(variant, fixture);
     for (const int i : fixture["undecided"]) undecided.insert(i);
   }
-  ModelWeights weights() const { return bind_weights(config, layout, arena.data(), DType::kF32); }
+  ModelWeights weights() const { return host.weights(); }
 
   std::set<int> undecided;
 };

@@ -9,8 +9,7 @@
 #include "harness/base/testing/test_seed.h"
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
-#include "harness/weights/seeded.h"
-#include "harness/weights/weights.h"
+#include "harness/weights/materialise.h"
 
 namespace tandem::reference {
 
@@ -22,21 +21,13 @@ inline uint64_t run_seed() {
 
 struct TestModel {
   ModelConfig config;
-  WeightLayout layout;
-  std::vector<float> arena;
+  HostWeights host;
 
   TestModel(const ModelConfig& c, uint64_t seed)
-      : config(c), layout(weight_layout(c)), arena(layout.elements) {
-    for (const TensorSpec& t : layout.tensors) {
-      fill_seeded({.checkpoint = false, .seed = seed, .outliers = false}, t, 0, tensor(t.name));
-    }
-  }
+      : config(c), host(host_weights(c, WeightsSpec{.checkpoint = false, .seed = seed, .outliers = false})) {}
 
-  ModelWeights weights() const { return bind_weights(config, layout, arena.data(), DType::kF32); }
-  std::span<float> tensor(const std::string& name) {
-    const TensorSpec& t = layout.at(name);
-    return std::span<float>(arena).subspan(t.offset, t.size());
-  }
+  ModelWeights weights() const { return host.weights(); }
+  std::span<float> tensor(const std::string& name) { return host.tensor(name); }
 };
 
 /// Awkward on purpose: nothing is a power of two or a multiple of 8, and heads * head_dim is not d_model.

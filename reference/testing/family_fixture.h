@@ -14,8 +14,8 @@
 
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
-#include "harness/weights/seeded.h"
-#include "harness/weights/weights.h"
+#include "harness/weights/materialise.h"
+#include "harness/weights/values/seeded.h"
 
 namespace tandem::reference {
 
@@ -24,13 +24,12 @@ inline const std::vector<std::string> kFamilies = {"t5", "t5_gated", "bart", "ma
 
 struct FamilyFixture {
   ModelConfig config;
-  WeightLayout layout;
-  std::vector<float> arena;
+  HostWeights host;
   TransformerBatch source, target;
   std::vector<float> encoder_output;  // [source tokens, d_model]
   std::vector<float> logits;          // [target tokens, vocab]
 
-  ModelWeights weights() const { return bind_weights(config, layout, arena.data(), DType::kF32); }
+  ModelWeights weights() const { return host.weights(); }
 };
 
 /// Tests run in the repository's root.
@@ -42,21 +41,20 @@ inline FamilyFixture load_family(const std::string& family) {
 
   FamilyFixture f;
   f.config = j.at("config").get<ModelConfig>();
-  f.layout = weight_layout(f.config);
-  f.arena.resize(f.layout.elements);
+  f.host = empty_host_weights(f.config);
   std::set<std::string> filled;
   for (const nlohmann::json& t : j.at("tensors")) {
     // Scales are the fixture's own, so that it outlives a change of ours.
-    TensorSpec spec = f.layout.at(t.at(0));
+    WholeTensor spec = f.host.layout.at(t.at(0)).whole;
     EXPECT_EQ(spec.rows, t.at(1)) << spec.name;
     EXPECT_EQ(spec.cols, t.at(2)) << spec.name;
     spec.base = t.at(3);
     spec.exponent = t.at(4);
     const WeightsSpec seed{.checkpoint = false, .seed = j.at("seed"), .outliers = false};
-    fill_seeded(seed, spec, 0, std::span<float>(f.arena).subspan(spec.offset, spec.size()));
+    fill_seeded(seed, spec, 0, f.host.tensor(spec.name));
     filled.insert(spec.name);
   }
-  for (const TensorSpec& t : f.layout.tensors) EXPECT_TRUE(filled.contains(t.name)) << t.name;
+  for (const TensorSpec& t : f.host.layout.tensors) EXPECT_TRUE(filled.contains(t.name)) << t.name;
   f.source = pack(f.config, j.at("source_ids"));
   f.target = pack(f.config, j.at("target_ids"));
   f.encoder_output = j.at("encoder_output").get<std::vector<float>>();

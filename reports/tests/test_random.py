@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from twin import seeded
 
-COMMITTED = Path(__file__).parents[2] / "harness" / "model" / "testdata" / "seeded.json"
+COMMITTED = Path(__file__).parents[2] / "harness" / "weights" / "testdata" / "seeded.json"
 
 
 # Breaks when Python and C++ generate different weights from one seed.

@@ -51,7 +51,7 @@ Prediction predict(const Case& c, const PredictOptions& options) {
     }
   }
   if (c.suite != Suite::kLimits && c.suite != Suite::kKernels) {
-    p.load_s = static_cast<double>(weight_layout(config).elements) / (kCpuSeededWeights * options.cores);
+    p.load_s = static_cast<double>(weight_layout(config).size()) / (kCpuSeededWeights * options.cores);
   }
   const double once_s = repetition_us(c, p, options) * 1e-6;
   const MeasureOptions measure = default_options(c.engine);

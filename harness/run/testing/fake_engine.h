@@ -37,7 +37,7 @@ class FakeEngine : public Engine {
     if (fault_ == Fault::kTooLarge) throw OutOfMemory(int64_t{1} << 50, "GPU memory");
     if (fault_ == Fault::kBroken) throw UsageError("model: the file is damaged");
   }
-  void load(const Case&, const ModelConfig& config, Precision) override {
+  void load(const Case&, const ModelConfig& config, const WeightForm&) override {
     if (fault_ == Fault::kOutOfMemory) throw OutOfMemory(int64_t{1} << 40, "GPU memory");
     config_ = config;
     ++loads;

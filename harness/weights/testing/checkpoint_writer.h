@@ -13,7 +13,7 @@
 #include "harness/base/random.h"
 #include "harness/model/batch.h"
 #include "harness/model/testing/safetensors_writer.h"
-#include "harness/weights/seeded.h"
+#include "harness/weights/values/seeded.h"
 
 namespace tandem::testing {
 
@@ -45,7 +45,7 @@ inline std::map<std::string, std::vector<NamedTensor>> fixture_files(const nlohm
   std::map<std::string, std::vector<NamedTensor>> files;
   for (const nlohmann::json& t : fixture.at("tensors")) {
     NamedTensor tensor{.name = t.at(1), .dtype = t.at(3), .shape = t.at(2), .bytes = {}};
-    TensorSpec spec{.name = t.at(4)};
+    WholeTensor spec{.name = t.at(4)};
     spec.cols = tensor.shape.back();
     for (size_t i = 0; i + 1 < tensor.shape.size(); ++i) spec.rows *= tensor.shape[i];
     spec.base = t.at(5);

@@ -1,6 +1,6 @@
 """Tandem's models for engines in Python: presets, the seeded weights' layout, and the inputs of a case.
 
-The twin of harness/model/{config.h,presets.cc,batch.cc}, harness/weights/{weights.cc,seed_scale.cc} and
+The twin of harness/model/{config.h,presets.cc,batch.cc}, harness/weights/{layout.cc,values/seed_scale.cc} and
 harness/engine/engine.cc, for what a peer needs to compute the same numbers from the same seeds. Values: seeded.py.
 """
 

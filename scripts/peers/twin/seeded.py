@@ -1,4 +1,4 @@
-"""Seeded weights in Python: the twin of harness/base/random.h and harness/weights/seeded.h, bit for bit.
+"""Seeded weights in Python: the twin of harness/base/random.h and harness/weights/values/seeded.h, bit for bit.
 
 A value is a pure function of seed, tensor name and index. Integers wrap modulo 2^64 as uint64_t does; the
 only floating point operations are one conversion, one multiplication by a power of two and one addition.

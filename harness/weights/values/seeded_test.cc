@@ -1,4 +1,4 @@
-#include "harness/weights/seeded.h"
+#include "harness/weights/values/seeded.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/testing/test_seed.h"
-#include "harness/weights/seed_scale.h"
+#include "harness/weights/values/seed_scale.h"
 
 namespace tandem {
 namespace {
@@ -18,17 +18,17 @@ namespace {
 // The same bits on CPU, GPU and in Python: a change here would change every committed number silently. The values were
 // made by an independent program (Python integers).
 TEST(Seeded, CommittedValues) {
-  std::ifstream file("harness/model/testdata/seeded.json");
+  std::ifstream file("harness/weights/testdata/seeded.json");
   const nlohmann::json rows = nlohmann::json::parse(file);
   ASSERT_EQ(rows.size(), 64u);
   for (const auto& row : rows) {
     const int64_t index = row.at("index");
-    const TensorSpec tensor{.name = row.at("name"),
-                            .rows = index + 1,
-                            .cols = row.at("cols"),
-                            .base = row.at("base"),
-                            .exponent = row.at("exponent"),
-                            .outlier_rows = true};
+    const WholeTensor tensor{.name = row.at("name"),
+                             .rows = index + 1,
+                             .cols = row.at("cols"),
+                             .base = row.at("base"),
+                             .exponent = row.at("exponent"),
+                             .outlier_rows = true};
     const WeightsSpec spec{.seed = row.at("seed"), .outliers = row.at("outliers")};
     float value = 0;
     fill_seeded(spec, tensor, index, {&value, 1});
@@ -40,7 +40,7 @@ TEST(Seeded, CommittedValues) {
 // A rank's slice, or a block filled by another thread, would differ from the whole.
 TEST(Seeded, AnyPieceIsAPartOfTheWhole) {
   const uint64_t seed = test_seed();
-  const TensorSpec tensor{.name = "t", .rows = 700, .cols = 301, .exponent = -18, .outlier_rows = true};
+  const WholeTensor tensor{.name = "t", .rows = 700, .cols = 301, .exponent = -18, .outlier_rows = true};
   for (bool outliers : {false, true}) {
     const WeightsSpec spec{.seed = seed, .outliers = outliers};
     std::vector<float> whole(tensor.size());
@@ -58,7 +58,7 @@ TEST(Seeded, AnyPieceIsAPartOfTheWhole) {
 
 // Quantisation would be flattered: rows would all be alike, or the whole tensor larger than without outliers.
 TEST(Seeded, OutliersSpreadRowsAndKeepTheWhole) {
-  const TensorSpec tensor{.name = "spread", .rows = 4096, .cols = 64, .exponent = -16, .outlier_rows = true};
+  const WholeTensor tensor{.name = "spread", .rows = 4096, .cols = 64, .exponent = -16, .outlier_rows = true};
   std::vector<float> plain(tensor.size());
   std::vector<float> outliers(tensor.size());
   fill_seeded({.seed = 3}, tensor, 0, plain);
@@ -124,7 +124,7 @@ TEST(SeedScale, StreamsGrowByTheSameFactorAtAnyDepth) {
     const ModelConfig c = preset(name);
     const WeightLayout layout = weight_layout(c);
     const auto deviation = [&](const std::string& tensor) {
-      return kCentredSumStd * std::ldexp(1.0, layout.at(tensor).exponent);
+      return kCentredSumStd * std::ldexp(1.0, layout.at(tensor).whole.exponent);
     };
     const std::string table = c.shared_embeddings ? "shared.embedding" : "decoder.embedding";
     const double token = deviation(table) * c.embedding_scale;

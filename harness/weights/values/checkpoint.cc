@@ -1,4 +1,4 @@
-#include "harness/weights/checkpoint.h"
+#include "harness/weights/values/checkpoint.h"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,8 @@
 #include <set>
 
 #include "harness/base/error.h"
-#include "harness/weights/convert.h"
+#include "harness/weights/layout.h"
+#include "harness/weights/values/convert.h"
 
 namespace tandem {
 namespace {
@@ -63,7 +64,8 @@ Checkpoint::Checkpoint(const std::string& folder) : folder_(folder), sources_(fo
   const TableNames tables = hf_tables(family, folder_.prefix());
   std::set<std::string> used = {tables.shared, tables.encoder, tables.decoder, tables.head};
   std::vector<std::string> missing;
-  for (const TensorSpec& spec : layout.tensors) {
+  for (const TensorSpec& laid : layout.tensors) {
+    const WholeTensor& spec = laid.whole;
     if (!sources_.contains(spec.name)) {
       const std::string name = hf_name(family, folder_.prefix(), spec.name, config.gated);
       sources_[spec.name] = {name, folder_.find(name)};
@@ -104,44 +106,37 @@ Checkpoint::Checkpoint(const std::string& folder) : folder_(folder), sources_(fo
   }
 }
 
-std::vector<std::string> Checkpoint::read(const WeightLayout& layout, DType dtype,
-                                          std::span<std::byte> arena) const {
-  const int64_t bytes = layout.elements * dtype_bytes(dtype);
-  if (static_cast<int64_t>(arena.size()) != bytes) {
-    throw Error(fmt::format("{}: an arena of {} bytes for {}", folder_.path(), arena.size(), bytes));
+void Checkpoint::read(const WholeTensor& tensor, const Rectangle& at, std::span<float> out) const {
+  const auto found = sources_.find(tensor.name);
+  if (found == sources_.end()) throw Error(fmt::format("{}: has no '{}'", folder_.path(), tensor.name));
+  const StoredTensor& t = *found->second.tensor;
+  const bool rows_fit = tensor.rows > 1 && t.shape.size() == 2 && t.shape[1] == tensor.cols;
+  if (tensor.size() > t.size() || (tensor.rows > 1 && !rows_fit)) {
+    throw Error(fmt::format("{}: '{}' of shape {} has no [{}, {}]", folder_.path(), tensor.name,
+                            shape_text(t.shape), tensor.rows, tensor.cols));
   }
-  std::vector<std::string> with_nan;
-  int64_t end = 0;
-  const auto clear_to = [&](int64_t offset) {
-    std::memset(arena.data() + end * dtype_bytes(dtype), 0, (offset - end) * dtype_bytes(dtype));
+  const DType type = *t.float_type();
+  const auto copy = [&](int64_t from, int64_t to, int64_t count) {
+    const bool nan = convert_values({.from = t.bytes.data() + from * dtype_bytes(type),
+                                     .from_type = type,
+                                     .to = reinterpret_cast<std::byte*>(out.data() + to),
+                                     .to_type = DType::kF32,
+                                     .count = count});
+    if (nan) with_nan_.insert(found->second.name);
   };
-  for (const TensorSpec& spec : layout.tensors) {
-    const auto found = sources_.find(spec.name);
-    if (found == sources_.end()) throw Error(fmt::format("{}: has no '{}'", folder_.path(), spec.name));
-    const StoredTensor& t = *found->second.tensor;
-    const bool rows_fit = spec.rows > 1 && t.shape.size() == 2 && t.shape[1] == spec.cols;
-    if (spec.size() > t.size() || (spec.rows > 1 && !rows_fit)) {
-      throw Error(fmt::format("{}: '{}' of shape {} has no [{}, {}]", folder_.path(), spec.name,
-                              shape_text(t.shape), spec.rows, spec.cols));
-    }
-    clear_to(spec.offset);
-    const bool nan = convert_values({.from = t.bytes.data(),
-                                     .from_type = *t.float_type(),
-                                     .to = arena.data() + spec.offset * dtype_bytes(dtype),
-                                     .to_type = dtype,
-                                     .count = spec.size()});
-    if (nan) with_nan.push_back(found->second.name);
-    end = spec.offset + spec.size();
-  }
-  clear_to(layout.elements);
-  return with_nan;
+  if (at.cols == tensor.cols) return copy(at.first_row * tensor.cols, 0, at.size());
+  for (int64_t r = 0; r < at.rows; ++r)
+    copy((at.first_row + r) * tensor.cols + at.first_col, r * at.cols, at.cols);
 }
 
-std::vector<std::string> nan_warnings(const std::string& folder, const std::vector<std::string>& names) {
+std::string Checkpoint::key() const {
+  return "checkpoint " + folder_.path();
+}
+
+std::vector<std::string> Checkpoint::warnings() const {
   std::vector<std::string> lines;
-  for (const std::string& name : names) {
-    lines.push_back(fmt::format("warning: {}: tensor {} holds NaN", folder, name));
-  }
+  for (const std::string& name : with_nan_)
+    lines.push_back(fmt::format("warning: {}: tensor {} holds NaN", folder_.path(), name));
   return lines;
 }
 

@@ -1,4 +1,4 @@
-#include "harness/weights/checkpoint.h"
+#include "harness/weights/values/checkpoint.h"
 
 #include <gtest/gtest.h>
 
@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "harness/base/error.h"
+#include "harness/weights/materialise.h"
 #include "harness/weights/testing/checkpoint_writer.h"
 
 namespace tandem {
@@ -34,13 +35,13 @@ TEST_P(Variants, ReadsEveryValue) {
   EXPECT_TRUE(c.shared_embeddings);
   EXPECT_EQ(c.head_scale != 1, GetParam() == "t5");
 
-  const WeightLayout layout = weight_layout(c);
-  std::vector<float> arena(layout.elements, -1.0f);
-  EXPECT_TRUE(checkpoint.read(layout, DType::kF32, std::as_writable_bytes(std::span(arena))).empty());
+  const HostWeights read = host_weights(c, checkpoint);
+  EXPECT_TRUE(checkpoint.warnings().empty());
   // Ours are the stored ones in another order, less what nobody reads and what is there twice.
   std::vector<float> ours, theirs;
-  for (const TensorSpec& t : layout.tensors) {
-    ours.insert(ours.end(), &arena[t.offset], &arena[t.offset] + t.size());
+  for (const TensorSpec& t : read.layout.tensors) {
+    const auto values = read.tensor(t.name);
+    ours.insert(ours.end(), values.begin(), values.end());
   }
   std::set<std::string> streams;
   for (const auto& [file, tensors] : testing::fixture_files(fixture)) {
@@ -70,18 +71,15 @@ TEST_P(Variants, AWitnessTakesTheFirstLayersAndRows) {
   const testing::TestFolder folder;
   testing::write_checkpoint(folder.path(), testing::checkpoint_fixture(GetParam()));
   const Checkpoint checkpoint(folder.path().string());
-  const WeightLayout whole = weight_layout(checkpoint.config());
   ModelConfig small = checkpoint.config();
   small.encoder.layers = small.decoder.layers = 1;
   small.vocab = 50;
   small.pad_id = small.eos_id = small.decoder_start_id = 0;
-  const WeightLayout layout = weight_layout(small);
-  std::vector<float> all(whole.elements), part(layout.elements, -1.0f);
-  checkpoint.read(whole, DType::kF32, std::as_writable_bytes(std::span(all)));
-  checkpoint.read(layout, DType::kF32, std::as_writable_bytes(std::span(part)));
-  for (const TensorSpec& t : layout.tensors) {
-    EXPECT_TRUE(std::equal(&part[t.offset], &part[t.offset] + t.size(), &all[whole.at(t.name).offset]))
-        << t.name;
+  const HostWeights all = host_weights(checkpoint.config(), checkpoint);
+  const HostWeights part = host_weights(small, checkpoint);
+  for (const TensorSpec& t : part.layout.tensors) {
+    const auto values = part.tensor(t.name);
+    EXPECT_TRUE(std::equal(values.begin(), values.end(), all.tensor(t.name).begin())) << t.name;
   }
 }
 
@@ -242,11 +240,13 @@ TEST(Checkpoint, WarnsOfNan) {
   const testing::TestFolder folder;
   testing::write_checkpoint(folder.path(), fixture, files);
   const Checkpoint checkpoint(folder.path().string());
-  const WeightLayout layout = weight_layout(checkpoint.config());
-  std::vector<uint16_t> arena(layout.elements);
-  const auto names = checkpoint.read(layout, DType::kBF16, std::as_writable_bytes(std::span(arena)));
-  EXPECT_EQ(names, std::vector<std::string>{"encoder.final_layer_norm.weight"});
-  EXPECT_EQ(nan_warnings("f", names).front(), "warning: f: tensor encoder.final_layer_norm.weight holds NaN");
+  EXPECT_TRUE(checkpoint.warnings().empty()) << "nothing was read yet";
+  const WeightLayout layout = weight_layout(checkpoint.config(), {.precision = Precision::kBf16});
+  std::vector<std::byte> arena(static_cast<size_t>(layout.bytes));
+  materialise(checkpoint, layout, {.host = arena});
+  EXPECT_EQ(checkpoint.warnings(),
+            std::vector<std::string>{"warning: " + folder.path().string() +
+                                     ": tensor encoder.final_layer_norm.weight holds NaN"});
 }
 
 }  // namespace

@@ -8,20 +8,10 @@
 
 #include "harness/base/host_device.h"
 #include "harness/base/random.h"
-#include "harness/weights/weights.h"
+#include "harness/weights/layout.h"
+#include "harness/weights/values/source.h"
 
 namespace tandem {
-
-/// `weights` axis: "seed:N", "seed:N,outliers" or "checkpoint".
-struct WeightsSpec {
-  bool checkpoint = false;
-  uint64_t seed = 0;
-  bool outliers = false;
-  bool operator==(const WeightsSpec&) const = default;
-};
-/// Throws UsageError naming the allowed forms.
-WeightsSpec parse_weights(std::string_view text);
-std::string weights_text(const WeightsSpec& spec);
 
 /// Quantiles of a log-normal distribution (sigma 0.5, unit root mean square), times 256. Index by
 /// outlier_slot().
@@ -41,7 +31,18 @@ TANDEM_HD constexpr float seeded_value(uint64_t key, uint64_t index, float base,
   return base + static_cast<float>(centred_sum(key, index) * scale) * power_of_two(exponent);
 }
 
-/// Fills values [first, first + out.size()) of `tensor` in fp32.
-void fill_seeded(const WeightsSpec& spec, const TensorSpec& tensor, int64_t first, std::span<float> out);
+/// Fills values [first, first + out.size()) of `tensor` in fp32. Throws UsageError for weights that are not seeded.
+void fill_seeded(const WeightsSpec& spec, const WholeTensor& tensor, int64_t first, std::span<float> out);
+
+class SeededSource : public WeightSource {
+ public:
+  explicit SeededSource(const WeightsSpec& spec) : spec_(spec) {}
+  void read(const WholeTensor& tensor, const Rectangle& at, std::span<float> out) const override;
+  std::string key() const override { return weights_text(spec_); }
+  const WeightsSpec* seeded() const override { return &spec_; }
+
+ private:
+  WeightsSpec spec_;
+};
 
 }  // namespace tandem

@@ -1,4 +1,4 @@
-#include "harness/weights/rounding.h"
+#include "harness/weights/values/rounding.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "harness/weights/seeded.h"
+#include "harness/weights/values/seeded.h"
 
 #include <fmt/format.h>
 
@@ -45,7 +45,7 @@ std::string weights_text(const WeightsSpec& spec) {
   return fmt::format("seed:{}{}", spec.seed, spec.outliers ? ",outliers" : "");
 }
 
-void fill_seeded(const WeightsSpec& spec, const TensorSpec& tensor, int64_t first, std::span<float> out) {
+void fill_seeded(const WeightsSpec& spec, const WholeTensor& tensor, int64_t first, std::span<float> out) {
   if (spec.checkpoint) throw UsageError("weights: checkpoint values do not come from a seed");
   const uint64_t key = stream_key(spec.seed, tensor.name);
   const bool outliers = spec.outliers && tensor.outlier_rows;
@@ -64,6 +64,14 @@ void fill_seeded(const WeightsSpec& spec, const TensorSpec& tensor, int64_t firs
         out[at] = seeded_value(key, static_cast<uint64_t>(first + at), tensor.base, exponent, scale);
       }
     }
+  }
+}
+
+void SeededSource::read(const WholeTensor& tensor, const Rectangle& at, std::span<float> out) const {
+  if (at.cols == tensor.cols) return fill_seeded(spec_, tensor, at.first_row * tensor.cols, out);
+  for (int64_t r = 0; r < at.rows; ++r) {
+    fill_seeded(spec_, tensor, (at.first_row + r) * tensor.cols + at.first_col,
+                out.subspan(static_cast<size_t>(r * at.cols), static_cast<size_t>(at.cols)));
   }
 }
 

@@ -1,4 +1,4 @@
-#include "harness/weights/seed_scale.h"
+#include "harness/weights/values/seed_scale.h"
 
 #include <algorithm>
 #include <cmath>

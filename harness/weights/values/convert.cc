@@ -1,4 +1,4 @@
-#include "harness/weights/convert.h"
+#include "harness/weights/values/convert.h"
 
 #include <fmt/format.h>
 

@@ -1,0 +1,45 @@
+#include "harness/weights/form.h"
+
+#include <fmt/format.h>
+
+#include "harness/base/error.h"
+
+namespace tandem {
+namespace {
+
+bool quantised(Precision precision) {
+  return precision == Precision::kFp8 || precision == Precision::kInt8 || precision == Precision::kW8a16 ||
+         precision == Precision::kW4a16;
+}
+
+}  // namespace
+
+bool lossy(const WeightForm& form) {
+  return quantised(form.precision) || !form.sparsity.dense();
+}
+
+void check_made(const WeightForm& form) {
+  if (quantised(form.precision)) {
+    throw ImpossibleCase(fmt::format("precision: weights are made in fp32 tf32 fp16 bf16, not '{}'",
+                                     precision_name(form.precision)));
+  }
+  if (!form.sparsity.dense()) {
+    throw ImpossibleCase(
+        fmt::format("sparsity: weights are made dense only, not '{}'", sparsity_text(form.sparsity)));
+  }
+  if (form.calibration != Calibration::kNone)
+    throw ImpossibleCase("calibration: weights are made with none only");
+}
+
+std::string form_text(const WeightForm& form) {
+  std::string text(precision_name(form.precision));
+  if (!form.sparsity.dense()) text += fmt::format(" {}", sparsity_text(form.sparsity));
+  if (form.calibration == Calibration::kSmoothQuant) text += " smoothquant";
+  if (form.calibration == Calibration::kAwq) text += " awq";
+  if (form.head == HeadStorage::k16Bit) text += " 16-bit head";
+  if (form.slice.degree != 1) text += fmt::format(" slice {}/{}", form.slice.rank, form.slice.degree);
+  if (form.plain) text += fmt::format(" as {}", dtype_name(*form.plain));
+  return text;
+}
+
+}  // namespace tandem

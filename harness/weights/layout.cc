@@ -1,0 +1,411 @@
+#include "harness/weights/layout.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+
+#include "harness/base/error.h"
+#include "harness/parallel/parallel.h"
+#include "harness/weights/values/seed_scale.h"
+
+namespace tandem {
+namespace {
+
+std::string layer_name(std::string_view side, int layer, std::string_view tensor) {
+  return fmt::format("{}.layers.{}.{}", side, layer, tensor);
+}
+
+IndexRuns all_of(int64_t count) {
+  return {{0, count}};
+}
+
+/// Units [slice] of `kept` (empty: of all), each `width` neighbours, as few runs as possible.
+IndexRuns runs_of(const std::vector<int>& kept, const Slice& slice, int64_t width) {
+  if (kept.empty()) return {{slice.first * width, slice.count * width}};
+  IndexRuns runs;
+  for (int i = slice.first; i < slice.end(); ++i) {
+    const int64_t first = kept[static_cast<size_t>(i)] * width;
+    if (!runs.empty() && runs.back().first + runs.back().count == first) {
+      runs.back().count += width;
+    } else {
+      runs.push_back({first, width});
+    }
+  }
+  return runs;
+}
+
+int64_t count_of(const IndexRuns& runs) {
+  int64_t count = 0;
+  for (const IndexRun& run : runs) count += run.count;
+  return count;
+}
+
+/// What this rank holds of one layer of one side.
+struct LayerPart {
+  int whole_layer = 0;  ///< its number in the whole model
+  IndexRuns self_inner, cross_inner, ffn;
+};
+
+/// One side after pruning and slicing.
+struct StackPart {
+  std::string_view side;
+  StackConfig whole;
+  const KeptStack& kept;
+  LayerParallelParam slice;
+
+  LayerPart layer(int n, int head_dim) const {
+    const auto list = [&](const std::vector<std::vector<int>>& lists) {
+      return lists.empty() ? std::vector<int>() : lists[static_cast<size_t>(n)];
+    };
+    return {.whole_layer = kept.layers.empty() ? n : kept.layers[static_cast<size_t>(n)],
+            .self_inner = runs_of(list(kept.self_heads), slice.head_slice, head_dim),
+            .cross_inner = runs_of(list(kept.cross_heads), slice.head_slice, head_dim),
+            .ffn = runs_of(list(kept.ffn), slice.ffn_slice, 1)};
+  }
+};
+
+// Appends tensors to a layout. Tensors of one group lie back to back.
+class Builder {
+ public:
+  Builder(const ModelConfig& whole, WeightLayout& layout) : whole_(whole), layout_(layout) {}
+
+  struct Part {
+    std::string name;  ///< here
+    WholeTensor whole;
+    IndexRuns rows, cols;
+    int64_t padded_rows = 0, padded_cols = 0;  ///< 0: as many as the runs have
+  };
+
+  void group(std::vector<Part> parts, TensorUse use) {
+    const Storage storage = storage_of(layout_.form, use);
+    const size_t first = layout_.tensors.size();
+    align(std::max<int64_t>(kGroupAlignment, Storage::packed_bytes(storage.dtype, 128)));
+    for (Part& p : parts) {
+      const int64_t rows = p.padded_rows != 0 ? p.padded_rows : count_of(p.rows);
+      const int64_t cols = p.padded_cols != 0 ? p.padded_cols : count_of(p.cols);
+      layout_.index.emplace(p.name, layout_.tensors.size());
+      layout_.tensors.push_back({.name = std::move(p.name),
+                                 .rows = rows,
+                                 .cols = cols,
+                                 .whole = std::move(p.whole),
+                                 .row_runs = std::move(p.rows),
+                                 .col_runs = std::move(p.cols),
+                                 .storage = storage});
+    }
+    place(first, &TensorSpec::offset, &TensorSpec::value_bytes);
+    if (storage.scale_group != 0) place(first, &TensorSpec::scale_offset, &TensorSpec::scale_bytes);
+    if (storage.two_of_four) place(first, &TensorSpec::metadata_offset, &TensorSpec::metadata_bytes);
+  }
+
+  void table(std::string name, int64_t rows, int64_t cols, double deviation) {
+    group({{.name = name,
+            .whole = {.name = name, .rows = rows, .cols = cols, .exponent = seed_exponent(deviation)},
+            .rows = all_of(rows),
+            .cols = all_of(cols)}},
+          TensorUse::kOther);
+  }
+
+  /// A norm's vectors, named `name` here and `whole` in the whole model.
+  void norm(const std::string& name, const std::string& whole, double gamma = 1) {
+    const auto vector = [&](const char* field, double mean, double deviation) {
+      group({{.name = name + field,
+              .whole = {.name = whole + field,
+                        .cols = whole_.d_model,
+                        .base = static_cast<float>(mean),
+                        .exponent = seed_exponent(deviation)},
+              .rows = all_of(1),
+              .cols = all_of(whole_.d_model)}},
+            TensorUse::kOther);
+    };
+    vector(".gamma", gamma, kGammaDeviation);
+    if (whole_.norm == Norm::kLayer) vector(".beta", 0, kBetaDeviation);
+  }
+  void norm(const std::string& name, double gamma = 1) { norm(name, name, gamma); }
+
+  struct Dense {
+    std::string name, whole;
+    int64_t whole_out = 0, whole_in = 0;
+    IndexRuns out, in;
+    DenseScale scale;
+  };
+
+  // The weights of `parts` back to back, then their biases back to back.
+  void dense(const std::vector<Dense>& parts) {
+    std::vector<Part> weights, biases;
+    for (const Dense& d : parts) {
+      weights.push_back({.name = d.name + ".weight",
+                         .whole = {.name = d.whole + ".weight",
+                                   .rows = d.whole_out,
+                                   .cols = d.whole_in,
+                                   .exponent = seed_exponent(d.scale.weight),
+                                   .outlier_rows = true},
+                         .rows = d.out,
+                         .cols = d.in});
+      biases.push_back({.name = d.name + ".bias",
+                        .whole = {.name = d.whole + ".bias",
+                                  .cols = d.whole_out,
+                                  .base = static_cast<float>(d.scale.bias_mean),
+                                  .exponent = seed_exponent(d.scale.bias)},
+                        .rows = all_of(1),
+                        .cols = d.out});
+    }
+    group(std::move(weights), TensorUse::kProduct);
+    if (whole_.bias) group(std::move(biases), TensorUse::kOther);
+  }
+
+  void align(int64_t to) { layout_.bytes = (layout_.bytes + to - 1) / to * to; }
+
+ private:
+  /// Gives one part of the storage of a group's tensors its places.
+  void place(size_t first, int64_t TensorSpec::*offset, int64_t (TensorSpec::*bytes)() const) {
+    align(kGroupAlignment);
+    for (size_t i = first; i < layout_.tensors.size(); ++i) {
+      TensorSpec& t = layout_.tensors[i];
+      t.*offset = layout_.bytes;
+      layout_.bytes += (t.*bytes)();
+    }
+  }
+
+  const ModelConfig& whole_;
+  WeightLayout& layout_;
+};
+
+/// Lays out a model, one function a part of it.
+class ModelLayout {
+ public:
+  ModelLayout(const ModelConfig& whole, const Kept& kept, WeightLayout& layout)
+      : c_(whole),
+        layout_(layout),
+        scale_(whole),
+        b_(whole, layout),
+        encoder_(part("encoder", whole.encoder, layout.config.encoder, kept.encoder)),
+        decoder_(part("decoder", whole.decoder, layout.config.decoder, kept.decoder)) {}
+
+  void build() {
+    if (c_.shared_embeddings) vocabulary("shared.embedding", scale_.embedding(), TensorUse::kOther);
+    front(encoder_);
+    for (int layer = 0; layer < layout_.config.encoder.layers; ++layer) {
+      const LayerPart p = encoder_.layer(layer, c_.head_dim);
+      self_attention(encoder_, layer, p, scale_.encoder_self(p.whole_layer));
+      ffn(encoder_, layer, p, scale_.encoder_ffn(p.whole_layer));
+    }
+    if (c_.final_norm) b_.norm("encoder.final_norm");
+
+    front(decoder_);
+    cross_keys_values();
+    const int last = layout_.config.decoder.layers - 1;
+    for (int layer = 0; layer <= last; ++layer) {
+      const LayerPart p = decoder_.layer(layer, c_.head_dim);
+      self_attention(decoder_, layer, p, scale_.decoder_self(p.whole_layer));
+      cross_attention(layer, p, scale_.decoder_cross(p.whole_layer));
+      const bool last_norm =
+          c_.placement == NormPlacement::kPost && !c_.final_norm && p.whole_layer == c_.decoder.layers - 1;
+      ffn(decoder_, layer, p, scale_.decoder_ffn(p.whole_layer), last_norm ? scale_.last_gamma() : 1);
+    }
+    if (c_.final_norm) b_.norm("decoder.final_norm", scale_.last_gamma());
+    head();
+    b_.align(std::max<int64_t>(kGroupAlignment, 128 * dtype_bytes(activation_type())));
+  }
+
+ private:
+  StackPart part(std::string_view side, const StackConfig& whole, const StackConfig& kept,
+                 const KeptStack& lists) {
+    return {side, whole, lists,
+            layer_parallel(kept, c_.vocab, layout_.form.slice.degree, layout_.form.slice.rank, 0)};
+  }
+
+  DType activation_type() const { return storage_of(layout_.form, TensorUse::kOther).dtype; }
+
+  /// [vocab, d_model], this rank's rows, padded to what every rank has.
+  void vocabulary(const std::string& name, double deviation, TensorUse use, const std::string& whole = "") {
+    b_.group({{.name = name,
+               .whole = {.name = whole.empty() ? name : whole,
+                         .rows = c_.vocab,
+                         .cols = c_.d_model,
+                         .exponent = seed_exponent(deviation)},
+               .rows = vocabulary_runs(),
+               .cols = all_of(c_.d_model),
+               .padded_rows = vocabulary_rows()}},
+             use);
+  }
+  IndexRuns vocabulary_runs() const {
+    const Slice& slice = decoder_.slice.vocab_slice;
+    return {{slice.first, slice.count}};
+  }
+  int64_t vocabulary_rows() const { return (c_.vocab + decoder_.slice.degree - 1) / decoder_.slice.degree; }
+
+  // Around the layers: embedding unless shared, positions, embedding norm, relative bias.
+  void front(const StackPart& s) {
+    const std::string prefix = std::string(s.side) + ".";
+    if (!c_.shared_embeddings) vocabulary(prefix + "embedding", scale_.embedding(), TensorUse::kOther);
+    if (c_.position == Position::kLearned)
+      b_.table(prefix + "position", c_.position_offset + c_.max_positions, c_.d_model, scale_.position());
+    if (c_.embedding_norm) b_.norm(prefix + "embedding_norm");
+    if (c_.position != Position::kRelative) return;
+    // One table for all layers: pruned heads leave different ones in each, and every layer reads its own columns.
+    b_.group(
+        {{.name = prefix + "relative_bias",
+          .whole = {.name = prefix + "relative_bias",
+                    .rows = c_.relative_buckets,
+                    .cols = s.whole.heads,
+                    .exponent = seed_exponent(kRelativeBiasDeviation)},
+          .rows = all_of(c_.relative_buckets),
+          .cols = s.kept.self_heads.empty() ? runs_of({}, s.slice.head_slice, 1) : all_of(s.whole.heads)}},
+        TensorUse::kOther);
+  }
+
+  Builder::Dense product(std::string_view side, int layer, const LayerPart& p, std::string_view tensor,
+                         const IndexRuns& out, int64_t whole_out, const IndexRuns& in, int64_t whole_in,
+                         const DenseScale& scale) const {
+    return {.name = layer_name(side, layer, tensor),
+            .whole = layer_name(side, p.whole_layer, tensor),
+            .whole_out = whole_out,
+            .whole_in = whole_in,
+            .out = out,
+            .in = in,
+            .scale = scale};
+  }
+
+  void layer_norm(std::string_view side, int layer, const LayerPart& p, std::string_view tensor,
+                  double gamma = 1) {
+    b_.norm(layer_name(side, layer, tensor), layer_name(side, p.whole_layer, tensor), gamma);
+  }
+
+  void self_attention(const StackPart& s, int layer, const LayerPart& p, const AttentionScale& scale) {
+    const int64_t d = c_.d_model, inner = c_.inner(s.whole);
+    const IndexRuns model = all_of(d);
+    layer_norm(s.side, layer, p, "self_norm");
+    b_.dense({product(s.side, layer, p, "self.q", p.self_inner, inner, model, d, scale.q),
+              product(s.side, layer, p, "self.k", p.self_inner, inner, model, d, scale.k),
+              product(s.side, layer, p, "self.v", p.self_inner, inner, model, d, scale.v)});
+    b_.dense({product(s.side, layer, p, "self.out", model, d, p.self_inner, inner, scale.out)});
+  }
+
+  // The keys and values of all layers' cross-attentions together: one product makes them.
+  void cross_keys_values() {
+    const int64_t d = c_.d_model, inner = c_.inner(c_.decoder);
+    std::vector<Builder::Dense> parts;
+    for (int layer = 0; layer < layout_.config.decoder.layers; ++layer) {
+      const LayerPart p = decoder_.layer(layer, c_.head_dim);
+      const AttentionScale s = scale_.decoder_cross(p.whole_layer);
+      parts.push_back(product("decoder", layer, p, "cross.k", p.cross_inner, inner, all_of(d), d, s.k));
+      parts.push_back(product("decoder", layer, p, "cross.v", p.cross_inner, inner, all_of(d), d, s.v));
+    }
+    b_.dense(parts);
+  }
+
+  void cross_attention(int layer, const LayerPart& p, const AttentionScale& s) {
+    const int64_t d = c_.d_model, inner = c_.inner(c_.decoder);
+    layer_norm("decoder", layer, p, "cross_norm");
+    b_.dense({product("decoder", layer, p, "cross.q", p.cross_inner, inner, all_of(d), d, s.q)});
+    b_.dense({product("decoder", layer, p, "cross.out", all_of(d), d, p.cross_inner, inner, s.out)});
+  }
+
+  void ffn(const StackPart& s, int layer, const LayerPart& p, const FfnScale& scale, double gamma = 1) {
+    const int64_t d = c_.d_model, inner = s.whole.d_ff;
+    layer_norm(s.side, layer, p, "ffn_norm", gamma);
+    const auto up = [&](const char* tensor) {
+      return product(s.side, layer, p, tensor, p.ffn, inner, all_of(d), d, scale.up);
+    };
+    if (c_.gated) {
+      b_.dense({up("ffn.gate"), up("ffn.up")});
+    } else {
+      b_.dense({up("ffn.up")});
+    }
+    b_.dense({product(s.side, layer, p, "ffn.down", all_of(d), d, p.ffn, inner, scale.down)});
+  }
+
+  void head() {
+    const std::string embedding = c_.shared_embeddings ? "shared.embedding" : "decoder.embedding";
+    if (!c_.tied_head) {
+      vocabulary("head.weight", scale_.head(), TensorUse::kHead);
+    } else if (!(storage_of(layout_.form, TensorUse::kHead) == storage_of(layout_.form, TensorUse::kOther))) {
+      vocabulary("head.weight", scale_.embedding(), TensorUse::kHead, embedding);
+    }
+    if (!c_.head_bias) return;
+    b_.group(
+        {{.name = "head.bias",
+          .whole = {.name = "head.bias", .cols = c_.vocab, .exponent = seed_exponent(kHeadBiasDeviation)},
+          .rows = all_of(1),
+          .cols = vocabulary_runs(),
+          .padded_cols = vocabulary_rows()}},
+        TensorUse::kOther);
+  }
+
+  const ModelConfig& c_;
+  WeightLayout& layout_;
+  SeedScale scale_;
+  Builder b_;
+  StackPart encoder_, decoder_;
+};
+
+/// Throws UsageError unless the lists are of `layers` layers, of one length each, rising and within [0, whole).
+void check_lists(std::string_view what, const std::vector<std::vector<int>>& lists, int layers, int whole) {
+  if (lists.empty()) return;
+  const auto refuse = [&](std::string_view why) { throw UsageError(fmt::format("kept {}: {}", what, why)); };
+  if (static_cast<int>(lists.size()) != layers)
+    refuse(fmt::format("{} lists for {} layers", lists.size(), layers));
+  for (const std::vector<int>& list : lists) {
+    if (list.empty() || list.size() != lists.front().size())
+      refuse("lists of several lengths, or empty ones");
+    if (list.front() < 0 || list.back() >= whole || !std::ranges::is_sorted(list, std::less_equal<>()))
+      refuse(fmt::format("indices must rise within [0, {})", whole));
+  }
+}
+
+StackConfig kept_stack(std::string_view side, const StackConfig& whole, const KeptStack& kept) {
+  StackConfig stack = whole;
+  if (!kept.layers.empty()) {
+    check_lists(fmt::format("{}.layers", side), {kept.layers}, 1, whole.layers);
+    stack.layers = static_cast<int>(kept.layers.size());
+  }
+  check_lists(fmt::format("{}.self_heads", side), kept.self_heads, stack.layers, whole.heads);
+  check_lists(fmt::format("{}.cross_heads", side), kept.cross_heads, stack.layers, whole.heads);
+  check_lists(fmt::format("{}.ffn", side), kept.ffn, stack.layers, whole.d_ff);
+  if (!kept.self_heads.empty()) stack.heads = static_cast<int>(kept.self_heads.front().size());
+  if (!kept.ffn.empty()) stack.d_ff = static_cast<int>(kept.ffn.front().size());
+  return stack;
+}
+
+}  // namespace
+
+int64_t WeightLayout::size() const {
+  int64_t values = 0;
+  for (const TensorSpec& t : tensors) values += t.size();
+  return values;
+}
+
+const TensorSpec& WeightLayout::at(const std::string& name) const {
+  const auto found = index.find(name);
+  if (found == index.end()) throw std::out_of_range("no tensor is named " + name);
+  return tensors[found->second];
+}
+
+bool WeightLayout::contains(const std::string& name) const {
+  return index.contains(name);
+}
+
+ModelConfig kept_config(const ModelConfig& whole, const Kept& kept) {
+  ModelConfig config = whole;
+  config.encoder = kept_stack("encoder", whole.encoder, kept.encoder);
+  config.decoder = kept_stack("decoder", whole.decoder, kept.decoder);
+  if (kept.decoder.cross_heads.empty() != kept.decoder.self_heads.empty() ||
+      (!kept.decoder.cross_heads.empty() &&
+       kept.decoder.cross_heads.front().size() != kept.decoder.self_heads.front().size())) {
+    throw UsageError("kept decoder.cross_heads: must be as many as decoder.self_heads");
+  }
+  return config;
+}
+
+WeightLayout weight_layout(const ModelConfig& whole, const WeightForm& form, const Kept& kept) {
+  check(whole);
+  WeightLayout layout{.config = kept_config(whole, kept), .form = form};
+  ModelLayout(whole, kept, layout).build();
+  return layout;
+}
+
+}  // namespace tandem
