@@ -98,7 +98,7 @@ CublasLt::CublasLt() {
 }
 
 CublasLt::~CublasLt() {
-  cublasLtDestroy(native(*this));
+  TANDEM_CUBLAS_WARN(cublasLtDestroy(native(*this)));
 }
 
 std::vector<GemmChoice> candidates(const CublasLt& lt, const GemmProblem& problem, int count,
