@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <span>
+#include <string>
 
 #include "harness/base/error.h"
 #include "harness/base/testing/test_seed.h"
@@ -62,54 +64,68 @@ void set_inputs(reference::PlanInterpreter& run, const StepPlan& plan, const Tra
   run.set(plan_names::kRunning, std::vector<int32_t>{batch.size()});
 }
 
-/// Relative L2 errors of an interpreted plan against the reference's forward pass.
+/// What a plan computes: the encoder's output, and the logits of all steps.
+struct Outputs {
+  std::vector<float> encoder;
+  std::vector<float> logits;
+  std::vector<int32_t> tokens;
+};
+
+/// Teacher-forced with `fed` [batch, steps], so that one rounding that tips an arg-max does not end the comparison.
+Outputs interpret(const StepPlan& plan, const TransformerBatch& batch, std::span<const int32_t> fed) {
+  reference::PlanInterpreter run(plan);
+  set_inputs(run, plan, batch);
+  run.run(PlanSection::kEncoder);
+  Outputs out;
+  out.encoder = run.values(plan_names::kEncoderOutput);
+  run.run(PlanSection::kCrossKv);
+  for (int t = 0; t < kSteps; ++t) {
+    if (t > 0) {
+      std::vector<int32_t> ids(batch.size());
+      for (int b = 0; b < batch.size(); ++b) ids[b] = fed[b * kSteps + t - 1];
+      run.set(plan_names::kNextIds, ids);
+    }
+    run.run(PlanSection::kStep);
+    out.logits.insert(out.logits.end(), run.logits().values.begin(), run.logits().values.end());
+  }
+  out.tokens = run.integers(plan_names::kTokens);
+  return out;
+}
+
+/// Relative L2 errors.
 struct Errors {
   double encoder = 0;
   double logits = 0;  ///< teacher-forced, all steps
 };
 
-Errors interpret(const Fixture& f) {
-  const ModelConfig& config = f.cover.config;
-  const StepPlan plan = kernels::build_plan(f.request());
-  const reference::Matrix encoded = reference::encoder_forward(config, f.weights.encoder, f.batch);
+/// Of the case's plan, with whole sublayers or partial sums, against the reference's forward pass.
+Errors errors_of(const CoverCase& c, bool partial_sums = false) {
+  const Fixture f(c);
+  PlanRequest request = f.request();
+  request.partial_sums = partial_sums;
+  const StepPlan plan = kernels::build_plan(request);
+  const reference::Matrix encoded = reference::encoder_forward(c.config, f.weights.encoder, f.batch);
   const auto truth =
-      reference::greedy_generate(config, f.weights, f.batch, {.max_tokens = kSteps, .keep_logits = true});
-
-  reference::PlanInterpreter run(plan);
-  set_inputs(run, plan, f.batch);
-  run.run(PlanSection::kEncoder);
-  Errors errors{.encoder = relative_l2(run.values(plan_names::kEncoderOutput), encoded.values)};
-  run.run(PlanSection::kCrossKv);
-  std::vector<float> logits;
-  for (int t = 0; t < kSteps; ++t) {
-    // Fed the reference's tokens, so that one rounding that tips an arg-max does not end the comparison.
-    if (t > 0) {
-      std::vector<int32_t> ids(f.batch.size());
-      for (int b = 0; b < f.batch.size(); ++b) ids[b] = truth.tokens[b * kSteps + t - 1];
-      run.set(plan_names::kNextIds, ids);
-    }
-    run.run(PlanSection::kStep);
-    logits.insert(logits.end(), run.logits().values.begin(), run.logits().values.end());
-  }
-  errors.logits = relative_l2(logits, truth.logits.values);
+      reference::greedy_generate(c.config, f.weights, f.batch, {.max_tokens = kSteps, .keep_logits = true});
+  const Outputs out = interpret(plan, f.batch, truth.tokens);
   if (plan.buffer(plan_names::kEncoderOutput).dtype == DType::kF32) {
-    EXPECT_EQ(run.integers(plan_names::kTokens), truth.tokens);
+    EXPECT_EQ(out.tokens, truth.tokens);
   }
-  return errors;
+  return {relative_l2(out.encoder, encoded.values), relative_l2(out.logits, truth.logits.values)};
 }
 
 /// fp32 storage: equal but for the order of roundings. 16 bits: no worse than the other 16-bit type says of
 /// the model (its unit is 8 times as large, or as small), for some random models turn roundings into errors
 /// many times their size.
-void expect_matches_reference(const CoverCase& c) {
+void expect_matches_reference(const CoverCase& c, bool partial_sums = false) {
   SCOPED_TRACE(c.text);
-  const Errors errors = interpret(Fixture(c));
+  const Errors errors = errors_of(c, partial_sums);
   Errors bound{1e-5, 1e-5};
   if (c.precision == Precision::kFp16 || c.precision == Precision::kBf16) {
     const bool fp16 = c.precision == Precision::kFp16;
     CoverCase other = c;
     other.precision = fp16 ? Precision::kBf16 : Precision::kFp16;
-    const Errors theirs = interpret(Fixture(other));
+    const Errors theirs = errors_of(other, partial_sums);
     const double spec = fp16 ? 4e-3 : 2e-2;
     const double ratio = 10 * (fp16 ? 1.0 / 8 : 8.0);
     bound = {std::max(spec, ratio * theirs.encoder), std::max(spec, ratio * theirs.logits)};
@@ -124,6 +140,23 @@ TEST(Plan, MatchesReferenceOverCoveringArray) {
       test_seed(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16});
   fmt::print("{} rows\n", cases.size());
   for (const CoverCase& c : cases) expect_matches_reference(c);
+}
+
+// A residual that got lost, was added twice or was added before the place where ranks reduce, for some combination of the
+// model's features.
+TEST(Plan, PartialSumsGiveTheSameResults) {
+  for (const CoverCase& c : kernels::covering_cases(test_seed() + 1, {Precision::kFp32, Precision::kBf16})) {
+    expect_matches_reference(c, true);
+    if (c.precision != Precision::kFp32) continue;
+    const Fixture f(c);
+    PlanRequest request = f.request();
+    const std::vector<int32_t> fed(static_cast<size_t>(f.batch.size()) * kSteps, c.config.eos_id);
+    const Outputs whole = interpret(kernels::build_plan(request), f.batch, fed);
+    request.partial_sums = true;
+    const Outputs partial = interpret(kernels::build_plan(request), f.batch, fed);
+    EXPECT_LE(relative_l2(partial.encoder, whole.encoder), 1e-5) << c.text;
+    EXPECT_LE(relative_l2(partial.logits, whole.logits), 1e-5) << c.text;
+  }
 }
 
 CoverCase small_case() {
@@ -171,6 +204,68 @@ TEST(Plan, PreNormWithoutFinalNorm) {
   for (const bool embedding_norm : {false, true}) {
     c.config.embedding_norm = embedding_norm;
     expect_matches_reference(c);
+  }
+}
+
+bool ends_sublayer(const PlanOp& op) {
+  const PhaseKind kind = op.phase.kind;
+  return kind == PhaseKind::kSelfOut || kind == PhaseKind::kCrossOut || kind == PhaseKind::kFfnDown;
+}
+
+// A residual or a bias inside a product would be added once a rank by the all-reduce behind it; a bias on no rank would be
+// missing.
+TEST(Plan, PartialSumsLeaveResidualsToNormsAndBiasesToOneRank) {
+  for (const NormPlacement placement : {NormPlacement::kPre, NormPlacement::kPost}) {
+    for (const char* kernel : {"own", "library"}) {
+      for (const int rank : {0, 1}) {
+        CoverCase c = small_case();
+        c.kernel = kernel;
+        c.config.placement = placement;
+        c.config.final_norm = true;
+        c.config.bias = true;
+        const Fixture f(c);
+        PlanRequest request = f.request();
+        request.partial_sums = true;
+        request.rank = rank;
+        const StepPlan plan = kernels::build_plan(request);
+        SCOPED_TRACE(plan_text(plan));
+        int ends = 0;
+        int added = 0;
+        int sums = 0;
+        for (const PlanOp& op : plan.ops) {
+          if (const auto* norm = std::get_if<NormOp>(&op.body)) {
+            added += norm->residual.empty() ? 0 : 1;
+            sums += norm->sum.empty() ? 0 : 1;
+          }
+          const auto* dense = std::get_if<DenseOp>(&op.body);
+          if (dense == nullptr) continue;
+          EXPECT_TRUE(dense->residual.empty());
+          EXPECT_EQ(dense->weight.bias.empty(),
+                    (rank == 1 && ends_sublayer(op)) || op.phase.kind == PhaseKind::kHead);
+          ends += ends_sublayer(op) ? 1 : 0;
+        }
+        EXPECT_EQ(ends, 2 * c.config.encoder.layers + 3 * c.config.decoder.layers);
+        EXPECT_EQ(added, ends) << "each residual is added by one norm";
+        // The final norm of either side needs no sum.
+        EXPECT_EQ(sums, placement == NormPlacement::kPre ? ends - 2 : 0);
+      }
+    }
+  }
+}
+
+// The last residual would be dropped in silence.
+TEST(Plan, PartialSumsOfAPreNormModelNeedAFinalNorm) {
+  CoverCase c = small_case();
+  c.config.placement = NormPlacement::kPre;
+  c.config.final_norm = false;
+  const Fixture f(c);
+  PlanRequest request = f.request();
+  request.partial_sums = true;
+  try {
+    kernels::build_plan(request);
+    ADD_FAILURE() << "a plan was built";
+  } catch (const ImpossibleCase& error) {
+    EXPECT_NE(std::string(error.what()).find("final_norm"), std::string::npos) << error.what();
   }
 }
 

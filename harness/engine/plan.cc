@@ -15,10 +15,6 @@ struct Overloaded : F... {
   using F::operator()...;
 };
 
-std::string describe(const StepPlan& plan, int op) {
-  return fmt::format("operation {} ({}, {})", op, op_name(plan.ops[op]), phase_path(plan.ops[op].phase));
-}
-
 int64_t align(int64_t bytes) {
   return (bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
 }
@@ -72,6 +68,24 @@ struct AccessList {
   }
 };
 
+/// Collects an operation's weights, leaving out what is not there.
+struct WeightList {
+  std::vector<PlanWeight> list;
+
+  void add(std::string_view name, const TensorView& t) {
+    if (!t.empty()) list.push_back({name, t});
+  }
+  void add(const DenseWeight& w) {
+    add("weight", w.weight);
+    add("bias", w.bias);
+  }
+  void add(const std::optional<NormWeight>& w) {
+    if (!w) return;
+    add("norm.gamma", w->gamma);
+    add("norm.beta", w->beta);
+  }
+};
+
 bool live_together(const PlanBuffer& a, const PlanBuffer& b) {
   if (a.role != BufferRole::kScratch || b.role != BufferRole::kScratch) return true;
   if (a.first_op < 0 || b.first_op < 0) return false;
@@ -82,20 +96,20 @@ void check_tensor(const StepPlan& plan, int op, const PlanAccess& a) {
   const PlanTensor& t = a.tensor;
   if (t.buffer >= static_cast<int>(plan.buffers.size())) {
     throw Error(
-        fmt::format("plan: {} names buffer {} of {}", describe(plan, op), t.buffer, plan.buffers.size()));
+        fmt::format("plan: {} names buffer {} of {}", op_text(plan, op), t.buffer, plan.buffers.size()));
   }
   const PlanBuffer& b = plan.buffers[t.buffer];
   if (t.rows < 1 || t.cols < 1 || t.offset < 0 || (t.rows > 1 && t.stride < t.cols) ||
       reach(t) > b.elements) {
     throw Error(fmt::format("plan: {}: [{}, {}] at {} by {} leaves buffer '{}' of {} elements",
-                            describe(plan, op), t.rows, t.cols, t.offset, t.stride, b.name, b.elements));
+                            op_text(plan, op), t.rows, t.cols, t.offset, t.stride, b.name, b.elements));
   }
   if (op < b.first_op || op > b.last_op) {
     throw Error(fmt::format("plan: {} touches buffer '{}', which lives from operation {} to {}",
-                            describe(plan, op), b.name, b.first_op, b.last_op));
+                            op_text(plan, op), b.name, b.first_op, b.last_op));
   }
   if (a.update && b.role == BufferRole::kScratch) {
-    throw Error(fmt::format("plan: {} updates scratch buffer '{}'", describe(plan, op), b.name));
+    throw Error(fmt::format("plan: {} updates scratch buffer '{}'", op_text(plan, op), b.name));
   }
 }
 
@@ -108,7 +122,7 @@ void check_order(const StepPlan& plan) {
       const PlanBuffer& b = plan.buffers[a.tensor.buffer];
       if (!a.write && b.role == BufferRole::kScratch && !written[a.tensor.buffer]) {
         throw Error(
-            fmt::format("plan: {} reads buffer '{}' before anything wrote it", describe(plan, op), b.name));
+            fmt::format("plan: {} reads buffer '{}' before anything wrote it", op_text(plan, op), b.name));
       }
     }
     for (size_t i = 0; i < all.size(); ++i) {
@@ -117,7 +131,7 @@ void check_order(const StepPlan& plan) {
       for (size_t j = 0; j < all.size(); ++j) {
         if (i == j || !overlap(all[i].tensor, all[j].tensor)) continue;
         if (!all[j].write && in_place_allowed(plan.ops[op], all[j].tensor, all[i].tensor)) continue;
-        throw Error(fmt::format("plan: {} writes what it also {} in buffer '{}'", describe(plan, op),
+        throw Error(fmt::format("plan: {} writes what it also {} in buffer '{}'", op_text(plan, op),
                                 all[j].write ? "writes elsewhere" : "reads",
                                 plan.buffers[all[i].tensor.buffer].name));
       }
@@ -209,6 +223,7 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                  [&](const NormOp& o) {
                    a.read(o.x);
                    a.read(o.residual);
+                   a.write(o.sum);
                    a.write(o.y);
                  },
                  [&](const DenseOp& o) {
@@ -261,6 +276,38 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
              },
              op.body);
   return std::move(a.list);
+}
+
+std::vector<PlanWeight> weights_of(const PlanOp& op) {
+  WeightList w;
+  std::visit(Overloaded{
+                 [&](const EmbedOp& o) {
+                   w.add("table", o.table);
+                   w.add("learned", o.learned);
+                 },
+                 [&](const NormOp& o) { w.add(o.weight); },
+                 [&](const DenseOp& o) {
+                   w.add(o.norm);
+                   w.add(o.weight);
+                 },
+                 [&](const ActivationOp& o) { w.add("bias", o.bias); },
+                 [&](const EncoderAttentionOp& o) { w.add("bias.table", o.bias.table); },
+                 [&](const SelfAttentionOp& o) { w.add("bias.table", o.bias.table); },
+                 [&](const CrossAttentionOp&) {},
+                 [&](const HeadOp& o) {
+                   w.add(o.norm);
+                   w.add(o.weight);
+                 },
+                 [&](const SelectOp& o) { w.add("bias", o.bias); },
+                 [&](const ChooseOp& o) { w.add("bias", o.bias); },
+                 [&](const BeamOp& o) { w.add("bias", o.bias); },
+             },
+             op.body);
+  return std::move(w.list);
+}
+
+std::string op_text(const StepPlan& plan, int op) {
+  return fmt::format("operation {} ({}, {})", op, op_name(plan.ops[op]), phase_path(plan.ops[op].phase));
 }
 
 bool StepPlan::has(std::string_view name) const {

@@ -74,11 +74,13 @@ struct EmbedOp {
   TensorView learned = {};    ///< [position_offset + max_positions, d_model]; learned positions
 };
 
-/// y = norm(x + residual), the sum unrounded.
+/// y = norm(x + residual), the sum unrounded. `sum` receives x + residual, rounded to the type of its buffer: what a
+/// later sublayer adds as its residual.
 struct NormOp {
   PlanTensor x = {};         ///< [rows, d_model]
   PlanTensor residual = {};  ///< [rows, d_model] or empty
-  PlanTensor y = {};         ///< [rows, d_model]
+  PlanTensor sum = {};       ///< [rows, d_model] or empty; may be the place of x or residual, never of y
+  PlanTensor y = {};         ///< [rows, d_model]; may be the place of x or residual
   NormWeight weight = {};
 };
 
@@ -204,6 +206,14 @@ struct PlanOp {
 /// "embed", "norm", "dense", ...
 std::string_view op_name(const PlanOp& op);
 
+/// A weight that an operation reads, by the name of its part: "weight", "bias", "norm.gamma", ...
+struct PlanWeight {
+  std::string_view name;
+  TensorView tensor;
+};
+/// Those that are there.
+std::vector<PlanWeight> weights_of(const PlanOp& op);
+
 /// How an operation uses a tensor.
 struct PlanAccess {
   PlanTensor tensor = {};
@@ -245,6 +255,9 @@ struct StepPlan {
   int find(std::string_view buffer) const;
   const PlanBuffer& buffer(std::string_view name) const { return buffers[find(name)]; }
 };
+
+/// "operation 17 (dense, decoder/0/self.qkv)", for messages.
+std::string op_text(const StepPlan& plan, int op);
 
 /// Buffers that an executor fills or reads by name.
 namespace plan_names {

@@ -30,12 +30,10 @@ DecodeGrid choose_grid(int asked, int64_t pairs, int max_length, std::string_vie
   return {.log2_workers = std::countr_zero(static_cast<unsigned>(workers))};
 }
 
-void check_common(int head_dim, int heads, float scale, int finished_stride, DType dtype,
-                  std::string_view kernel) {
+void check_common(int head_dim, int heads, float scale, DType dtype, std::string_view kernel) {
   require_float(dtype, kernel);
   require_head_dim(head_dim, kernel);
   require_field(heads >= 1, kernel, "heads", heads, "at least 1");
-  require_field(finished_stride >= 1, kernel, "finished_stride", finished_stride, "at least 1");
   if (!(scale > 0.0f)) throw UsageError(fmt::format("{}: scale is {}, allowed: above 0", kernel, scale));
 }
 
@@ -48,7 +46,7 @@ void launch_decode(DType dtype, bool self, const DecodeArgs& args, const DecodeL
 
 void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream_t stream) {
   constexpr std::string_view kName = "decode self-attention";
-  check_common(p.head_dim, p.heads, p.scale, p.finished_stride, p.dtype, kName);
+  check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
   const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
   require_pointer(p.q, kName, "q");
   require_pointer(p.k, kName, "k");
@@ -73,7 +71,6 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .position = p.position,
       .offsets = nullptr,
       .finished = p.finished,
-      .finished_stride = p.finished_stride,
       .ancestry = p.ancestry,
       .bias = p.distance_bias,
       .q_stride = p.qkv_stride,
@@ -96,7 +93,7 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
 
 void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStream_t stream) {
   constexpr std::string_view kName = "decode cross-attention";
-  check_common(p.head_dim, p.heads, p.scale, p.finished_stride, p.dtype, kName);
+  check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
   const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
   require_pointer(p.q, kName, "q");
   require_pointer(p.k, kName, "k");
@@ -129,7 +126,6 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .position = nullptr,
       .offsets = p.offsets,
       .finished = p.finished,
-      .finished_stride = p.finished_stride,
       .ancestry = nullptr,
       .bias = nullptr,
       .q_stride = p.q_stride,

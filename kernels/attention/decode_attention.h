@@ -28,8 +28,7 @@ struct DecodeSelfAttentionParams {
   /// kernel traps otherwise)
   const int32_t* position = nullptr;
   /// device [batch] or null; a row with a non-zero flag reads and appends no K/V and its output is zeros
-  const uint8_t* finished = nullptr;
-  int finished_stride = 1;  ///< bytes between flags; 4 where they are int32_t 0 or 1 (little-endian)
+  const int32_t* finished = nullptr;
   /// device [batch, max_length] or null (every row reads its own): beam search's table; token t < position of row r
   /// is read from cache row ancestry[r][t]
   const int32_t* ancestry = nullptr;
@@ -77,8 +76,7 @@ struct DecodeCrossAttentionParams {
   int64_t out_stride = 0;  ///< elements
   /// device [sources * rows_per_source] or null; a finished row's output is zeros; K/V of a source whose rows are all
   /// finished are not read
-  const uint8_t* finished = nullptr;
-  int finished_stride = 1;  ///< bytes between flags; 4 where they are int32_t 0 or 1 (little-endian)
+  const int32_t* finished = nullptr;
   int sources = 0;
   /// beams; up to 8 share one pass over the source's K/V (fp32: 4), more take further passes
   int rows_per_source = 1;

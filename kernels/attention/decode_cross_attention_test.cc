@@ -72,7 +72,7 @@ void run_cross(const CrossCase& c, uint64_t seed) {
   const int64_t q_stride = inner + 24;
   const int64_t out_stride = inner + 8;
   std::vector<float> q = random_values(c.dtype, static_cast<size_t>(rows * q_stride), seed + 1, 1.5f);
-  std::vector<uint8_t> finished(rows, 0);
+  std::vector<int32_t> finished(rows, 0);
   for (int r = 0; r < rows && c.some_finished; ++r) {
     // Source 0 is finished whole, the others here and there.
     finished[r] = r < c.rows_per_source || random_bits(seed, r) % 3 == 0 ? 1 : 0;
@@ -96,7 +96,7 @@ void run_cross(const CrossCase& c, uint64_t seed) {
                                    .offsets = device_offsets.data<int32_t>(),
                                    .out = to.data(),
                                    .out_stride = out_stride,
-                                   .finished = c.some_finished ? device_finished.data<uint8_t>() : nullptr,
+                                   .finished = c.some_finished ? device_finished.data<int32_t>() : nullptr,
                                    .sources = sources,
                                    .rows_per_source = c.rows_per_source,
                                    .heads = c.heads,

@@ -61,7 +61,7 @@ __device__ inline DecodeTask decode_task(const DecodeArgs& a, int rows_per_block
   t.live = (1u << t.rows) - 1u;
   if (a.finished != nullptr) {
     for (int r = 0; r < t.rows; ++r) {
-      if (a.finished[static_cast<int64_t>(t.first_row + r) * a.finished_stride] != 0) t.live &= ~(1u << r);
+      if (a.finished[t.first_row + r] != 0) t.live &= ~(1u << r);
     }
   }
   return t;

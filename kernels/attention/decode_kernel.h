@@ -20,8 +20,7 @@ struct DecodeArgs {
   void* out;
   const int32_t* position;  ///< self only
   const int32_t* offsets;   ///< cross only
-  const uint8_t* finished;
-  int finished_stride;      ///< bytes
+  const int32_t* finished;
   const int32_t* ancestry;  ///< self only
   const float* bias;        ///< self only, [heads, 2 * max_distance + 1]
   int64_t q_stride;

@@ -108,7 +108,8 @@ double library_us(const Options& o, int n, int k, int m, cudaStream_t stream) {
   const GemmProblem problem{.m = m,
                             .n = n,
                             .k = k,
-                            .in = type_of(o),
+                            .x = type_of(o),
+                            .w = type_of(o),
                             .out = o.head ? DType::kF32 : type_of(o),
                             .ldy = (n + 7) / 8 * 8};
   return search(library, problem, stream, {.candidates = 16, .max_workspace_bytes = 4 << 20}).us;

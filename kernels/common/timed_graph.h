@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "harness/base/cuda_check.h"
+#include "kernels/common/capture.h"
 
 namespace tandem::kernels {
 
@@ -17,20 +18,7 @@ class TimedGraph {
   /// launches should have run once before, so that no kernel is loaded inside the capture.
   template <typename Work>
   TimedGraph(cudaStream_t stream, Work&& work) : stream_(stream) {
-    cudaGraph_t graph = nullptr;
-    TANDEM_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    try {
-      std::forward<Work>(work)(stream);
-    } catch (...) {
-      cudaStreamEndCapture(stream, &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      cudaGetLastError();
-      throw;
-    }
-    TANDEM_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-    const cudaError_t status = cudaGraphInstantiate(&exec_, graph, 0);
-    TANDEM_CUDA_WARN(cudaGraphDestroy(graph));
-    TANDEM_CUDA_CHECK(status);
+    exec_ = capture(stream, [&] { std::forward<Work>(work)(stream); });
     TANDEM_CUDA_CHECK(cudaEventCreate(&begin_));
     TANDEM_CUDA_CHECK(cudaEventCreate(&end_));
   }

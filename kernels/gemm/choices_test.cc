@@ -49,8 +49,15 @@ GemmChoice some_choice(uint8_t first) {
 TEST(GemmProblem, TextRoundTrips) {
   const GemmProblem problems[] = {
       kProblem,
-      {.m = 1, .n = 50265, .k = 1024, .in = DType::kF16, .out = DType::kF32},
-      {.m = 7, .n = 8, .k = 9, .in = DType::kF32, .out = DType::kF32, .tf32 = true, .alignment = 4},
+      {.m = 1, .n = 50265, .k = 1024, .x = DType::kF16, .w = DType::kF16, .out = DType::kF32},
+      {.m = 7,
+       .n = 8,
+       .k = 9,
+       .x = DType::kF32,
+       .w = DType::kF32,
+       .out = DType::kF32,
+       .tf32 = true,
+       .alignment = 4},
       {.m = 7,
        .n = 8,
        .k = 9,
@@ -89,7 +96,9 @@ TEST(GemmProblem, ChecksNameTheProduct) {
   refused([](GemmProblem& p) { p.m = 0; });
   refused([](GemmProblem& p) { p.n = -1; });
   refused([](GemmProblem& p) { p.m = int64_t{1} << 31; });
-  refused([](GemmProblem& p) { p.in = DType::kI8; });
+  refused([](GemmProblem& p) { p.x = p.w = DType::kI8; });
+  refused([](GemmProblem& p) { p.w = DType::kF16; });
+  refused([](GemmProblem& p) { p.x = p.out = DType::kF32; });
   refused([](GemmProblem& p) { p.out = DType::kF16; });
   refused([](GemmProblem& p) { p.tf32 = true; });
   refused([](GemmProblem& p) { p.residual = true; });
@@ -100,14 +109,33 @@ TEST(GemmProblem, ChecksNameTheProduct) {
   refused([](GemmProblem& p) { p.alignment = 12; });
   for (const char* text :
        {"", "m1 n2 k3 bf16-bf16", "m1 n2 kx bf16-bf16 none", "m1 n2 k3 bf16 none", "m1 n2 k3 bf16-f16 none",
-        "m1 n2 k3 bf16-bf16 gelu", "m1 n2 k3 bf16-bf16 none ldz4", "m1 n2 k3 bf16-bf16 tf32",
-        "n1 m2 k3 bf16-bf16 none"}) {
+        "m1 n2 k3 bf16-bf16 gelu", "m1 n2 k3 bf16*i8-bf16 none", "m1 n2 k3 bf16*-bf16 none",
+        "m1 n2 k3 bf16-bf16 none ldz4", "m1 n2 k3 bf16-bf16 tf32", "n1 m2 k3 bf16-bf16 none"}) {
     EXPECT_THROW(parse_problem(text), UsageError) << text;
   }
   EXPECT_EQ(pointer_alignment(nullptr), 16);
   EXPECT_EQ(pointer_alignment(reinterpret_cast<void*>(0x1002)), 2);
   EXPECT_EQ(pointer_alignment(reinterpret_cast<void*>(0x1008)), 8);
   EXPECT_EQ(pointer_alignment(reinterpret_cast<void*>(0x1100)), 16);
+}
+
+// Without it: a product of mixed types shares the key of another, old choice files lose their entries, or the refusal does
+// not say which type is wrong.
+TEST(GemmProblem, TypesOfBothOperands) {
+  EXPECT_EQ(parse_problem("m64 n3072 k1024 bf16-bf16 bias_relu"), kProblem);
+  GemmProblem mixed = kProblem;
+  mixed.w = DType::kI8;
+  EXPECT_EQ(problem_text(mixed), "m64 n3072 k1024 bf16*i8-bf16 bias_relu");
+  EXPECT_NE(std::hash<GemmProblem>()(mixed), std::hash<GemmProblem>()(kProblem));
+  for (const bool read : {false, true}) {
+    try {
+      read ? (void)parse_problem(problem_text(mixed)) : check(mixed);
+      ADD_FAILURE() << "bf16 times i8 was accepted";
+    } catch (const UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find("w is i8, allowed with x of bf16: bf16"), std::string::npos)
+          << error.what();
+    }
+  }
 }
 
 // Without it: a choice is lost or altered on its way through the file, or another card sees it.

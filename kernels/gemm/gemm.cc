@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "harness/base/cuda_check.h"
+#include "harness/base/error.h"
 #include "kernels/gemm/candidates.h"
 #include "kernels/gemm/lt.h"
 
@@ -22,8 +23,10 @@ cudaDataType_t cuda_type(DType t) {
       return CUDA_R_16F;
     case DType::kBF16:
       return CUDA_R_16BF;
-    default:
+    case DType::kF32:
       return CUDA_R_32F;
+    default:
+      throw UsageError(fmt::format("product: no operand of type {}", dtype_name(t)));
   }
 }
 
@@ -66,8 +69,8 @@ LtMatmul describe(const GemmProblem& p) {
     const auto placeholder = reinterpret_cast<const void*>(static_cast<uintptr_t>(4096 + p.alignment));
     set_attribute(d.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, placeholder);
   }
-  d.w = layout(cuda_type(p.in), p.k, p.n, p.k);
-  d.x = layout(cuda_type(p.in), p.k, p.m, p.x_stride());
+  d.w = layout(cuda_type(p.w), p.k, p.n, p.k);
+  d.x = layout(cuda_type(p.x), p.k, p.m, p.x_stride());
   d.y = layout(cuda_type(p.out), p.n, p.m, p.y_stride());
   return d;
 }
@@ -98,7 +101,7 @@ CublasLt::CublasLt() {
 }
 
 CublasLt::~CublasLt() {
-  cublasLtDestroy(native(*this));
+  TANDEM_CUBLAS_WARN(cublasLtDestroy(native(*this)));
 }
 
 std::vector<GemmChoice> candidates(const CublasLt& lt, const GemmProblem& problem, int count,

@@ -45,14 +45,14 @@ class Operands {
   Operands(const GemmProblem& p, float alpha, RandomValues& random)
       : problem_(p),
         alpha_(alpha),
-        shift_(p.alignment == 16 ? 0 : p.alignment / dtype_bytes(p.in)),
+        shift_(p.alignment == 16 ? 0 : p.alignment / dtype_bytes(p.x)),
         shift_out_(p.alignment == 16 ? 0 : std::max<int64_t>(p.alignment / dtype_bytes(p.out), 1)),
-        x_(random.normal(p.m * p.x_stride(), p.in)),
-        w_(random.normal(p.n * p.k, p.in, 0, 1 / std::sqrt(static_cast<float>(p.k)))),
+        x_(random.normal(p.m * p.x_stride(), p.x)),
+        w_(random.normal(p.n * p.k, p.w, 0, 1 / std::sqrt(static_cast<float>(p.k)))),
         bias_(random.normal(p.n, p.out)),
         residual_(random.normal(p.m * p.y_stride(), p.out)),
-        device_x_(x_, p.in, shift_),
-        device_w_(w_, p.in, shift_),
+        device_x_(x_, p.x, shift_),
+        device_w_(w_, p.w, shift_),
         device_bias_(bias_, p.out, shift_out_),
         device_residual_(residual_, p.out, shift_out_),
         device_y_(p.m * p.y_stride(), p.out, shift_out_),
@@ -165,7 +165,7 @@ TEST(Gemm, EveryTypeAndEpilogue) {
   for (const Storage& s : kStorages) {
     for (GemmEpilogue e : kEpilogues) {
       const GemmProblem p{
-          .m = 48, .n = 256, .k = 128, .in = s.in, .out = s.out, .tf32 = s.tf32, .epilogue = e};
+          .m = 48, .n = 256, .k = 128, .x = s.in, .w = s.in, .out = s.out, .tf32 = s.tf32, .epilogue = e};
       check_gemm(lt, p, 1, false, random);
       if (e != GemmEpilogue::kNone && e != GemmEpilogue::kBias) continue;
       for (bool in_place : {false, true}) {
@@ -197,7 +197,8 @@ TEST(Gemm, OddShapes) {
       GemmProblem p{.m = shape.m,
                     .n = shape.n,
                     .k = shape.k,
-                    .in = s.in,
+                    .x = s.in,
+                    .w = s.in,
                     .out = s.out,
                     .tf32 = s.tf32,
                     .ldx = shape.ldx,
@@ -223,7 +224,8 @@ TEST(Gemm, RandomShapes) {
     GemmProblem p{.m = random.between(1, 150),
                   .n = random.between(1, 300),
                   .k = random.between(1, 300),
-                  .in = s.in,
+                  .x = s.in,
+                  .w = s.in,
                   .out = s.out,
                   .tf32 = s.tf32};
     if (random.coin()) {
@@ -250,7 +252,8 @@ TEST(Gemm, SearchedChoiceRepeatsInAGraph) {
       {.m = 200,
        .n = 1024,
        .k = 512,
-       .in = DType::kF16,
+       .x = DType::kF16,
+       .w = DType::kF16,
        .out = DType::kF16,
        .epilogue = GemmEpilogue::kBiasRelu},
       {.m = 16, .n = 1001, .k = 520, .epilogue = GemmEpilogue::kBias, .residual = true, .alignment = 2}};
@@ -305,6 +308,24 @@ TEST(Gemm, RefusesWrongArguments) {
   EXPECT_THROW(Gemm(lt, p, choice), UsageError);
   EXPECT_THROW((void)suggested(lt, {.m = 0, .n = 1, .k = 1}), UsageError);
   EXPECT_TRUE(has_algorithm(lt, p));
+}
+
+// Without it: operands of two types reach the library, which reads the one as the other or says nothing of use.
+TEST(Gemm, RefusesMixedTypes) {
+  TANDEM_NEEDS_DEVICE();
+  const CublasLt lt;
+  const Stream stream;
+  constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kI8, DType::kU8};
+  const GemmChoice choice = suggested(lt, {.m = 4, .n = 64, .k = 64});
+  for (const DType x : kTypes) {
+    for (const DType w : kTypes) {
+      if (x == w && dtype_bytes(x) > 1) continue;
+      const GemmProblem p{.m = 4, .n = 64, .k = 64, .x = x, .w = w, .out = DType::kF32};
+      EXPECT_THROW(Gemm(lt, p, choice), UsageError) << problem_text(p);
+      EXPECT_THROW((void)search(lt, p, stream.get()), UsageError) << problem_text(p);
+      EXPECT_THROW((void)has_algorithm(lt, p), UsageError) << problem_text(p);
+    }
+  }
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cublasLt.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <string>
 #include <utility>
 
@@ -17,7 +18,13 @@ inline void check_cublas(cublasStatus_t status, const char* call, const char* fi
       std::string(file) + ":" + std::to_string(line) + ": " + call + ": " + cublasLtGetStatusString(status),
       static_cast<int>(status));
 }
+/// For destructors: reports on stderr, never throws.
+inline void warn_cublas(cublasStatus_t status, const char* call, const char* file, int line) noexcept {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  std::fprintf(stderr, "tandem: %s:%d: %s: %s\n", file, line, call, cublasLtGetStatusString(status));
+}
 #define TANDEM_CUBLAS_CHECK(call) ::tandem::kernels::check_cublas((call), #call, __FILE__, __LINE__)
+#define TANDEM_CUBLAS_WARN(call) ::tandem::kernels::warn_cublas((call), #call, __FILE__, __LINE__)
 
 /// Owns one descriptor and destroys it with `destroy`.
 template <typename Handle, cublasStatus_t (*destroy)(Handle)>
@@ -25,7 +32,7 @@ class LtOwned {
  public:
   LtOwned() = default;
   ~LtOwned() {
-    if (handle_ != nullptr) destroy(handle_);
+    if (handle_ != nullptr) TANDEM_CUBLAS_WARN(destroy(handle_));
   }
   LtOwned(LtOwned&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
   LtOwned& operator=(LtOwned&& other) noexcept {

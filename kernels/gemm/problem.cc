@@ -27,7 +27,7 @@ bool is_float(DType t) {
 }
 
 std::optional<DType> parse_dtype(std::string_view name) {
-  for (DType t : {DType::kF32, DType::kF16, DType::kBF16}) {
+  for (DType t : {DType::kF32, DType::kF16, DType::kBF16, DType::kI32, DType::kI8, DType::kU8}) {
     if (dtype_name(t) == name) return t;
   }
   return std::nullopt;
@@ -61,22 +61,27 @@ void check(const GemmProblem& p) {
   for (int64_t size : {p.m, p.n, p.k}) {
     if (size < 1 || size > kMax) refuse(p, "m, n and k must be in 1 .. 2147483647");
   }
-  if (!is_float(p.in)) refuse(p, "`in` must be f32, f16 or bf16");
-  if (p.out != p.in && p.out != DType::kF32) refuse(p, "`out` must be the type of `in`, or f32");
-  if (p.tf32 && p.in != DType::kF32) refuse(p, "tf32 needs f32 storage");
+  if (!is_float(p.x)) refuse(p, "x must be f32, f16 or bf16");
+  if (p.w != p.x) {
+    refuse(p, fmt::format("w is {1}, allowed with x of {0}: {0}", dtype_name(p.x), dtype_name(p.w)));
+  }
+  if (p.out != p.x && p.out != DType::kF32) refuse(p, "`out` must be the type of x, or f32");
+  if (p.tf32 && p.x != DType::kF32) refuse(p, "tf32 needs f32 storage");
   if (p.residual && p.epilogue != GemmEpilogue::kNone && p.epilogue != GemmEpilogue::kBias) {
     refuse(p, "a residual goes with epilogue none or bias only (the library would activate it too)");
   }
   if (p.ldx != 0 && (p.ldx < p.k || p.ldx > kMax)) refuse(p, "ldx must be 0 or at least k");
   if (p.ldy != 0 && (p.ldy < p.n || p.ldy > kMax)) refuse(p, "ldy must be 0 or at least n");
   const bool power_of_two = p.alignment > 0 && (p.alignment & (p.alignment - 1)) == 0;
-  if (!power_of_two || p.alignment > kMaxAlignment || p.alignment < dtype_bytes(p.in)) {
+  if (!power_of_two || p.alignment > kMaxAlignment || p.alignment < dtype_bytes(p.x)) {
     refuse(p, "alignment must be a power of two from the element size up to 16 bytes");
   }
 }
 
 std::string problem_text(const GemmProblem& p) {
-  std::string text = fmt::format("m{} n{} k{} {}-{}", p.m, p.n, p.k, dtype_name(p.in), dtype_name(p.out));
+  std::string text = fmt::format("m{} n{} k{} {}", p.m, p.n, p.k, dtype_name(p.x));
+  if (p.w != p.x) text += fmt::format("*{}", dtype_name(p.w));
+  text += fmt::format("-{}", dtype_name(p.out));
   if (p.tf32) text += " tf32";
   text += fmt::format(" {}", epilogue_name(p.epilogue));
   if (p.residual) text += " residual";
@@ -107,10 +112,14 @@ GemmProblem parse_problem(std::string_view text) {
     *sizes[i].second = *value;
   }
   const size_t dash = words[3].find('-');
-  const auto in = parse_dtype(words[3].substr(0, dash));
+  const std::string operands = words[3].substr(0, dash);
+  const size_t star = operands.find('*');
+  const auto x = parse_dtype(operands.substr(0, star));
+  const auto w = star == std::string::npos ? x : parse_dtype(operands.substr(star + 1));
   const auto out = dash == std::string::npos ? std::nullopt : parse_dtype(words[3].substr(dash + 1));
-  if (!in || !out) throw bad(words[3]);
-  p.in = *in;
+  if (!x || !w || !out) throw bad(words[3]);
+  p.x = *x;
+  p.w = *w;
   p.out = *out;
   size_t next = 4;
   if (words[next] == "tf32") {
@@ -150,8 +159,8 @@ size_t std::hash<tandem::kernels::GemmProblem>::operator()(
   const auto mix = [&h](uint64_t v) { h = (h ^ v) * 0x100000001b3ull ^ (h >> 29); };
   for (int64_t v : {p.m, p.n, p.k, p.ldx, p.ldy, static_cast<int64_t>(p.alignment)})
     mix(static_cast<uint64_t>(v));
-  mix(static_cast<uint64_t>(p.in) | static_cast<uint64_t>(p.out) << 8 |
+  mix(static_cast<uint64_t>(p.x) | static_cast<uint64_t>(p.out) << 8 |
       static_cast<uint64_t>(p.epilogue) << 16 | static_cast<uint64_t>(p.tf32) << 24 |
-      static_cast<uint64_t>(p.residual) << 25);
+      static_cast<uint64_t>(p.residual) << 25 | static_cast<uint64_t>(p.w) << 32);
   return static_cast<size_t>(h);
 }

@@ -29,8 +29,9 @@ struct GemmProblem {
   int64_t m = 0;
   int64_t n = 0;
   int64_t k = 0;
-  DType in = DType::kBF16;   ///< x and w: kF32, kF16 or kBF16
-  DType out = DType::kBF16;  ///< y, residual and bias: the same as `in`, or kF32
+  DType x = DType::kBF16;    ///< kF32, kF16 or kBF16
+  DType w = DType::kBF16;    ///< the same as `x`: no product here mixes types
+  DType out = DType::kBF16;  ///< y, residual and bias: the same as `x`, or kF32
   bool tf32 = false;         ///< fp32 storage, tensor cores (10 mantissa bits); otherwise fp32 is full fp32
   GemmEpilogue epilogue = GemmEpilogue::kNone;
   bool residual = false;  ///< only with kNone or kBias: cuBLASLt adds it before the activation
@@ -49,7 +50,7 @@ struct GemmProblem {
 /// Throws UsageError naming the field and what is allowed.
 void check(const GemmProblem& problem);
 /// "m64 n3072 k1024 bf16-bf16 bias_relu residual ldx4096 align2": the key in the choice file, and what
-/// messages print.
+/// messages print. Types are x and out; a w of another type than x stands between: "bf16*i8-bf16".
 std::string problem_text(const GemmProblem& problem);
 /// Inverse of problem_text; throws UsageError.
 GemmProblem parse_problem(std::string_view text);

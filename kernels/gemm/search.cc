@@ -31,8 +31,8 @@ struct Timed {
 
 /// Expected time of a product, only to decide how many go into one graph.
 double rough_us(const GemmProblem& p) {
-  const double tflops = p.in != DType::kF32 ? 500 : p.tf32 ? 250 : 40;
-  const double bytes = static_cast<double>(p.n * p.k * dtype_bytes(p.in) + p.m * p.k * dtype_bytes(p.in) +
+  const double tflops = p.x != DType::kF32 ? 500 : p.tf32 ? 250 : 40;
+  const double bytes = static_cast<double>(p.n * p.k * dtype_bytes(p.w) + p.m * p.k * dtype_bytes(p.x) +
                                            p.m * p.n * dtype_bytes(p.out));
   return std::max({p.flops() / tflops * 1e-6, bytes / 3e6, 2.0});
 }
@@ -44,14 +44,13 @@ class Operands {
       : problem_(p) {
     int l2_bytes = 0;
     TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, lt.device()));
-    const int64_t in = dtype_bytes(p.in);
     const int64_t out = dtype_bytes(p.out);
-    const int64_t w_bytes = p.n * p.k * in;
+    const int64_t w_bytes = p.n * p.k * dtype_bytes(p.w);
     w_stride_ = (w_bytes + p.alignment + 255) / 256 * 256;
     copies_ =
         static_cast<int>(std::clamp<int64_t>((3ll * l2_bytes + w_stride_ - 1) / w_stride_, 1, kMaxCopies));
     w_ = DeviceBuffer(w_stride_ * copies_ + 256);
-    x_ = DeviceBuffer(p.m * p.x_stride() * in + 256);
+    x_ = DeviceBuffer(p.m * p.x_stride() * dtype_bytes(p.x) + 256);
     y_ = DeviceBuffer(p.m * p.y_stride() * out + 256);
     residual_ = DeviceBuffer(p.residual ? p.m * p.y_stride() * out + 256 : 0);
     bias_ = DeviceBuffer(p.n * out + 256);
@@ -66,8 +65,8 @@ class Operands {
                           .scale = scale},
                          stream);
     };
-    fill(w_, p.in, 1, w_scale);
-    fill(x_, p.in, 2, 1.7f);
+    fill(w_, p.w, 1, w_scale);
+    fill(x_, p.x, 2, 1.7f);
     fill(residual_, p.out, 3, 1.0f);
     fill(bias_, p.out, 4, 1.0f);
   }

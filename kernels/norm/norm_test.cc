@@ -14,6 +14,9 @@
 namespace tandem::kernels {
 namespace {
 
+/// Where a result goes: a buffer of its own, or that of an input.
+enum class Place : uint8_t { kOwn, kX, kResidual };
+
 /// One call of launch_norm: what is there, what shares a buffer, and how far from aligned everything is.
 struct NormCase {
   NormParams params;
@@ -21,8 +24,8 @@ struct NormCase {
   bool with_beta = true;
   bool with_residual = false;
   bool with_sum = false;
-  bool sum_is_residual = false;
-  bool y_is_x = false;
+  Place sum = Place::kOwn;
+  Place y = Place::kOwn;
   int64_t shift = 0;
   float mean = 0.5f;
 };
@@ -34,8 +37,9 @@ std::string text(const NormCase& c) {
                   std::to_string(p.rows) + " x " + std::to_string(p.d) + " shift " + std::to_string(c.shift);
   if (c.with_bias) s += " bias";
   if (c.with_residual) s += " residual";
-  if (c.with_sum) s += c.sum_is_residual ? " sum=residual" : " sum";
-  if (c.y_is_x) s += " y=x";
+  const auto place = [](Place at) { return at == Place::kOwn ? "" : at == Place::kX ? "=x" : "=residual"; };
+  if (c.with_sum) s += std::string(" sum") + place(c.sum);
+  s += std::string(" y") + place(c.y);
   return s;
 }
 
@@ -77,20 +81,29 @@ void check_norm(const NormCase& c, RandomValues& random) {
   p.x = device_x.data();
   p.bias = c.with_bias ? device_bias.data() : nullptr;
   p.residual = c.with_residual ? device_residual.data() : nullptr;
-  if (c.with_sum) p.sum = c.sum_is_residual ? device_residual.data() : device_sum.data();
+  const auto placed = [&](Place at, const DeviceTensor& own) -> const DeviceTensor& {
+    return at == Place::kOwn ? own : at == Place::kX ? device_x : device_residual;
+  };
+  const DeviceTensor& to_sum = placed(c.sum, device_sum);
+  const DeviceTensor& to_y = placed(c.y, device_y);
+  if (c.with_sum) p.sum = to_sum.data();
   p.gamma = device_gamma.data();
   p.beta = c.with_beta ? device_beta.data() : nullptr;
-  p.y = c.y_is_x ? device_x.data() : device_y.data();
+  p.y = to_y.data();
   launch_norm(p, nullptr);
 
-  const auto got = (c.y_is_x ? device_x : device_y).values();
+  const auto got = to_y.values();
   // Half a unit in the last place for the rounding to dtype, and what fp32 loses on the way.
   expect_near(got, y, 0.51 * epsilon(p.dtype), 3e-6 * (1 + std::abs(c.mean)), text(c) + ": y");
   if (c.with_sum) {
-    const auto got_sum = (c.sum_is_residual ? device_residual : device_sum).values();
-    expect_near(got_sum, sum, 0.51 * epsilon(p.stream_dtype), 2e-6, text(c) + ": sum");
+    expect_near(to_sum.values(), sum, 0.51 * epsilon(p.stream_dtype), 2e-6, text(c) + ": sum");
   }
-  if (!c.y_is_x) expect_near(device_x.values(), {x.begin(), x.end()}, 0, 0, text(c) + ": x must stay");
+  const auto expect_kept = [&](Place place, const DeviceTensor& tensor, const std::vector<float>& values) {
+    if (c.y == place || (c.with_sum && c.sum == place)) return;
+    expect_near(tensor.values(), {values.begin(), values.end()}, 0, 0, text(c) + ": an input must stay");
+  };
+  expect_kept(Place::kX, device_x, x);
+  expect_kept(Place::kResidual, device_residual, residual);
 }
 
 // Without it: a wrong column tail, a wrong reduction, or one layout's kernel being wrong, at the widths that
@@ -145,10 +158,37 @@ TEST(Norm, RandomCombinations) {
     c.with_beta = random.coin();
     c.with_residual = random.coin();
     c.with_sum = random.coin();
-    c.sum_is_residual = c.with_sum && c.with_residual && random.coin();
-    c.y_is_x = p.x_dtype == p.dtype && random.coin();
+    if (c.with_sum && c.with_residual && random.coin()) c.sum = Place::kResidual;
+    if (p.x_dtype == p.dtype && random.coin()) c.y = Place::kX;
     c.shift = random.coin() ? 0 : random.between(1, 9);
     check_norm(c, random);
+  }
+}
+
+// Without it: a stream that a norm leaves for the next sublayer, in place or not and wider than the norm's own type or not,
+// is wrong in one of the kernel's forms; the plan allows all of these places.
+TEST(Norm, SumForALaterResidual) {
+  TANDEM_NEEDS_DEVICE();
+  RandomValues random(test_seed());
+  for (const auto& [rows, d] : {std::pair{1, 512}, {5, 1024}, {3, 7}, {2048, 1024}, {2049, 5120}}) {
+    for (const DType dtype : kFloatTypes) {
+      for (const DType stream : {dtype, DType::kF32}) {
+        for (const Place sum : {Place::kOwn, Place::kX, Place::kResidual}) {
+          for (const Place y : {Place::kOwn, Place::kX, Place::kResidual}) {
+            if (sum == y && y != Place::kOwn) continue;
+            NormCase c;
+            c.params = {.dtype = dtype, .x_dtype = dtype, .stream_dtype = stream, .rows = rows, .d = d};
+            c.with_residual = c.with_sum = true;
+            c.sum = sum;
+            c.y = y;
+            // A buffer in place has one type.
+            if (sum == Place::kX && stream != dtype) continue;
+            if (y == Place::kResidual && stream != dtype) continue;
+            check_norm(c, random);
+          }
+        }
+      }
+    }
   }
 }
 
@@ -222,6 +262,7 @@ TEST(Norm, DependentChainEqualsPlainChain) {
 // Without it: wrong parameters reach the device and fail there, far from their cause.
 TEST(Norm, RefusesWrongParameters) {
   int dummy = 0;
+  int other = 0;
   const NormParams good{.rows = 1, .d = 8, .x = &dummy, .gamma = &dummy, .y = &dummy};
   const auto refused = [&](auto change) {
     NormParams p = good;
@@ -236,6 +277,11 @@ TEST(Norm, RefusesWrongParameters) {
   refused([](NormParams& p) { p.x = nullptr; });
   refused([](NormParams& p) { p.gamma = nullptr; });
   refused([](NormParams& p) { p.sum = p.y; });
+  refused([&](NormParams& p) {
+    p.y = &other;
+    p.sum = &dummy;  // x's, of another type
+    p.stream_dtype = DType::kF32;
+  });
   refused([](NormParams& p) { p.x_dtype = DType::kF32; });
 }
 

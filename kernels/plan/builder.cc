@@ -50,14 +50,15 @@ void PlanBuilder::section(PlanSection section, Side side) {
   layer_ = -1;
 
   // The residual stream is kept in fp32 where every product that reads or writes it can: rounding it twenty
-  // times over is what a deep pre-norm model loses most by. The library's products have no such residual.
+  // times over is what a deep pre-norm model loses most by. The library's products have no such residual; partial sums
+  // leave the stream to the norms alone.
   const ModelConfig& c = config();
   const StackConfig& stack = side == Side::kEncoder ? c.encoder : c.decoder;
   const int64_t rows = section == PlanSection::kStep ? request_.rows() : request_.source_tokens;
   const bool ends_in_norm = c.placement == NormPlacement::kPost || c.final_norm;
   const bool all_skinny = skinny(rows, c.d_model, c.d_model) && skinny(rows, c.d_model, c.inner(stack)) &&
                           skinny(rows, c.d_model, stack.d_ff);
-  stream_dtype_ = all_skinny && ends_in_norm ? DType::kF32 : dtype_;
+  stream_dtype_ = (all_skinny || request_.partial_sums) && ends_in_norm ? DType::kF32 : dtype_;
 }
 
 PlanTensor PlanBuilder::scratch(std::string_view name, DType dtype, int64_t rows, int64_t cols) {
@@ -88,11 +89,52 @@ PlanTensor PlanBuilder::keep(const PlanTensor& tensor, std::string_view name) {
 }
 
 PlanTensor PlanBuilder::materialise(const Stream& stream) {
-  if (!stream.pending) return stream.rows;
+  if (!stream.pending) {
+    if (stream.addend.empty()) return stream.rows;
+    throw ImpossibleCase(
+        "final_norm: false leaves no norm to add the last residual of a pre-norm model to its partial sums; "
+        "allowed: true");
+  }
   const PlanTensor y = activations(PhaseKind::kNorm, stream.rows.rows, stream.rows.cols);
   add(PhaseKind::kNorm,
       NormOp{.x = stream.rows, .residual = stream.addend, .y = y, .weight = *stream.pending});
   return y;
+}
+
+Stream PlanBuilder::normed(const Stream& stream, const NormWeight& norm) {
+  if (stream.pending) return {.rows = materialise(stream), .pending = norm};
+  return {.rows = stream.rows, .pending = norm, .addend = stream.addend};
+}
+
+Stream PlanBuilder::normed_with_sum(const Stream& stream, const NormWeight& norm, PlanTensor& sum) {
+  if (stream.pending || stream.addend.empty()) {
+    sum = materialise(stream);
+    return {.rows = sum, .pending = norm};
+  }
+  const PlanTensor& x = stream.rows;
+  // The kernel reads the residual and writes the sum in one type.
+  const DType dtype = plan_.buffers[stream.addend.buffer].dtype;
+  sum = scratch(phase_path(phase(PhaseKind::kNorm)) + ".sum", dtype, x.rows, x.cols);
+  const PlanTensor y = activations(PhaseKind::kNorm, x.rows, x.cols);
+  add(PhaseKind::kNorm, NormOp{.x = x, .residual = stream.addend, .sum = sum, .y = y, .weight = norm});
+  return {.rows = y, .pending = {}};
+}
+
+Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
+                    const std::optional<NormWeight>& norm) {
+  const Stream x{.rows = end.x, .pending = {}};
+  if (b.request().partial_sums) {
+    if (b.request().rank != 0) end.out.weight.bias = {};
+    const PlanTensor partial = b.dense(x, end.out);
+    // The all-reduce of `partial` over the ranks belongs here, in place: behind the product, before the residual, which
+    // every rank has whole.
+    return {.rows = partial, .pending = norm, .addend = skip};
+  }
+  // The library rounds its product before it adds a residual; a norm adds it to the unrounded sum for the same bytes.
+  if (norm && !b.own_product(end.x, end.out.weight))
+    return {.rows = b.dense(x, end.out), .pending = norm, .addend = skip};
+  end.out.residual = skip;
+  return {.rows = b.dense(x, end.out), .pending = norm};
 }
 
 bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k) const {

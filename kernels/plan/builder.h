@@ -39,6 +39,10 @@ struct PlanRequest {
   int capacity = 0;           ///< tokens a sequence can get; 0: the encoder alone
   bool stop_at_eos = false;
   int auto_own_rows = kAutoOwnRows;  ///< what KernelChoice::kAuto gives to the own kernels
+  /// The products that end a sublayer are partial sums over ranks: they add no residual, and their bias on rank 0 only.
+  /// The norm that follows adds the residual to the reduced sum.
+  bool partial_sums = false;
+  int rank = 0;  ///< with partial_sums: whose plan this is
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
 
@@ -50,12 +54,13 @@ struct PlanRequest {
   int rows() const { return batch * rows_per_source(); }
 };
 
-/// Values in flight between sublayers: `rows`, or their norm where one is still to be applied. Whoever reads
-/// them first applies it, as the prologue of a product where that is faster.
+/// Values in flight between sublayers: `rows`, plus the residual `addend` where one is still to be added, or the norm of
+/// that where one is still to be applied. Whoever reads them first does both, as the prologue of a product where that is
+/// faster. Only a norm adds an addend.
 struct Stream {
   PlanTensor rows;
   std::optional<NormWeight> pending;
-  PlanTensor addend = {};  ///< residual that the pending norm still has to add
+  PlanTensor addend = {};
 };
 
 class PlanBuilder {
@@ -86,12 +91,17 @@ class PlanBuilder {
     plan_.ops.push_back({.phase = phase(kind), .body = std::move(op)});
   }
 
-  /// The stream's values as rows of their own: applies a pending norm with its own kernel.
+  /// The stream's values as rows of their own: applies a pending norm with its own kernel. Throws ImpossibleCase for an
+  /// addend that no norm is pending for.
   PlanTensor materialise(const Stream& stream);
+  /// The norm of the stream's values, pending.
+  Stream normed(const Stream& stream, const NormWeight& norm);
+  /// The same, and in `sum` the values themselves, for a later residual.
+  Stream normed_with_sum(const Stream& stream, const NormWeight& norm, PlanTensor& sum);
 
   struct Dense {
     PhaseKind kind;
-    const DenseWeight& weight;  ///< [out, in]
+    DenseWeight weight;  ///< [out, in]
     PlanTensor residual = {};
     std::optional<Activation> activation = {};
     bool gated = false;
@@ -125,29 +135,28 @@ class PlanBuilder {
   int layer_ = -1;
 };
 
-/// One sublayer around `body`, which gets the stream it reads and a place for the rows it must hand back as
-/// the residual: pre-norm x + body(norm(x)), post-norm norm(x + body(x)). `body(in, skip)` returns the dense
-/// layer that ends the sublayer and its input.
+/// The dense layer that ends a sublayer, and its input.
 struct SublayerEnd {
   PlanTensor x;
   PlanBuilder::Dense out;
 };
+/// The dense layer, with the residual `skip` added by it or by the norm that follows; `norm`, when given, is pending on
+/// the sum. Between the two is the place where ranks add their partial sums.
+Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
+                    const std::optional<NormWeight>& norm);
+
+/// One sublayer around `body`, which gets the stream it reads and a place for the rows it must hand back as
+/// the residual: pre-norm x + body(norm(x)), post-norm norm(x + body(x)). `body(in, skip)` returns the dense
+/// layer that ends the sublayer and its input.
 template <typename Body>
 Stream sublayer(PlanBuilder& b, const NormWeight& norm, const Stream& x, Body&& body) {
   PlanTensor skip;
   if (b.config().placement == NormPlacement::kPre) {
-    skip = b.materialise(x);
-    SublayerEnd end = body(Stream{.rows = skip, .pending = norm}, nullptr);
-    end.out.residual = skip;
-    return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = {}};
+    const Stream in = b.normed_with_sum(x, norm, skip);
+    return end_sublayer(b, body(in, nullptr), skip, std::nullopt);
   }
-  SublayerEnd end = body(x, &skip);
-  // The library rounds its product before it adds a residual; the norm adds it to the unrounded sum for the same bytes.
-  if (!b.own_product(end.x, end.out.weight)) {
-    return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = norm, .addend = skip};
-  }
-  end.out.residual = skip;
-  return {.rows = b.dense({.rows = end.x, .pending = {}}, end.out), .pending = norm};
+  const SublayerEnd end = body(x, &skip);
+  return end_sublayer(b, end, skip, norm);
 }
 
 /// The whole pass: section kEncoder, and with a capacity kCrossKv and kStep. Throws ImpossibleCase naming the

@@ -127,7 +127,7 @@ void decoder_forward(PlanBuilder& b, const DecoderWeight& w, const SourceTensors
     x = decoder_layer(b, w.layers[layer], layer, step, cross[layer], x);
   }
   b.layer(-1);
-  if (c.final_norm) x = {.rows = b.materialise(x), .pending = w.final_norm};
+  if (c.final_norm) x = b.normed(x, w.final_norm);
   b.head(x, w.head, step.token, step.ancestry);
 }
 

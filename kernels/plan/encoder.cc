@@ -74,7 +74,7 @@ PlanTensor encoder_forward(PlanBuilder& b, const EncoderWeight& w, const SourceT
     x = encoder_layer(b, w.layers[layer], bias, source.offsets, x);
   }
   b.layer(-1);
-  if (c.final_norm) x = {.rows = b.materialise(x), .pending = w.final_norm};
+  if (c.final_norm) x = b.normed(x, w.final_norm);
   return b.keep(b.materialise(x), plan_names::kEncoderOutput);
 }
 

@@ -10,6 +10,7 @@
 #include "kernels/attention/relative_bias.h"
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/embedding/embedding.h"
+#include "kernels/plan/kernel_check.h"
 #include "kernels/skinny/skinny.h"
 
 namespace tandem::kernels {
@@ -38,11 +39,8 @@ int offset_alignment(const StepPlan& plan, const PlanTensor& t) {
 }  // namespace
 
 PlanExecutor::PlanExecutor(Device& device, MemoryResource& memory, StepPlan plan)
-    : device_(device),
-      memory_(memory),
-      plan_(std::move(plan)),
-      dtype_(activation_dtype(plan_.precision)),
-      products_(problem_less) {
+    : device_(device), memory_(memory), plan_(std::move(plan)), products_(problem_less) {
+  check_kernels(plan_);
   device_.activate();
   check_fits(plan_.arena_bytes);
   find_products();
@@ -82,7 +80,8 @@ GemmProblem PlanExecutor::problem(const DenseOp& op) const {
   return {.m = op.x.rows,
           .n = op.weight.weight.rows,
           .k = op.weight.weight.cols,
-          .in = dtype_,
+          .x = type(op.x),
+          .w = op.weight.weight.dtype,
           .out = type(op.y),
           .tf32 = plan_.precision == Precision::kTf32,
           .epilogue = epilogue_of(op),

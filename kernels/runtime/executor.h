@@ -24,8 +24,8 @@ namespace tandem::kernels {
 class PlanExecutor {
  public:
   /// Finds the GEMM choices, allocates, fills the arena with NaN (nothing may depend on what a block held
-  /// before), uploads the constant inputs (sinusoids, T5's bias by distance). Throws OutOfMemory before
-  /// anything is allocated when the plan cannot fit.
+  /// before), uploads the constant inputs (sinusoids, T5's bias by distance). Before anything is allocated it
+  /// throws OutOfMemory when the plan cannot fit, and what check_kernels() throws.
   PlanExecutor(Device& device, MemoryResource& memory, StepPlan plan);
   ~PlanExecutor();
   PlanExecutor(const PlanExecutor&) = delete;
@@ -87,12 +87,10 @@ class PlanExecutor {
     return static_cast<T*>(at(t));
   }
   DType type(const PlanTensor& t) const { return plan_.buffers[t.buffer].dtype; }
-  bool wide(const PlanTensor& t) const { return type(t) == DType::kF32 && dtype_ != DType::kF32; }
 
   Device& device_;
   MemoryResource& memory_;
   StepPlan plan_;
-  DType dtype_;  // of activations and weights
   std::map<GemmProblem, Gemm, bool (*)(const GemmProblem&, const GemmProblem&)> products_;
   std::map<int, Gemm*> product_of_op_;
   MemoryBlock arena_;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "harness/base/cuda_check.h"
+#include "kernels/common/capture.h"
 #include "kernels/runtime/planted.h"
 
 namespace tandem::kernels {
@@ -18,25 +19,14 @@ class Graph {
   /// Captures what `work()` enqueues on `stream`. Every kernel in it must have run once before: loading one
   /// inside a capture is not allowed. Adds the time it took to `build_us`.
   template <typename Work>
-  Graph(cudaStream_t stream, double& build_us, Work&& work) {
+  Graph(cudaStream_t stream, double& build_us, Work&& work) : Graph() {
     const auto start = std::chrono::steady_clock::now();
     plant_prepare(stream);
-    cudaGraph_t graph = nullptr;
-    TANDEM_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    try {
+    exec_ = capture(stream, [&] {
       plant_begin(stream);
       std::forward<Work>(work)();
       plant_end(stream);
-    } catch (...) {
-      cudaStreamEndCapture(stream, &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      cudaGetLastError();
-      throw;
-    }
-    TANDEM_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-    const cudaError_t status = cudaGraphInstantiate(&exec_, graph, 0);
-    TANDEM_CUDA_WARN(cudaGraphDestroy(graph));
-    TANDEM_CUDA_CHECK(status);
+    });
     TANDEM_CUDA_CHECK(cudaGraphUpload(exec_, stream));
     TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
     build_us += std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();

@@ -1,4 +1,5 @@
-// One launch for each operation of a plan.
+// One launch for each operation of a plan. Element types are those of its tensors and of its weights, which
+// check_kernels() found to go together.
 #include "harness/base/cuda_check.h"
 #include "kernels/activation/activation.h"
 #include "kernels/attention/decode_attention.h"
@@ -43,15 +44,19 @@ void PlanExecutor::launch(const EmbedOp& op) {
 
 void PlanExecutor::launch(const NormOp& op) {
   const ModelConfig& c = plan_.config;
-  launch_norm({.dtype = dtype_,
+  const DType dtype = op.weight.gamma.dtype;
+  launch_norm({.dtype = dtype,
                .x_dtype = type(op.x),
-               .stream_dtype = op.residual.empty() ? dtype_ : type(op.residual),
+               .stream_dtype = !op.residual.empty() ? type(op.residual)
+                               : !op.sum.empty()    ? type(op.sum)
+                                                    : dtype,
                .norm = c.norm,
                .rows = op.x.rows,
                .d = static_cast<int>(op.x.cols),
                .eps = static_cast<float>(c.norm_eps),
                .x = at(op.x),
-               .residual = op.residual.empty() ? nullptr : at(op.residual),
+               .residual = at(op.residual),
+               .sum = at(op.sum),
                .gamma = op.weight.gamma.data,
                .beta = op.weight.beta.data,
                .y = at(op.y),
@@ -65,7 +70,8 @@ void PlanExecutor::launch(const DenseOp& op) {
 
 void PlanExecutor::launch_skinny_dense(const DenseOp& op) {
   const ModelConfig& c = plan_.config;
-  SkinnyParams p{.dtype = dtype_,
+  const DType dtype = op.weight.weight.dtype;
+  SkinnyParams p{.dtype = dtype,
                  .m = static_cast<int>(op.x.rows),
                  .n = static_cast<int>(op.y.cols),
                  .k = static_cast<int>(op.x.cols),
@@ -77,9 +83,9 @@ void PlanExecutor::launch_skinny_dense(const DenseOp& op) {
                  .ld_residual = op.residual.stride,
                  .y = at(op.y),
                  .ldy = op.y.stride,
-                 .x_float = wide(op.x),
-                 .residual_float = !op.residual.empty() && wide(op.residual),
-                 .y_float = wide(op.y),
+                 .x_float = type(op.x) != dtype,
+                 .residual_float = !op.residual.empty() && type(op.residual) != dtype,
+                 .y_float = type(op.y) != dtype,
                  .norm = std::nullopt,
                  .norm_out = at(op.norm_out),
                  .activation = op.activation,
@@ -107,7 +113,7 @@ void PlanExecutor::launch_library_dense(const DenseOp& op) {
 }
 
 void PlanExecutor::launch(const ActivationOp& op) {
-  launch_activation({.dtype = dtype_,
+  launch_activation({.dtype = type(op.x),
                      .activation = op.activation,
                      .gated = op.gated,
                      .m = op.y.rows,
@@ -121,7 +127,7 @@ void PlanExecutor::launch(const ActivationOp& op) {
 
 void PlanExecutor::launch(const EncoderAttentionOp& op) {
   const ModelConfig& c = plan_.config;
-  launch_encoder_attention({.dtype = dtype_,
+  launch_encoder_attention({.dtype = type(op.q),
                             .q = at(op.q),
                             .k = at(op.k),
                             .v = at(op.v),
@@ -145,7 +151,7 @@ void PlanExecutor::launch(const EncoderAttentionOp& op) {
 
 void PlanExecutor::launch(const SelfAttentionOp& op) {
   const ModelConfig& c = plan_.config;
-  launch_decode_self_attention({.dtype = dtype_,
+  launch_decode_self_attention({.dtype = type(op.q),
                                 .q = at(op.q),
                                 .k = at(op.k),
                                 .v = at(op.v),
@@ -155,8 +161,7 @@ void PlanExecutor::launch(const SelfAttentionOp& op) {
                                 .out = at(op.out),
                                 .out_stride = op.out.stride,
                                 .position = at<int32_t>(op.position),
-                                .finished = at<uint8_t>(op.finished),
-                                .finished_stride = sizeof(int32_t),
+                                .finished = at<int32_t>(op.finished),
                                 .ancestry = at<int32_t>(op.ancestry),
                                 .distance_bias = at<float>(op.bias.distance_bias),
                                 .max_distance = op.bias.distance_bias.empty() ? 0 : c.relative_max_distance,
@@ -172,7 +177,7 @@ void PlanExecutor::launch(const SelfAttentionOp& op) {
 
 void PlanExecutor::launch(const CrossAttentionOp& op) {
   const ModelConfig& c = plan_.config;
-  launch_decode_cross_attention({.dtype = dtype_,
+  launch_decode_cross_attention({.dtype = type(op.q),
                                  .q = at(op.q),
                                  .q_stride = op.q.stride,
                                  .k = at(op.k),
@@ -182,8 +187,7 @@ void PlanExecutor::launch(const CrossAttentionOp& op) {
                                  .offsets = at<int32_t>(op.offsets),
                                  .out = at(op.out),
                                  .out_stride = op.out.stride,
-                                 .finished = at<uint8_t>(op.finished),
-                                 .finished_stride = sizeof(int32_t),
+                                 .finished = at<int32_t>(op.finished),
                                  .sources = static_cast<int>(op.offsets.cols - 1),
                                  .rows_per_source = static_cast<int>(op.q.rows / (op.offsets.cols - 1)),
                                  .heads = op.heads,
@@ -198,13 +202,13 @@ void PlanExecutor::launch(const CrossAttentionOp& op) {
 void PlanExecutor::launch(const HeadOp& op) {
   const ModelConfig& c = plan_.config;
   const TokenState& s = op.state;
-  HeadParams p{.dtype = dtype_,
+  HeadParams p{.dtype = op.weight.weight.dtype,
                .m = static_cast<int>(op.x.rows),
                .vocab = static_cast<int>(op.weight.weight.rows),
                .k = static_cast<int>(op.x.cols),
                .x = at(op.x),
                .ldx = op.x.stride,
-               .x_float = wide(op.x),
+               .x_float = type(op.x) != op.weight.weight.dtype,
                .w = op.weight.weight.data,
                .bias = op.weight.bias.data,
                .scale = static_cast<float>(op.scale),

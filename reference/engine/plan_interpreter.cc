@@ -20,10 +20,17 @@ namespace {
 // A NaN that no arithmetic makes in any of the float types, -1 as an id, no flag.
 constexpr std::byte kPoison{0xff};
 
+constexpr std::string_view kFloats = "f32, f16, bf16";
+
 bool is_poison(const std::byte* p, int64_t bytes) {
   return std::all_of(p, p + bytes, [](std::byte b) { return b == kPoison; });
 }
 
+bool is_float(DType t) {
+  return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16;
+}
+
+/// Of the types of is_float() only.
 float decode(DType dtype, const std::byte* p) {
   if (dtype == DType::kF32) {
     float v;
@@ -35,6 +42,7 @@ float decode(DType dtype, const std::byte* p) {
   return dtype == DType::kF16 ? fp16_to_float(bits) : bf16_to_float(bits);
 }
 
+/// Of the types of is_float() only.
 void encode(DType dtype, float v, std::byte* p) {
   if (dtype == DType::kF32) {
     std::memcpy(p, &v, sizeof(v));
@@ -74,12 +82,27 @@ PlanInterpreter::PlanInterpreter(const StepPlan& plan) : plan_(plan), arena_(pla
 // ---- Memory
 // -----------------------------------------------------------------------------------------------------------
 
+std::string PlanInterpreter::where() const {
+  return op_ < 0 ? "plan" : "plan: " + op_text(plan_, op_);
+}
+
+const PlanBuffer& PlanInterpreter::buffer(const PlanTensor& t) const {
+  if (t.empty()) throw Error(fmt::format("{} lacks a tensor that it needs", where()));
+  return plan_.buffers.at(t.buffer);
+}
+
+void PlanInterpreter::refuse_type(const PlanTensor& t, std::string_view allowed) const {
+  const PlanBuffer& b = buffer(t);
+  throw Error(
+      fmt::format("{}: buffer '{}' is {}, allowed here: {}", where(), b.name, dtype_name(b.dtype), allowed));
+}
+
 const std::byte* PlanInterpreter::address(const PlanTensor& t, int64_t row, int64_t col) const {
-  const PlanBuffer& b = plan_.buffers.at(t.buffer);
+  const PlanBuffer& b = buffer(t);
   const int64_t bytes = dtype_bytes(b.dtype);
   const int64_t at = b.offset_bytes + (t.offset + row * t.stride + col) * bytes;
   if (at < 0 || at + bytes > plan_.arena_bytes)
-    throw Error(fmt::format("plan: '{}' leaves the arena", b.name));
+    throw Error(fmt::format("{}: '{}' leaves the arena", where(), b.name));
   return arena_.data() + at;
 }
 
@@ -87,41 +110,39 @@ std::byte* PlanInterpreter::address(const PlanTensor& t, int64_t row, int64_t co
   return const_cast<std::byte*>(std::as_const(*this).address(t, row, col));
 }
 
-float PlanInterpreter::read(const PlanTensor& t, int64_t row, int64_t col) const {
-  const PlanBuffer& b = plan_.buffers[t.buffer];
+/// Where a written element stands.
+const std::byte* PlanInterpreter::written(const PlanTensor& t, int64_t row, int64_t col) const {
+  const PlanBuffer& b = buffer(t);
   const std::byte* p = address(t, row, col);
   if (is_poison(p, dtype_bytes(b.dtype))) {
-    throw Error(fmt::format("plan: operation {} ({}, {}) reads ({}, {}) of buffer '{}', which nobody wrote",
-                            op_, op_name(plan_.ops[op_]), phase_path(plan_.ops[op_].phase), row, col,
-                            b.name));
+    throw Error(
+        fmt::format("{} reads ({}, {}) of buffer '{}', which nobody wrote", where(), row, col, b.name));
   }
-  return decode(b.dtype, p);
+  return p;
+}
+
+float PlanInterpreter::read(const PlanTensor& t, int64_t row, int64_t col) const {
+  const DType dtype = buffer(t).dtype;
+  if (!is_float(dtype)) refuse_type(t, kFloats);
+  return decode(dtype, written(t, row, col));
 }
 
 int32_t PlanInterpreter::read_int(const PlanTensor& t, int64_t row, int64_t col) const {
-  const PlanBuffer& b = plan_.buffers[t.buffer];
-  const std::byte* p = address(t, row, col);
-  if (is_poison(p, dtype_bytes(b.dtype))) {
-    throw Error(fmt::format("plan: operation {} ({}) reads ({}, {}) of buffer '{}', which nobody wrote", op_,
-                            op_name(plan_.ops[op_]), row, col, b.name));
-  }
-  if (b.dtype == DType::kU8) return static_cast<int32_t>(*p);
+  if (buffer(t).dtype != DType::kI32) refuse_type(t, "i32");
   int32_t v;
-  std::memcpy(&v, p, sizeof(v));
+  std::memcpy(&v, written(t, row, col), sizeof(v));
   return v;
 }
 
 void PlanInterpreter::write(const PlanTensor& t, int64_t row, int64_t col, float value) {
-  encode(plan_.buffers[t.buffer].dtype, value, address(t, row, col));
+  const DType dtype = buffer(t).dtype;
+  if (!is_float(dtype)) refuse_type(t, kFloats);
+  encode(dtype, value, address(t, row, col));
 }
 
 void PlanInterpreter::write_int(const PlanTensor& t, int64_t row, int64_t col, int32_t value) {
-  std::byte* p = address(t, row, col);
-  if (plan_.buffers[t.buffer].dtype == DType::kU8) {
-    *p = static_cast<std::byte>(value);
-  } else {
-    std::memcpy(p, &value, sizeof(value));
-  }
+  if (buffer(t).dtype != DType::kI32) refuse_type(t, "i32");
+  std::memcpy(address(t, row, col), &value, sizeof(value));
 }
 
 Matrix PlanInterpreter::read(const PlanTensor& t) const {
@@ -180,10 +201,12 @@ void PlanInterpreter::run(PlanSection section) {
         if (b.role == BufferRole::kScratch && b.*edge == op_) poison(b);
       }
     };
+    refuse_unknown(plan_, op_);
     scratch_with(&PlanBuffer::first_op);
     std::visit([this](const auto& body) { apply(body); }, plan_.ops[op_].body);
     scratch_with(&PlanBuffer::last_op);
   }
+  op_ = -1;
 }
 
 Matrix PlanInterpreter::norm(const NormWeight& w, MatrixView x) const {
@@ -217,6 +240,7 @@ void PlanInterpreter::apply(const EmbedOp& op) {
 
 void PlanInterpreter::apply(const NormOp& op) {
   const Matrix x = op.residual.empty() ? read(op.x) : add(read(op.x), read(op.residual));
+  if (!op.sum.empty()) write(op.sum, x);
   write(op.y, norm(op.weight, x));
 }
 
@@ -246,7 +270,7 @@ void PlanInterpreter::apply(const EncoderAttentionOp& op) {
   const std::vector<int32_t> lengths = lengths_of(offsets);
   const Matrix q = read(op.q), k = read(op.k), v = read(op.v);
   if (*std::max_element(lengths.begin(), lengths.end()) > op.max_length)
-    throw Error("plan: max_length is too small");
+    throw Error(fmt::format("{}: max_length {} is below a source's length", where(), op.max_length));
   write(op.out, attention({.q = q,
                            .query_offsets = offsets,
                            .k = k,
@@ -292,7 +316,7 @@ Matrix PlanInterpreter::gather(const PlanTensor& cache, const SelfAttentionOp& o
 void PlanInterpreter::apply(const SelfAttentionOp& op) {
   const int position = read_int(op.position, 0, 0);
   if (position < 0 || position >= op.capacity)
-    throw Error(fmt::format("plan: position {} of {}", position, op.capacity));
+    throw Error(fmt::format("{}: position {} of {}", where(), position, op.capacity));
   append(op.k, op.k_cache, op, position);
   append(op.v, op.v_cache, op, position);
   const Matrix q = read(op.q), k = gather(op.k_cache, op, position + 1),
@@ -319,6 +343,8 @@ void PlanInterpreter::apply(const CrossAttentionOp& op) {
   const std::vector<int32_t> offsets = read_ints(op.offsets);
   const std::vector<int32_t> lengths = lengths_of(offsets);
   const Matrix q = read(op.q), k = read(op.k), v = read(op.v);
+  if (*std::max_element(lengths.begin(), lengths.end()) > op.max_source)
+    throw Error(fmt::format("{}: max_source {} is below a source's length", where(), op.max_source));
   const auto sources = static_cast<int64_t>(lengths.size());
   const std::vector<int32_t> queries = even_offsets(sources, static_cast<int>(q.rows / sources));
   Matrix out = attention({.q = q,

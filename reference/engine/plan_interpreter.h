@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -16,8 +17,12 @@
 
 namespace tandem::reference {
 
+/// Throws Error naming the operation and what of it the interpreter does not compute: a buffer that is not f32, f16, bf16
+/// or i32, a weight that is not f32, or an attribute (reference/engine/plan_known.cc).
+void refuse_unknown(const StepPlan& plan, int op);
+
 /// Values are stored in the types of the plan's buffers, so a bf16 plan rounds where the device rounds.
-/// Weights that the plan's operations point to must be fp32 in host memory.
+/// Weights that the plan's operations point to must be fp32 in host memory, whatever type activations have.
 class PlanInterpreter {
  public:
   /// Keeps a reference to the plan. The arena is all poison.
@@ -33,7 +38,7 @@ class PlanInterpreter {
   std::vector<float> values(std::string_view buffer) const;
 
   /// Runs all operations of a section in order. Throws Error naming the operation and the buffer for poison
-  /// it reads.
+  /// it reads, and what refuse_unknown() throws.
   void run(PlanSection section);
 
   /// Logits of the last head, [batch, vocab], whether or not the plan stores them.
@@ -62,8 +67,12 @@ class PlanInterpreter {
   void finish_step(const TokenState& state);
   bool finished(const PlanTensor& flags, int64_t row) const;
 
+  std::string where() const;
+  const PlanBuffer& buffer(const PlanTensor& t) const;
+  [[noreturn]] void refuse_type(const PlanTensor& t, std::string_view allowed) const;
   std::byte* address(const PlanTensor& t, int64_t row, int64_t col);
   const std::byte* address(const PlanTensor& t, int64_t row, int64_t col) const;
+  const std::byte* written(const PlanTensor& t, int64_t row, int64_t col) const;
   float read(const PlanTensor& t, int64_t row, int64_t col) const;
   void write(const PlanTensor& t, int64_t row, int64_t col, float value);
   int32_t read_int(const PlanTensor& t, int64_t row, int64_t col) const;
@@ -76,7 +85,7 @@ class PlanInterpreter {
   std::vector<std::byte> arena_;
   Matrix logits_;
   std::vector<BeamSearch> searches_;  // one a source
-  int op_ = -1;
+  int op_ = -1;                       // the operation that runs; -1: none
 };
 
 }  // namespace tandem::reference

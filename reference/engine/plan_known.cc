@@ -1,0 +1,102 @@
+// What the plan interpreter refuses: an operation that says more than the interpreter computes would be interpreted
+// without it, and a wrong plan pass for a right one.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+
+#include "harness/base/error.h"
+#include "reference/engine/plan_interpreter.h"
+
+namespace tandem::reference {
+namespace {
+
+/// Refuses attributes, operation by operation.
+class Attributes {
+ public:
+  Attributes(const StepPlan& plan, int op) : plan_(plan), config_(plan.config), op_(op) {}
+
+  void operator()(const EmbedOp& o) const {
+    require(o.offsets.empty() != o.position.empty(), "it needs `offsets` or `position`, one of them");
+    const bool sinusoids =
+        config_.position == Position::kSinusoidal || config_.position == Position::kSinusoidalHalves;
+    require(o.sinusoids.empty() != sinusoids, "`sinusoids` go with a model of sinusoidal positions");
+    require(o.learned.empty() == (config_.position != Position::kLearned),
+            "`learned` goes with a model of learned positions");
+  }
+  void operator()(const NormOp& o) const { norm(o.weight); }
+  void operator()(const DenseOp& o) const {
+    if (o.norm) norm(*o.norm);
+    require(!o.gated || o.activation, "`gated` needs an activation");
+    require(o.norm_out.empty() || o.norm, "`norm_out` needs a norm");
+  }
+  void operator()(const ActivationOp&) const {}
+  void operator()(const EncoderAttentionOp& o) const { bias(o.bias); }
+  void operator()(const SelfAttentionOp& o) const {
+    bias(o.bias);
+    require(o.k_cache.rows == o.q.rows * o.heads * o.capacity && o.v_cache.rows == o.k_cache.rows,
+            "the caches must have a row for each sequence, head and position");
+  }
+  void operator()(const CrossAttentionOp& o) const {
+    require(o.offsets.cols > 1 && o.q.rows % (o.offsets.cols - 1) == 0,
+            "the rows of q must be a multiple of the sources");
+  }
+  void operator()(const HeadOp& o) const {
+    if (o.norm) norm(*o.norm);
+    require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
+  }
+  void operator()(const SelectOp&) const {
+    require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
+  }
+  void operator()(const ChooseOp& o) const {
+    require(plan_.generation && plan_.generation->beams == 1, "it needs a GenerationConfig of one beam");
+    require(o.keys.empty() != plan_.generation->sample, "`keys` go with sampling");
+    counters(o.state);
+  }
+  void operator()(const BeamOp& o) const {
+    require(plan_.generation && plan_.generation->beams == plan_.rows_per_source && !plan_.generation->sample,
+            "it needs a GenerationConfig of as many beams as a source has rows, and no sampling");
+    counters(o.state);
+  }
+
+ private:
+  void require(bool ok, const char* what) const {
+    if (!ok) throw Error(fmt::format("plan: {}: {}", op_text(plan_, op_), what));
+  }
+  void norm(const NormWeight& w) const {
+    require(config_.norm != Norm::kRms || w.beta.empty(), "an rms norm has no `beta`");
+  }
+  void bias(const RelativeBiasRef& b) const {
+    require(b.distance_bias.empty() == b.table.empty(), "a bias needs `distance_bias` and its table");
+  }
+  void counters(const TokenState& s) const {
+    require(!s.finished.empty() && !s.running.empty(), "it needs `finished` and `running`");
+  }
+
+  const StepPlan& plan_;
+  const ModelConfig& config_;
+  int op_;
+};
+
+bool known(DType t) {
+  return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16 || t == DType::kI32;
+}
+
+}  // namespace
+
+void refuse_unknown(const StepPlan& plan, int op) {
+  for (const PlanAccess& a : accesses(plan.ops[op])) {
+    const PlanBuffer& b = plan.buffers.at(a.tensor.buffer);
+    if (known(b.dtype)) continue;
+    throw Error(fmt::format("plan: {}: buffer '{}' is {}, the interpreter knows f32, f16, bf16, i32",
+                            op_text(plan, op), b.name, dtype_name(b.dtype)));
+  }
+  for (const PlanWeight& w : weights_of(plan.ops[op])) {
+    if (w.tensor.dtype == DType::kF32) continue;
+    throw Error(fmt::format("plan: {}: weight '{}' is {}, the interpreter knows f32", op_text(plan, op),
+                            w.name, dtype_name(w.tensor.dtype)));
+  }
+  std::visit(Attributes(plan, op), plan.ops[op].body);
+}
+
+}  // namespace tandem::reference
