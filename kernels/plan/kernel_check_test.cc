@@ -17,8 +17,8 @@ namespace {
 /// The plan of a case with weights stored as `weights`. Views are never read, so any address will do.
 StepPlan plan_of(const CoverCase& c, DType weights, bool partial_sums = false) {
   return build_plan({.config = c.config,
-                     .weights = bind_weights(c.config, weight_layout(c.config),
-                                             reinterpret_cast<const void*>(4096), weights),
+                     .weights = bind_weights(weight_layout(c.config, {.plain = weights}),
+                                             reinterpret_cast<const void*>(4096)),
                      .precision = c.precision,
                      .kernel = parse_kernel(c.kernel),
                      .batch = static_cast<int>(c.lengths.size()),
