@@ -17,6 +17,7 @@
 
 #include "harness/base/half.h"
 #include "harness/base/random.h"
+#include "harness/base/stats.h"
 #include "kernels/attention/decode_attention.h"
 #include "kernels/attention/encoder_attention.h"
 #include "kernels/attention/relative_bias.h"

@@ -22,6 +22,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/half.h"
+#include "harness/base/stats.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
 #include "kernels/gemm/gemm.h"

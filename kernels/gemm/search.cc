@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "harness/base/cuda_check.h"
+#include "harness/base/stats.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
 #include "kernels/gemm/candidates.h"
