@@ -27,7 +27,7 @@ struct Fixture {
         precision(p),
         c(wrong_plan_case(m.name, Suite::kDecoder, p)),
         layout(weight_layout(m)),
-        batch(source_batch(m, parse_lengths(c.lengths), c.batch, c.src, kInputSeed)),
+        batch(case_batch(c, m)),
         prefix(decoder_prefix(m, c.batch, c.tgt, kInputSeed)) {
     arena.resize(layout.elements);
     for (const TensorSpec& t : layout.tensors) {

@@ -54,10 +54,6 @@ void guarded(Record& r, Body&& body) {
   }
 }
 
-TransformerBatch batch_of(const Case& c, const ModelConfig& config) {
-  return source_batch(config, parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
-}
-
 /// Source tokens of an encoder's pass, generated ones otherwise.
 double tokens_of(const Case& c, const TransformerBatch& batch) {
   if (c.suite == Suite::kEncoder) return static_cast<double>(batch.tokens());
@@ -214,7 +210,7 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   const ModelConfig config = load_model(c.model);
   Engine& engine = engine_for(c);
   load(c, config);
-  const TransformerBatch batch = batch_of(c, config);
+  const TransformerBatch batch = case_batch(c, config);
   const auto workload = engine.prepare(c, batch);
   take_samples(*workload, r);
   r.metrics.load_us = engine.load_us();
@@ -319,7 +315,7 @@ nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
       line = profile_subject(subject, pass);
     } else {
       load(c, config);
-      const TransformerBatch batch = batch_of(c, config);
+      const TransformerBatch batch = case_batch(c, config);
       const auto workload = engine_->prepare(c, batch);
       const Cost cost = case_cost(c, config);
       subject.workload = workload.get();

@@ -3,7 +3,6 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
 
 #include "harness/base/cuda_check.h"
@@ -91,15 +90,8 @@ int64_t predicted_bytes(const Case& c, const ModelConfig& config) {
   // Views that nothing is read through: a plan only passes them on.
   const ModelWeights weights =
       bind_weights(config, layout, reinterpret_cast<const void*>(kPlanAlignment), dtype);
-  TransformerBatch shape;
-  shape.lengths = source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
-  shape.offsets.push_back(0);
-  for (const int32_t length : shape.lengths) {
-    shape.offsets.push_back(shape.offsets.back() + length);
-    shape.max_length = std::max<int>(shape.max_length, length);
-  }
-  const StepPlan plan =
-      build_plan(plan_request(config, weights, c.precision, shape, workload_params(c, config)));
+  const StepPlan plan = build_plan(
+      plan_request(config, weights, c.precision, case_batch(c, config), workload_params(c, config)));
   return layout.elements * dtype_bytes(dtype) + plan.arena_bytes;
 }
 

@@ -206,8 +206,7 @@ OpWorkload trace_op(std::shared_ptr<Device> device, const Case& c, const ModelCo
   const DType dtype = weight_dtype(c.precision);
   const ModelWeights weights =
       bind_weights(config, layout, reinterpret_cast<const void*>(kPlanAlignment), dtype);
-  const TransformerBatch batch =
-      make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
+  const TransformerBatch batch = case_batch(c, config);
   const StepPlan plan = build_plan(plan_request(config, weights, c.precision, batch, {.capacity = c.tgt}));
   state->blocks = {layout.elements * dtype_bytes(dtype), plan.arena_bytes, int64_t{64} << 20};
   for (const int64_t bytes : state->blocks) state->planned += bytes;

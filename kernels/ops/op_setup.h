@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "harness/base/random.h"
-#include "harness/model/batch.h"
+#include "harness/sweep/case_batch.h"
 #include "kernels/ops/op_runner.h"
 
 namespace tandem::kernels {
@@ -29,7 +29,7 @@ struct OpSetup {
   MemoryResource& memory = device->memory("level2");
   DType dtype = activation_dtype(c.precision);
   int64_t element = dtype_bytes(dtype);
-  std::vector<int32_t> lengths = source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
+  std::vector<int32_t> lengths = case_lengths(c);
   std::vector<int32_t> offsets = [this] {
     std::vector<int32_t> o(lengths.size() + 1, 0);
     std::partial_sum(lengths.begin(), lengths.end(), o.begin() + 1);
