@@ -300,8 +300,7 @@ Validation validate(const Case& c, Engine& engine, const ValidateOptions& option
   try {
     check_combination(c);
     engine.check_supported(c);
-    const bool op = c.suite == Suite::kKernels || c.suite == Suite::kMemory || c.suite == Suite::kLimits;
-    if (op) {
+    if (is_op_suite(c.suite)) {
       validate_op(c, engine, v);
     } else {
       validate_model_case(c, engine, options, v);

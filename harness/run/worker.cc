@@ -25,10 +25,6 @@ double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-bool is_op_suite(Suite s) {
-  return s == Suite::kKernels || s == Suite::kMemory || s == Suite::kLimits;
-}
-
 /// Runs `body`, turning what it throws into the record's status.
 template <typename Body>
 void guarded(Record& r, Body&& body) {

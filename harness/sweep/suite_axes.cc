@@ -98,6 +98,14 @@ const std::vector<std::string>& suite_ops(Suite suite) {
   }
 }
 
+bool is_model_suite(Suite suite) {
+  return std::find(kModelSuites.begin(), kModelSuites.end(), suite) != kModelSuites.end();
+}
+
+bool is_op_suite(Suite suite) {
+  return !suite_ops(suite).empty();
+}
+
 bool axis_used(Suite suite, std::string_view op, std::string_view axis) {
   if (one_of(axis, {"engine", "op"})) return true;
   switch (suite) {

@@ -27,10 +27,6 @@ void only(std::string_view axis, std::string_view value, std::string_view allowe
     impossible(fmt::format("{}: engine 'cuda' computes {} only, not '{}'", axis, allowed, value));
 }
 
-bool is_model_suite(Suite s) {
-  return s == Suite::kEncoder || s == Suite::kDecoder || s == Suite::kGenerate;
-}
-
 void check_axes(const Case& c) {
   if (c.suite == Suite::kCollectives) impossible("suite: engine 'cuda' measures no collectives");
   switch (c.precision) {
