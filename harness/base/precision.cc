@@ -86,7 +86,7 @@ double head_bytes(Precision precision) {
 int64_t kv_head_bytes(Precision precision, KvType kv, int head_dim) {
   const DType type = kv_dtype(precision, kv);
   const int64_t groups = (head_dim + kInt8KvGroup - 1) / kInt8KvGroup;
-  return head_dim * dtype_bytes(type) + (type == DType::kI8 ? groups * 4 : 0);
+  return tensor_bytes(type, head_dim) + (type == DType::kI8 ? groups * 4 : 0);
 }
 
 }  // namespace tandem

@@ -25,6 +25,12 @@ constexpr int64_t dtype_bytes(DType t) {
   return 0;
 }
 
+/// Bytes of so many elements, and the offset of the element of that number: the only place outside harness/weights that
+/// multiplies by the size of an element. dtype_bytes answers questions of alignment and width.
+constexpr int64_t tensor_bytes(DType t, int64_t elements) {
+  return elements * dtype_bytes(t);
+}
+
 constexpr std::string_view dtype_name(DType t) {
   switch (t) {
     case DType::kF32:
@@ -52,7 +58,7 @@ struct TensorView {
 
   bool empty() const { return data == nullptr; }
   int64_t size() const { return rows * cols; }
-  int64_t bytes() const { return size() * dtype_bytes(dtype); }
+  int64_t bytes() const { return tensor_bytes(dtype, size()); }
   template <typename T>
   const T* as() const {
     return static_cast<const T*>(data);

@@ -118,7 +118,7 @@ template <typename T, bool GATED>
 void dispatch(const ActivationParams& p, cudaStream_t stream) {
   constexpr int V = kVec<T>;
   constexpr int64_t kSmall = 1 << 20;  // below, one row a thread spreads the work over more blocks
-  const auto bits = static_cast<uintptr_t>(p.f * dtype_bytes(p.dtype)) | reinterpret_cast<uintptr_t>(p.x) |
+  const auto bits = static_cast<uintptr_t>(tensor_bytes(p.dtype, p.f)) | reinterpret_cast<uintptr_t>(p.x) |
                     reinterpret_cast<uintptr_t>(p.bias) | reinterpret_cast<uintptr_t>(p.y);
   if (bits % 16 != 0) return launch_with<T, 1, 1, GATED>(p, stream);
   if (p.m * p.f < kSmall) return launch_with<T, V, 1, GATED>(p, stream);

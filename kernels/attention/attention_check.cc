@@ -34,7 +34,7 @@ void require_pointer(const void* pointer, std::string_view kernel, std::string_v
 
 void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view kernel,
                     std::string_view field) {
-  require_field(stride >= least && stride * dtype_bytes(dtype) % 16 == 0, kernel, field, stride,
+  require_field(stride >= least && tensor_bytes(dtype, stride) % 16 == 0, kernel, field, stride,
                 fmt::format("at least {} elements and a multiple of 16 bytes", least));
 }
 

@@ -71,12 +71,11 @@ void run(const Case& c, uint64_t seed) {
                          nullptr);
     TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
   }
-  const int64_t bytes = dtype_bytes(c.dtype);
   for (const DeviceBuffer& to : out) {
     launch_encoder_attention({.dtype = c.dtype,
                               .q = device_qkv.data(),
-                              .k = device_qkv.data<char>() + inner * bytes,
-                              .v = device_qkv.data<char>() + 2 * inner * bytes,
+                              .k = device_qkv.data<char>() + tensor_bytes(c.dtype, inner),
+                              .v = device_qkv.data<char>() + tensor_bytes(c.dtype, 2 * inner),
                               .out = to.data(),
                               .q_stride = stride,
                               .k_stride = stride,

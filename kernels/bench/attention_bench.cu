@@ -124,7 +124,7 @@ class Bench {
   }
 
   DeviceBuffer distance_bias(int heads, bool bidirectional) {
-    DeviceBuffer out(static_cast<int64_t>(sizeof(float)) * heads * (2 * kMaxDistance + 1));
+    DeviceBuffer out(tensor_bytes(DType::kF32, int64_t{heads} * (2 * kMaxDistance + 1)));
     launch_distance_bias({.table = table_.data(),
                           .heads = heads,
                           .table_stride = 64,

@@ -72,7 +72,7 @@ void launch_with(const EmbeddingParams& p, cudaStream_t stream) {
 
 template <typename T>
 void dispatch(const EmbeddingParams& p, cudaStream_t stream) {
-  const auto bits = static_cast<uintptr_t>(p.d * dtype_bytes(p.dtype)) |
+  const auto bits = static_cast<uintptr_t>(tensor_bytes(p.dtype, p.d)) |
                     reinterpret_cast<uintptr_t>(p.table) | reinterpret_cast<uintptr_t>(p.positions) |
                     reinterpret_cast<uintptr_t>(p.x);
   if (bits % 16 == 0) return launch_with<T, kVec<T>>(p, stream);

@@ -210,7 +210,7 @@ void launch_any(const NormParams& p, cudaStream_t stream) {
 }
 
 bool vectors_fit(const NormParams& p) {
-  const int64_t d_bytes = p.d * dtype_bytes(p.dtype);
+  const int64_t d_bytes = tensor_bytes(p.dtype, p.d);
   uintptr_t bits = static_cast<uintptr_t>(d_bytes);
   for (const void* q : {p.x, p.bias, p.residual, static_cast<const void*>(p.sum), p.gamma, p.beta,
                         static_cast<const void*>(p.y)}) {

@@ -62,8 +62,7 @@ void fill_arena(const WeightLayout& layout, const WeightsSpec& spec, DType dtype
       values.resize(static_cast<size_t>(std::min(kChunk, t.size() - first)));
       fill_seeded(spec, t, first, values);
       for (size_t i = 0; i < values.size(); ++i) {
-        store(dtype, values[i],
-              out.data() + (t.offset + first + static_cast<int64_t>(i)) * dtype_bytes(dtype));
+        store(dtype, values[i], out.data() + tensor_bytes(dtype, t.offset + first + static_cast<int64_t>(i)));
       }
     }
   }
@@ -142,9 +141,9 @@ struct Loader {
       fill_seeded(spec, t, t.size() - 1, {&last, 1});
       const auto size = static_cast<size_t>(dtype_bytes(dtype()));
       store(dtype(), last, want);
-      TANDEM_CUDA_CHECK(
-          cudaMemcpy(got, static_cast<const std::byte*>(block.data()) + (t.offset + t.size() - 1) * size,
-                     size, cudaMemcpyDeviceToHost));
+      TANDEM_CUDA_CHECK(cudaMemcpy(
+          got, static_cast<const std::byte*>(block.data()) + tensor_bytes(dtype(), t.offset + t.size() - 1),
+          size, cudaMemcpyDeviceToHost));
       wrong += std::memcmp(want, got, size) != 0;
     }
     return {"last value of each tensor", static_cast<double>(wrong), 0,

@@ -28,7 +28,6 @@ struct OpSetup {
   const ModelConfig& config;
   MemoryResource& memory = device->memory("level2");
   DType dtype = activation_dtype(c.precision);
-  int64_t element = dtype_bytes(dtype);
   std::vector<int32_t> lengths = case_lengths(c);
   std::vector<int32_t> offsets = [this] {
     std::vector<int32_t> o(lengths.size() + 1, 0);
@@ -36,6 +35,7 @@ struct OpSetup {
     return o;
   }();
 
+  int64_t bytes(int64_t elements) const { return tensor_bytes(dtype, elements); }
   PlanBuilder builder(Side side) const {
     PlanBuilder b({.config = config,
                    .weights = {},

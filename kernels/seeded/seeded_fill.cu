@@ -97,8 +97,8 @@ void launch_seeded_slice(const SeededSliceParams& p, cudaStream_t stream) {
 void launch_seeded_arena(const SeededArenaParams& p, cudaStream_t stream) {
   if (p.spec == nullptr || p.arena == nullptr)
     throw UsageError("seeded fill: spec and arena must not be null");
-  const int64_t size = dtype_bytes(p.dtype);
-  TANDEM_CUDA_CHECK(cudaMemsetAsync(p.arena, 0, static_cast<size_t>(p.elements * size), stream));
+  TANDEM_CUDA_CHECK(
+      cudaMemsetAsync(p.arena, 0, static_cast<size_t>(tensor_bytes(p.dtype, p.elements)), stream));
   for (const TensorSpec& t : p.tensors) {
     if (t.offset < 0 || t.offset + t.size() > p.elements) {
       throw UsageError("seeded fill: " + t.name + " is outside the arena of " + std::to_string(p.elements) +
@@ -109,7 +109,7 @@ void launch_seeded_arena(const SeededArenaParams& p, cudaStream_t stream) {
                          .rows = t.rows,
                          .cols = t.cols,
                          .dtype = p.dtype,
-                         .out = static_cast<char*>(p.arena) + t.offset * size},
+                         .out = static_cast<char*>(p.arena) + tensor_bytes(p.dtype, t.offset)},
                         stream);
   }
 }

@@ -77,7 +77,7 @@ PlanInterpreter::PlanInterpreter(const StepPlan& plan) : plan_(plan), arena_(pla
 const std::byte* PlanInterpreter::address(const PlanTensor& t, int64_t row, int64_t col) const {
   const PlanBuffer& b = plan_.buffers.at(t.buffer);
   const int64_t bytes = dtype_bytes(b.dtype);
-  const int64_t at = b.offset_bytes + (t.offset + row * t.stride + col) * bytes;
+  const int64_t at = b.offset_bytes + tensor_bytes(b.dtype, t.offset + row * t.stride + col);
   if (at < 0 || at + bytes > plan_.arena_bytes)
     throw Error(fmt::format("plan: '{}' leaves the arena", b.name));
   return arena_.data() + at;
