@@ -22,6 +22,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/half.h"
+#include "harness/base/host_device.h"
 #include "harness/base/stats.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
@@ -111,7 +112,7 @@ double library_us(const Options& o, int n, int k, int m, cudaStream_t stream) {
                             .k = k,
                             .in = type_of(o),
                             .out = o.head ? DType::kF32 : type_of(o),
-                            .ldy = (n + 7) / 8 * 8};
+                            .ldy = round_up(n, 8)};
   return search(library, problem, stream, {.candidates = 16, .max_workspace_bytes = 4 << 20}).us;
 }
 
@@ -123,8 +124,7 @@ class Bench {
     int l2 = 0;
     TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, 0));
     bytes_ = tensor_bytes(type_of(options), static_cast<int64_t>(n) * k);
-    copies_ =
-        static_cast<int>(std::max<int64_t>(2, (5 * static_cast<int64_t>(l2) / 2 + bytes_ - 1) / bytes_));
+    copies_ = static_cast<int>(std::max<int64_t>(2, ceil_div(5 * static_cast<int64_t>(l2) / 2, bytes_)));
     const float scale = 1 / std::sqrt(static_cast<float>(k));
     w_ = random_buffer(static_cast<int64_t>(n) * k, type_of(options), scale, 1, &host_w_);
     pool_ = DeviceBuffer(bytes_ * copies_);

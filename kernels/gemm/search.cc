@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "harness/base/cuda_check.h"
+#include "harness/base/host_device.h"
 #include "harness/base/stats.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
@@ -47,9 +48,9 @@ class Operands {
     TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, lt.device()));
     const int64_t w_bytes = tensor_bytes(p.in, p.n * p.k);
     const int64_t y_bytes = tensor_bytes(p.out, p.m * p.y_stride());
-    w_stride_ = (w_bytes + p.alignment + 255) / 256 * 256;
+    w_stride_ = round_up(w_bytes + p.alignment, 256);
     copies_ =
-        static_cast<int>(std::clamp<int64_t>((3ll * l2_bytes + w_stride_ - 1) / w_stride_, 1, kMaxCopies));
+        static_cast<int>(std::clamp<int64_t>(ceil_div(int64_t{3} * l2_bytes, w_stride_), 1, kMaxCopies));
     w_ = DeviceBuffer(w_stride_ * copies_ + 256);
     x_ = DeviceBuffer(tensor_bytes(p.in, p.m * p.x_stride()) + 256);
     y_ = DeviceBuffer(y_bytes + 256);
