@@ -303,7 +303,7 @@ class GenerateWorkload : public DeviceWorkload {
 
 PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights, Precision precision,
                          const TransformerBatch& batch, const WorkloadParams& params) {
-  const bool wide_products = dtype_bytes(activation_dtype(precision)) == 2 && skinny_card().wide();
+  const bool wide_products = dtype_bytes(activation_dtype(precision)) == 2 && skinny_card().sm90a;
   return {.config = config,
           .weights = weights,
           .precision = precision,

@@ -200,7 +200,7 @@ std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, 
   }
   if (!is_one_of_1_2_4_8(c.warps_n)) return "warps_n must be 1, 2, 4 or 8";
   if (!is_one_of_1_2_4_8(c.cluster)) return "cluster must be 1, 2, 4 or 8";
-  if (c.cluster > 1 && !card.clusters) return "cluster above 1 needs sm_90";
+  if (c.cluster > 1 && !card.sm90a) return "cluster above 1 needs sm_90a";
   if (c.cluster > 1 && problem.head) return "the head takes no cluster";
   if (c.blocks_per_sm < 1 || c.blocks_per_sm > 8) return "blocks_per_sm must be 1 to 8";
   if (c.cluster > 1 && c.kind == Kind::kDot) return "dot takes no cluster";
