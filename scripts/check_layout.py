@@ -55,6 +55,13 @@ TRUSTED_JSON = re.compile(
     r"_test\.(cc|cu)$|/testing/|^harness/base/json_text\.cc$|^harness/record/json_schema\.cc$"
 )
 
+# Bytes of elements have one owner: types under 8 bits, scales and metadata are not elements times a width.
+MULTIPLIES_A_WIDTH = re.compile(
+    r"\*\s*(?:static_cast<\w+>\()?dtype_bytes\("
+    r"|\bdtype_bytes\((?:[^()]|\([^()]*\))*\)+\s*\*"
+)
+MAY_MULTIPLY = re.compile(r"^harness/weights/|^harness/base/tensor\.h$")
+
 
 def room(path: str) -> tuple[str, str]:
     """`harness/run/x.cc` is in ("harness", "run"); a file at the top of a part has no room."""
@@ -123,6 +130,22 @@ def includes(path: str, text: str) -> list[str]:
     return breaches
 
 
+def widths(path: str, text: str) -> list[str]:
+    """Products of a number of elements and the width of their type, which tensor_bytes makes."""
+    if MAY_MULTIPLY.search(path):
+        return []
+    breaches = []
+    for match in MULTIPLIES_A_WIDTH.finditer(text):
+        number = text.count("\n", 0, match.start()) + 1
+        line = text.splitlines()[number - 1]
+        # The bytes of a layout of weights: harness/weights will say them itself.
+        if "layout.elements" not in line and not line.lstrip().startswith("//"):
+            breaches.append(
+                f"{path}:{number}: multiplies by dtype_bytes; use tensor_bytes(type, elements)"
+            )
+    return breaches
+
+
 def crowded(files: list[str]) -> list[str]:
     """Folders of harness/ and kernels/ with more sources than a reader can keep in mind."""
     counts = Counter(
@@ -130,10 +153,11 @@ def crowded(files: list[str]) -> list[str]:
         for f in files
         if f.startswith(("harness/", "kernels/"))
         and not is_test(f)
+        and not f.endswith("CMakeLists.txt")
         and not f.startswith("harness/fuzz/corpus/")
         and "testdata" not in f
     )
-    return [f"{folder}:1: {n} files that are no tests; at most {MAX_SOURCES}" for folder, n in counts.items()
+    return [f"{folder}:1: {n} sources that are no tests; at most {MAX_SOURCES}" for folder, n in counts.items()
             if n > MAX_SOURCES]  # fmt: skip
 
 
@@ -157,7 +181,7 @@ def main() -> int:
                 f"{f}:{lines}: over {MAX_LINES} lines; one file wants to be two"
             )
         if not f.endswith(".py"):
-            breaches += includes(f, text)
+            breaches += includes(f, text) + widths(f, text)
     print(
         "\n".join(breaches)
         if breaches

@@ -61,7 +61,7 @@ class StoredHash {
   explicit StoredHash(DType dtype) : dtype_(dtype) {}
 
   void add(std::span<const float> values) {
-    bytes_.resize(values.size() * static_cast<size_t>(dtype_bytes(dtype_)));
+    bytes_.resize(static_cast<size_t>(tensor_bytes(dtype_, static_cast<int64_t>(values.size()))));
     convert_values({.from = reinterpret_cast<const std::byte*>(values.data()),
                     .from_type = DType::kF32,
                     .to = reinterpret_cast<std::byte*>(bytes_.data()),

@@ -44,7 +44,7 @@ class ProfileGpuTest : public testing::Test {
     WorkerOptions options;
     options.run_dir = dir_;
     Worker worker(registry, options);
-    for (const Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+    for (const Suite suite : kModelSuites) {
       for (const int batch : {1, 32}) {
         const Case c = pass_of(suite, "transformer-base", batch);
         const nlohmann::json line = worker.profile_case(c, pass);

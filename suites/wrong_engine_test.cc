@@ -154,7 +154,7 @@ class WrongEngineTest : public testing::TestWithParam<Precision> {};
 // Breaks when the five refusals below would refuse anything.
 TEST_P(WrongEngineTest, NothingWrongIsTimed) {
   ::setenv("TANDEM_SAMPLE_SECONDS", "0:0.01", 1);
-  for (const Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+  for (const Suite suite : kModelSuites) {
     const Record r = measured(Wrong::kNothing, suite, GetParam());
     EXPECT_EQ(r.status, Status::kOk) << suite_name(suite) << ": " << r.reason.value_or("");
     EXPECT_TRUE(r.summary);
@@ -164,7 +164,7 @@ TEST_P(WrongEngineTest, NothingWrongIsTimed) {
 // Breaks when a wrong kernel gets a time.
 TEST_P(WrongEngineTest, NothingThatIsWrongGetsATime) {
   for (const Wrong wrong : {Wrong::kMask, Wrong::kHead, Wrong::kScale, Wrong::kStale, Wrong::kNan}) {
-    for (const Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+    for (const Suite suite : kModelSuites) {
       if (wrong == Wrong::kStale && suite != Suite::kDecoder) continue;  // the step alone has it
       const Record r = measured(wrong, suite, GetParam());
       EXPECT_EQ(r.status, Status::kInvalid) << name_of(wrong) << " in " << suite_name(suite);

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -19,8 +18,6 @@ namespace tandem {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::array kModelSuites = {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate};
 
 class WrongKernelsTest : public testing::TestWithParam<Precision> {
  protected:

@@ -28,7 +28,7 @@ struct Fixture {
         c(wrong_plan_case(m.name, Suite::kDecoder, p)),
         host(host_weights(m, WeightsSpec{.seed = seed}, {.precision = p})),
         weights(host.weights()),
-        batch(source_batch(m, parse_lengths(c.lengths), c.batch, c.src, kInputSeed)),
+        batch(case_batch(c, m)),
         prefix(decoder_prefix(m, c.batch, c.tgt, kInputSeed)) {
     encoded = reference::encoder_forward(m, weights.encoder, batch).values;
     logits = reference::forced_logits(m, weights, batch, prefix, c.tgt).values;

@@ -5,6 +5,7 @@
 #include <array>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 
 namespace tandem {
 namespace {
@@ -86,8 +87,8 @@ double head_bytes(Precision precision) {
 
 int64_t kv_head_bytes(Precision precision, KvType kv, int head_dim) {
   const DType type = kv_dtype(precision, kv);
-  const int64_t groups = (head_dim + kInt8KvGroup - 1) / kInt8KvGroup;
-  return head_dim * dtype_bytes(type) + (type == DType::kI8 ? groups * 4 : 0);
+  const int64_t groups = ceil_div(head_dim, kInt8KvGroup);
+  return tensor_bytes(type, head_dim) + (type == DType::kI8 ? groups * 4 : 0);
 }
 
 }  // namespace tandem

@@ -42,6 +42,13 @@ constexpr int64_t dtype_bytes(DType t) {
   return dtype_bits(t) / 8;
 }
 
+/// Bytes of so many neighbouring elements from a whole byte on, and, for types of whole bytes, the offset of the element of
+/// that number: the only place outside harness/weights that multiplies by the size of an element. dtype_bytes answers
+/// questions of alignment and width.
+constexpr int64_t tensor_bytes(DType t, int64_t elements) {
+  return (elements * dtype_bits(t) + 7) / 8;
+}
+
 constexpr std::string_view dtype_name(DType t) {
   switch (t) {
     case DType::kF32:
@@ -73,7 +80,7 @@ struct TensorView {
 
   bool empty() const { return data == nullptr; }
   int64_t size() const { return rows * cols; }
-  int64_t bytes() const { return rows * ((cols * dtype_bits(dtype) + 7) / 8); }
+  int64_t bytes() const { return rows * tensor_bytes(dtype, cols); }
   template <typename T>
   const T* as() const {
     return static_cast<const T*>(data);

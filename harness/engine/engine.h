@@ -14,6 +14,7 @@
 #include "harness/model/config.h"
 #include "harness/model/generation.h"
 #include "harness/sweep/case.h"
+#include "harness/sweep/case_batch.h"
 #include "harness/weights/form.h"
 
 namespace tandem {
@@ -139,8 +140,5 @@ class Engine {
 /// The ids that fill positions 0 .. steps-1 of the decoder before the step that suite_decoder measures: column 0 is the
 /// decoder's start id, the rest come from the seed. [batch, steps].
 std::vector<int32_t> decoder_prefix(const ModelConfig& config, int batch, int steps, uint64_t seed);
-
-/// Seed of source ids, lengths and decoder prefixes of every case; written in the record.
-inline constexpr uint64_t kInputSeed = 1;
 
 }  // namespace tandem

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 
 namespace tandem {
 namespace {
@@ -14,10 +15,6 @@ template <typename... F>
 struct Overloaded : F... {
   using F::operator()...;
 };
-
-int64_t align(int64_t bytes) {
-  return (bytes + kPlanAlignment - 1) / kPlanAlignment * kPlanAlignment;
-}
 
 /// Elements from the start of the buffer to behind the tensor's last.
 int64_t reach(const PlanTensor& t) {
@@ -341,7 +338,7 @@ void place_buffers(StepPlan& plan) {
       scratch.push_back(i);
     } else {
       b.offset_bytes = end;
-      end += align(b.bytes());
+      end += round_up(b.bytes(), kPlanAlignment);
     }
   }
   std::stable_sort(scratch.begin(), scratch.end(),
@@ -353,10 +350,10 @@ void place_buffers(StepPlan& plan) {
     for (size_t j = 0; j < i; ++j) {
       const PlanBuffer& other = plan.buffers[scratch[j]];
       if (live_together(b, other))
-        taken.emplace_back(other.offset_bytes, other.offset_bytes + align(other.bytes()));
+        taken.emplace_back(other.offset_bytes, other.offset_bytes + round_up(other.bytes(), kPlanAlignment));
     }
-    b.offset_bytes = best_fit(std::move(taken), end, align(b.bytes()));
-    plan.arena_bytes = std::max(plan.arena_bytes, b.offset_bytes + align(b.bytes()));
+    b.offset_bytes = best_fit(std::move(taken), end, round_up(b.bytes(), kPlanAlignment));
+    plan.arena_bytes = std::max(plan.arena_bytes, b.offset_bytes + round_up(b.bytes(), kPlanAlignment));
   }
 }
 

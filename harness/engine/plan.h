@@ -37,7 +37,7 @@ struct PlanBuffer {
   int last_op = -1;
   int64_t offset_bytes = 0;  ///< in the arena, a multiple of kPlanAlignment
 
-  int64_t bytes() const { return elements * dtype_bytes(dtype); }
+  int64_t bytes() const { return tensor_bytes(dtype, elements); }
 };
 inline constexpr int64_t kPlanAlignment = 256;
 

@@ -5,15 +5,10 @@
 #include <iterator>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 
 namespace tandem {
-namespace {
-
-int64_t rounded(int64_t bytes, int64_t to) {
-  return (bytes + to - 1) / to * to;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 CachingResource::~CachingResource() {
   for (const auto& [address, bytes] : segments_) upstream_.deallocate(address, bytes);
@@ -47,7 +42,7 @@ CachingResource::Blocks::iterator CachingResource::reserve(int64_t bytes) {
 
 void* CachingResource::allocate(int64_t bytes) {
   if (bytes <= 0) throw OutOfMemory(bytes, "Level-2 cache");
-  const int64_t need = rounded(bytes, kMemoryAlignment);
+  const int64_t need = round_up(bytes, kMemoryAlignment);
   const auto fit = free_.lower_bound({need, nullptr});
   auto block = fit != free_.end() ? blocks_.find(fit->second) : reserve(need);
   release_free(block);

@@ -1,20 +1,18 @@
 #include <cstdlib>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "harness/memory/memory_resource.h"
 
 namespace tandem {
 namespace {
 
-int64_t rounded(int64_t bytes) {
-  return (bytes + kMemoryAlignment - 1) / kMemoryAlignment * kMemoryAlignment;
-}
-
 class HostResource : public MemoryResource {
  public:
   void* allocate(int64_t bytes) override {
-    void* block =
-        bytes > 0 ? std::aligned_alloc(kMemoryAlignment, static_cast<size_t>(rounded(bytes))) : nullptr;
+    void* block = bytes > 0 ? std::aligned_alloc(kMemoryAlignment,
+                                                 static_cast<size_t>(round_up(bytes, kMemoryAlignment)))
+                            : nullptr;
     if (block == nullptr) throw OutOfMemory(bytes, "host memory");
     counters_.reserved(bytes);
     counters_.allocated(bytes);

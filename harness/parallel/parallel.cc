@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 
 namespace tandem {
 namespace {
@@ -39,7 +40,7 @@ LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degre
   if (rank < 0 || rank >= degree) {
     throw UsageError(fmt::format("rank: {} is not allowed; from 0 to {}", rank, degree - 1));
   }
-  const int share = (vocab + degree - 1) / degree;
+  const int share = ceil_div(vocab, degree);
   const int first = std::min(vocab, rank * share);
   return {.heads = stack.heads,
           .degree = degree,

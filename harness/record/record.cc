@@ -158,6 +158,7 @@ json clocks_to_json(const Record& r) {
     if (b.sm_mhz) mhz.push_back(*b.sm_mhz);
   }
   std::sort(mhz.begin(), mhz.end());
+  // The upper median: a clock that was read, never a mean of two.
   return {{"sm_mhz_median", mhz.empty() ? json() : json(mhz[mhz.size() / 2])},
           {"sm_mhz_min", mhz.empty() ? json() : json(mhz[0])},
           {"throttled_samples", maybe(r.throttled_samples)},

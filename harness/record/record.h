@@ -11,6 +11,7 @@
 
 #include "harness/record/line_log.h"
 #include "harness/sweep/case.h"
+#include "harness/sweep/case_batch.h"
 
 namespace tandem {
 
@@ -100,7 +101,7 @@ struct Record {
   std::optional<int64_t> throttled_samples;
   nlohmann::json accuracy;  ///< an object or null
   std::vector<nlohmann::json> ranks;
-  uint64_t input_seed = 1;  ///< kInputSeed of run/engine.h
+  uint64_t input_seed = kInputSeed;
   std::optional<uint64_t> order_seed;
   std::optional<bool> profiler_mapped;
   std::optional<std::string> choices_sha256;

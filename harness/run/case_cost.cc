@@ -3,16 +3,11 @@
 #include <numeric>
 
 #include "harness/base/error.h"
-#include "harness/engine/engine.h"
-#include "harness/model/batch.h"
+#include "harness/sweep/case_batch.h"
 #include "harness/sweep/values.h"
 
 namespace tandem {
 namespace {
-
-std::vector<int32_t> lengths_of(const Case& c) {
-  return source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
-}
 
 CostOptions options_of(const Case& c) {
   const DecodeSpec decode = parse_decode(c.decode);
@@ -33,7 +28,7 @@ void put_floor(Record& r, const Cost& cost, const Ceilings& ceilings) {
 }  // namespace
 
 Cost case_cost(const Case& c, const ModelConfig& config) {
-  const auto lengths = lengths_of(c);
+  const auto lengths = case_lengths(c);
   switch (c.suite) {
     case Suite::kEncoder:
       return encoder_cost(config, lengths, options_of(c));
@@ -59,7 +54,7 @@ void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
   r.floor.floor_phases_us = floor_phases_us(cost, ceilings);
   if (r.c.suite == Suite::kGenerate) {
     const auto step =
-        floor_us(decode_step_cost(config, lengths_of(r.c), (r.c.tgt + 1) / 2.0, options_of(r.c)), ceilings);
+        floor_us(decode_step_cost(config, case_lengths(r.c), (r.c.tgt + 1) / 2.0, options_of(r.c)), ceilings);
     if (step) r.floor.step_floor_us = step->us;
   }
   if (l2_bytes) {

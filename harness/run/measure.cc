@@ -9,18 +9,13 @@
 
 #include "harness/base/error.h"
 #include "harness/base/phase.h"
+#include "harness/base/stats.h"
 
 namespace tandem {
 namespace {
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double median_of(std::vector<float> v) {
-  const size_t mid = v.size() / 2;
-  std::nth_element(v.begin(), v.begin() + mid, v.end());
-  return v[mid];
 }
 
 bool agree(double a, double b, double c, double tolerance) {
@@ -49,7 +44,7 @@ void warm_up(Workload& workload, ClockReader& clocks, const MeasureOptions& opti
       ++m.warmup_repetitions;
     } while (options.now() - window_start < options.warmup.window_s);
     const std::optional<double> mean_mhz = workload.mark_clock();
-    windows.push_back(mean_mhz ? *mean_mhz : clocks.read().sm_mhz.value_or(median_of(times)));
+    windows.push_back(mean_mhz ? *mean_mhz : clocks.read().sm_mhz.value_or(median(times)));
     const size_t n = windows.size();
     m.warmup_steady =
         n >= 3 && agree(windows[n - 1], windows[n - 2], windows[n - 3], options.warmup.agreement);
@@ -59,33 +54,13 @@ void warm_up(Workload& workload, ClockReader& clocks, const MeasureOptions& opti
 
 /// Half width of the 95 % interval of the median over the median, or infinity when there are too few samples.
 double relative_half_width(std::vector<float> samples) {
-  const auto ranks = median_ci_ranks(static_cast<int64_t>(samples.size()));
-  if (!ranks) return INFINITY;
   std::sort(samples.begin(), samples.end());
-  const double median = samples[samples.size() / 2];
-  return (samples[ranks->hi - 1] - samples[ranks->lo - 1]) / 2.0 / median;
+  const std::span<const float> sorted(samples);
+  const auto interval = median_interval(sorted);
+  return interval ? (interval->hi - interval->lo) / 2 / quantile(sorted, 0.5) : INFINITY;
 }
 
 }  // namespace
-
-std::optional<MedianRanks> median_ci_ranks(int64_t n) {
-  if (n < 6) return std::nullopt;
-  // Coverage of (x_lo, x_hi) is the probability that between lo and hi-1 of n fair coins fall under the median. Sum the
-  // symmetric centre outwards until 95 % is covered; log-gamma keeps it exact enough for any n.
-  auto pmf = [n](int64_t k) {
-    return std::exp(std::lgamma(n + 1.0) - std::lgamma(k + 1.0) - std::lgamma(n - k + 1.0) -
-                    n * std::log(2.0));
-  };
-  int64_t lo = (n + 1) / 2;  // 1-based; interval (x_lo, x_{n+1-lo})
-  double coverage = 0;
-  for (int64_t k = lo; k <= n - lo; ++k) coverage += pmf(k);
-  while (coverage < 0.95 && lo > 1) {
-    --lo;
-    coverage += pmf(lo) + pmf(n - lo);
-  }
-  if (coverage < 0.95) return std::nullopt;
-  return MedianRanks{lo, n + 1 - lo, coverage};
-}
 
 MeasureOptions default_options(const std::string& engine) {
   MeasureOptions options;

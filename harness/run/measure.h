@@ -60,12 +60,4 @@ MeasureOptions default_options(const std::string& engine);
 /// Throws what the workload throws, and Error for a repetition of no or negative time.
 Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOptions& options);
 
-/// Ranks (1-based, inclusive) of the order statistics that enclose the median with at least 95 % confidence, or none
-/// under 6 samples (David & Nagaraja, Order Statistics, 3rd ed., section 7.1).
-struct MedianRanks {
-  int64_t lo = 0, hi = 0;
-  double coverage = 0;
-};
-std::optional<MedianRanks> median_ci_ranks(int64_t n);
-
 }  // namespace tandem

@@ -55,27 +55,6 @@ MeasureOptions options_on(double* clock_s) {
   return o;
 }
 
-// Breaks when the interval's ranks or its stated coverage are wrong: exact binomial values.
-TEST(MedianRanks, ExactCoverage) {
-  EXPECT_FALSE(median_ci_ranks(5));
-  const auto six = median_ci_ranks(6);
-  ASSERT_TRUE(six);
-  EXPECT_EQ(six->lo, 1);
-  EXPECT_EQ(six->hi, 6);
-  EXPECT_NEAR(six->coverage, 1 - 2.0 / 64, 1e-12);
-  const auto ten = median_ci_ranks(10);  // (x2, x9): 1 - 2 * (1 + 10) / 1024
-  ASSERT_TRUE(ten);
-  EXPECT_EQ(ten->lo, 2);
-  EXPECT_EQ(ten->hi, 9);
-  EXPECT_NEAR(ten->coverage, 1 - 22.0 / 1024, 1e-12);
-  for (int64_t n = 6; n < 3000; ++n) {
-    const auto r = median_ci_ranks(n);
-    ASSERT_TRUE(r) << n;
-    EXPECT_GE(r->coverage, 0.95) << n;
-    EXPECT_GE(r->lo, 1) << n;
-  }
-}
-
 // Breaks when steady samples do not end the loop at the floor of samples and seconds.
 TEST(Measure, StopsWhenTheMedianIsKnown) {
   double clock = 0;

@@ -21,10 +21,6 @@ int layers_through(const Case& c, const ModelConfig& config) {
   return config.encoder.layers + (c.suite == Suite::kEncoder ? 0 : config.decoder.layers);
 }
 
-TransformerBatch batch_of(const Case& c, const ModelConfig& config) {
-  return source_batch(config, parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
-}
-
 Output run_once(Engine& engine, const Case& c, const TransformerBatch& batch) {
   const auto workload = engine.prepare(c, batch);
   workload->repeat();
@@ -157,7 +153,7 @@ void judge_sequences(const Case& c, const ModelConfig& config, const Transformer
 Computed validate_large(const Case& c, const ModelConfig& config, const TransformerBatch& batch,
                         Engine& engine, const ValidateOptions& options, Validation& v) {
   const Witness w = make_witness(c, config, options.reference_flops);
-  const TransformerBatch witness_batch = batch_of(w.c, w.config);
+  const TransformerBatch witness_batch = case_batch(w.c, w.config);
   engine.load(w.c, w.config, weight_form(c));
   const Computed witness = compute(engine, w.c, w.config, witness_batch, options.max_logits);
   const auto reference = options.reference();
@@ -179,7 +175,7 @@ Computed validate_large(const Case& c, const ModelConfig& config, const Transfor
 
 void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& options, Validation& v) {
   const ModelConfig config = load_model(c.model);
-  const TransformerBatch batch = batch_of(c, config);
+  const TransformerBatch batch = case_batch(c, config);
   v.status = Status::kOk;
   Computed got;
 
@@ -304,8 +300,7 @@ Validation validate(const Case& c, Engine& engine, const ValidateOptions& option
   try {
     check_combination(c);
     engine.check_supported(c);
-    const bool op = c.suite == Suite::kKernels || c.suite == Suite::kMemory || c.suite == Suite::kLimits;
-    if (op) {
+    if (is_op_suite(c.suite)) {
       validate_op(c, engine, v);
     } else {
       validate_model_case(c, engine, options, v);

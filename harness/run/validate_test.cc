@@ -36,7 +36,7 @@ Validation validate_with(Fault fault, Suite suite, double reference_flops = 1e12
 
 // Breaks when a right engine is refused, or its digest is missing.
 TEST(Validate, RightEnginePasses) {
-  for (Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+  for (Suite suite : kModelSuites) {
     const Validation v = validate_with(Fault::kNone, suite);
     EXPECT_EQ(v.status, Status::kOk) << v.reason.value_or("");
     ASSERT_TRUE(v.check);

@@ -25,10 +25,6 @@ double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-bool is_op_suite(Suite s) {
-  return s == Suite::kKernels || s == Suite::kMemory || s == Suite::kLimits;
-}
-
 /// Runs `body`, turning what it throws into the record's status.
 template <typename Body>
 void guarded(Record& r, Body&& body) {
@@ -52,10 +48,6 @@ void guarded(Record& r, Body&& body) {
     r.metrics = {};
     r.floor.ratio.reset();
   }
-}
-
-TransformerBatch batch_of(const Case& c, const ModelConfig& config) {
-  return source_batch(config, parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
 }
 
 /// Source tokens of an encoder's pass, generated ones otherwise.
@@ -214,7 +206,7 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   const ModelConfig config = load_model(c.model);
   Engine& engine = engine_for(c);
   load(c, config);
-  const TransformerBatch batch = batch_of(c, config);
+  const TransformerBatch batch = case_batch(c, config);
   const auto workload = engine.prepare(c, batch);
   take_samples(*workload, r);
   r.metrics.load_us = engine.load_us();
@@ -319,7 +311,7 @@ nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
       line = profile_subject(subject, pass);
     } else {
       load(c, config);
-      const TransformerBatch batch = batch_of(c, config);
+      const TransformerBatch batch = case_batch(c, config);
       const auto workload = engine_->prepare(c, batch);
       const Cost cost = case_cost(c, config);
       subject.workload = workload.get();

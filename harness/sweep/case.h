@@ -2,6 +2,7 @@
 // suite binary, the keys of sweep files and records, the case's name and its id.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -22,6 +23,12 @@ std::string_view suite_name(Suite suite);  // "encoder"; the binary is "suite_en
 Suite parse_suite(std::string_view name);
 /// In the order of the README's list.
 const std::vector<Suite>& suites();
+
+/// The suites that measure a pass of a model.
+inline constexpr std::array kModelSuites = {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate};
+bool is_model_suite(Suite suite);
+/// Does the suite measure single operations, named by Case::op?
+bool is_op_suite(Suite suite);
 
 struct Case {
   Suite suite = Suite::kDecoder;

@@ -9,6 +9,7 @@
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
 #include "harness/sweep/case.h"
+#include "harness/sweep/case_batch.h"
 #include "harness/weights/sparsity.h"
 #include "harness/weights/values/checkpoint.h"
 
@@ -59,11 +60,10 @@ void check_lengths(const Case& c, const ModelConfig& config) {
   check_length("src", c.src);
   check_length("tgt", c.tgt);
   // Throw for a ratio or file that does not fit.
-  const LengthsSpec lengths = parse_lengths(c.lengths);
-  if (lengths.kind == LengthsSpec::Kind::kIds) {
-    source_batch(config, lengths, c.batch, c.src, /*seed=*/1);
+  if (parse_lengths(c.lengths).kind == LengthsSpec::Kind::kIds) {
+    case_batch(c, config);
   } else {
-    source_lengths(lengths, c.batch, c.src, /*seed=*/1);
+    case_lengths(c);
   }
 }
 
@@ -96,6 +96,14 @@ const std::vector<std::string>& suite_ops(Suite suite) {
     default:
       return none;
   }
+}
+
+bool is_model_suite(Suite suite) {
+  return std::find(kModelSuites.begin(), kModelSuites.end(), suite) != kModelSuites.end();
+}
+
+bool is_op_suite(Suite suite) {
+  return !suite_ops(suite).empty();
 }
 
 bool axis_used(Suite suite, std::string_view op, std::string_view axis) {

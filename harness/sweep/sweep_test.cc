@@ -283,6 +283,18 @@ TEST(Sweep, DropsDuplicatesAlsoOfAxesThatASuiteDoesNotUse) {
   EXPECT_EQ(s.workers, 3);
 }
 
+// Without it a suite would be prepared as both kinds of work, or a pass of a model would have no cost and no floor.
+TEST(Suites, MeasureAModelOrOperations) {
+  std::string models, operations;
+  for (const Suite suite : suites()) {
+    EXPECT_FALSE(is_model_suite(suite) && is_op_suite(suite)) << suite_name(suite);
+    if (is_model_suite(suite)) models += fmt::format("{} ", suite_name(suite));
+    if (is_op_suite(suite)) operations += fmt::format("{} ", suite_name(suite));
+  }
+  EXPECT_EQ(models, "encoder decoder generate ");
+  EXPECT_EQ(operations, "kernels memory limits ");
+}
+
 // Without it a suite with operations would need all of them spelt out, or measure none.
 TEST(Sweep, AMissingOpMeansAllOfThem) {
   for (const Suite suite : suites()) {

@@ -83,7 +83,7 @@ class Builder {
   void group(std::vector<Part> parts, TensorUse use) {
     const Storage storage = storage_of(layout_.form, use);
     const size_t first = layout_.tensors.size();
-    align(std::max<int64_t>(kGroupAlignment, Storage::packed_bytes(storage.dtype, 128)));
+    align(std::max<int64_t>(kGroupAlignment, tensor_bytes(storage.dtype, 128)));
     for (Part& p : parts) {
       const int64_t rows = p.padded_rows != 0 ? p.padded_rows : count_of(p.rows);
       const int64_t cols = p.padded_cols != 0 ? p.padded_cols : count_of(p.cols);

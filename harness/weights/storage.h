@@ -23,8 +23,8 @@ struct Storage {
   int64_t stored_cols(int64_t cols) const { return two_of_four ? cols / 2 : cols; }
   /// Scales of a row of `cols`.
   int64_t scales_per_row(int64_t cols) const;
-  int64_t value_row_bytes(int64_t cols) const { return packed_bytes(dtype, stored_cols(cols)); }
-  int64_t scale_row_bytes(int64_t cols) const { return packed_bytes(scale_dtype, scales_per_row(cols)); }
+  int64_t value_row_bytes(int64_t cols) const { return tensor_bytes(dtype, stored_cols(cols)); }
+  int64_t scale_row_bytes(int64_t cols) const { return tensor_bytes(scale_dtype, scales_per_row(cols)); }
   /// Two bits a stored value.
   int64_t metadata_row_bytes(int64_t cols) const { return two_of_four ? (stored_cols(cols) + 3) / 4 : 0; }
   /// All of it.
@@ -34,9 +34,6 @@ struct Storage {
   /// One value after the other, nothing else.
   bool plain() const { return !two_of_four && scale_group == 0; }
   bool operator==(const Storage&) const = default;
-
-  /// Bytes that `count` values of a type take from a whole byte on.
-  static int64_t packed_bytes(DType type, int64_t count) { return (count * dtype_bits(type) + 7) / 8; }
 };
 
 /// What a tensor is for: what its storage depends on.

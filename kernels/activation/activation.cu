@@ -4,6 +4,7 @@
 #include <string>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
 #include "kernels/common/row_access.cuh"
@@ -106,10 +107,10 @@ __global__ void __launch_bounds__(kMaxBlock) activation_kernel(ActivationParams 
 
 template <typename T, int V, int ROWS, bool GATED>
 void launch_with(const ActivationParams& p, cudaStream_t stream) {
-  const int64_t vectors = (p.f + V - 1) / V;
-  const int64_t threads = std::min<int64_t>((vectors + kWarp - 1) / kWarp * kWarp, kMaxBlock);
-  const dim3 grid(static_cast<unsigned>((vectors + threads - 1) / threads),
-                  static_cast<unsigned>(std::min((p.m + ROWS - 1) / ROWS, kMaxGridRows)));
+  const int64_t vectors = ceil_div(p.f, V);
+  const int64_t threads = std::min<int64_t>(round_up(vectors, kWarp), kMaxBlock);
+  const dim3 grid(static_cast<unsigned>(ceil_div(vectors, threads)),
+                  static_cast<unsigned>(std::min(ceil_div(p.m, ROWS), kMaxGridRows)));
   launch(activation_kernel<T, V, ROWS, GATED>,
          {.grid = grid, .block = dim3(static_cast<unsigned>(threads)), .dependent = p.dependent}, stream, p);
 }
@@ -118,7 +119,7 @@ template <typename T, bool GATED>
 void dispatch(const ActivationParams& p, cudaStream_t stream) {
   constexpr int V = kVec<T>;
   constexpr int64_t kSmall = 1 << 20;  // below, one row a thread spreads the work over more blocks
-  const auto bits = static_cast<uintptr_t>(p.f * dtype_bytes(p.dtype)) | reinterpret_cast<uintptr_t>(p.x) |
+  const auto bits = static_cast<uintptr_t>(tensor_bytes(p.dtype, p.f)) | reinterpret_cast<uintptr_t>(p.x) |
                     reinterpret_cast<uintptr_t>(p.bias) | reinterpret_cast<uintptr_t>(p.y);
   if (bits % 16 != 0) return launch_with<T, 1, 1, GATED>(p, stream);
   if (p.m * p.f < kSmall) return launch_with<T, V, 1, GATED>(p, stream);

@@ -2,23 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
-
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 
 namespace tandem::kernels {
-namespace {
-
-int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0;
-  int value = 0;
-  TANDEM_CUDA_CHECK(cudaGetDevice(&device));
-  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
-  return value;
-}
-
-}  // namespace
 
 void require_field(bool ok, std::string_view kernel, std::string_view field, int64_t value,
                    const std::string& allowed) {
@@ -34,7 +21,7 @@ void require_pointer(const void* pointer, std::string_view kernel, std::string_v
 
 void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view kernel,
                     std::string_view field) {
-  require_field(stride >= least && stride * dtype_bytes(dtype) % 16 == 0, kernel, field, stride,
+  require_field(stride >= least && tensor_bytes(dtype, stride) % 16 == 0, kernel, field, stride,
                 fmt::format("at least {} elements and a multiple of 16 bytes", least));
 }
 
@@ -49,17 +36,12 @@ void require_head_dim(int head_dim, std::string_view kernel) {
                 "a multiple of 8 from 8 to 128");
 }
 
-bool use_sm90() {
-#if !defined(TANDEM_BUILT_FOR_SM90A)
-  return false;  // clusters, TMA and wgmma were compiled away
-#endif
-  const char* arch = std::getenv("TANDEM_ARCH");
-  if (arch != nullptr && std::string_view(arch) == "sm80") return false;
-  return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9;
-}
-
 int multiprocessors() {
-  return device_attribute(cudaDevAttrMultiProcessorCount);
+  int device = 0;
+  int value = 0;
+  TANDEM_CUDA_CHECK(cudaGetDevice(&device));
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
+  return value;
 }
 
 }  // namespace tandem::kernels

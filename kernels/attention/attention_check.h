@@ -1,4 +1,4 @@
-// What the launchers of this folder ask of their fields, and how they learn about the card.
+// What the launchers of this folder ask of their fields, and the size of the card.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -23,8 +23,6 @@ void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view
 void require_float(DType dtype, std::string_view kernel);
 void require_head_dim(int head_dim, std::string_view kernel);
 
-/// May kernels use what sm_90 brought (clusters, TMA, wgmma)? False on older cards and when TANDEM_ARCH=sm80.
-bool use_sm90();
 /// Multiprocessors of the current device.
 int multiprocessors();
 

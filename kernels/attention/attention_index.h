@@ -86,10 +86,6 @@ TANDEM_HD constexpr int extended_bias_index(int key_minus_query, int max_distanc
 
 // ---- Tiles of the encoder's kernels -----------------------------------------------------------------------------------
 
-TANDEM_HD constexpr int ceil_div(int a, int b) {
-  return (a + b - 1) / b;
-}
-
 /// Key tiles [0, result) that queries q0 .. q0 + m - 1 of a sequence visit.
 TANDEM_HD constexpr int key_tiles(int length, int q0, int m, int n, bool causal) {
   const int last = causal && q0 + m < length ? q0 + m : length;
@@ -131,7 +127,7 @@ struct KeyRange {
 /// grid.
 TANDEM_HD constexpr KeyRange decode_range(int length, int log2_workers, int worker) {
   const int even = (length + (1 << log2_workers) - 1) >> log2_workers;
-  const int share = ceil_div(even, kDecodeGranule) * kDecodeGranule;
+  const int share = round_up(even, kDecodeGranule);
   const int begin = worker * share < length ? worker * share : length;
   const int end = begin + share < length ? begin + share : length;
   return {begin, end};

@@ -43,7 +43,7 @@ inline float round_to(DType dtype, float v) {
 
 /// Values of `dtype` as bytes, and back.
 inline std::vector<uint8_t> to_bytes(DType dtype, const std::vector<float>& v) {
-  std::vector<uint8_t> bytes(v.size() * static_cast<size_t>(dtype_bytes(dtype)));
+  std::vector<uint8_t> bytes(static_cast<size_t>(tensor_bytes(dtype, static_cast<int64_t>(v.size()))));
   for (size_t i = 0; i < v.size(); ++i) {
     if (dtype == DType::kF32) {
       std::memcpy(&bytes[4 * i], &v[i], 4);

@@ -8,6 +8,7 @@
 #include "kernels/attention/attention_check.h"
 #include "kernels/attention/attention_index.h"
 #include "kernels/attention/decode_kernel.h"
+#include "kernels/common/arch.h"
 
 namespace tandem::kernels {
 namespace {
@@ -26,7 +27,7 @@ DecodeGrid choose_grid(int asked, int64_t pairs, int max_length, std::string_vie
       kernel, "workers", asked, "0, 1, 2, 4, 8, 16 or 32");
   int workers = asked != 0 ? asked : decode_workers(pairs, max_length, multiprocessors());
   // Beyond one block partial results meet in a cluster, which only sm_90 has.
-  if (workers > kDecodeWarps && !use_sm90()) workers = kDecodeWarps;
+  if (workers > kDecodeWarps && !current_arch().sm90a) workers = kDecodeWarps;
   return {.log2_workers = std::countr_zero(static_cast<unsigned>(workers))};
 }
 

@@ -54,8 +54,8 @@ void run_self(const SelfCase& c, uint64_t seed) {
   const size_t cache_size = static_cast<size_t>(c.batch) * c.heads * c.max_length * c.head_dim;
   const DeviceBuffer k_cache = upload(c.dtype, std::vector<float>(cache_size, kNan));
   const DeviceBuffer v_cache = upload(c.dtype, std::vector<float>(cache_size, kNan));
-  const DeviceBuffer qkv(c.batch * qkv_stride * dtype_bytes(c.dtype));
-  const DeviceBuffer out(c.batch * out_stride * dtype_bytes(c.dtype));
+  const DeviceBuffer qkv(tensor_bytes(c.dtype, c.batch * qkv_stride));
+  const DeviceBuffer out(tensor_bytes(c.dtype, c.batch * out_stride));
   const DeviceBuffer position(sizeof(int32_t));
   const DeviceBuffer finished = DeviceBuffer::of(std::vector<int32_t>(c.batch, 0));
   std::vector<int32_t> ancestry(static_cast<size_t>(c.batch) * c.max_length, -1);
@@ -74,11 +74,10 @@ void run_self(const SelfCase& c, uint64_t seed) {
                          nullptr);
     TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
   }
-  const int64_t bytes = dtype_bytes(c.dtype);
   const DecodeSelfAttentionParams params{.dtype = c.dtype,
                                          .q = qkv.data(),
-                                         .k = qkv.data<char>() + inner * bytes,
-                                         .v = qkv.data<char>() + 2 * inner * bytes,
+                                         .k = qkv.data<char>() + tensor_bytes(c.dtype, inner),
+                                         .v = qkv.data<char>() + tensor_bytes(c.dtype, 2 * inner),
                                          .qkv_stride = qkv_stride,
                                          .k_cache = k_cache.data(),
                                          .v_cache = v_cache.data(),

@@ -90,7 +90,7 @@ void run_cross(const CrossCase& c, uint64_t seed) {
                                    .q = device_q.data(),
                                    .q_stride = q_stride,
                                    .k = device_kv.data(),
-                                   .v = device_kv.data<char>() + v_at * dtype_bytes(c.dtype),
+                                   .v = device_kv.data<char>() + tensor_bytes(c.dtype, v_at),
                                    .token_stride = token_stride,
                                    .head_stride = head_stride,
                                    .offsets = device_offsets.data<int32_t>(),

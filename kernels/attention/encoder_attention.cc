@@ -6,6 +6,7 @@
 #include "kernels/attention/attention_check.h"
 #include "kernels/attention/attention_index.h"
 #include "kernels/attention/encoder_kernel.h"
+#include "kernels/common/arch.h"
 
 namespace tandem::kernels {
 namespace {
@@ -40,7 +41,7 @@ void launch_encoder_attention(const EncoderAttentionParams& params, cudaStream_t
   check(params);
   if (params.dtype == DType::kF32) return launch_encoder_attention_f32(params, stream);
   const bool fast_shape = params.head_dim == 64 || params.head_dim == 128;
-  if (fast_shape && use_sm90()) return launch_encoder_attention_wgmma(params, stream);
+  if (fast_shape && current_arch().sm90a) return launch_encoder_attention_wgmma(params, stream);
   launch_encoder_attention_mma(params, stream);
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/attention/attention_check.h"
 #include "kernels/attention/attention_test_util.h"
 #include "kernels/attention/relative_bias.h"
+#include "kernels/common/arch.h"
 
 namespace tandem::kernels {
 namespace {
@@ -71,12 +72,11 @@ void run(const Case& c, uint64_t seed) {
                          nullptr);
     TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
   }
-  const int64_t bytes = dtype_bytes(c.dtype);
   for (const DeviceBuffer& to : out) {
     launch_encoder_attention({.dtype = c.dtype,
                               .q = device_qkv.data(),
-                              .k = device_qkv.data<char>() + inner * bytes,
-                              .v = device_qkv.data<char>() + 2 * inner * bytes,
+                              .k = device_qkv.data<char>() + tensor_bytes(c.dtype, inner),
+                              .v = device_qkv.data<char>() + tensor_bytes(c.dtype, 2 * inner),
                               .out = to.data(),
                               .q_stride = stride,
                               .k_stride = stride,
@@ -298,11 +298,13 @@ INSTANTIATE_TEST_SUITE_P(Paths, EncoderAttention, ::testing::Values("sm90", "sm8
 TEST(EncoderAttentionPaths, Sm90TakesTheFastOne) {
   TANDEM_NEED_DEVICE();
   int major = 0;
+  int minor = 0;
   TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
   const ScopedEnv unset("TANDEM_ARCH", nullptr);
-  EXPECT_EQ(use_sm90(), major == 9) << "on compute capability 9.0 build for 90a";
+  EXPECT_EQ(current_arch().sm90a, major == 9 && minor == 0) << "on compute capability 9.0 build for 90a";
   const ScopedEnv forced("TANDEM_ARCH", "sm80");
-  EXPECT_FALSE(use_sm90());
+  EXPECT_FALSE(current_arch().sm90a);
 }
 
 // A table entry of the wrong bucket or head is a wrong bias everywhere.

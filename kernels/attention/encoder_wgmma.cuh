@@ -2,6 +2,7 @@
 // scores between the two products, and how rows leave.
 #pragma once
 
+#include "harness/base/host_device.h"
 #include "kernels/attention/encoder_bias.cuh"
 #include "kernels/common/device.cuh"
 #include "kernels/common/hopper_ptx.cuh"
@@ -45,7 +46,7 @@ struct Layout {
   static constexpr int kOutAt = kValuesAt + kStages * kStageBytes;
   static constexpr int kBarriersAt = kOutAt + kQueryBytes;
   static constexpr int kBarriers = 2 + 4 * kStages;
-  static constexpr int kBiasAt = kBarriersAt + (8 * kBarriers + 127) / 128 * 128;
+  static constexpr int kBiasAt = kBarriersAt + round_up(8 * kBarriers, 128);
   static constexpr int kBytes = kBiasAt;  // and the bias
 };
 

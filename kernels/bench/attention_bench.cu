@@ -17,6 +17,7 @@
 
 #include "harness/base/half.h"
 #include "harness/base/random.h"
+#include "harness/base/stats.h"
 #include "kernels/attention/decode_attention.h"
 #include "kernels/attention/encoder_attention.h"
 #include "kernels/attention/relative_bias.h"
@@ -123,7 +124,7 @@ class Bench {
   }
 
   DeviceBuffer distance_bias(int heads, bool bidirectional) {
-    DeviceBuffer out(static_cast<int64_t>(sizeof(float)) * heads * (2 * kMaxDistance + 1));
+    DeviceBuffer out(tensor_bytes(DType::kF32, int64_t{heads} * (2 * kMaxDistance + 1)));
     launch_distance_bias({.table = table_.data(),
                           .heads = heads,
                           .table_stride = 64,

@@ -22,6 +22,8 @@
 
 #include "harness/base/error.h"
 #include "harness/base/half.h"
+#include "harness/base/host_device.h"
+#include "harness/base/stats.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
 #include "kernels/gemm/gemm.h"
@@ -111,7 +113,7 @@ double library_us(const Options& o, int n, int k, int m, cudaStream_t stream) {
                             .x = type_of(o),
                             .w = type_of(o),
                             .out = o.head ? DType::kF32 : type_of(o),
-                            .ldy = (n + 7) / 8 * 8};
+                            .ldy = round_up(n, 8)};
   return search(library, problem, stream, {.candidates = 16, .max_workspace_bytes = 4 << 20}).us;
 }
 
@@ -122,9 +124,8 @@ class Bench {
       : options_(options), n_(n), k_(k), stream_(stream) {
     int l2 = 0;
     TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, 0));
-    bytes_ = static_cast<int64_t>(n) * k * dtype_bytes(type_of(options));
-    copies_ =
-        static_cast<int>(std::max<int64_t>(2, (5 * static_cast<int64_t>(l2) / 2 + bytes_ - 1) / bytes_));
+    bytes_ = tensor_bytes(type_of(options), static_cast<int64_t>(n) * k);
+    copies_ = static_cast<int>(std::max<int64_t>(2, ceil_div(5 * static_cast<int64_t>(l2) / 2, bytes_)));
     const float scale = 1 / std::sqrt(static_cast<float>(k));
     w_ = random_buffer(static_cast<int64_t>(n) * k, type_of(options), scale, 1, &host_w_);
     pool_ = DeviceBuffer(bytes_ * copies_);
@@ -133,7 +134,7 @@ class Bench {
                                    cudaMemcpyDeviceToDevice));
     }
     x_ = random_buffer(static_cast<int64_t>(kSkinnyMaxRows) * k, type_of(options), 1, 2, &host_x_);
-    y_ = DeviceBuffer(static_cast<int64_t>(kSkinnyMaxRows) * n * 4);
+    y_ = DeviceBuffer(tensor_bytes(DType::kF32, static_cast<int64_t>(kSkinnyMaxRows) * n));
     ids_ = DeviceBuffer(4 * kSkinnyMaxRows);
     workspace_ = DeviceBuffer(head_workspace_bytes(kSkinnyMaxRows));
     TANDEM_CUDA_CHECK(cudaMemset(workspace_.data(), 0, static_cast<size_t>(workspace_.bytes())));
@@ -283,7 +284,7 @@ void chain(int m, const Options& o, cudaStream_t stream) {
     links.push_back({n, k,
                      random_buffer(static_cast<int64_t>(n) * k, type_of(o),
                                    1 / std::sqrt(static_cast<float>(k)), links.size())});
-    bytes += static_cast<int64_t>(n) * k * dtype_bytes(type_of(o));
+    bytes += tensor_bytes(type_of(o), static_cast<int64_t>(n) * k);
   };
   for (int layer = 0; layer < 6; ++layer) {
     for (const auto& [n, k] : std::vector<std::pair<int, int>>{

@@ -42,7 +42,7 @@ inline double epsilon(DType t) {
 }
 
 inline std::vector<uint8_t> encoded(const std::vector<float>& values, DType t) {
-  std::vector<uint8_t> bytes(values.size() * static_cast<size_t>(dtype_bytes(t)));
+  std::vector<uint8_t> bytes(static_cast<size_t>(tensor_bytes(t, static_cast<int64_t>(values.size()))));
   for (size_t i = 0; i < values.size(); ++i) {
     if (t == DType::kF32) {
       std::memcpy(&bytes[4 * i], &values[i], 4);
@@ -81,8 +81,8 @@ class DeviceTensor {
   }
   /// Poisoned: every value is NaN.
   DeviceTensor(int64_t count, DType type, int64_t shift = 0)
-      : type_(type), count_(count), shift_bytes_(shift * dtype_bytes(type)) {
-    buffer_ = DeviceBuffer(shift_bytes_ + count * dtype_bytes(type) + kGuardBytes);
+      : type_(type), count_(count), shift_bytes_(tensor_bytes(type, shift)) {
+    buffer_ = DeviceBuffer(shift_bytes_ + tensor_bytes(type, count) + kGuardBytes);
     TANDEM_CUDA_CHECK(cudaMemset(buffer_.data(), 0xff, static_cast<size_t>(buffer_.bytes())));
   }
 
@@ -92,7 +92,7 @@ class DeviceTensor {
   std::vector<uint8_t> bytes() const {
     const std::vector<uint8_t> all = buffer_.to_host<uint8_t>();
     const auto first = all.begin() + shift_bytes_;
-    const auto last = first + count_ * dtype_bytes(type_);
+    const auto last = first + tensor_bytes(type_, count_);
     for (auto guard = last; guard != all.end(); ++guard) {
       if (*guard != 0xff) {
         ADD_FAILURE() << "written " << guard - last << " bytes past the end";

@@ -3,9 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "harness/base/cuda_check.h"
 #include "kernels/common/capture.h"
@@ -53,13 +51,5 @@ class TimedGraph {
   cudaEvent_t begin_ = nullptr;
   cudaEvent_t end_ = nullptr;
 };
-
-/// Middle of a non-empty sample (mean of the two middle values when their number is even).
-inline double median(std::vector<double> v) {
-  const auto middle = v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2);
-  std::nth_element(v.begin(), middle, v.end());
-  if (v.size() % 2 == 1) return *middle;
-  return (*middle + *std::max_element(v.begin(), middle)) / 2;
-}
 
 }  // namespace tandem::kernels

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "harness/base/host_device.h"
 #include "kernels/decoding/choose.h"
 #include "kernels/decoding/probability.h"
 #include "kernels/decoding/quantile.h"
@@ -36,7 +37,7 @@ TANDEM_COOPERATIVE void list_exactly(Block& block, BeamRowScratch& s, const Row&
   const uint64_t skipped = limit - q.below;  // of the keys at the boundary the *last* ones stay out
   if (block.thread() == 0) s.top.listed = 0;
   uint64_t at_boundary = 0;
-  const int share = (row.vocab + block.threads() - 1) / block.threads();
+  const int share = ceil_div(row.vocab, block.threads());
   const int first = block.thread() * share;
   const int end = first + share < row.vocab ? first + share : row.vocab;
   for (int i = first; i < end; ++i) at_boundary += order_key(score(i, row.at(i))) == q.key ? 1 : 0;

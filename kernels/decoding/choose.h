@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "harness/base/host_device.h"
 #include "harness/base/random.h"
 #include "harness/base/tensor.h"
 #include "kernels/decoding/probability.h"
@@ -76,7 +77,7 @@ TANDEM_COOPERATIVE Nucleus find_nucleus(Block& block, RowScratch& s, const Decod
 template <class Block, class Score>
 TANDEM_COOPERATIVE int32_t draw(Block& block, RowScratch& s, const DecodingRules& r, const Nucleus& n,
                                 double uniform, int32_t fallback, Score score) {
-  const int share = (r.vocab + block.threads() - 1) / block.threads();
+  const int share = ceil_div(r.vocab, block.threads());
   const int first = block.thread() * share;
   const int end = first + share < r.vocab ? first + share : r.vocab;
   if (block.thread() == 0) s.chosen = fallback;

@@ -1,6 +1,7 @@
 #include <string>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
 #include "kernels/decoding/beam_source.h"
@@ -213,8 +214,7 @@ void launch_beam_state(const BeamParams& p, cudaStream_t stream) {
           "beam state: sources, running_scores, lengths, slots and scores must be given");
   const int rows = p.sources * p.rules.beams;
   launch(beam_state_kernel,
-         {.grid = dim3(static_cast<unsigned>((rows + kSourceThreads - 1) / kSourceThreads)),
-          .block = dim3(kSourceThreads)},
+         {.grid = dim3(static_cast<unsigned>(ceil_div(rows, kSourceThreads))), .block = dim3(kSourceThreads)},
          stream, p);
 }
 

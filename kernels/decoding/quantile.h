@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "harness/base/host_device.h"
 #include "kernels/decoding/block.h"
 
 namespace tandem::kernels {
@@ -27,7 +28,7 @@ struct Quantile {
 template <class Block, class Scan>
 TANDEM_COOPERATIVE Quantile find_quantile(Block& block, BlockScratch& b, QuantileScratch& s, uint64_t limit,
                                           Scan scan) {
-  const int per_thread = (kRadixBins + block.threads() - 1) / block.threads();
+  const int per_thread = ceil_div(kRadixBins, block.threads());
   Quantile q;
   uint32_t known = 0;  // bits of the key that are decided
   for (int round = 0; round < 3; ++round) {

@@ -67,7 +67,7 @@ inline constexpr int kMaxVocab = 1 << 18;
 
 /// Words of a bitmap over the vocabulary.
 TANDEM_HD constexpr int mark_words(int vocab) {
-  return (vocab + 31) / 32;
+  return ceil_div(vocab, 32);
 }
 
 /// What the rules say at one step of one sequence.

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
 #include "kernels/decoding/select.h"
@@ -120,7 +121,7 @@ void require(bool ok, const char* message) {
 }
 
 unsigned blocks_for(int64_t threads) {
-  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+  return static_cast<unsigned>(ceil_div(threads, kThreads));
 }
 
 }  // namespace

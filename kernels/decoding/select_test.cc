@@ -31,7 +31,7 @@ SelectResult select(const std::vector<float>& logits, int rows, int vocab, int s
   const auto position = DeviceBuffer::of(std::vector<int32_t>{1});
   const auto running = DeviceBuffer::of(std::vector<int32_t>{-7});
   const auto arrived = DeviceBuffer::of(std::vector<int32_t>{0});
-  const DeviceBuffer biased(static_cast<int64_t>(rows) * vocab * 4);
+  const DeviceBuffer biased(tensor_bytes(DType::kF32, static_cast<int64_t>(rows) * vocab));
   launch_select({.rows = rows,
                  .vocab = vocab,
                  .logits = device_logits.data<float>(),

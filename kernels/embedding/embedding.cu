@@ -4,6 +4,7 @@
 #include <string>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
 #include "kernels/common/row_access.cuh"
@@ -61,8 +62,8 @@ __global__ void __launch_bounds__(kMaxBlock) embedding_kernel(EmbeddingParams p)
 
 template <typename T, int V>
 void launch_with(const EmbeddingParams& p, cudaStream_t stream) {
-  const int wanted = (p.d + V - 1) / V;
-  const int threads = std::min((wanted + kWarp - 1) / kWarp * kWarp, kMaxBlock);
+  const int wanted = ceil_div(p.d, V);
+  const int threads = std::min(round_up(wanted, kWarp), kMaxBlock);
   launch(embedding_kernel<T, V>,
          {.grid = dim3(static_cast<unsigned>(p.tokens)),
           .block = dim3(static_cast<unsigned>(threads)),
@@ -72,7 +73,7 @@ void launch_with(const EmbeddingParams& p, cudaStream_t stream) {
 
 template <typename T>
 void dispatch(const EmbeddingParams& p, cudaStream_t stream) {
-  const auto bits = static_cast<uintptr_t>(p.d * dtype_bytes(p.dtype)) |
+  const auto bits = static_cast<uintptr_t>(tensor_bytes(p.dtype, p.d)) |
                     reinterpret_cast<uintptr_t>(p.table) | reinterpret_cast<uintptr_t>(p.positions) |
                     reinterpret_cast<uintptr_t>(p.x);
   if (bits % 16 == 0) return launch_with<T, kVec<T>>(p, stream);

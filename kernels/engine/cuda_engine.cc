@@ -3,7 +3,6 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
 
 #include "harness/base/cuda_check.h"
@@ -26,10 +25,6 @@ namespace {
 void only(std::string_view axis, std::string_view value, std::string_view allowed) {
   if (value != allowed)
     impossible(fmt::format("{}: engine 'cuda' computes {} only, not '{}'", axis, allowed, value));
-}
-
-bool is_model_suite(Suite s) {
-  return s == Suite::kEncoder || s == Suite::kDecoder || s == Suite::kGenerate;
 }
 
 void check_axes(const Case& c) {
@@ -89,15 +84,8 @@ int64_t predicted_bytes(const Case& c, const ModelConfig& config) {
   const WeightLayout layout = weight_layout(config, weight_form(c));
   // Views that nothing is read through: a plan only passes them on.
   const ModelWeights weights = bind_weights(layout, reinterpret_cast<const void*>(kPlanAlignment));
-  TransformerBatch shape;
-  shape.lengths = source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
-  shape.offsets.push_back(0);
-  for (const int32_t length : shape.lengths) {
-    shape.offsets.push_back(shape.offsets.back() + length);
-    shape.max_length = std::max<int>(shape.max_length, length);
-  }
-  const StepPlan plan =
-      build_plan(plan_request(config, weights, c.precision, shape, workload_params(c, config)));
+  const StepPlan plan = build_plan(
+      plan_request(config, weights, c.precision, case_batch(c, config), workload_params(c, config)));
   return layout.bytes + plan.arena_bytes;
 }
 

@@ -217,7 +217,7 @@ TEST(CudaEngine, SameBitsInEveryRunAndAfterOtherCases) {
   const TransformerBatch other_batch = make_batch(other.config, other.lengths, kInputSeed + 1);
   CudaEngine engine({.search_choices = false});
   engine.load(case_of(cover, Suite::kGenerate, 20), cover.config, {.precision = cover.precision});
-  for (const Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+  for (const Suite suite : kModelSuites) {
     const Case c = case_of(cover, suite, 20);
     const auto first = engine.prepare(c, batch);
     first->repeat();

@@ -1,4 +1,5 @@
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "harness/base/random.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
@@ -11,7 +12,7 @@ constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 4096;
 
 dim3 blocks_for(int64_t items) {
-  const int64_t blocks = (items + kThreads - 1) / kThreads;
+  const int64_t blocks = ceil_div(items, kThreads);
   return dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks));
 }
 

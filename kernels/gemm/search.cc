@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "harness/base/cuda_check.h"
+#include "harness/base/host_device.h"
+#include "harness/base/stats.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
 #include "kernels/gemm/candidates.h"
@@ -32,8 +34,8 @@ struct Timed {
 /// Expected time of a product, only to decide how many go into one graph.
 double rough_us(const GemmProblem& p) {
   const double tflops = p.x != DType::kF32 ? 500 : p.tf32 ? 250 : 40;
-  const double bytes = static_cast<double>(p.n * p.k * dtype_bytes(p.w) + p.m * p.k * dtype_bytes(p.x) +
-                                           p.m * p.n * dtype_bytes(p.out));
+  const double bytes = static_cast<double>(tensor_bytes(p.w, p.n * p.k) + tensor_bytes(p.x, p.m * p.k) +
+                                           tensor_bytes(p.out, p.m * p.n));
   return std::max({p.flops() / tflops * 1e-6, bytes / 3e6, 2.0});
 }
 
@@ -44,16 +46,16 @@ class Operands {
       : problem_(p) {
     int l2_bytes = 0;
     TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&l2_bytes, cudaDevAttrL2CacheSize, lt.device()));
-    const int64_t out = dtype_bytes(p.out);
-    const int64_t w_bytes = p.n * p.k * dtype_bytes(p.w);
-    w_stride_ = (w_bytes + p.alignment + 255) / 256 * 256;
+    const int64_t w_bytes = tensor_bytes(p.w, p.n * p.k);
+    const int64_t y_bytes = tensor_bytes(p.out, p.m * p.y_stride());
+    w_stride_ = round_up(w_bytes + p.alignment, 256);
     copies_ =
-        static_cast<int>(std::clamp<int64_t>((3ll * l2_bytes + w_stride_ - 1) / w_stride_, 1, kMaxCopies));
+        static_cast<int>(std::clamp<int64_t>(ceil_div(int64_t{3} * l2_bytes, w_stride_), 1, kMaxCopies));
     w_ = DeviceBuffer(w_stride_ * copies_ + 256);
-    x_ = DeviceBuffer(p.m * p.x_stride() * dtype_bytes(p.x) + 256);
-    y_ = DeviceBuffer(p.m * p.y_stride() * out + 256);
-    residual_ = DeviceBuffer(p.residual ? p.m * p.y_stride() * out + 256 : 0);
-    bias_ = DeviceBuffer(p.n * out + 256);
+    x_ = DeviceBuffer(tensor_bytes(p.x, p.m * p.x_stride()) + 256);
+    y_ = DeviceBuffer(y_bytes + 256);
+    residual_ = DeviceBuffer(p.residual ? y_bytes + 256 : 0);
+    bias_ = DeviceBuffer(tensor_bytes(p.out, p.n) + 256);
     workspace_ = DeviceBuffer(workspace_bytes);
     digest_ = DeviceBuffer(sizeof(uint64_t));
     const float w_scale = 1.7f / std::sqrt(static_cast<float>(p.k));  // keeps y near 1
@@ -89,11 +91,10 @@ class Operands {
   uint64_t digest(Gemm& gemm, cudaStream_t stream) const {
     TANDEM_CUDA_CHECK(cudaMemsetAsync(digest_.data(), 0, sizeof(uint64_t), stream));
     gemm.run(args(0), stream);
-    const int64_t out = dtype_bytes(problem_.out);
     launch_digest({.data = args(0).y,
                    .rows = problem_.m,
-                   .row_bytes = problem_.n * out,
-                   .stride_bytes = problem_.y_stride() * out,
+                   .row_bytes = tensor_bytes(problem_.out, problem_.n),
+                   .stride_bytes = tensor_bytes(problem_.out, problem_.y_stride()),
                    .digest = digest_.data<uint64_t>()},
                   stream);
     TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));

@@ -5,6 +5,7 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
+#include "harness/base/stats.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/limits/limit_stream.h"
 #include "kernels/limits/limits.h"

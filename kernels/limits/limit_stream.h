@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "harness/base/stats.h"
 #include "kernels/common/timed_graph.h"
 #include "kernels/limits/limits.h"
 

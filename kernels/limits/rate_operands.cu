@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "harness/base/random.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
@@ -38,7 +39,7 @@ __global__ void rate_fill_kernel(T* out, int64_t count, uint64_t key) {
 
 template <typename T>
 void fill(const RateFillParams& p, cudaStream_t stream) {
-  const int64_t blocks = std::min((p.count + kThreads - 1) / kThreads, kMaxBlocks);
+  const int64_t blocks = std::min(ceil_div(p.count, kThreads), kMaxBlocks);
   launch(rate_fill_kernel<T>, {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads)}, stream,
          static_cast<T*>(p.out), p.count, p.key);
 }

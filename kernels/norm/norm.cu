@@ -2,6 +2,7 @@
 #include <string>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
 #include "kernels/common/row_access.cuh"
@@ -186,7 +187,7 @@ template <typename T, int FLOATS, bool MIXED>
 void launch_warps(const NormParams& p, cudaStream_t stream) {
   constexpr int kRows = kWarpBlock / kWarp;
   launch(norm_kernel<T, FLOATS, true, MIXED>,
-         {.grid = dim3(static_cast<unsigned>((p.rows + kRows - 1) / kRows)),
+         {.grid = dim3(static_cast<unsigned>(ceil_div(p.rows, kRows))),
           .block = dim3(kWarpBlock),
           .dependent = p.dependent},
          stream, p);
@@ -194,10 +195,10 @@ void launch_warps(const NormParams& p, cudaStream_t stream) {
 
 template <typename T, int FLOATS, bool MIXED>
 void launch_block(const NormParams& p, cudaStream_t stream) {
-  const int threads = (p.d + FLOATS - 1) / FLOATS;
+  const int threads = ceil_div(p.d, FLOATS);
   launch(norm_kernel<T, FLOATS, false, MIXED>,
          {.grid = dim3(static_cast<unsigned>(p.rows)),
-          .block = dim3(static_cast<unsigned>((threads + kWarp - 1) / kWarp * kWarp)),
+          .block = dim3(static_cast<unsigned>(round_up(threads, kWarp))),
           .dependent = p.dependent},
          stream, p);
 }
@@ -210,7 +211,7 @@ void launch_any(const NormParams& p, cudaStream_t stream) {
 }
 
 bool vectors_fit(const NormParams& p) {
-  const int64_t d_bytes = p.d * dtype_bytes(p.dtype);
+  const int64_t d_bytes = tensor_bytes(p.dtype, p.d);
   uintptr_t bits = static_cast<uintptr_t>(d_bytes);
   for (const void* q : {p.x, p.bias, p.residual, static_cast<const void*>(p.sum), p.gamma, p.beta,
                         static_cast<const void*>(p.y)}) {

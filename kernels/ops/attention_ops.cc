@@ -70,7 +70,7 @@ OpWorkload encoder_attention_op(const OpSetup& s) {
   const int heads = c.encoder.heads;
   const int64_t inner = c.inner(c.encoder);
   const int64_t tokens = s.offsets.back();
-  const int copies = copies_beyond_l2(*s.device, tokens * 3 * inner * s.element);
+  const int copies = copies_beyond_l2(*s.device, s.bytes(tokens * 3 * inner));
   PlanBuilder b = s.builder(Side::kEncoder);
   const PlanTensor offsets = b.state(plan_names::kSourceOffsets, DType::kI32, 1,
                                      static_cast<int64_t>(s.offsets.size()), BufferRole::kInput);
@@ -93,8 +93,8 @@ OpWorkload encoder_attention_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
-  op.bytes_read = static_cast<double>(tokens * 3 * inner * s.element);
-  op.bytes_written = static_cast<double>(tokens * inner * s.element);
+  op.bytes_read = static_cast<double>(s.bytes(tokens * 3 * inner));
+  op.bytes_written = static_cast<double>(s.bytes(tokens * inner));
   for (const int32_t length : s.lengths) op.flops += 4.0 * length * length * static_cast<double>(inner);
   op.check = [r = runner.get(), c, copies, inner, table = relative.ref.table, offsets = s.offsets,
               lengths = s.lengths, precision = s.c.precision] {
@@ -134,7 +134,7 @@ OpWorkload self_attention_op(const OpSetup& s) {
   const int64_t inner = c.inner(c.decoder);
   const int64_t batch = s.c.batch;
   const int64_t cache_elements = batch * inner * s.c.tgt;
-  const int copies = copies_beyond_l2(*s.device, 2 * cache_elements * s.element);
+  const int copies = copies_beyond_l2(*s.device, s.bytes(2 * cache_elements));
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput);
   const PlanTensor qkv = b.state("qkv", s.dtype, batch, 3 * inner, BufferRole::kInput);
@@ -163,8 +163,8 @@ OpWorkload self_attention_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
-  op.bytes_read = static_cast<double>((2 * cache_elements + 3 * batch * inner) * s.element);
-  op.bytes_written = static_cast<double>(3 * batch * inner * s.element);
+  op.bytes_read = static_cast<double>(s.bytes(2 * cache_elements + 3 * batch * inner));
+  op.bytes_written = static_cast<double>(s.bytes(3 * batch * inner));
   op.flops = 4.0 * static_cast<double>(cache_elements);
   op.check = [r = runner.get(), c, copies, inner, batch, table = relative.ref.table, tgt = s.c.tgt,
               precision = s.c.precision] {
@@ -210,7 +210,7 @@ OpWorkload cross_attention_op(const OpSetup& s) {
   const int64_t inner = c.inner(c.decoder);
   const int64_t batch = s.c.batch;
   const int64_t tokens = s.offsets.back();
-  const int copies = copies_beyond_l2(*s.device, 2 * tokens * inner * s.element);
+  const int copies = copies_beyond_l2(*s.device, s.bytes(2 * tokens * inner));
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor offsets =
       b.state(plan_names::kSourceOffsets, DType::kI32, 1, batch + 1, BufferRole::kInput);
@@ -232,8 +232,8 @@ OpWorkload cross_attention_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
-  op.bytes_read = static_cast<double>((2 * tokens + batch) * inner * s.element);
-  op.bytes_written = static_cast<double>(batch * inner * s.element);
+  op.bytes_read = static_cast<double>(s.bytes((2 * tokens + batch) * inner));
+  op.bytes_written = static_cast<double>(s.bytes(batch * inner));
   op.flops = 4.0 * static_cast<double>(tokens) * static_cast<double>(inner);
   op.check = [r = runner.get(), c, copies, inner, batch, offsets = s.offsets, lengths = s.lengths,
               precision = s.c.precision] {

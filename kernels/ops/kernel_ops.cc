@@ -54,7 +54,7 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
   const int64_t out = gated ? shape.n / 2 : shape.n;
   const int64_t rows = s.c.batch;
   const int64_t bias_at = OpWeights::padded(shape.n * shape.k);
-  const int copies = copies_beyond_l2(*s.device, shape.n * shape.k * s.element);
+  const int copies = copies_beyond_l2(*s.device, s.bytes(shape.n * shape.k));
   const auto weights = s.weights(bias_at + shape.n, copies, unit_scale(shape.k));
 
   PlanBuilder b = s.builder(Side::kDecoder);
@@ -72,8 +72,8 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
   OpWorkload op;
   auto runner = s.runner(b, weights, copies);
   runner->build_graph();
-  op.bytes_read = static_cast<double>((shape.n * shape.k + rows * shape.k) * s.element);
-  op.bytes_written = static_cast<double>(rows * out * s.element);
+  op.bytes_read = static_cast<double>(s.bytes(shape.n * shape.k + rows * shape.k));
+  op.bytes_written = static_cast<double>(s.bytes(rows * out));
   op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
   op.check = [r = runner.get(), last, rows, out, shape, activation, gated, precision = s.c.precision] {
     const std::vector<float> x_values = r->run().floats("x");
@@ -117,7 +117,7 @@ OpWorkload norm_op(const OpSetup& s) {
   OpWorkload op;
   auto runner = s.runner(b, weights, kRowCopies);
   runner->build_graph();
-  op.bytes_read = op.bytes_written = static_cast<double>(rows * d * s.element);
+  op.bytes_read = op.bytes_written = static_cast<double>(s.bytes(rows * d));
   op.check = [r = runner.get(), c, d, rows, last, precision = s.c.precision] {
     const std::vector<float> x_values = r->run().floats("x");
     const std::vector<float> y_values = r->run().floats("y");
@@ -166,8 +166,8 @@ OpWorkload embedding_op(const OpSetup& s) {
   auto runner = setup.runner(b, weights, kRowCopies);
   runner->run().upload("ids", host_ids.data(), bytes_of(host_ids));
   runner->build_graph();
-  op.bytes_read = static_cast<double>(rows * (d * s.element + 4));
-  op.bytes_written = static_cast<double>(rows * d * s.element);
+  op.bytes_read = static_cast<double>(s.bytes(rows * d) + tensor_bytes(DType::kI32, rows));
+  op.bytes_written = static_cast<double>(s.bytes(rows * d));
   op.check = [r = runner.get(), table = w.embedding, d, rows, host_ids, scale = plain.embedding_scale,
               precision = s.c.precision] {
     const std::vector<float> y = r->run().floats("y");
@@ -190,7 +190,7 @@ OpWorkload head_op(const OpSetup& s) {
   const int64_t d = c.d_model;
   const int64_t vocab = c.vocab;
   const int64_t bias_at = OpWeights::padded(vocab * d);
-  const int copies = copies_beyond_l2(*s.device, vocab * d * s.element);
+  const int copies = copies_beyond_l2(*s.device, s.bytes(vocab * d));
   const auto weights = s.weights(bias_at + vocab, copies, unit_scale(d));
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor x = b.state("x", s.dtype, rows, d, BufferRole::kInput);
@@ -210,8 +210,8 @@ OpWorkload head_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
-  op.bytes_read = static_cast<double>((vocab * d + rows * d) * s.element);
-  op.bytes_written = static_cast<double>(rows * 4);
+  op.bytes_read = static_cast<double>(s.bytes(vocab * d + rows * d));
+  op.bytes_written = static_cast<double>(tensor_bytes(DType::kI32, rows));
   op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(vocab) * static_cast<double>(d);
   op.check = [r = runner.get(), last, rows, d, vocab, scale = c.head_scale, precision = s.c.precision] {
     const std::vector<float> x_values = r->run().floats("x");

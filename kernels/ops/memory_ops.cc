@@ -170,8 +170,7 @@ OpWorkload trace_op(std::shared_ptr<Device> device, const Case& c, const ModelCo
   auto state = std::make_shared<State>();
   const WeightLayout layout = weight_layout(config, weight_form(c));
   const ModelWeights weights = bind_weights(layout, reinterpret_cast<const void*>(kPlanAlignment));
-  const TransformerBatch batch =
-      make_batch(config, source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed), kInputSeed);
+  const TransformerBatch batch = case_batch(c, config);
   const StepPlan plan = build_plan(plan_request(config, weights, c.precision, batch, {.capacity = c.tgt}));
   state->blocks = {layout.bytes, plan.arena_bytes, int64_t{64} << 20};
   for (const int64_t bytes : state->blocks) state->planned += bytes;

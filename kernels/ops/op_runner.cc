@@ -38,7 +38,7 @@ OpWeights::OpWeights(Device& device, MemoryResource& memory, DType dtype, int64_
     : device_(device),
       dtype_(dtype),
       stride_(padded(elements)),
-      block_(memory, stride_ * copies * dtype_bytes(dtype)) {
+      block_(memory, tensor_bytes(dtype, stride_ * copies)) {
   launch_random_fill({.out = block_.data(),
                       .dtype = dtype,
                       .count = stride_ * copies,
@@ -48,15 +48,14 @@ OpWeights::OpWeights(Device& device, MemoryResource& memory, DType dtype, int64_
 }
 
 TensorView OpWeights::view(int copy, int64_t offset, int64_t rows, int64_t cols) const {
-  const int64_t at = (copy * stride_ + offset) * dtype_bytes(dtype_);
+  const int64_t at = tensor_bytes(dtype_, copy * stride_ + offset);
   return {.data = static_cast<const char*>(block_.data()) + at, .dtype = dtype_, .rows = rows, .cols = cols};
 }
 
 std::vector<float> OpWeights::download(const TensorView& view, int64_t first, int64_t count) const {
-  const int64_t bytes = dtype_bytes(view.dtype);
-  std::vector<char> raw(static_cast<size_t>(count * bytes));
-  TANDEM_CUDA_CHECK(cudaMemcpyAsync(raw.data(), static_cast<const char*>(view.data) + first * bytes,
-                                    raw.size(), cudaMemcpyDeviceToHost, device_.stream()));
+  std::vector<char> raw(static_cast<size_t>(tensor_bytes(view.dtype, count)));
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(raw.data(), view.as<char>() + tensor_bytes(view.dtype, first), raw.size(),
+                                    cudaMemcpyDeviceToHost, device_.stream()));
   device_.synchronize();
   std::vector<float> values(static_cast<size_t>(count));
   const auto* bits = reinterpret_cast<const uint16_t*>(raw.data());

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "harness/base/host_device.h"
 #include "harness/engine/engine.h"
 #include "kernels/plan/builder.h"
 #include "kernels/runtime/device.h"
@@ -25,7 +26,7 @@ class OpWeights {
   /// A matrix of a copy, `offset` elements from the copy's start.
   TensorView view(int copy, int64_t offset, int64_t rows, int64_t cols) const;
   /// Elements that a region of `elements` takes so that the next begins aligned.
-  static int64_t padded(int64_t elements) { return (elements + 127) / 128 * 128; }
+  static int64_t padded(int64_t elements) { return round_up(elements, 128); }
   /// A part of a view as fp32 on the host.
   std::vector<float> download(const TensorView& view, int64_t first, int64_t count) const;
 

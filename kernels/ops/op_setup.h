@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "harness/base/random.h"
-#include "harness/model/batch.h"
+#include "harness/sweep/case_batch.h"
 #include "kernels/ops/op_runner.h"
 
 namespace tandem::kernels {
@@ -28,14 +28,14 @@ struct OpSetup {
   const ModelConfig& config;
   MemoryResource& memory = device->memory("level2");
   DType dtype = activation_dtype(c.precision);
-  int64_t element = dtype_bytes(dtype);
-  std::vector<int32_t> lengths = source_lengths(parse_lengths(c.lengths), c.batch, c.src, kInputSeed);
+  std::vector<int32_t> lengths = case_lengths(c);
   std::vector<int32_t> offsets = [this] {
     std::vector<int32_t> o(lengths.size() + 1, 0);
     std::partial_sum(lengths.begin(), lengths.end(), o.begin() + 1);
     return o;
   }();
 
+  int64_t bytes(int64_t elements) const { return tensor_bytes(dtype, elements); }
   PlanBuilder builder(Side side) const {
     PlanBuilder b({.config = config,
                    .weights = {},

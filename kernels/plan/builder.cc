@@ -3,15 +3,12 @@
 #include <fmt/format.h>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {
 namespace {
-
-int64_t round_up(int64_t n, int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
 
 /// Does the library's epilogue compute this activation of this product? Its GELU is the tanh form with a fast
 /// tanh, too coarse for fp32; odd widths have no kernel with an activation.

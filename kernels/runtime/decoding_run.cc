@@ -65,8 +65,8 @@ void Decoding::start(int position, const int32_t* ids) {
 
 void Decoding::feed(const int32_t* ids) {
   TANDEM_CUDA_CHECK(cudaMemcpyAsync(run_.data<int32_t>(plan_names::kNextIds), ids,
-                                    static_cast<size_t>(rows()) * sizeof(int32_t), cudaMemcpyDeviceToDevice,
-                                    stream()));
+                                    static_cast<size_t>(tensor_bytes(DType::kI32, rows())),
+                                    cudaMemcpyDeviceToDevice, stream()));
 }
 
 void Decoding::encode() {

@@ -2,11 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
-
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 #include "harness/memory/gpu_resource.h"
+#include "kernels/common/arch.h"
 
 namespace tandem::kernels {
 namespace {
@@ -33,11 +32,6 @@ cudaDeviceProp open_device(int device) {
   return properties;
 }
 
-bool forced_sm80() {
-  const char* arch = std::getenv("TANDEM_ARCH");
-  return arch != nullptr && std::string_view(arch) == "sm80";
-}
-
 std::unique_ptr<GemmChoices> open_choices(const CudaEngineOptions& options) {
   if (options.choices_path.empty()) return std::make_unique<GemmChoices>();
   const auto mode = options.choices_read_only ? GemmChoices::Mode::kReadOnly : GemmChoices::Mode::kSearch;
@@ -53,7 +47,7 @@ Device::Device(const CudaEngineOptions& options)
       metered_gpu_(*gpu_, meter_),
       metered_level2_(level2_, meter_) {
   const cudaDeviceProp properties = open_device(options.device);
-  sm90_ = properties.major >= 9 && !forced_sm80();
+  dependent_launch_ = current_arch().dependent_launch;
   l2_bytes_ = properties.l2CacheSize;
   total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
   TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));

@@ -74,9 +74,7 @@ class Device {
   cudaStream_t stream() const { return stream_; }
   void synchronize() const;
   /// Programmatic dependent launch; off on cards before sm_90 and with TANDEM_ARCH=sm80.
-  bool dependent_launch() const { return sm90_; }
-  /// The sm_90 paths are in use.
-  bool sm90() const { return sm90_; }
+  bool dependent_launch() const { return dependent_launch_; }
   int64_t l2_bytes() const { return l2_bytes_; }
   int64_t total_bytes() const { return total_bytes_; }
 
@@ -99,7 +97,7 @@ class Device {
 
  private:
   CudaEngineOptions options_;
-  bool sm90_ = false;
+  bool dependent_launch_ = false;
   int64_t l2_bytes_ = 0;
   int64_t total_bytes_ = 0;
   cudaStream_t stream_ = nullptr;

@@ -33,7 +33,7 @@ GemmEpilogue epilogue_of(const DenseOp& op) {
 int offset_alignment(const StepPlan& plan, const PlanTensor& t) {
   if (t.empty()) return 16;
   const PlanBuffer& b = plan.buffers[t.buffer];
-  return pointer_alignment(reinterpret_cast<const void*>(b.offset_bytes + t.offset * dtype_bytes(b.dtype)));
+  return pointer_alignment(reinterpret_cast<const void*>(b.offset_bytes + tensor_bytes(b.dtype, t.offset)));
 }
 
 }  // namespace
@@ -70,7 +70,7 @@ void PlanExecutor::check_fits(int64_t bytes) const {
 void* PlanExecutor::at(const PlanTensor& t) const {
   if (t.empty()) return nullptr;
   const PlanBuffer& b = plan_.buffers[t.buffer];
-  return base() + b.offset_bytes + t.offset * dtype_bytes(b.dtype);
+  return base() + b.offset_bytes + tensor_bytes(b.dtype, t.offset);
 }
 
 GemmProblem PlanExecutor::problem(const DenseOp& op) const {

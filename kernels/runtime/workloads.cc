@@ -137,8 +137,7 @@ class DecoderWorkload : public DeviceWorkload {
     expect_repeated();
     const ModelConfig& c = decoding_.config();
     const std::vector<int32_t> tokens = decoding_.run().integers(plan_names::kNextIds);
-    MemoryBlock logits(*context_.memory,
-                       int64_t{decoding_.batch()} * c.vocab * static_cast<int64_t>(sizeof(float)));
+    MemoryBlock logits(*context_.memory, tensor_bytes(DType::kF32, int64_t{decoding_.batch()} * c.vocab));
     decoding_.start(steps_ - 1, column(steps_ - 1));
     decoding_.run().run(PlanSection::kStep, static_cast<float*>(logits.data()));
     Output out{.values = std::vector<float>(static_cast<size_t>(decoding_.batch()) * c.vocab),
@@ -304,7 +303,7 @@ class GenerateWorkload : public DeviceWorkload {
 
 PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights, Precision precision,
                          const TransformerBatch& batch, const WorkloadParams& params) {
-  const bool wide_products = dtype_bytes(activation_dtype(precision)) == 2 && skinny_card().wide();
+  const bool wide_products = dtype_bytes(activation_dtype(precision)) == 2 && skinny_card().sm90a;
   return {.config = config,
           .weights = weights,
           .precision = precision,
@@ -351,7 +350,7 @@ Output forced_logits(const WorkloadContext& context, const TransformerBatch& bat
   const int vocab = decoding.config().vocab;
   const MemoryBlock columns = decoding.upload_columns(tokens, steps);
   const int64_t per_step = int64_t{batch.size()} * vocab;
-  const MemoryBlock logits(*context.memory, per_step * static_cast<int64_t>(sizeof(float)));
+  const MemoryBlock logits(*context.memory, tensor_bytes(DType::kF32, per_step));
   Output out{.values = std::vector<float>(static_cast<size_t>(per_step) * steps),
              .rows = int64_t{batch.size()} * steps,
              .cols = vocab,

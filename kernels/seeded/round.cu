@@ -1,4 +1,5 @@
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
 #include "kernels/seeded/round.h"
@@ -38,7 +39,7 @@ void launch_round(float* values, int64_t count, Precision precision, cudaStream_
     throw UsageError("round: precision must be fp32, tf32, fp16 or bf16");
   }
   if (count == 0 || precision == Precision::kFp32) return;
-  const int64_t blocks = (count + kThreads - 1) / kThreads;
+  const int64_t blocks = ceil_div(count, kThreads);
   const LaunchShape shape{.grid = dim3(static_cast<unsigned>(blocks < 4096 ? blocks : 4096)),
                           .block = dim3(kThreads)};
   launch(round_kernel, shape, stream, values, count, precision);

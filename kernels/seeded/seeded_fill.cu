@@ -2,6 +2,7 @@
 #include <string>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
 #include "kernels/seeded/seeded_fill.h"
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) seeded_fill_kernel(Fill p, T* out) {
 
 template <typename T>
 void launch_with(const Fill& fill, void* out, cudaStream_t stream) {
-  const int64_t blocks = std::min((fill.count + kThreads - 1) / kThreads, kMaxBlocks);
+  const int64_t blocks = std::min(ceil_div(fill.count, kThreads), kMaxBlocks);
   launch(seeded_fill_kernel<T>, {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads)},
          stream, fill, static_cast<T*>(out));
 }

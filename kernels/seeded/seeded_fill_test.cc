@@ -122,11 +122,10 @@ TEST(SeededFill, SlicesAreParts) {
     p.out = out.data();
     launch_seeded_slice(p, nullptr);
     const auto whole = host_bits(spec, tensor, dtype);
-    const int64_t size = dtype_bytes(dtype);
     std::vector<uint8_t> want;
     for (int64_t r = p.first_row; r < p.first_row + p.rows; ++r) {
-      const auto row = whole.begin() + (r * tensor.cols + p.first_col) * size;
-      want.insert(want.end(), row, row + p.cols * size);
+      const auto row = whole.begin() + tensor_bytes(dtype, r * tensor.cols + p.first_col);
+      want.insert(want.end(), row, row + tensor_bytes(dtype, p.cols));
     }
     EXPECT_TRUE(out.bytes() == want) << tensor.name << " rows " << p.first_row << " + " << p.rows
                                      << " columns " << p.first_col << " + " << p.cols;

@@ -1,6 +1,5 @@
 #include "kernels/skinny/skinny.h"
 
-#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <set>
@@ -11,6 +10,7 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
+#include "kernels/common/arch.h"
 #include "kernels/common/launch.h"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_plan.h"
@@ -101,7 +101,7 @@ void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const Skinny
       .grid = dim3(static_cast<unsigned>(args.plan.grid_x), static_cast<unsigned>(args.plan.grid_y)),
       .block = dim3(static_cast<unsigned>(kWarpThreads * config.warps)),
       .shared_bytes = static_cast<size_t>(args.plan.shared_bytes),
-      .dependent = dependent && card.clusters,
+      .dependent = dependent && current_arch().dependent_launch,
       .cluster = config.cluster};
   launch(kernel, shape, stream, args);
 }
@@ -117,7 +117,7 @@ void prepare_kernel(const void* function, const SkinnyCard& card) {
       cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, card.shared_bytes));
   TANDEM_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
                                          cudaSharedmemCarveoutMaxShared));
-  if (!card.clusters) return;
+  if (!card.sm90a) return;
   TANDEM_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
 }
 
@@ -128,17 +128,10 @@ SkinnyCard skinny_card() {
   const std::lock_guard lock(mutex);
   const auto found = cards.find(device);
   if (found != cards.end()) return found->second;
-  int major = 0;
-  SkinnyCard card;
-  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  SkinnyCard card{.sm90a = current_arch().sm90a};
   TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&card.multiprocessors, cudaDevAttrMultiProcessorCount, device));
   TANDEM_CUDA_CHECK(
       cudaDeviceGetAttribute(&card.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  const char* arch = std::getenv("TANDEM_ARCH");
-  card.clusters = major >= 9 && (arch == nullptr || std::string_view(arch) != "sm80");
-#if !defined(TANDEM_BUILT_FOR_SM90A)
-  card.warpgroups = false;
-#endif
   return cards.emplace(device, card).first->second;
 }
 

@@ -17,10 +17,6 @@ TANDEM_HD constexpr int part_begin(int total, int parts_shift, int i) {
   return (total * i) >> parts_shift;
 }
 
-TANDEM_HD constexpr int ceil_div(int a, int b) {
-  return (a + b - 1) / b;
-}
-
 /// Buffers of the ring through which x passes when it does not fit in shared memory.
 inline constexpr int kSkinnyStages = 4;
 /// Rows of x whose partial sums are exchanged at a time.

@@ -158,8 +158,8 @@ TEST(SkinnyMap, BetterIsAStrictTotalOrder) {
 }
 
 constexpr SkinnyCard kH200;
-constexpr SkinnyCard kA100{.multiprocessors = 108, .shared_bytes = 166912, .clusters = false};
-constexpr SkinnyCard kSmall{.multiprocessors = 3, .shared_bytes = 101376, .clusters = true};
+constexpr SkinnyCard kA100{.multiprocessors = 108, .shared_bytes = 166912, .sm90a = false};
+constexpr SkinnyCard kSmall{.multiprocessors = 3, .shared_bytes = 101376, .sm90a = true};
 
 std::string text(const SkinnyConfig& c, const SkinnyProblem& p) {
   return config_text(c) + " m " + std::to_string(p.m) + " n " + std::to_string(p.n) + " k " +
@@ -325,7 +325,7 @@ TEST(SkinnyPlan, EverySupportedSizeHasAConfig) {
                 ASSERT_TRUE(skinny_supports(dtype, m, n, k));
                 const SkinnyConfig c = choose_skinny(problem, card);
                 EXPECT_EQ(config_problem(c, problem, card), "") << text(c, problem);
-                EXPECT_EQ(c.cluster > 1 && !card.clusters, false);
+                EXPECT_EQ(c.cluster > 1 && !card.sm90a, false);
                 if (c.kind != SkinnyConfig::Kind::kWide) check_shared(c, problem, card);
               }
             }

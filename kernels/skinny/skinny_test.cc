@@ -298,7 +298,7 @@ struct Chain {
   }
   void run(cudaStream_t stream_id, bool dependent, const std::function<void()>& between) {
     TANDEM_CUDA_CHECK(cudaMemcpyAsync(stream.data(), start.data(),
-                                      static_cast<size_t>(m) * d * dtype_bytes(dtype),
+                                      static_cast<size_t>(tensor_bytes(dtype, int64_t{m} * d)),
                                       cudaMemcpyDeviceToDevice, stream_id));
     for (int i = 0; i < layers; ++i) {
       launch_skinny({.dtype = dtype,

@@ -74,8 +74,8 @@ void replay_trace(MemoryResource& resource, const ModelConfig& config, const Cas
   std::vector<MemoryBlock> held;
   int64_t live = 0, peak = 0;
   auto hold = [&](int64_t elements) {
-    held.emplace_back(resource, elements * 4);
-    live += elements * 4;
+    held.emplace_back(resource, tensor_bytes(DType::kF32, elements));
+    live += tensor_bytes(DType::kF32, elements);
     peak = std::max(peak, live);
   };
   hold(weight_layout(config).bytes / 4);

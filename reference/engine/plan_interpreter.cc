@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <span>
 
 #include "harness/base/error.h"
 #include "harness/base/half.h"
+#include "reference/model/next_token.h"
 #include "reference/model/sublayer.h"
 #include "reference/ops/dense.h"
 #include "reference/ops/embedding.h"
@@ -100,7 +102,7 @@ void PlanInterpreter::refuse_type(const PlanTensor& t, std::string_view allowed)
 const std::byte* PlanInterpreter::address(const PlanTensor& t, int64_t row, int64_t col) const {
   const PlanBuffer& b = buffer(t);
   const int64_t bytes = dtype_bytes(b.dtype);
-  const int64_t at = b.offset_bytes + (t.offset + row * t.stride + col) * bytes;
+  const int64_t at = b.offset_bytes + tensor_bytes(b.dtype, t.offset + row * t.stride + col);
   if (at < 0 || at + bytes > plan_.arena_bytes)
     throw Error(fmt::format("{}: '{}' leaves the arena", where(), b.name));
   return arena_.data() + at;
@@ -384,20 +386,19 @@ Matrix PlanInterpreter::with_bias(Matrix logits, const TensorView& bias) const {
 }
 
 void PlanInterpreter::choose(const Matrix& logits, const TokenState& state) {
-  const std::vector<int32_t> best = arg_max(logits);
+  const bool ends = !state.finished.empty();
+  std::vector<bool> ended(static_cast<size_t>(logits.rows), false);
+  for (int64_t b = 0; ends && b < logits.rows; ++b) ended[b] = finished(state.finished, b);
+  const std::span<const int32_t> eos(&plan_.config.eos_id, ends ? 1 : 0);
+  const std::vector<NextToken> next =
+      greedy_tokens(logits, ended, {.eos_ids = eos, .pad_id = plan_.config.pad_id});
   const int position = read_int(state.position, 0, 0);
   int32_t running = 0;
   for (int64_t b = 0; b < logits.rows; ++b) {
-    int32_t id = best[b];
-    if (!state.finished.empty()) {
-      const bool ended = read_int(state.finished, 0, b) != 0;
-      if (ended) id = plan_.config.pad_id;
-      const bool ends = ended || id == plan_.config.eos_id;
-      write_int(state.finished, 0, b, ends ? 1 : 0);
-      running += ends ? 0 : 1;
-    }
-    write_int(state.next_ids, 0, b, id);
-    if (position < state.tokens.cols) write_int(state.tokens, b, position, id);
+    if (ends) write_int(state.finished, 0, b, next[b].ended ? 1 : 0);
+    running += ends && !next[b].ended ? 1 : 0;
+    write_int(state.next_ids, 0, b, next[b].id);
+    if (position < state.tokens.cols) write_int(state.tokens, b, position, next[b].id);
   }
   write_int(state.position, 0, 0, position + 1);
   if (!state.running.empty()) write_int(state.running, 0, 0, running);

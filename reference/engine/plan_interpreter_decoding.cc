@@ -5,8 +5,7 @@
 #include "harness/base/random.h"
 #include "reference/engine/plan_interpreter.h"
 #include "reference/model/logits.h"
-#include "reference/model/sampling.h"
-#include "reference/ops/head.h"
+#include "reference/model/next_token.h"
 
 namespace tandem::reference {
 
@@ -23,23 +22,22 @@ void PlanInterpreter::apply(const ChooseOp& op) {
       std::vector<float> scores(logits_.row(r), logits_.row(r) + logits_.cols);
       const std::vector<float> log_probabilities = log_softmax(scores);
       process(g, tokens, scores);
+      double uniform = 0;
       if (g.sample) {
         const uint64_t key = static_cast<uint32_t>(read_int(op.keys, 0, 2 * r)) |
                              static_cast<uint64_t>(static_cast<uint32_t>(read_int(op.keys, 0, 2 * r + 1)))
                                  << 32;
-        const double uniform =
-            static_cast<double>(random_bits(key, static_cast<uint64_t>(position)) >> 11) * 0x1p-53;
-        id = draw(sampling_distribution(g, scores), uniform);
-      } else {
-        id = arg_max({scores.data(), 1, logits_.cols}).front();
+        uniform = static_cast<double>(random_bits(key, static_cast<uint64_t>(position)) >> 11) * 0x1p-53;
       }
+      id = choose_token(g, scores, uniform);
       log_probability = log_probabilities[static_cast<size_t>(id)];
     }
-    const bool ended = finished(op.state.finished, r) || std::ranges::count(g.eos_ids, id) > 0;
-    write_int(op.state.next_ids, 0, r, id);
-    write_int(op.state.tokens, r, position, id);
+    const NextToken next =
+        next_token(id, finished(op.state.finished, r), {.eos_ids = g.eos_ids, .pad_id = g.pad_id});
+    write_int(op.state.next_ids, 0, r, next.id);
+    write_int(op.state.tokens, r, position, next.id);
     write(op.log_probabilities, r, position, log_probability);
-    write_int(op.state.finished, 0, r, ended ? 1 : 0);
+    write_int(op.state.finished, 0, r, next.ended ? 1 : 0);
   }
   finish_step(op.state);
 }

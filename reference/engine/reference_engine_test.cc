@@ -122,7 +122,7 @@ TEST_F(ReferenceEngineTest, GenerationRetracesItsTokens) {
 
 // Breaks when the reference's second way disagrees with its first in some family.
 TEST_F(ReferenceEngineTest, ChecksItself) {
-  for (const Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+  for (const Suite suite : kModelSuites) {
     const auto r = engine.self_check(tiny_case(suite), batch);
     ASSERT_TRUE(r);
     EXPECT_TRUE(r->ok()) << suite_name(suite) << ": " << r->error << " " << r->where;

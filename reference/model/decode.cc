@@ -11,8 +11,8 @@
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/model/logits.h"
+#include "reference/model/next_token.h"
 #include "reference/model/sampling.h"
-#include "reference/ops/head.h"
 
 namespace tandem::reference {
 namespace {
@@ -46,12 +46,6 @@ class Rows {
   DecoderState state_;
 };
 
-int32_t choose(const GenerationConfig& g, std::span<const float> scores, int sample, int step) {
-  if (!g.sample) return arg_max({scores.data(), 1, static_cast<int64_t>(scores.size())}).front();
-  return draw(sampling_distribution(g, scores),
-              sampling_uniform(g.seed, static_cast<uint64_t>(sample), static_cast<uint64_t>(step)));
-}
-
 /// Greedy (one row) or n_best samples, a row each.
 std::vector<Hypothesis> token_by_token(const GenerationConfig& g, Rows& rows) {
   const int count = g.sample ? g.n_best : 1;
@@ -71,12 +65,13 @@ std::vector<Hypothesis> token_by_token(const GenerationConfig& g, Rows& rows) {
       const std::span<const float> row(logits.row(r), static_cast<size_t>(logits.cols));
       std::vector<float> scores(row.begin(), row.end());
       process(g, tokens[r], scores);
-      const int32_t token = choose(g, scores, r, step);
+      const int32_t token = choose_token(
+          g, scores, sampling_uniform(g.seed, static_cast<uint64_t>(r), static_cast<uint64_t>(step)));
       tokens[r].push_back(token);
       out[r].tokens.push_back(token);
       out[r].log_probabilities.push_back(log_softmax(row)[token]);
       out[r].score += out[r].log_probabilities.back();
-      ended[r] = std::find(g.eos_ids.begin(), g.eos_ids.end(), token) != g.eos_ids.end();
+      ended[r] = next_token(token, false, {.eos_ids = g.eos_ids, .pad_id = g.pad_id}).ended;
     }
   }
   return out;

@@ -7,7 +7,7 @@
 #include "harness/base/error.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
-#include "reference/ops/head.h"
+#include "reference/model/next_token.h"
 
 namespace tandem::reference {
 namespace {
@@ -34,6 +34,8 @@ Generated greedy_generate(const ModelConfig& config, const ModelWeights& w, cons
   out.lengths.assign(batch, 0);
   if (options.keep_logits) out.logits = Matrix(static_cast<int64_t>(steps) * batch, config.vocab);
 
+  const std::span<const int32_t> eos(&config.eos_id, options.stop_at_eos ? 1 : 0);
+  const EndRule rule{.eos_ids = eos, .pad_id = config.pad_id};
   std::vector<int32_t> input(batch, config.decoder_start_id);
   std::vector<bool> ended(batch, false);
   for (int step = 0; step < steps && std::find(ended.begin(), ended.end(), false) != ended.end(); ++step) {
@@ -42,13 +44,12 @@ Generated greedy_generate(const ModelConfig& config, const ModelWeights& w, cons
       std::copy(logits.values.begin(), logits.values.end(),
                 out.logits.row(static_cast<int64_t>(step) * batch));
     }
-    const std::vector<int32_t> best = arg_max(logits);
+    const std::vector<NextToken> next = greedy_tokens(logits, ended, rule);
     for (int b = 0; b < batch; ++b) {
-      input[b] = ended[b] ? config.pad_id : best[b];
-      if (ended[b]) continue;
-      out.tokens[static_cast<size_t>(b) * steps + step] = best[b];
-      out.lengths[b] += 1;
-      ended[b] = options.stop_at_eos && best[b] == config.eos_id;
+      input[b] = next[b].id;
+      out.tokens[static_cast<size_t>(b) * steps + step] = next[b].id;
+      out.lengths[b] += ended[b] ? 0 : 1;
+      ended[b] = next[b].ended;
     }
     if (options.progress) options.progress(step);
   }

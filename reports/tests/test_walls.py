@@ -56,6 +56,34 @@ def test_the_outer_walls(source: str, target: str, refused: bool) -> None:
     assert breach(source, target) is refused
 
 
+# Breaks when a second place multiplies elements by the width of their type: 4-bit weights would be read as 8.
+@pytest.mark.parametrize(
+    "line",
+    [
+        "return n * dtype_bytes(t);",
+        "const auto n = static_cast<size_t>(dtype_bytes(w.dtype)) * count;",
+        "x = n *\n    static_cast<int>(dtype_bytes(dtype()));",
+        "at += dtype_bytes(weight_dtype(c.precision)) * first;",
+    ],
+)
+def test_a_product_with_a_width_is_refused(line: str) -> None:
+    [breach_line] = check_layout.widths("kernels/ops/x.cc", f"// A comment.\n{line}\n")
+    assert breach_line.startswith("kernels/ops/x.cc:2: ")
+    assert check_layout.widths("harness/weights/x.cc", line) == []
+    assert check_layout.widths("harness/base/tensor.h", line) == []
+
+
+def test_a_question_of_width_or_alignment_is_none() -> None:
+    for line in (
+        "if (stride % dtype_bytes(t) == 0) return;",
+        "const auto* p = f(dtype_bytes(t));",
+        "count = bytes / dtype_bytes(t);",
+        "n = tensor_bytes(t, rows * cols);",
+        "// rows * dtype_bytes(t), once",
+    ):
+        assert check_layout.widths("kernels/ops/x.cc", line) == []
+
+
 def test_a_crowded_folder_is_named() -> None:
     files = [f"harness/run/f{i}.cc" for i in range(check_layout.MAX_SOURCES + 1)]
     tests = [f"harness/sweep/f{i}_test.cc" for i in range(40)]

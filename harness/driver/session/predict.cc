@@ -25,10 +25,6 @@ bool on_cpu(const Case& c) {
   return c.engine == "reference";
 }
 
-bool has_pass(const Case& c) {
-  return c.suite == Suite::kEncoder || c.suite == Suite::kDecoder || c.suite == Suite::kGenerate;
-}
-
 double repetition_us(const Case& c, const Prediction& p, const PredictOptions& options) {
   if (!p.flops) return kOperation_us;
   if (on_cpu(c)) return *p.flops / (kCpuFlops * options.cores) * 1e6;
@@ -42,7 +38,7 @@ double repetition_us(const Case& c, const Prediction& p, const PredictOptions& o
 Prediction predict(const Case& c, const PredictOptions& options) {
   Prediction p;
   const ModelConfig config = load_model(c.model);
-  if (has_pass(c)) {
+  if (is_model_suite(c.suite)) {
     const Cost cost = case_cost(c, config);
     p.flops = cost.flops();
     p.bytes = cost.bytes();

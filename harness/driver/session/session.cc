@@ -215,9 +215,7 @@ void Session::complete(Record& r, const Item& item) const {
   r.order_seed = seed_;
   if (r.status != Status::kOk) return;
   if (!r.check) r.check = folder_.validation(item.id, item.binary_sha256)->check;
-  const bool pass =
-      r.c.suite == Suite::kEncoder || r.c.suite == Suite::kDecoder || r.c.suite == Suite::kGenerate;
-  if (!r.flops && !r.bytes && pass) {
+  if (!r.flops && !r.bytes && is_model_suite(r.c.suite)) {
     fill_cost(r, load_model(r.c.model), ceilings_apply(r.c, plan_) && ceilings_ ? *ceilings_ : Ceilings{},
               std::nullopt);
   }

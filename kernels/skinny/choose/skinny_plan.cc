@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "harness/base/host_device.h"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_measured.h"
 #include "kernels/skinny/wide/wide_plan.h"
@@ -23,10 +24,6 @@ int log2_of(int power_of_two) {
 bool is_one_of_1_2_4_8(int v) {
   return v == 1 || v == 2 || v == 4 || v == 8;
 }
-int align_16(int bytes) {
-  return (bytes + 15) / 16 * 16;
-}
-
 int element_bytes(const SkinnyProblem& p) {
   return static_cast<int>(dtype_bytes(p.dtype));
 }
@@ -78,7 +75,7 @@ void lay_out_row(SkinnyPlan& p, const SkinnyProblem& problem, int bytes) {
   p.chunk_units = p.units;
   p.chunks = 1;
   p.red_offset = p.x_stride * bytes;
-  p.bias_offset = p.red_offset + (problem.norm ? align_16(4 * problem.k) : 0);
+  p.bias_offset = p.red_offset + (problem.norm ? round_up(4 * problem.k, 16) : 0);
   p.norm_offset = p.bias_offset + kRowMaxWarps * 8 + 2 * kRowMaxWarps * 2 * 4;
   p.shared_bytes = p.norm_offset + (problem.norm ? 2 * bytes * problem.k : 0);
   if (problem.head) p.shared_bytes = std::max(p.shared_bytes, 1024);
@@ -154,11 +151,11 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
     red_bytes = std::max(red_bytes, 4 * p.norm_warps * problem.k);
   }
   if (problem.head) red_bytes = std::max(red_bytes, 1024);
-  red_bytes = align_16(red_bytes);
-  const int bias_bytes = align_16(4 * p.tile_rows());
+  red_bytes = round_up(red_bytes, 16);
+  const int bias_bytes = round_up(4 * p.tile_rows(), 16);
   const int norm_bytes = problem.norm ? 2 * bytes * problem.k : 0;
   while (p.cluster() << p.share_shift < p.batch << p.output_shift()) ++p.share_shift;
-  const int recv_bytes = c.cluster == 1 ? 0 : align_16(4 * p.recv_floats());
+  const int recv_bytes = c.cluster == 1 ? 0 : round_up(4 * p.recv_floats(), 16);
   const int ring_bytes = mma ? kSkinnyWarps * mma_depth(c.rows) * (c.rows / 8) * 512 : 0;
   const int barrier_bytes = mma ? 8 * (kSkinnyStages + 1) : 0;
   const int others = red_bytes + bias_bytes + norm_bytes + recv_bytes + ring_bytes + barrier_bytes;
@@ -203,7 +200,7 @@ std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, 
   }
   if (!is_one_of_1_2_4_8(c.warps_n)) return "warps_n must be 1, 2, 4 or 8";
   if (!is_one_of_1_2_4_8(c.cluster)) return "cluster must be 1, 2, 4 or 8";
-  if (c.cluster > 1 && !card.clusters) return "cluster above 1 needs sm_90";
+  if (c.cluster > 1 && !card.sm90a) return "cluster above 1 needs sm_90a";
   if (c.cluster > 1 && problem.head) return "the head takes no cluster";
   if (c.blocks_per_sm < 1 || c.blocks_per_sm > 8) return "blocks_per_sm must be 1 to 8";
   if (c.cluster > 1 && c.kind == Kind::kDot) return "dot takes no cluster";

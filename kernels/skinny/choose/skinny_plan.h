@@ -25,10 +25,7 @@ struct SkinnyProblem {
 struct SkinnyCard {
   int multiprocessors = 132;
   int shared_bytes = 232448;  ///< most dynamic shared memory of a block
-  bool clusters = true;       ///< sm_90: thread-block clusters and dependent launch
-  bool warpgroups = true;     ///< built for sm_90a: warpgroup products and the tensor copy engine
-
-  constexpr bool wide() const { return clusters && warpgroups; }
+  bool sm90a = true;          ///< may use clusters, warpgroup products and the tensor copy engine
 };
 
 /// Every kind but kWide, which plan_wide() (wide_plan.h) cuts. The config must have no config_problem; the sizes must be

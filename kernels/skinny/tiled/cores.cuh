@@ -88,7 +88,7 @@ struct MmaCore {
   static_assert(sizeof(T) == 2);
   static constexpr int kLoads = kRows / 8;
   static constexpr int kRowsPerWarp = kRows;
-  static constexpr int kPasses = (kBatch + kSkinnyPassRows - 1) / kSkinnyPassRows;
+  static constexpr int kPasses = ceil_div(kBatch, kSkinnyPassRows);
   static constexpr int kPassRows = kBatch < kSkinnyPassRows ? kBatch : kSkinnyPassRows;
   static constexpr int kUnit = MmaMap::kUnit;
   static constexpr int kDepth = mma_depth(kRows);

@@ -255,7 +255,7 @@ TEST(WidePlan, SaysWhatIsWrongWithAConfig) {
   EXPECT_NE(with([](auto& o) { o.cluster = 3; }), "");
   EXPECT_NE(with([](auto& o) { o.blocks_per_sm = 0; }), "");
   SkinnyCard old = kH200;
-  old.warpgroups = false;
+  old.sm90a = false;
   EXPECT_NE(config_problem(good, problem, old), "");
   EXPECT_NE(config_problem(good, {.m = 9, .n = 64, .k = 512}, kH200), "");
   EXPECT_NE(config_problem(good, {.dtype = DType::kF32, .m = 8, .n = 64, .k = 512}, kH200), "");

@@ -15,10 +15,6 @@ constexpr int kBatches[] = {8, 16, 32, 64};
 int log2_of(int power_of_two) {
   return std::bit_width(static_cast<unsigned>(power_of_two)) - 1;
 }
-int align_16(int bytes) {
-  return (bytes + 15) / 16 * 16;
-}
-
 }  // namespace
 
 int wide_batch(int m) {
@@ -50,11 +46,11 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   p.grid = columns * c.cluster;
 
   const int slice = ceil_div(p.units, c.cluster);
-  const int bias_bytes = align_16(4 * p.tile_rows());
+  const int bias_bytes = round_up(4 * p.tile_rows(), 16);
   const int barrier_bytes = 8 * (2 * kWideMaxStages + 1);
   // The head exchanges the keys of its warps, after the last tile.
   const int leaving_bytes = p.bulk_sums ? 4 * p.planes() * p.batch * p.ld : 0;
-  const int sums_bytes = problem.head ? 8 * 4 * p.groups * p.batch : align_16(4 * p.sums_floats());
+  const int sums_bytes = problem.head ? 8 * 4 * p.groups * p.batch : round_up(4 * p.sums_floats(), 16);
   const bool over_stages =
       !problem.head && c.cluster == 1 && one_tile;  // a block's own, after its last product
   const int others = (over_stages ? 0 : sums_bytes) + bias_bytes + barrier_bytes + kWideAlignment;
@@ -65,7 +61,7 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   const int room = budget - (p.resident ? slice * p.x_bytes() : 0);
   p.stages = std::min({room / p.stage_bytes(), kWideMaxStages, slice * ceil_div(p.tiles, columns)});
   int at = std::max({p.stages * p.stage_bytes(), over_stages ? sums_bytes : 0, leaving_bytes});
-  at = ceil_div(at, kWideAlignment) * kWideAlignment;
+  at = round_up(at, kWideAlignment);
   p.x_offset = at;
   at += p.resident ? slice * p.x_bytes() : 0;
   p.sums_offset = over_stages ? 0 : at;
@@ -77,7 +73,7 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
 }
 
 std::string wide_problem(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
-  if (!card.wide()) return "wide needs sm_90a";
+  if (!card.sm90a) return "wide needs sm_90a";
   if (problem.dtype == DType::kF32) return "wide has no f32";
   if (problem.norm) return "wide fuses no norm";
   if (c.rows != kWarpRows) return "wide takes 16 rows a warp";

@@ -1,0 +1,61 @@
+// Order statistics: quantiles, the median and its 95 % interval. The only definitions outside reports/.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace tandem {
+
+/// Quantile p in [0, 1] of a sorted sample that is not empty. Linear between order statistics: type 7 of Hyndman &
+/// Fan, "Sample Quantiles in Statistical Packages", 1996.
+template <typename T>
+double quantile(std::span<const T> sorted, double p) {
+  const double at = p * static_cast<double>(sorted.size() - 1);
+  const auto lo = static_cast<size_t>(at);
+  const size_t hi = std::min(lo + 1, sorted.size() - 1);
+  const auto low = static_cast<double>(sorted[lo]);
+  return low + (at - static_cast<double>(lo)) * (static_cast<double>(sorted[hi]) - low);
+}
+
+/// Median of a sample that is not empty, in any order: the mean of the two middle values when their number is even.
+template <typename T>
+double median(std::vector<T> sample) {
+  std::sort(sample.begin(), sample.end());
+  return quantile(std::span<const T>(sample), 0.5);
+}
+
+/// The rank k such that the k-th smallest and the k-th largest of n samples enclose the median with at least 95 %,
+/// as narrow as that allows. That is the largest k such that fewer than k of n fair coins fall heads with at most
+/// 2.5 % (David & Nagaraja, Order Statistics, 3rd ed., section 7.1). 0 under 6 samples: none encloses it.
+inline int64_t median_rank(int64_t n) {
+  double tail = 0;
+  for (int64_t k = 0; k <= n; ++k) {
+    const auto heads = static_cast<double>(k), coins = static_cast<double>(n);
+    const double log_pmf = std::lgamma(coins + 1.0) - std::lgamma(heads + 1.0) -
+                           std::lgamma(coins - heads + 1.0) - coins * std::log(2.0);
+    tail += std::exp(log_pmf);
+    if (tail > 0.025) return k;
+  }
+  return 0;
+}
+
+struct Interval {
+  double lo = 0, hi = 0;
+};
+
+/// The 95 % interval of the median of a sorted sample; none under 6 samples.
+template <typename T>
+std::optional<Interval> median_interval(std::span<const T> sorted) {
+  const auto n = static_cast<int64_t>(sorted.size());
+  const int64_t rank = median_rank(n);
+  if (rank == 0) return std::nullopt;
+  return Interval{static_cast<double>(sorted[static_cast<size_t>(rank - 1)]),
+                  static_cast<double>(sorted[static_cast<size_t>(n - rank)])};
+}
+
+}  // namespace tandem

@@ -1,0 +1,72 @@
+#include "harness/base/stats.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+#include <span>
+#include <vector>
+
+namespace tandem {
+namespace {
+
+// Breaks when the median of an even number is one of the two middle values, or the order of the sample matters.
+TEST(Stats, Median) {
+  EXPECT_EQ(median(std::vector<float>{7}), 7);
+  EXPECT_EQ(median(std::vector<float>{3, 1, 2}), 2);
+  EXPECT_EQ(median(std::vector<double>{4, 1, 3, 2}), 2.5);
+  EXPECT_EQ(median(std::vector<float>{2, 1}), 1.5);
+}
+
+// Breaks when quantiles are of another type than 7 (by hand: rank 1 + p (n - 1), linear between neighbours).
+TEST(Stats, QuantileOfType7) {
+  const std::vector<float> v = {1, 2, 4, 8, 16};
+  const std::span<const float> s(v);
+  EXPECT_EQ(quantile(s, 0), 1);
+  EXPECT_EQ(quantile(s, 0.25), 2);
+  EXPECT_DOUBLE_EQ(quantile(s, 0.6), 5.6);  // rank 3.4: 4 + 0.4 * 4
+  EXPECT_DOUBLE_EQ(quantile(s, 0.9), 12.8);
+  EXPECT_EQ(quantile(s, 1), 16);
+}
+
+// Breaks when a record would get other numbers than it did before there was one definition: the summary of 12 samples
+// of 6d341c5.
+TEST(Stats, NumbersThatRecordsHave) {
+  const std::vector<float> v = {101.25f, 101.5f, 102.f,  102.125f, 103.f, 103.5f,
+                                104.75f, 105.f,  106.5f, 107.25f,  110.f, 131.f};
+  const std::span<const float> s(v);
+  EXPECT_EQ(quantile(s, 0.5), 104.125);
+  EXPECT_EQ(quantile(s, 0.25), 102.09375);
+  EXPECT_EQ(quantile(s, 0.75), 106.6875);
+  EXPECT_DOUBLE_EQ(quantile(s, 0.95), 119.45);
+  const auto interval = median_interval(s);
+  ASSERT_TRUE(interval);
+  EXPECT_EQ(interval->lo, 102.f);
+  EXPECT_EQ(interval->hi, 107.25f);
+}
+
+// Breaks when the interval covers the median with less than 95 %, or is wider than it must be. Coverage of ranks
+// (k, n + 1 - k) is 1 - 2 P(fewer than k heads of n coins): n = 6, k = 1: 1 - 2/64; n = 10, k = 2: 1 - 22/1024.
+TEST(Stats, RanksOfTheMedian) {
+  for (int64_t n = 0; n < 6; ++n) EXPECT_EQ(median_rank(n), 0) << n;
+  EXPECT_EQ(median_rank(6), 1);
+  EXPECT_EQ(median_rank(8), 1);
+  EXPECT_EQ(median_rank(9), 2);
+  EXPECT_EQ(median_rank(10), 2);
+  for (int64_t n = 6; n < 1000; ++n) {
+    // Binomial coefficients by products; the code sums logarithms.
+    std::vector<double> row = {1};
+    for (int64_t i = 0; i < n; ++i) {
+      row.push_back(row.back() * static_cast<double>(n - i) / static_cast<double>(i + 1));
+    }
+    const double all = std::accumulate(row.begin(), row.end(), 0.0);
+    const int64_t rank = median_rank(n);
+    const double under = std::accumulate(row.begin(), row.begin() + rank, 0.0) / all;
+    EXPECT_LE(under, 0.025) << n;
+    EXPECT_GT(under + row[static_cast<size_t>(rank)] / all, 0.025) << n;
+  }
+  EXPECT_GT(median_rank(100000), 49000) << "no underflow at many samples";
+}
+
+}  // namespace
+}  // namespace tandem
