@@ -7,6 +7,7 @@
 #include "harness/base/host_device.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
+#include "kernels/common/mma_ptx.cuh"
 #include "kernels/common/row_access.cuh"
 
 namespace tandem::kernels {
@@ -28,8 +29,7 @@ __device__ inline float gelu_16bit(float x) {
   const float z = fabsf(x) * 0.70710678f;
   float t;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(t) : "f"(fmaf(0.3275911f, z, 1.0f)));
-  float gauss;  // exp(-z^2)
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(gauss) : "f"(z * z * -1.44269504f));
+  const float gauss = fast_exp2(z * z * -1.44269504f);  // exp(-z^2)
   float half_erfc = fmaf(t, 0.5f * 1.061405429f, 0.5f * -1.453152027f);
   half_erfc = fmaf(t, half_erfc, 0.5f * 1.421413741f);
   half_erfc = fmaf(t, half_erfc, 0.5f * -0.284496736f);

@@ -6,6 +6,7 @@
 
 #include "kernels/attention/attention_index.h"
 #include "kernels/attention/decode_kernel.h"
+#include "kernels/common/barrier_ptx.cuh"
 #include "kernels/common/device.cuh"
 #include "kernels/common/mma_ptx.cuh"
 

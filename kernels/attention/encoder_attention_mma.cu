@@ -5,6 +5,7 @@
 #include "kernels/attention/encoder_kernel.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
+#include "kernels/common/memory_ptx.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -50,7 +51,7 @@ __device__ inline void load_tile(uint32_t tile, const char* base, int64_t stride
     const int chunk = index % kChunks;
     const bool valid = first + row < length && chunk < chunks;
     const char* from = valid ? base + (first + row) * stride_bytes + 16 * chunk : base;
-    cp_async_16(tile + chunk_at<Dim>(row, chunk), from, valid);
+    cp_async_16(tile + chunk_at<Dim>(row, chunk), from, valid ? 16 : 0);
   }
 }
 

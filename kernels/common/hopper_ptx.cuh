@@ -50,6 +50,12 @@ __device__ inline void fence_async_proxy() {
 __device__ inline void warpgroup_barrier(int id) {
   asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
 }
+/// Barrier Id of so many threads of the block: the number is in the instruction, the count in a register, where
+/// warpgroup_barrier has them the other way round. A register for both would cost the block all sixteen barriers.
+template <int Id>
+__device__ inline void named_barrier(int threads) {
+  asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
+}
 
 template <int Registers>
 __device__ inline void more_registers() {

@@ -1,12 +1,10 @@
-// PTX that the attention kernels share: tensor-core products of sm_80, asynchronous copies, fast exponentials.
+// PTX of arithmetic: tensor-core products of sm_80 and their operands, fast exponentials.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
-
-#include "kernels/common/barrier_ptx.cuh"
 
 namespace tandem::kernels {
 
@@ -79,29 +77,6 @@ __device__ inline void ldmatrix_x4_transposed(uint32_t (&r)[4], uint32_t address
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address)
                : "memory");
-}
-
-/// 16 bytes from global to shared memory in the background; zeros instead, and no access, when !valid.
-__device__ inline void cp_async_16(uint32_t shared, const void* global, bool valid) {
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
-               : "memory");
-}
-__device__ inline void cp_async_commit() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int Pending>
-__device__ inline void cp_async_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
-}
-
-/// 16 bytes that are read once, through the coherent path (an earlier kernel of a dependent chain may have written them).
-__device__ inline uint4 load_once(const void* p) {
-  uint4 v;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
-  return v;
 }
 
 }  // namespace tandem::kernels

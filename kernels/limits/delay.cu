@@ -3,6 +3,7 @@
 #include "harness/base/error.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
+#include "kernels/common/memory_ptx.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -12,12 +13,11 @@ constexpr int64_t kMaxNs = 10'000'000'000;
 __global__ void delay_kernel(int64_t ns) {
   pdl_launch_dependents();
   pdl_wait();
-  uint64_t start = 0;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(start));
+  const uint64_t start = global_ns();
   uint64_t now = start;
   while (now - start < static_cast<uint64_t>(ns)) {
     __nanosleep(100);
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    now = global_ns();
   }
 }
 

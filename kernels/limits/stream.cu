@@ -3,20 +3,12 @@
 #include "harness/base/error.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
+#include "kernels/common/memory_ptx.cuh"
 
 namespace tandem::kernels {
 namespace {
 
 constexpr int kThreads = 256;
-
-/// 16 bytes from L2 or beyond, never from L1. Volatile: a result that nobody uses must still be loaded.
-__device__ inline uint4 load_past_l1(const uint4* p) {
-  uint4 v;
-  asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
-  return v;
-}
 
 __device__ inline uint32_t words(const uint4& v) {
   return v.x + v.y + v.z + v.w;

@@ -1,4 +1,5 @@
 #include "harness/base/cuda_check.h"
+#include "kernels/common/memory_ptx.cuh"
 #include "kernels/runtime/clock_mark.h"
 
 namespace tandem::kernels {
@@ -6,7 +7,7 @@ namespace {
 
 __global__ void clock_mark_kernel(ClockMark::Reading* out) {
   ClockMark::Reading r;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(r.ns)::"memory");
+  r.ns = global_ns();
   asm volatile("mov.u64 %0, %%clock64;" : "=l"(r.cycles)::"memory");
   asm volatile("mov.u32 %0, %%smid;" : "=r"(r.sm));
   *out = r;

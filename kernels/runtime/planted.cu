@@ -4,6 +4,7 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/engine/planted.h"
+#include "kernels/common/memory_ptx.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -15,12 +16,6 @@ constexpr double kNodes_ns = 2 * 1290;
 constexpr double kMost_ns = 1e9;
 
 __device__ uint64_t piece_begin_ns;
-
-__device__ uint64_t global_ns() {
-  uint64_t ns;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns)::"memory");
-  return ns;
-}
 
 __global__ void plant_begin_kernel() {
   piece_begin_ns = global_ns();

@@ -3,10 +3,11 @@
 #pragma once
 
 #include "harness/model/config.h"
+#include "kernels/common/barrier_ptx.cuh"
 #include "kernels/common/device.cuh"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_config.h"
-#include "kernels/skinny/ptx.cuh"
+#include "kernels/skinny/words.cuh"
 
 namespace tandem::kernels {
 
@@ -114,6 +115,13 @@ __device__ inline void finish_pass(const SkinnyArgs& a, const TileView& view, co
   }
 }
 
+/// Stores into the shared memory of block `rank` of the cluster, at the place that `to` has in this block, and counts the
+/// 4 bytes on that block's barrier.
+__device__ inline void push(float* to, uint64_t* barrier, int rank, float value) {
+  store_cluster(cluster_address(shared_address(to), rank), value,
+                cluster_address(shared_address(barrier), rank));
+}
+
 /// Rows [b0, b0 + kPassRows) of x, when the cluster's blocks share k: pushes each partial sum to the block that will finish
 /// that output. recv: float [cluster][planes][share], at the same place in every block, as is the barrier.
 template <int kPassRows>
@@ -128,9 +136,9 @@ __device__ inline void push_pass(const SkinnyArgs& a, const TileView& view, cons
     const int output = (b0 << p.output_shift()) + i;
     const int owner = output >> p.share_shift;
     float* to = recv + (view.rank * p.planes() << p.share_shift) + (output & (p.share() - 1));
-    cluster_push(to, barrier, owner, sum_warps<kPassRows>(p, red, b, local));
+    push(to, barrier, owner, sum_warps<kPassRows>(p, red, b, local));
     if (p.gated)
-      cluster_push(to + p.share(), barrier, owner, sum_warps<kPassRows>(p, red, b, local + p.tile_outputs()));
+      push(to + p.share(), barrier, owner, sum_warps<kPassRows>(p, red, b, local + p.tile_outputs()));
   }
 }
 

@@ -2,9 +2,10 @@
 #pragma once
 
 #include "kernels/common/device.cuh"
+#include "kernels/common/memory_ptx.cuh"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_config.h"
-#include "kernels/skinny/ptx.cuh"
+#include "kernels/skinny/words.cuh"
 
 namespace tandem::kernels {
 
@@ -27,7 +28,7 @@ __device__ inline void stage_raw(const SkinnyArgs& a, T* to, const UnitRange& ra
 #pragma unroll 2
     for (int i = first; i < length; i += step) {
       const bool inside = k0 + i < a.plan.k;
-      copy_async(to + r * a.plan.x_stride + i, from + (inside ? k0 + i : 0), inside ? 16 : 0);
+      cp_async_16(to + r * a.plan.x_stride + i, from + (inside ? k0 + i : 0), inside ? 16 : 0);
     }
   }
 }
@@ -38,10 +39,10 @@ __device__ inline void stage_norm_weights(const SkinnyArgs& a, T* to) {
   constexpr int kV = kVec<T>;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) * kV; i < a.plan.k; i += kSkinnyThreads * kV) {
-    copy_async(to + i, static_cast<const T*>(a.gamma) + i, 16);
-    if (a.beta != nullptr) copy_async(to + a.plan.k + i, static_cast<const T*>(a.beta) + i, 16);
+    cp_async_16(to + i, static_cast<const T*>(a.gamma) + i, 16);
+    if (a.beta != nullptr) cp_async_16(to + a.plan.k + i, static_cast<const T*>(a.beta) + i, 16);
   }
-  copy_async_commit();
+  cp_async_commit();
 }
 
 /// Four neighbouring elements.

@@ -10,12 +10,13 @@
 #pragma once
 
 #include "kernels/common/device.cuh"
+#include "kernels/common/memory_ptx.cuh"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/finish.cuh"
 #include "kernels/skinny/head.cuh"
-#include "kernels/skinny/ptx.cuh"
 #include "kernels/skinny/skinny_map.h"
 #include "kernels/skinny/stage.cuh"
+#include "kernels/skinny/words.cuh"
 
 namespace tandem::kernels {
 
@@ -25,10 +26,10 @@ __device__ inline void row_request_norm_weights(const SkinnyArgs& a, T* to) {
   const int step = static_cast<int>(blockDim.x) * kVec<T>;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step) {
-    copy_async(to + i, static_cast<const T*>(a.gamma) + i, 16);
-    if (a.beta != nullptr) copy_async(to + a.plan.k + i, static_cast<const T*>(a.beta) + i, 16);
+    cp_async_16(to + i, static_cast<const T*>(a.gamma) + i, 16);
+    if (a.beta != nullptr) cp_async_16(to + a.plan.k + i, static_cast<const T*>(a.beta) + i, 16);
   }
-  copy_async_commit();
+  cp_async_commit();
 }
 
 /// Row `row` of x to shared memory. The caller synchronises after it.
@@ -38,9 +39,9 @@ __device__ inline void row_stage_raw(const SkinnyArgs& a, T* xs, int row) {
   const int step = static_cast<int>(blockDim.x) * kVec<T>;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step)
-    copy_async(xs + i, x + i, 16);
-  copy_async_commit();
-  copy_async_wait<0>();
+    cp_async_16(xs + i, x + i, 16);
+  cp_async_commit();
+  cp_async_wait<0>();
 }
 
 /// kVec<T> neighbouring elements of x, of type T or float, from L2.
@@ -93,7 +94,7 @@ __device__ inline void row_stage_norm(const SkinnyArgs& a, T* xs, float* scratch
   }
   squares = warp_sum(squares);
   if (threadIdx.x % kWarp == 0) stats[warp] = make_float2(own_mean, squares);
-  copy_async_wait<0>();
+  cp_async_wait<0>();
   __syncthreads();
   float mean = 0.0f;
   float total = 0.0f;

@@ -5,8 +5,9 @@
 #pragma once
 
 #include "kernels/common/device.cuh"
-#include "kernels/skinny/ptx.cuh"
+#include "kernels/common/mma_ptx.cuh"
 #include "kernels/skinny/skinny_map.h"
+#include "kernels/skinny/words.cuh"
 
 namespace tandem::kernels {
 

@@ -48,13 +48,13 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   pdl_wait();
 
   if (normed) {
-    copy_async_wait<0>();
+    cp_async_wait<0>();
     __syncthreads();
     stage_norm(a, xs, red, norm_weights, row0, rows);
   } else {
     stage_raw(a, xs, UnitRange{0, p.units}, row0, rows);
-    copy_async_commit();
-    copy_async_wait<0>();
+    cp_async_commit();
+    cp_async_wait<0>();
   }
   __syncthreads();
 

@@ -46,14 +46,18 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   const bool normed = a.prologue != SkinnyPrologue::kRaw;
   uint64_t* pushed = barriers + kSkinnyStages;  // the cluster's partial sums
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kSkinnyStages; ++i) barrier_init(barriers + i, kSkinnyThreads);
+    for (int i = 0; i < kSkinnyStages; ++i) barrier_init(shared_address(barriers + i), kSkinnyThreads);
     if (p.cluster_shift > 0) {
-      barrier_init(pushed, 1);
-      cluster_expect(pushed, 4 * p.cluster() * p.planes() * shared_outputs(p, rows, rank));
+      barrier_init(shared_address(pushed), 1);
+      barrier_arrive_expect(shared_address(pushed),
+                            4 * p.cluster() * p.planes() * shared_outputs(p, rows, rank));
     }
   }
   __syncwarp();
-  if (p.cluster_shift > 0) cluster_announce();  // waited for before the first store to a peer
+  if (p.cluster_shift > 0) {  // waited for before the first store to a peer
+    fence_barrier_init();
+    cluster_arrive_relaxed();
+  }
   if (normed)
     stage_norm_weights(a, norm_weights);  // the oldest group of copies, so that it can be waited for alone
 
@@ -67,10 +71,10 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
       const int k = next.lane_k(p, 0, at.lane);
 #pragma unroll
       for (int r = 0; r < Core::kLoads; ++r)
-        copy_async(ring + (slot * Core::kLoads + r) * kWarp, next.rows[r] + k, 16);
+        cp_async_16(ring + (slot * Core::kLoads + r) * kWarp, next.rows[r] + k, 16);
       next.advance(p, weights, at, 1);
     }
-    copy_async_commit();  // an empty group keeps the count of copy_async_wait right
+    cp_async_commit();  // an empty group keeps the count of cp_async_wait right
   };
   next.start(p, weights, at, first_tile);
 #pragma unroll 1
@@ -89,10 +93,10 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
     const int buffer = number & (kSkinnyStages - 1);
     T* to = p.resident ? xs + (range.begin - at.slice.begin) * Core::kUnit : xs + buffer * p.buffer_elements;
     stage_raw(a, to, range, 0, rows);
-    copy_async_arrive(barriers + buffer);
+    cp_async_arrive(shared_address(barriers + buffer));
   };
   if (normed) {
-    copy_async_wait<Core::kDepth>();
+    cp_async_wait<Core::kDepth>();
     __syncthreads();
     stage_norm(a, xs, red, norm_weights, 0, rows);
     __syncthreads();
@@ -125,12 +129,12 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
         if (round == 0 || !p.resident) {
           if (!p.resident) __syncthreads();  // all are done with the buffer that is filled next
           stage(number + kSkinnyStages - 1);
-          barrier_wait(barriers + buffer, (number / kSkinnyStages) & 1);
+          barrier_poll(barriers + buffer, (number / kSkinnyStages) & 1);
         }
       }
 #pragma unroll 1
       for (int unit = mine.begin; unit < mine.end; ++unit, x += Core::kUnit) {
-        copy_async_wait<Core::kDepth - 1>();
+        cp_async_wait<Core::kDepth - 1>();
         uint4 w[Core::kLoads];
 #pragma unroll
         for (int r = 0; r < Core::kLoads; ++r) w[r] = ring[(slot * Core::kLoads + r) * kWarp];
@@ -151,14 +155,14 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
       if constexpr (kHead) {
         take_pass<kPassRows>(a, view, red, bias, b0, best[decltype(pass)::value]);
       } else if (p.cluster_shift > 0) {
-        if (b0 == 0) cluster_wait_for_all();
+        if (b0 == 0) cluster_wait();
         push_pass<kPassRows>(a, view, red, recv, pushed, b0);
       } else {
         finish_pass<T, kPassRows>(a, view, red, bias, b0, residual);
       }
     });
     if (!kHead && p.cluster_shift > 0) {  // the block's only tile: recv is used once
-      cluster_wait_pushed(pushed);
+      barrier_wait_cluster(shared_address(pushed));
       finish_share<T>(a, view, bias, recv, residual);
     }
   }

@@ -25,20 +25,7 @@ struct WideShared {
 
 /// Barrier 1, of the block's consumers.
 __device__ inline void consumers_sync(const WidePlan& p) {
-  asm volatile("bar.sync 1, %0;" ::"r"(p.groups * kWideGroupThreads) : "memory");
-}
-
-__device__ inline void store_shared(uint32_t to, float value) {
-  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
-}
-
-__device__ inline float4 load_shared_quad(uint32_t from) {
-  float4 v;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(from)
-               : "memory");
-  return v;
+  named_barrier<1>(p.groups * kWideGroupThreads);
 }
 
 /// This thread's accumulators to this block's shared memory: to where they are finished, or, with bulk_sums, to where they

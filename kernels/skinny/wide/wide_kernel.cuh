@@ -94,7 +94,8 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
       consumers_sync(p);
       if (p.bulk_sums) wide_send_sums(p, shared, walk.rank, tid);
       if (p.cluster_shift > 0) {
-        cluster_wait_pushed(reinterpret_cast<uint64_t*>(memory + p.barrier_offset) + 2 * p.stages);
+        barrier_wait_cluster(
+            shared_address(reinterpret_cast<uint64_t*>(memory + p.barrier_offset) + 2 * p.stages));
         if (p.bulk_sums) {
           __syncwarp();
           cluster_arrive_relaxed();  // what this block waited for has left its peers' memory
