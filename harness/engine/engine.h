@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "harness/engine/traits.h"
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
 #include "harness/model/generation.h"
@@ -97,6 +98,7 @@ class Engine {
  public:
   virtual ~Engine() = default;
   virtual std::string_view name() const = 0;
+  virtual EngineTraits traits() const { return engine_traits(name()); }
 
   /// Throws ImpossibleCase, naming the field, for a case that this engine cannot compute (a precision, a sparsity), and
   /// OutOfMemory for one of which it can tell that it is too large. Called before anything is allocated; must be cheap.
@@ -139,8 +141,5 @@ class Engine {
 /// The ids that fill positions 0 .. steps-1 of the decoder before the step that suite_decoder measures: column 0 is the
 /// decoder's start id, the rest come from the seed. [batch, steps].
 std::vector<int32_t> decoder_prefix(const ModelConfig& config, int batch, int steps, uint64_t seed);
-
-/// Seed of source ids, lengths and decoder prefixes of every case; written in the record.
-inline constexpr uint64_t kInputSeed = 1;
 
 }  // namespace tandem

@@ -134,18 +134,26 @@ TEST(Environment, FollowsTheSchema) {
   card.ecc = true;
   card.nvlinks = {0, 1};
   card.driver = "580.1";
+  CardInfo other = card;
+  other.index = 1;
+  other.name = "NVIDIA L40S";
+  other.uuid = "GPU-2";
   const json j = capture_environment({.command = {"tandem", "run"},
                                       .sweep = SweepRef{"smoke.json", std::string(64, 'a'), 2},
                                       .binaries = {{"suite_decoder", std::string(64, 'b')}},
-                                      .cards = std::vector<CardInfo>{card}});
+                                      .cards = std::vector<CardInfo>{card, other},
+                                      .device = other});
   EXPECT_EQ(schema_error(environment_schema(), j), std::nullopt);
   EXPECT_EQ(j["software"]["driver"], "580.1");
   EXPECT_EQ(j["cards"][0]["ecc"], true);
   EXPECT_TRUE(j["cards"][0]["mig"].is_null());
+  EXPECT_EQ(j["device"], "GPU-2") << "not the first card of the machine";
+  EXPECT_EQ(j["cards"][1]["index"], 1);
   EXPECT_TRUE(j["ceilings"].is_null());
   const json bare = capture_environment({});
   EXPECT_EQ(schema_error(environment_schema(), bare), std::nullopt);
   EXPECT_FALSE(bare["command"].empty());
+  EXPECT_TRUE(bare["device"].is_null());
   EXPECT_NE(bare["run_id"], j["run_id"]);
   EXPECT_FALSE(nonfinite_field(bare));
 }

@@ -183,7 +183,7 @@ void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& o
   v.status = Status::kOk;
   Computed got;
 
-  if (c.engine == "reference") {
+  if (engine.traits().is_truth) {
     engine.load(c, config, weight_form(c));
     got.own = run_once(engine, c, batch);
     const auto self = engine.self_check(c, batch);
@@ -194,7 +194,7 @@ void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& o
     got = compute(engine, c, config, batch, options.max_logits);
     const auto reference = options.reference();
     reference->load(c, config, weight_form(c));
-    judge(c, c, config, batch, got, *reference, "reference", v);
+    judge(c, c, config, batch, got, *reference, std::string(kTruthEngine), v);
     judge_sequences(c, config, batch, engine, *reference, v);
   } else {
     got = validate_large(c, config, batch, engine, options, v);
@@ -304,11 +304,10 @@ Validation validate(const Case& c, Engine& engine, const ValidateOptions& option
   try {
     check_combination(c);
     engine.check_supported(c);
-    const bool op = c.suite == Suite::kKernels || c.suite == Suite::kMemory || c.suite == Suite::kLimits;
-    if (op) {
-      validate_op(c, engine, v);
-    } else {
+    if (is_model_suite(c.suite)) {
       validate_model_case(c, engine, options, v);
+    } else {
+      validate_op(c, engine, v);
     }
   } catch (const ImpossibleCase& e) {
     v.status = Status::kSkipped;

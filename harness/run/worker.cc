@@ -25,10 +25,6 @@ double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-bool is_op_suite(Suite s) {
-  return s == Suite::kKernels || s == Suite::kMemory || s == Suite::kLimits;
-}
-
 /// Runs `body`, turning what it throws into the record's status.
 template <typename Body>
 void guarded(Record& r, Body&& body) {
@@ -105,9 +101,15 @@ Engine& Worker::engine_for(const Case& c) {
     engine_name_ = c.engine;
     loaded_group_.clear();
     clocks_ =
-        c.engine == "reference" ? std::make_unique<NoClocks>() : make_clock_reader(options_.engine.device);
+        engine_->traits().on_host ? std::make_unique<NoClocks>() : make_clock_reader(options_.nvml(), card());
   }
   return *engine_;
+}
+
+/// The card that an engine of this process uses.
+std::optional<CardInfo> Worker::card() const {
+  const int device = options_.engine.device;
+  return card_in_use(options_.nvml(), registry_.card_uuid(device), device);
 }
 
 void Worker::check_supported(const Case& c) {
@@ -117,7 +119,7 @@ void Worker::check_supported(const Case& c) {
 Validation Worker::validate_case(const Case& c) {
   loaded_group_.clear();  // validation loads witnesses and fp32 twins over whatever was there
   ValidateOptions options;
-  options.reference = [this] { return registry_.make("reference", options_.engine); };
+  options.reference = [this] { return registry_.make(std::string(kTruthEngine), options_.engine); };
   return validate(c, engine_for(c), options);
 }
 
@@ -152,7 +154,7 @@ void Worker::store_samples(const std::vector<float>& samples, Record& r) {
 }
 
 void Worker::take_samples(Workload& workload, Record& r) {
-  const MeasureOptions options = default_options(r.c.engine);
+  const MeasureOptions options = default_options(engine_->traits());
   const MarkedRange measured("measured");
   // Under scripts/nsys: its phases fire where work is enqueued, not where a graph replays it. Once without graphs, so that a
   // reader of the export can tell them.
@@ -173,11 +175,12 @@ void Worker::take_samples(Workload& workload, Record& r) {
   r.stop_target = options.stop.target;
   r.stop_reached = m.target_reached;
   r.contended = m.contended;
-  if (r.c.engine != "reference") {
+  const bool on_host = engine_->traits().on_host;
+  if (!on_host) {
     r.clock_blocks = std::move(m.blocks);
     r.throttled_samples = m.throttled_samples;
   }
-  r.regime = r.c.engine == "reference" ? "cpu" : "sustained";
+  r.regime = on_host ? "cpu" : "sustained";
   r.peak_bytes = workload.peak_bytes();
   r.planned_bytes = workload.planned_bytes();
   r.profiler_mapped = profiler_mapped();
@@ -231,7 +234,7 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   measure_inter_token(*workload, r);
   r.status = Status::kOk;
   fill_cost(r, config, options_.ceilings,
-            registry_.l2_bytes(c.engine == "reference" ? -1 : options_.engine.device));
+            registry_.l2_bytes(engine.traits().on_host ? -1 : options_.engine.device));
   r.metrics.tokens_per_second = tokens_of(c, batch) / r.summary->median_us * 1e6;
   r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
 }
@@ -273,10 +276,10 @@ Record Worker::measure_case(const Case& c, const Validation& validation) {
     r.reason = validation.reason;
   } else {
     guarded(r, [&] {
-      if (is_op_suite(c.suite)) {
-        measure_op(c, r);
-      } else {
+      if (is_model_suite(c.suite)) {
         measure_model(c, validation, r);
+      } else {
+        measure_op(c, r);
       }
     });
   }
@@ -289,18 +292,19 @@ nlohmann::json Worker::profile_subject(const ProfileSubject& subject, ProfilePas
   if (pass == ProfilePass::kEnergy) {
     return measure_energy(
         *subject.workload,
-        {.tokens = subject.tokens, .joules = energy_counter(options_.engine.device), .now = steady_seconds});
+        {.tokens = subject.tokens, .joules = energy_counter(options_.nvml(), card()), .now = steady_seconds});
   }
   return trace_pass(subject, pass, *tracer_);
 }
 
 nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
-  if (c.engine == "reference") {
+  // Before any engine is made: the tracer comes first.
+  if (engine_traits(c.engine).on_host) {
     return {{"id", case_id(c)},
             {"name", case_name(c)},
             {"pass", pass_name(pass)},
             {"status", "unavailable"},
-            {"reason", "engine 'reference' runs on the CPU; profiles are of a card"}};
+            {"reason", fmt::format("engine '{}' runs on the CPU; profiles are of a card", c.engine)}};
   }
   // No profiler is there while energy is read.
   if (!tracer_ && pass != ProfilePass::kEnergy)
@@ -311,7 +315,7 @@ nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
   guarded(r, [&] {
     const ModelConfig config = load_model(c.model);
     ProfileSubject subject{.c = c, .ceilings = options_.ceilings, .run_dir = options_.run_dir};
-    if (is_op_suite(c.suite)) {
+    if (!is_model_suite(c.suite)) {
       Engine& engine = engine_for(c);
       engine.check_supported(c);
       const OpWorkload op = engine.prepare_op(c, config);

@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "harness/base/error.h"
+#include "harness/card/testing/recorded_nvml.h"
+#include "harness/run/energy.h"
 #include "harness/run/testing/fake_engine.h"
 
 namespace tandem {
@@ -30,7 +33,7 @@ class WorkerTest : public ::testing::Test {
     return {.make = [fault](const std::string& name, const EngineOptions&) -> std::unique_ptr<Engine> {
               return std::make_unique<FakeEngine>(name, name == "reference" ? Fault::kNone : fault);
             },
-            .device_usable = [](std::string*) { return true; },
+            .device_usable = [](int, std::string*) { return true; },
             .l2_bytes = [](int) { return std::optional<double>(); }};
   }
   Case tiny(Suite suite) {
@@ -77,7 +80,7 @@ TEST_F(WorkerTest, ChangedOutputAfterTimingIsInvalid) {
       .make = [](const std::string& name, const EngineOptions&) -> std::unique_ptr<Engine> {
         return std::make_unique<FakeEngine>(name, Fault::kUnstable);
       },
-      .device_usable = [](std::string*) { return true; },
+      .device_usable = [](int, std::string*) { return true; },
       .l2_bytes = [](int) { return std::optional<double>(); }};
   Worker worker(engines, options());
   const Case c = tiny(Suite::kDecoder);
@@ -169,7 +172,7 @@ TEST_F(WorkerTest, OneGroupLoadsOnce) {
       .make = [&](const std::string&, const EngineOptions&) -> std::unique_ptr<Engine> {
         return std::make_unique<Counting>(&loads);
       },
-      .device_usable = [](std::string*) { return true; },
+      .device_usable = [](int, std::string*) { return true; },
       .l2_bytes = [](int) { return std::optional<double>(); }};
   Worker worker(engines, options());
   Case a = tiny(Suite::kDecoder), b = a;

@@ -204,6 +204,10 @@ Suite parse_suite(std::string_view name) {
   not_allowed("suite", std::string(name), fmt::format("{}", fmt::join(kSuiteNames, " ")));
 }
 
+bool is_model_suite(Suite suite) {
+  return suite == Suite::kEncoder || suite == Suite::kDecoder || suite == Suite::kGenerate;
+}
+
 const std::vector<Axis>& axes() {
   static const std::vector<Axis> all = make_axes();
   return all;

@@ -23,6 +23,12 @@ Suite parse_suite(std::string_view name);
 /// In the order of the README's list.
 const std::vector<Suite>& suites();
 
+/// Does it measure passes of a model? The other suites measure operations.
+bool is_model_suite(Suite suite);
+
+/// Seed of source ids, lengths and decoder prefixes of every case; written in the record.
+inline constexpr uint64_t kInputSeed = 1;
+
 struct Case {
   Suite suite = Suite::kDecoder;
   // The axes; defaults are constants of the case id and never change.

@@ -61,9 +61,9 @@ void check_lengths(const Case& c, const ModelConfig& config) {
   // Throw for a ratio or file that does not fit.
   const LengthsSpec lengths = parse_lengths(c.lengths);
   if (lengths.kind == LengthsSpec::Kind::kIds) {
-    source_batch(config, lengths, c.batch, c.src, /*seed=*/1);
+    source_batch(config, lengths, c.batch, c.src, kInputSeed);
   } else {
-    source_lengths(lengths, c.batch, c.src, /*seed=*/1);
+    source_lengths(lengths, c.batch, c.src, kInputSeed);
   }
 }
 

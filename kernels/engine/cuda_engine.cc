@@ -28,10 +28,6 @@ void only(std::string_view axis, std::string_view value, std::string_view allowe
     impossible(fmt::format("{}: engine 'cuda' computes {} only, not '{}'", axis, allowed, value));
 }
 
-bool is_model_suite(Suite s) {
-  return s == Suite::kEncoder || s == Suite::kDecoder || s == Suite::kGenerate;
-}
-
 void check_axes(const Case& c) {
   if (c.suite == Suite::kCollectives) impossible("suite: engine 'cuda' measures no collectives");
   switch (c.precision) {
@@ -213,7 +209,7 @@ OpWorkload CudaEngine::prepare_op(const Case& c, const ModelConfig& config) {
   }
 }
 
-bool cuda_usable(std::string* reason) {
+bool cuda_usable(int device, std::string* reason) {
   try {
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
@@ -222,8 +218,9 @@ bool cuda_usable(std::string* reason) {
       throw DeviceError(cudaGetErrorString(status));
     }
     if (count == 0) throw DeviceError("no CUDA device");
+    if (device >= count) throw DeviceError(fmt::format("device {} is not one of the {} here", device, count));
     cudaDeviceProp properties{};
-    TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+    TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
     if (properties.major < 8) {
       throw DeviceError(fmt::format("{} has compute capability {}.{}; 8.0 or later is needed",
                                     properties.name, properties.major, properties.minor));

@@ -41,7 +41,7 @@ class CudaEngine : public Engine {
   double load_us_ = 0;
 };
 
-/// Can a CUDA engine run here? Says why not in `reason`.
-bool cuda_usable(std::string* reason);
+/// Can a CUDA engine run on this device (from 0)? Says why not in `reason`.
+bool cuda_usable(int device, std::string* reason);
 
 }  // namespace tandem::kernels

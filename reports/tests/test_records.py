@@ -241,6 +241,7 @@ ENVIRONMENT_BROKEN: list[tuple[str, Any, str]] = [
     ("run_id", ..., "run_id: is missing"),
     ("cards", {}, "cards: must be a list"),
     ("cards", [{"name": "x"}], r"cards\[0\]: uuid: is missing"),
+    ("device", "GPU-9", "device: 'GPU-9' is not the UUID of one of the cards"),
     ("cards", [7], r"cards\[0\]: must be a JSON object"),
     ("git", None, "git: must be a JSON object"),
     ("git.dirty", "no", "git: dirty: must be true or false"),

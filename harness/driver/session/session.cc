@@ -39,12 +39,6 @@ std::string peer_sha256(const std::string& command) {
   return hash.hex();
 }
 
-/// What the worker needs to know about the case belongs to the machine that it runs on: the CPU's reference has no floor
-/// on a card's ceilings.
-bool ceilings_apply(const Case& c, const RunPlan& plan) {
-  return c.engine != "reference" || plan.engine == "reference";
-}
-
 template <typename Item>
 std::vector<std::vector<const Item*>> groups_of(const std::vector<const Item*>& items) {
   std::map<std::string, std::vector<const Item*>> by_key;
@@ -88,10 +82,10 @@ void Session::hash_binaries() {
 json Session::environment() const {
   json environment = capture_environment({.sweep = SweepRef{args_.sweep, plan_.sweep_sha256, plan_.workers},
                                           .binaries = binaries_,
+                                          .device = plan_.card,
                                           .ceilings = ceilings_ ? json(*ceilings_) : json(),
                                           .build = build_of(args_.bin_dir)});
   environment["engine"] = plan_.engine;
-  environment["device"] = plan_.card ? json(plan_.card->uuid) : json();
   for (const auto& [name, value] : args_.environment) environment["env"][name] = value;
   return environment;
 }
@@ -100,8 +94,7 @@ void Session::prepare() {
   hash_binaries();
   const bool resumed = !folder_.environment().is_null();
   if (!resumed && !items_.empty()) {
-    const bool on_card = plan_.engine != "reference" && plan_.card;
-    ceilings_ = obtain_ceilings(args_.bin_dir, on_card ? plan_.card : std::nullopt, args_.device);
+    ceilings_ = obtain_ceilings(args_.bin_dir, ceilings_card(plan_), args_.device);
   }
   seed_ = args_.seed ? *args_.seed : std::random_device{}();
   folder_.open(environment());
