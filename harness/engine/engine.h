@@ -111,6 +111,9 @@ class Engine {
   virtual void load(const Case& c, const ModelConfig& config, const WeightForm& form) = 0;
   /// Wall time of the last load.
   virtual double load_us() const = 0;
+  /// Bytes of the loaded weights as they are stored, scales and metadata included; absent where nothing is loaded or the
+  /// engine cannot say.
+  virtual std::optional<int64_t> weights_bytes() const { return std::nullopt; }
 
   /// Prepares a case of the loaded group on the given source batch. suite_decoder: the self-attention cache holds the
   /// keys and values of decoder_prefix(...) and the step appends position tgt.

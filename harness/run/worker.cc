@@ -221,6 +221,8 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   const auto workload = engine.prepare(c, batch);
   take_samples(*workload, r);
   r.metrics.load_us = engine.load_us();
+  r.weights_bytes = engine.weights_bytes();
+  if (c.sparsity == "dense") r.fraction_kept = 1;
 
   const std::string after = digest(workload->output());
   r.check->digest_after = after;
@@ -271,9 +273,13 @@ Record Worker::measure_case(const Case& c, const Validation& validation) {
   Record r = make_record(c, options_.worker, options_.attempt);
   r.started = utc_now();
   r.check = validation.check;
+  r.accuracy = validation.accuracy;
   if (validation.status != Status::kOk) {
     r.status = validation.status;
     r.reason = validation.reason;
+  } else if (const auto fault = accuracy_fault(c, validation.accuracy)) {
+    r.status = Status::kError;
+    r.reason = fault;
   } else {
     guarded(r, [&] {
       if (is_model_suite(c.suite)) {

@@ -149,6 +149,10 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 
+std::optional<int64_t> CudaEngine::weights_bytes() const {
+  return model_ ? std::optional(model_->weight_bytes()) : std::nullopt;
+}
+
 WorkloadContext CudaEngine::context(const std::string& memory) const {
   if (!model_) throw Error("engine 'cuda': no model is loaded");
   return {.device = device_, .memory = &device_->memory(memory), .model = model_};

@@ -165,6 +165,8 @@ void Session::take_validation(const Item& item, const TaskOutcome& outcome, Prog
     try {
       v = validation_from_json(outcome.line);
       if (v.status == Status::kOk && !v.check) throw UsageError("status ok without a check");
+      const auto fault = accuracy_fault(item.c, v.accuracy);
+      if (v.status == Status::kOk && fault) throw UsageError(*fault);
     } catch (const Error& e) {
       v.status = Status::kError;
       v.reason = fmt::format("the validation pass does not keep the protocol: {}", e.what());
@@ -207,10 +209,10 @@ void Session::validate(Progress& progress) {
 void Session::complete(Record& r, const Item& item) const {
   r.order_seed = seed_;
   if (r.status != Status::kOk) return;
-  if (!r.check) r.check = folder_.validation(item.id, item.binary_sha256)->check;
-  const bool pass =
-      r.c.suite == Suite::kEncoder || r.c.suite == Suite::kDecoder || r.c.suite == Suite::kGenerate;
-  if (!r.flops && !r.bytes && pass) {
+  const Validation& v = *folder_.validation(item.id, item.binary_sha256);
+  if (!r.check) r.check = v.check;
+  if (!r.accuracy) r.accuracy = v.accuracy;
+  if (!r.flops && !r.bytes && is_model_suite(r.c.suite)) {
     fill_cost(r, load_model(r.c.model), ceilings_apply(r.c, plan_) && ceilings_ ? *ceilings_ : Ceilings{},
               std::nullopt);
   }
