@@ -62,6 +62,10 @@ MULTIPLIES_A_WIDTH = re.compile(
 )
 MAY_MULTIPLY = re.compile(r"^harness/weights/|^harness/base/tensor\.h$")
 
+# What an engine is like, its traits say (harness/engine/traits.h); only what makes engines knows them by name.
+ENGINE_BY_NAME = re.compile(r'[!=]= *"reference"|"reference" *[!=]=')
+MAKES_ENGINES = {"suites/engines_cuda.cc", "suites/engines_host.cc"}
+
 
 def room(path: str) -> tuple[str, str]:
     """`harness/run/x.cc` is in ("harness", "run"); a file at the top of a part has no room."""
@@ -115,8 +119,13 @@ def allowed(source: str, target: str) -> bool:
 
 
 def includes(path: str, text: str) -> list[str]:
-    """Breaches of the walls, and JSON parsed without a bound, in one source."""
+    """Breaches of the walls, JSON parsed without a bound, and engines told by name, in one source."""
     breaches = []
+    by_traits = (
+        path.startswith(("harness/run/", "harness/driver/", "suites/"))
+        and not is_test(path)
+        and path not in MAKES_ENGINES
+    )
     for number, line in enumerate(text.splitlines(), 1):
         match = re.match(
             r'\s*#include "((?:harness|kernels|reference|suites)/[^"]+)"', line
@@ -126,6 +135,10 @@ def includes(path: str, text: str) -> list[str]:
         if "json::parse(" in line and not TRUSTED_JSON.search(path):
             breaches.append(
                 f"{path}:{number}: json::parse of what may nest without end; use parse_json"
+            )
+        if by_traits and ENGINE_BY_NAME.search(line):
+            breaches.append(
+                f"{path}:{number}: an engine told by its name; ask engine_traits or Engine::traits"
             )
     return breaches
 

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "harness/base/error.h"
+#include "harness/driver/session/ceilings_store.h"
 #include "harness/record/environment.h"
 #include "harness/run/measure.h"
 #include "suites/engines.h"
@@ -33,18 +34,18 @@ std::optional<Rates> measure_op(Engine& engine, const std::string& name, Precisi
     const CheckResult r = rates.op.check();
     if (!r.ok())
       throw Error(fmt::format("{}: error {:.3g} over {:.3g}: {}", name, r.error, r.tolerance, r.where));
-    MeasureOptions options = default_options(c.engine);
+    MeasureOptions options = default_options(engine.traits());
     options.stop.max_s = 0.3;
     options.stop.min_s = 0.1;
     if (regime == Regime::kBurst) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(c.engine == "reference" ? 0 : 500));
+      std::this_thread::sleep_for(std::chrono::milliseconds(engine.traits().on_host ? 0 : 500));
       options.warmup = {.window_s = 0, .agreement = 1, .max_s = 0};
       options.stop = {.target = 0, .min_samples = 10, .max_samples = 10, .min_s = 0, .max_s = 10};
     }
     NoClocks clocks;
     // A ceiling is the best that was seen; a disturbed repetition only makes it look lower.
     const Summary times = summarize(measure(*rates.op.workload, clocks, options).samples_us);
-    rates.best_us = regime == Regime::kBurst || c.engine == "reference" ? times.min_us : times.median_us;
+    rates.best_us = regime == Regime::kBurst || engine.traits().on_host ? times.min_us : times.median_us;
     return rates;
   } catch (const ImpossibleCase&) {
     return std::nullopt;  // this machine has no such rate
@@ -53,18 +54,16 @@ std::optional<Rates> measure_op(Engine& engine, const std::string& name, Precisi
 
 }  // namespace
 
-Ceilings measure_ceilings(const EngineOptions& options) {
+Ceilings measure_ceilings(const std::string& name, const EngineOptions& options) {
   const EngineRegistry registry = engine_registry();
-  const auto engine = registry.make(best_engine(registry), options);
+  const auto engine = registry.make(name, options);
   Ceilings c;
-  const nlohmann::json environment = capture_environment({});
-  const auto& cards = environment.at("cards");
-  const bool device = engine->name() != "reference" && !cards.empty();
-  c.machine = device ? fmt::format("{} {}", cards[0].at("name").get<std::string>(),
-                                   cards[0].at("uuid").get<std::string>())
-              : environment.at("host").at("cpu").is_string()
-                  ? environment.at("host").at("cpu").get<std::string>()
-                  : "CPU";
+  const auto card = card_of(registry, name, options.device);
+  if (!card && !engine->traits().on_host) {
+    throw DeviceError(
+        fmt::format("--measure-ceilings: device {} is not one of the cards that NVML lists", options.device));
+  }
+  c.machine = machine_label(card);
   c.measured_at = utc_now();
 
   auto rate = [&](const char* op) -> std::optional<double> {
@@ -87,7 +86,7 @@ Ceilings measure_ceilings(const EngineOptions& options) {
           r->op.flops / r->best_us * 1e-6;
     }
   }
-  if (!device) {
+  if (engine->traits().on_host) {
     // The reference computes every precision in fp32 arithmetic on rounded weights.
     for (auto* table : {&c.burst_tflops, &c.sustained_tflops}) {
       for (Precision p : {Precision::kTf32, Precision::kFp16, Precision::kBf16}) {

@@ -12,8 +12,13 @@ std::optional<double> host_cache_bytes() {
   return std::nullopt;
 }
 
-std::string best_engine(const EngineRegistry& registry) {
-  return registry.device_usable(nullptr) ? "cuda" : "reference";
+std::optional<CardInfo> card_of(const EngineRegistry& registry, std::string_view engine, int device) {
+  if (engine_traits(engine).on_host) return std::nullopt;
+  return card_in_use(nvml(), registry.card_uuid(device), device);
+}
+
+std::string best_engine(const EngineRegistry& registry, int device) {
+  return registry.device_usable(device, nullptr) ? "cuda" : std::string(kTruthEngine);
 }
 
 }  // namespace tandem

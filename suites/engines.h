@@ -7,13 +7,16 @@ namespace tandem {
 
 EngineRegistry engine_registry();
 
-/// What `--engine auto` stands for on this machine: cuda where a device is usable, otherwise reference.
-std::string best_engine(const EngineRegistry& registry);
+/// What `--engine auto` stands for on this machine: cuda where this device is usable, otherwise reference.
+std::string best_engine(const EngineRegistry& registry, int device);
 
 /// The CPU's last-level cache; absent where the system does not say.
 std::optional<double> host_cache_bytes();
 
-/// Measured rates of this machine for the floors: the device's where there is one, otherwise the CPU's.
-Ceilings measure_ceilings(const EngineOptions& options);
+/// The card that `engine` uses as `device`; nothing for an engine on the CPU, or where there is no such card.
+std::optional<CardInfo> card_of(const EngineRegistry& registry, std::string_view engine, int device);
+
+/// Measured rates for the floors of this engine: those of its card, or of the CPU.
+Ceilings measure_ceilings(const std::string& engine, const EngineOptions& options);
 
 }  // namespace tandem

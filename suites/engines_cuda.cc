@@ -15,7 +15,7 @@ std::unique_ptr<Engine> make_engine(const std::string& name, const EngineOptions
     throw UsageError(fmt::format("engine: '{}' is not in this binary; it has: cuda reference", name));
   }
   std::string reason;
-  if (!kernels::cuda_usable(&reason))
+  if (!kernels::cuda_usable(options.device, &reason))
     throw DeviceError(fmt::format("engine: 'cuda' is not usable: {}", reason));
   return std::make_unique<kernels::CudaEngine>(kernels::CudaEngineOptions{
       .device = options.device,
@@ -35,10 +35,28 @@ std::optional<double> cache_bytes(int device) {
   return bytes;
 }
 
+/// "GPU-01234567-89ab-cdef-0123-456789abcdef": the UUID as NVML spells it.
+std::optional<std::string> card_uuid(int device) {
+  cudaDeviceProp properties{};
+  if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) {
+    cudaGetLastError();
+    return std::nullopt;
+  }
+  std::string uuid = "GPU";
+  for (size_t i = 0; i < sizeof(properties.uuid.bytes); ++i) {
+    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10) uuid += '-';
+    uuid += fmt::format("{:02x}", static_cast<unsigned char>(properties.uuid.bytes[i]));
+  }
+  return uuid;
+}
+
 }  // namespace
 
 EngineRegistry engine_registry() {
-  return {.make = make_engine, .device_usable = kernels::cuda_usable, .l2_bytes = cache_bytes};
+  return {.make = make_engine,
+          .device_usable = kernels::cuda_usable,
+          .card_uuid = card_uuid,
+          .l2_bytes = cache_bytes};
 }
 
 }  // namespace tandem

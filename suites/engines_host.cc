@@ -18,10 +18,11 @@ EngineRegistry engine_registry() {
             throw UsageError(fmt::format("engine: '{}' is not in this binary; it has: reference", name));
           },
           .device_usable =
-              [](std::string* reason) {
+              [](int, std::string* reason) {
                 if (reason != nullptr) *reason = kNoCuda;
                 return false;
               },
+          .card_uuid = [](int) { return std::optional<std::string>(); },
           .l2_bytes = [](int) { return host_cache_bytes(); }};
 }
 

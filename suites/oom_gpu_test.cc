@@ -30,7 +30,7 @@ class OutOfMemoryRun : public testing::Test {
   void SetUp() override {
     ::setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 0);  // as the driver numbers the cards
     std::string reason;
-    if (!kernels::cuda_usable(&reason)) GTEST_SKIP() << reason;
+    if (!kernels::cuda_usable(0, &reason)) GTEST_SKIP() << reason;
     ::setenv("TANDEM_SAMPLE_SECONDS", "0:0.01", 1);
     folder_ = fs::temp_directory_path() / fmt::format("tandem-oom-gpu.{}", ::getpid());
     // No suite_limits beside it: ceilings are not what is tested.

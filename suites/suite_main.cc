@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <optional>
 
 #include "harness/base/error.h"
@@ -17,6 +18,7 @@
 #include "harness/run/worker.h"
 #include "harness/sweep/sweep_spec.h"
 #include "suites/engines.h"
+#include "suites/rows.h"
 
 namespace tandem {
 namespace {
@@ -24,7 +26,7 @@ namespace {
 constexpr const char* kAbout[] = {
     "One encoder pass.",
     "One decode step: the one that appends position tgt.",
-    "Encode, then tgt greedy steps, end to end; also the mean step.",
+    "Encode, then tgt steps, end to end; also the mean step.",
     "Each kernel family beside its library peer.",
     "Collectives.",
     "The three memory levels.",
@@ -75,12 +77,17 @@ std::vector<char*> take_benchmark_flags(int argc, char** argv, Flags& flags, std
   return library;
 }
 
+/// The values of one axis's flag.
+std::vector<std::string>& values_of(Flags& flags, std::string_view name) {
+  const auto at = std::find_if(axes().begin(), axes().end(), [&](const Axis& a) { return a.name == name; });
+  return flags.values[static_cast<size_t>(at - axes().begin())];
+}
+
 /// The axes that --input-ids stands for.
 void take_input_ids(Flags& flags) {
   if (flags.input_ids.empty()) return;
   const auto values = [&](std::string_view name) -> std::vector<std::string>& {
-    const auto at = std::find_if(axes().begin(), axes().end(), [&](const Axis& a) { return a.name == name; });
-    return flags.values[static_cast<size_t>(at - axes().begin())];
+    return values_of(flags, name);
   };
   if (!values("lengths").empty()) throw UsageError("--input-ids: not together with --lengths");
   values("lengths") = {"ids:" + flags.input_ids};
@@ -94,7 +101,7 @@ void take_input_ids(Flags& flags) {
 /// Every combination of the flags' values, checked.
 std::vector<Case> cases_of(Suite suite, const Flags& flags, const EngineRegistry& registry) {
   nlohmann::json group = {{"suite", suite_name(suite)}};
-  std::string engine = best_engine(registry);
+  std::string engine = best_engine(registry, flags.device);
   for (size_t i = 0; i < axes().size(); ++i) {
     std::vector<std::string> values = flags.values[i];
     if (values.empty()) continue;
@@ -115,41 +122,14 @@ std::vector<Case> cases_of(Suite suite, const Flags& flags, const EngineRegistry
     }
     group[std::string(axes()[i].name)] = list;
   }
-  const SweepCases expanded =
-      expand_sweep({{"groups", {group}}}, {.engine = engine, .device = registry.device_usable(nullptr)});
+  const SweepCases expanded = expand_sweep(
+      {{"groups", {group}}}, {.engine = engine, .device = registry.device_usable(flags.device, nullptr)});
   if (expanded.cases.empty() && !expanded.skipped.empty())
     throw ImpossibleCase(expanded.skipped.front().reason);
   for (const SkippedCase& s : expanded.skipped) {
     std::cerr << "skipped " << case_name(s.c) << ": " << s.reason << '\n';
   }
   return expanded.cases;
-}
-
-std::string show_us(double us) {
-  if (us >= 1e6) return fmt::format("{:.3f} s", us * 1e-6);
-  if (us >= 1e4) return fmt::format("{:.3f} ms", us * 1e-3);
-  return fmt::format("{:.2f} us", us);
-}
-
-void print_row(const Record& r, size_t width) {
-  std::string row = fmt::format("{:<{}}  ", r.name, width);
-  if (!r.summary) {
-    fmt::print("{}{}: {}\n", row, status_name(r.status), r.reason.value_or("no reason given"));
-    return;
-  }
-  row += fmt::format("{:>12}", show_us(r.summary->median_us));
-  row += r.summary->ci95_lo_us
-             ? fmt::format("  [{}, {}]", show_us(*r.summary->ci95_lo_us), show_us(*r.summary->ci95_hi_us))
-             : fmt::format("  [{} samples]", r.summary->n);
-  if (r.metrics.step_us) row += fmt::format("  step {}", show_us(*r.metrics.step_us));
-  if (r.floor.floor_us)
-    row += fmt::format("  floor {} x{:.2f}", show_us(*r.floor.floor_us), r.floor.ratio.value_or(0));
-  if (r.metrics.gigabytes_per_second) row += fmt::format("  {:.1f} GB/s", *r.metrics.gigabytes_per_second);
-  if (r.metrics.teraflops) row += fmt::format("  {:.3f} TFLOP/s", *r.metrics.teraflops);
-  if (r.check && r.check->error)
-    row += fmt::format("  error {:.1e} of {:.0e}", *r.check->error, r.check->tolerance.value_or(0));
-  if (r.status != Status::kOk) row += fmt::format("  {}: {}", status_name(r.status), r.reason.value_or(""));
-  fmt::print("{}\n", row);
 }
 
 /// Google Benchmark prints nothing itself: rows and JSON are ours.
@@ -162,7 +142,18 @@ class Silent : public benchmark::BenchmarkReporter {
 int run_by_hand(Suite suite, Flags& flags, std::vector<char*> library, WorkerOptions options,
                 const EngineRegistry& registry) {
   const std::vector<Case> cases = cases_of(suite, flags, registry);
-  Worker worker(registry, std::move(options));
+  // One worker for the card and one for the CPU: a floor stands on the ceilings of what computes the case.
+  std::map<bool, Worker> workers;
+  std::optional<CardInfo> device;
+  for (const Case& c : cases) {
+    const auto card = card_of(registry, c.engine, flags.device);
+    if (card) device = card;
+    const bool known =
+        card || engine_traits(c.engine).on_host;  // not the CPU's for a card that NVML does not list
+    if (flags.ceilings.empty())
+      options.ceilings = (known ? stored_ceilings(card) : std::nullopt).value_or(Ceilings{});
+    workers.try_emplace(engine_traits(c.engine).on_host, registry, options);
+  }
   std::vector<Record> records;
   size_t width = 0;
   for (const Case& c : cases) width = std::max(width, case_name(c).size());
@@ -170,6 +161,7 @@ int run_by_hand(Suite suite, Flags& flags, std::vector<char*> library, WorkerOpt
   for (const Case& c : cases) {
     benchmark::RegisterBenchmark(case_name(c).c_str(),
                                  [&, c](benchmark::State& state) {
+                                   Worker& worker = workers.at(engine_traits(c.engine).on_host);
                                    for (auto _ : state) {
                                      const Record r = worker.measure_case(c, worker.validate_case(c));
                                      if (r.status == Status::kOk) {
@@ -177,7 +169,7 @@ int run_by_hand(Suite suite, Flags& flags, std::vector<char*> library, WorkerOpt
                                      } else {
                                        state.SkipWithError(r.reason.value_or("failed").c_str());
                                      }
-                                     if (rows) print_row(r, width);
+                                     if (rows) fmt::print("{}\n", row_of(r, width));
                                      records.push_back(r);
                                    }
                                  })
@@ -192,7 +184,7 @@ int run_by_hand(Suite suite, Flags& flags, std::vector<char*> library, WorkerOpt
   benchmark::Shutdown();
 
   if (flags.format == "json" || !flags.benchmark_out.empty()) {
-    const std::string text = benchmark_json(capture_environment({}), records).dump(2);
+    const std::string text = benchmark_json(capture_environment({.device = device}), records).dump(2);
     if (flags.format == "json") fmt::print("{}\n", text);
     if (!flags.benchmark_out.empty()) {
       std::ofstream out(flags.benchmark_out);
@@ -285,7 +277,11 @@ int run(Suite suite, int argc, char** argv) {
   options.attempt = flags.attempt;
   options.run_dir = flags.out;
   if (flags.measure_ceilings) {
-    fmt::print("{}\n", nlohmann::json(measure_ceilings(options.engine)).dump());
+    const std::vector<std::string>& engines = values_of(flags, "engine");
+    if (engines.size() > 1) throw UsageError("--engine: --measure-ceilings takes one engine");
+    const bool best = engines.empty() || engines[0] == "auto";
+    const std::string engine = best ? best_engine(registry, flags.device) : engines[0];
+    fmt::print("{}\n", nlohmann::json(measure_ceilings(engine, options.engine)).dump());
     return static_cast<int>(ExitCode::kGood);
   }
   if (!flags.ceilings.empty()) options.ceilings = read_ceilings(flags.ceilings);
@@ -302,7 +298,6 @@ int run(Suite suite, int argc, char** argv) {
     serve_cases(worker, flags.cases, mode, std::cout, pass);
     return static_cast<int>(ExitCode::kGood);
   }
-  if (flags.ceilings.empty()) options.ceilings = cached_ceilings().value_or(Ceilings{});
   return run_by_hand(suite, flags, library, std::move(options), registry);
 }
 

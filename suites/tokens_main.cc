@@ -100,7 +100,7 @@ void print_tokens(const TokenArgs& args, const Checkpoint& checkpoint, const Tra
   const auto engine = engine_registry().make(name, options);
   engine->check_supported(c);
   engine->load(c, checkpoint.config(), weight_form(c));
-  if (name != "reference" && plain_greedy(g) && !args.scores) {
+  if (!engine->traits().is_truth && plain_greedy(g) && !args.scores) {
     print_greedy(*engine, c, source, g);
   } else {
     print_sequences(args, engine->decode(source, g));
@@ -136,11 +136,11 @@ int run(int argc, char** argv) {
   const TransformerBatch source =
       pack(checkpoint.config(), read_ids(args.input_ids, checkpoint.config().vocab));
   check_fits(g, checkpoint.config(), source.max_length);
-  std::string engine = args.engine == "auto" ? best_engine(engine_registry()) : args.engine;
-  if (args.engine == "auto" && engine != "reference" && (!plain_greedy(g) || args.scores)) {
+  std::string engine = args.engine == "auto" ? best_engine(engine_registry(), args.device) : args.engine;
+  if (args.engine == "auto" && !engine_traits(engine).is_truth && (!plain_greedy(g) || args.scores)) {
     std::cerr << "generate: decoding with the reference; --engine " << engine
               << " follows rules and scores too\n";
-    engine = "reference";
+    engine = kTruthEngine;
   }
   print_tokens(args, checkpoint, source, g, engine);
   return static_cast<int>(ExitCode::kGood);

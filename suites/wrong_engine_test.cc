@@ -133,7 +133,7 @@ Record measured(Wrong wrong, Suite suite, Precision precision) {
         if (name == "reference") return std::make_unique<ReferenceEngine>();
         return std::make_unique<WrongEngine>(wrong);
       },
-      .device_usable = [](std::string*) { return true; },
+      .device_usable = [](int, std::string*) { return true; },
       .l2_bytes = [](int) { return std::optional<double>(); }};
   Worker worker(registry, {});
   Case c;

@@ -23,7 +23,7 @@ class WrongKernelsTest : public testing::TestWithParam<Precision> {
  protected:
   void SetUp() override {
     std::string reason;
-    if (!kernels::cuda_usable(&reason)) GTEST_SKIP() << reason;
+    if (!kernels::cuda_usable(0, &reason)) GTEST_SKIP() << reason;
     ::setenv("TANDEM_SAMPLE_SECONDS", "0:0.01", 1);
     dir_ = fs::temp_directory_path() / fmt::format("tandem-wrong-kernels.{}", ::getpid());
     fs::create_directories(dir_);

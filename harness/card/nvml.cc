@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <fstream>
 #include <string_view>
 
@@ -171,6 +172,14 @@ std::optional<CardInfo> visible_card(const std::vector<CardInfo>& cards, const c
   }
   if (device < 0 || device >= static_cast<int>(visible.size())) return std::nullopt;
   return visible[device];
+}
+
+std::optional<CardInfo> card_in_use(const NvmlFunctions* functions, const std::optional<std::string>& uuid,
+                                    int device) {
+  const std::vector<CardInfo> cards = nvml_cards(functions);
+  const auto it = std::find_if(cards.begin(), cards.end(), [&](const CardInfo& c) { return c.uuid == uuid; });
+  if (it != cards.end()) return *it;
+  return visible_card(cards, std::getenv("CUDA_VISIBLE_DEVICES"), device);
 }
 
 CardReading read_block(const NvmlFunctions* functions, int card) {

@@ -70,6 +70,12 @@ std::vector<CardInfo> nvml_cards(const NvmlFunctions* functions);
 std::optional<CardInfo> visible_card(const std::vector<CardInfo>& cards, const char* cuda_visible_devices,
                                      int device);
 
+/// The card that CUDA's device number `device` is: the one of this UUID, as the CUDA runtime tells it, wherever NVML counts it;
+/// visible_card by CUDA_VISIBLE_DEVICES of the environment where `uuid` is absent, or is one that NVML does not know (a
+/// MIG slice has one of its own).
+std::optional<CardInfo> card_in_use(const NvmlFunctions* functions, const std::optional<std::string>& uuid,
+                                    int device);
+
 /// What the card is doing now; absent what cannot be read.
 struct CardReading {
   std::optional<double> sm_mhz, temperature_c, power_w;

@@ -2,98 +2,15 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include "harness/card/testing/recorded_nvml.h"
 
 namespace tandem {
 namespace {
 
-/// What nvidia-smi showed of one card, played back. A value of -1: the function fails.
-struct Recorded {
-  const char* name;
-  const char* uuid;
-  int major, minor;
-  unsigned cores;
-  int ecc;
-  int mig;
-  unsigned power_limit_mw;
-  unsigned applications_mhz, default_mhz;
-  int links;
-  unsigned sm_mhz, celsius, power_mw;
-  unsigned long long reasons;
-  std::vector<NvmlFunctions::Process> processes;
-};
-
-std::vector<Recorded>& machine() {
-  static std::vector<Recorded> cards;
-  return cards;
-}
-
-Recorded h200() {
-  return {"NVIDIA H200",
-          "GPU-11111111-2222-3333-4444-555555555555",
-          9,
-          0,
-          16896,
-          1,
-          0,
-          700000,
-          1980,
-          1980,
-          18,
-          1755,
-          61,
-          698120,
-          0x4,
-          {{4242, 1ull << 30, ~0u, ~0u}}};
-}
-
-const Recorded& at(NvmlFunctions::Device device) {
-  return machine()[reinterpret_cast<uintptr_t>(device) - 1];
-}
-
-int put(char* text, unsigned length, const char* value) {
-  if (std::strlen(value) >= length) return 7;
-  std::strcpy(text, value);
-  return 0;
-}
-
-NvmlFunctions recorded() {
-  using D = NvmlFunctions::Device;
-  NvmlFunctions f;
-  f.system_driver_version = [](char* t, unsigned n) { return put(t, n, "580.65.06"); };
-  f.system_cuda_driver_version = [](int* v) { return *v = 13000, 0; };
-  f.device_count = [](unsigned* n) { return *n = static_cast<unsigned>(machine().size()), 0; };
-  f.device_by_index = [](unsigned i, D* d) {
-    if (i >= machine().size()) return 2;
-    return *d = reinterpret_cast<D>(static_cast<uintptr_t>(i) + 1), 0;
-  };
-  f.name = [](D d, char* t, unsigned n) { return put(t, n, at(d).name); };
-  f.uuid = [](D d, char* t, unsigned n) { return put(t, n, at(d).uuid); };
-  f.compute_capability = [](D d, int* a, int* b) { return *a = at(d).major, *b = at(d).minor, 0; };
-  f.num_gpu_cores = [](D d, unsigned* n) { return *n = at(d).cores, 0; };
-  f.memory_info = [](D, NvmlFunctions::Memory* m) { return *m = {150754820096ull, 0, 0}, 0; };
-  f.ecc_mode = [](D d, int* now, int* next) { return *now = *next = at(d).ecc, at(d).ecc < 0 ? 3 : 0; };
-  f.mig_mode = [](D d, unsigned* now, unsigned* next) {
-    return *now = *next = static_cast<unsigned>(at(d).mig), at(d).mig < 0 ? 3 : 0;
-  };
-  f.enforced_power_limit = [](D d, unsigned* mw) { return *mw = at(d).power_limit_mw, 0; };
-  f.applications_clock = [](D d, int, unsigned* mhz) { return *mhz = at(d).applications_mhz, 0; };
-  f.default_applications_clock = [](D d, int, unsigned* mhz) { return *mhz = at(d).default_mhz, 0; };
-  f.nvlink_state = [](D d, unsigned link, int* up) { return *up = static_cast<int>(link) < at(d).links, 0; };
-  f.clock_info = [](D d, int type, unsigned* mhz) { return *mhz = at(d).sm_mhz, type == 1 ? 0 : 2; };
-  f.temperature = [](D d, int, unsigned* c) { return *c = at(d).celsius, 0; };
-  f.power_usage = [](D d, unsigned* mw) { return *mw = at(d).power_mw, 0; };
-  f.clocks_event_reasons = [](D d, unsigned long long* bits) { return *bits = at(d).reasons, 0; };
-  f.compute_processes = [](D d, unsigned* n, NvmlFunctions::Process* out) {
-    const auto& list = at(d).processes;
-    const bool fits = list.size() <= *n;
-    *n = static_cast<unsigned>(list.size());
-    if (!fits) return 7;
-    std::copy(list.begin(), list.end(), out);
-    return 0;
-  };
-  return f;
-}
+using testing::h200;
+using testing::machine;
+using testing::recorded;
+using testing::Recorded;
 
 // Without it a machine without a driver would fail where it should have no cards.
 TEST(Nvml, WithoutTheLibraryThereAreNoCardsAndNoErrors) {
@@ -180,8 +97,7 @@ TEST(Nvml, AnotherProcessContends) {
 
 // Without it a run under CUDA_VISIBLE_DEVICES would carry the UUID and the clocks of another card.
 TEST(Nvml, VisibleDevicesAreFollowed) {
-  Recorded other = h200();
-  other.uuid = "GPU-99999999-2222-3333-4444-555555555555";
+  const Recorded other = testing::l40s();
   machine() = {h200(), other};
   const NvmlFunctions f = recorded();
   const auto cards = nvml_cards(&f);
@@ -193,6 +109,18 @@ TEST(Nvml, VisibleDevicesAreFollowed) {
   EXPECT_FALSE(visible_card(cards, "", 0));
   EXPECT_FALSE(visible_card(cards, "7,0", 0)) << "CUDA stops at the first invalid entry";
   EXPECT_FALSE(visible_card(cards, nullptr, 2));
+}
+
+// Without it CUDA's order, fastest first, would give a run the UUID and the clocks of another card.
+TEST(Nvml, TheCardInUseIsFoundByItsUuid) {
+  machine() = {testing::l40s(), h200()};  // CUDA's device 0 is the second on the bus
+  const NvmlFunctions f = recorded();
+  ::unsetenv("CUDA_VISIBLE_DEVICES");
+  EXPECT_EQ(card_in_use(&f, h200().uuid, 0)->index, 1);
+  EXPECT_EQ(card_in_use(&f, std::nullopt, 0)->index, 0) << "what is not told is the order of the bus";
+  EXPECT_EQ(card_in_use(&f, "MIG-1", 1)->index, 1);
+  EXPECT_FALSE(card_in_use(&f, std::nullopt, 2));
+  EXPECT_FALSE(card_in_use(nullptr, h200().uuid, 0));
 }
 
 }  // namespace

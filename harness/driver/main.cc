@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 
 #include "harness/base/error.h"
@@ -182,9 +183,11 @@ int run(int argc, char** argv) {
 
   fs::path doctor_bin = beside;
   bool require_device = false;
+  int doctor_device = 0;
   CLI::App& doctor =
       *app.add_subcommand("doctor", "what this machine has, what is missing, and what follows from it");
   doctor.add_flag("--require-device", require_device, "exit 3 without a usable device");
+  doctor.add_option("--device", doctor_device, "device number")->check(CLI::NonNegativeNumber);
   add_bin_dir(doctor, doctor_bin);
 
   tandem::ReproArgs repro_args;
@@ -207,7 +210,7 @@ int run(int argc, char** argv) {
   if (build.parsed()) return tandem::build_info_command();
   if (profile.parsed()) return tandem::profile_command(profile_args, passes);
   if (list.parsed()) return tandem::list_command(list_args, as_json);
-  if (doctor.parsed()) return tandem::doctor_command(doctor_bin, require_device);
+  if (doctor.parsed()) return tandem::doctor_command(doctor_bin, doctor_device, require_device);
   if (generate.parsed()) return tandem::generate_command(generate_args);
   return tandem::repro_command(repro_args);
 }
@@ -215,6 +218,9 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // NVML numbers cards in the order of the bus. So must every process that this one starts, or a record carries another card's
+  // name: the user's own order does not count.
+  ::setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 1);
   try {
     return run(argc, argv);
   } catch (const tandem::Error& e) {

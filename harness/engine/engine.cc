@@ -8,6 +8,11 @@
 
 namespace tandem {
 
+EngineTraits engine_traits(std::string_view name) {
+  const bool reference = name == kTruthEngine;
+  return {.on_host = reference, .is_truth = reference};
+}
+
 std::vector<int32_t> decoder_prefix(const ModelConfig& config, int batch, int steps, uint64_t seed) {
   std::vector<int32_t> ids(static_cast<size_t>(batch) * steps);
   const uint64_t key = stream_key(seed, "decoder.prefix");

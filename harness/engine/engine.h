@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "harness/engine/traits.h"
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
 #include "harness/model/generation.h"
@@ -98,6 +99,7 @@ class Engine {
  public:
   virtual ~Engine() = default;
   virtual std::string_view name() const = 0;
+  virtual EngineTraits traits() const { return engine_traits(name()); }
 
   /// Throws ImpossibleCase, naming the field, for a case that this engine cannot compute (a precision, a sparsity), and
   /// OutOfMemory for one of which it can tell that it is too large. Called before anything is allocated; must be cheap.
@@ -110,6 +112,9 @@ class Engine {
   virtual void load(const Case& c, const ModelConfig& config, const WeightForm& form) = 0;
   /// Wall time of the last load.
   virtual double load_us() const = 0;
+  /// Bytes of the loaded weights as they are stored, scales and metadata included; absent where nothing is loaded or the
+  /// engine cannot say.
+  virtual std::optional<int64_t> weights_bytes() const { return std::nullopt; }
 
   /// Prepares a case of the loaded group on the given source batch. suite_decoder: the self-attention cache holds the
   /// keys and values of decoder_prefix(...) and the step appends position tgt.

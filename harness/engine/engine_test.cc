@@ -52,5 +52,13 @@ TEST(Engine, CasesDecodeAsTheirAxesSay) {
   EXPECT_EQ(g.eos_ids, std::vector<int32_t>{config.eos_id});
 }
 
+// Breaks when an engine on the CPU is asked for a card, or another engine than the reference is taken for the truth.
+TEST(Engine, TraitsOfTheEnginesByName) {
+  EXPECT_TRUE(engine_traits("reference").on_host && engine_traits("reference").is_truth);
+  for (const char* name : {"cuda", "a-peer", ""}) {
+    EXPECT_FALSE(engine_traits(name).on_host || engine_traits(name).is_truth) << name;
+  }
+}
+
 }  // namespace
 }  // namespace tandem

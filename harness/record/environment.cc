@@ -67,7 +67,8 @@ json host_json() {
 json card_json(const CardInfo& card) {
   json links = json::array();
   for (const int link : card.nvlinks) links.push_back(link);
-  return {{"name", card.name},
+  return {{"index", card.index},
+          {"name", card.name},
           {"uuid", card.uuid},
           {"compute_capability", maybe(card.compute_capability)},
           {"sms", maybe(card.sms)},
@@ -168,6 +169,7 @@ json capture_environment(const EnvironmentOptions& options) {
   const std::vector<CardInfo> cards = options.cards ? *options.cards : nvml_cards(nvml());
   json cards_json = json::array();
   for (const CardInfo& card : cards) cards_json.push_back(card_json(card));
+  // One driver serves all cards.
   software["driver"] = cards.empty() ? json() : maybe(cards.front().driver);
   software["cuda_driver"] = cards.empty() ? json() : maybe(cards.front().cuda_driver);
   json sweep;
@@ -186,6 +188,7 @@ json capture_environment(const EnvironmentOptions& options) {
           {"host", host_json()},
           {"software", software},
           {"cards", cards_json},
+          {"device", options.device ? json(options.device->uuid) : json()},
           {"ceilings", options.ceilings.is_object() ? options.ceilings : json()},
           {"env", allowed_environment(environ)}};
 }

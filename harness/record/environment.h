@@ -25,6 +25,7 @@ struct EnvironmentOptions {
   std::optional<SweepRef> sweep = {};
   std::map<std::string, std::string> binaries = {};  ///< name to SHA-256
   std::optional<std::vector<CardInfo>> cards = {};   ///< absent: what NVML reports
+  std::optional<CardInfo> device = {};               ///< the one of them that the run uses; absent: none
   nlohmann::json ceilings = {};                      ///< an object or null
   nlohmann::json build = {};  ///< build_json() of the measured build; null: this binary's own
 };

@@ -51,7 +51,10 @@ class Validator {
 
   std::optional<std::string> check(const json& schema, const json& value, const std::string& at) const {
     for (const auto& [keyword, rule] : schema.items()) {
-      if (auto error = check_keyword(keyword, rule, value, at)) return error;
+      if (auto error = keyword == "additionalProperties" ? check_additional(schema, value, at)
+                                                         : check_keyword(keyword, rule, value, at)) {
+        return error;
+      }
     }
     return std::nullopt;
   }
@@ -74,9 +77,7 @@ class Validator {
       return wrong(at, fmt::format("{} is not one of {}", shown(value), rule.dump()));
     }
     if (keyword == "required" || keyword == "properties") return check_object(keyword, rule, value, at);
-    if (keyword == "additionalProperties") {
-      if (rule == true) return std::nullopt;
-    } else if (keyword == "items" || keyword == "minItems" || keyword == "maxItems") {
+    if (keyword == "items" || keyword == "minItems" || keyword == "maxItems") {
       return check_array(keyword, rule, value, at);
     } else if (keyword == "pattern") {
       if (!value.is_string() || matches(rule.get<std::string>(), value.get<std::string>()))
@@ -85,11 +86,25 @@ class Validator {
     } else if (keyword == "minimum") {
       if (!value.is_number() || value.get<double>() >= rule.get<double>()) return std::nullopt;
       return wrong(at, fmt::format("{} is under the minimum of {}", shown(value), rule.dump()));
+    } else if (keyword == "maximum") {
+      if (!value.is_number() || value.get<double>() <= rule.get<double>()) return std::nullopt;
+      return wrong(at, fmt::format("{} is over the maximum of {}", shown(value), rule.dump()));
     } else if (keyword == "exclusiveMinimum") {
       if (!value.is_number() || value.get<double>() > rule.get<double>()) return std::nullopt;
       return wrong(at, fmt::format("{} is not more than {}", shown(value), rule.dump()));
     }
     throw Error(fmt::format("schema: keyword '{}' is not understood", keyword));
+  }
+
+  static Result check_additional(const json& schema, const json& value, const std::string& at) {
+    const json& rule = schema.at("additionalProperties");
+    if (!rule.is_boolean()) throw Error("schema: additionalProperties is understood as true or false only");
+    if (rule.get<bool>() || !value.is_object()) return std::nullopt;
+    const json known = schema.value("properties", json::object());
+    for (const auto& [name, item] : value.items()) {
+      if (!known.contains(name)) return wrong(at.empty() ? name : at + "." + name, "is not a known field");
+    }
+    return std::nullopt;
   }
 
   Result check_ref(const std::string& ref, const json& value, const std::string& at) const {

@@ -179,6 +179,31 @@ void clocks_from_json(const json& j, Record& r) {
   }
 }
 
+json ranks_to_json(const std::vector<RankRecord>& ranks) {
+  json list = json::array();
+  for (const RankRecord& r : ranks) {
+    list.push_back({{"rank", r.rank},
+                    {"host", r.host},
+                    {"device", r.device},
+                    {"card", r.card},
+                    {"uuid", maybe(r.uuid)},
+                    {"median_us", maybe(r.median_us)},
+                    {"wait_us", maybe(r.wait_us)}});
+  }
+  return list;
+}
+
+RankRecord rank_from_json(const json& j) {
+  RankRecord r{.rank = j.at("rank").get<int>(),
+               .host = j.at("host").get<std::string>(),
+               .device = j.at("device").get<int>(),
+               .card = j.at("card").get<std::string>()};
+  read(j, "uuid", r.uuid);
+  read(j, "median_us", r.median_us);
+  read(j, "wait_us", r.wait_us);
+  return r;
+}
+
 void check_version(const json& j) {
   const auto it = j.find("schema");
   if (it == j.end() || !it->is_string()) return;  // the schema says what is wrong
@@ -207,8 +232,10 @@ Record parse(const json& j) {
   cost_from_json(part(j, "cost"), r);
   read(part(j, "memory"), "peak_bytes", r.peak_bytes);
   read(part(j, "memory"), "planned_bytes", r.planned_bytes);
+  read(part(j, "memory"), "weights_bytes", r.weights_bytes);
+  read(part(j, "memory"), "fraction_kept", r.fraction_kept);
   if (const json& c = part(j, "check"); !c.empty()) r.check = check_from_json(c);
-  if (const json& a = part(j, "accuracy"); !a.empty()) r.accuracy = a;
+  if (const json& a = part(j, "accuracy"); !a.empty()) r.accuracy = accuracy_from_json(a);
   read(j, "regime", r.regime);
   read(j, "l2", r.l2);
   read(j, "contended", r.contended);
@@ -219,7 +246,7 @@ Record parse(const json& j) {
   read(part(j, "stop"), "target", r.stop_target);
   read(part(j, "stop"), "reached", r.stop_reached);
   clocks_from_json(part(j, "clocks"), r);
-  r.ranks = j.value("ranks", std::vector<json>{});
+  for (const json& rank : j.value("ranks", json::array())) r.ranks.push_back(rank_from_json(rank));
   r.input_seed = j.at("seeds").at("inputs").get<uint64_t>();
   read(part(j, "seeds"), "order", r.order_seed);
   read(part(j, "process"), "profiler_mapped", r.profiler_mapped);
@@ -274,6 +301,39 @@ Check check_from_json(const json& j) {
   return c;
 }
 
+json accuracy_to_json(const Accuracy& a) {
+  return {{"relative_error", a.relative_error},
+          {"kl", maybe(a.kl)},
+          {"tokens_agree", maybe(a.tokens_agree)},
+          {"teacher_forced", a.teacher_forced},
+          {"against", a.against},
+          {"synthetic_weights", a.synthetic_weights}};
+}
+
+Accuracy accuracy_from_json(const json& j) {
+  static const json schema = record_schema().at("$defs").at("accuracy");
+  if (const auto error = schema_error(schema, j)) throw UsageError("accuracy." + *error);
+  if (!j.is_object()) throw UsageError("accuracy: an object is needed");
+  Accuracy a{.relative_error = j.at("relative_error").get<double>(),
+             .teacher_forced = j.at("teacher_forced").get<bool>(),
+             .against = j.at("against").get<std::string>(),
+             .synthetic_weights = j.at("synthetic_weights").get<bool>()};
+  read(j, "kl", a.kl);
+  read(j, "tokens_agree", a.tokens_agree);
+  return a;
+}
+
+std::optional<std::string> accuracy_fault(const Case& c, const std::optional<Accuracy>& accuracy) {
+  if (!is_model_suite(c.suite) || !is_lossy(c)) return std::nullopt;
+  if (!accuracy) {
+    return fmt::format("accuracy: missing; what precision '{}', kv '{}', sparsity '{}' costs must be stated",
+                       precision_name(c.precision), c.kv, c.sparsity);
+  }
+  const bool finite = std::isfinite(accuracy->relative_error) && std::isfinite(accuracy->kl.value_or(0)) &&
+                      std::isfinite(accuracy->tokens_agree.value_or(0));
+  return finite ? std::nullopt : std::optional<std::string>("accuracy: not a finite number");
+}
+
 Record make_record(const Case& c, int worker, int attempt) {
   Record r;
   r.c = c;
@@ -311,22 +371,27 @@ json record_to_json(const Record& r) {
             {"metrics", metrics_to_json(r.metrics)},
             {"floor", floor_to_json(r.floor)},
             {"cost", cost_to_json(r)},
-            {"memory",
-             known_or_null({{"peak_bytes", maybe(r.peak_bytes)}, {"planned_bytes", maybe(r.planned_bytes)}})},
+            {"memory", known_or_null({{"peak_bytes", maybe(r.peak_bytes)},
+                                      {"planned_bytes", maybe(r.planned_bytes)},
+                                      {"weights_bytes", maybe(r.weights_bytes)},
+                                      {"fraction_kept", maybe(r.fraction_kept)}})},
             {"check", r.check ? check_to_json(*r.check) : json()},
-            {"accuracy", r.accuracy},
+            {"accuracy", r.accuracy ? accuracy_to_json(*r.accuracy) : json()},
             {"regime", maybe(r.regime)},
             {"l2", maybe(r.l2)},
             {"contended", maybe(r.contended)},
             {"warmup", warmup},
             {"stop", stop},
             {"clocks", clocks_to_json(r)},
-            {"ranks", r.ranks},
+            {"ranks", ranks_to_json(r.ranks)},
             {"seeds", {{"inputs", r.input_seed}, {"order", maybe(r.order_seed)}}},
             {"process", process},
             {"choices_sha256", maybe(r.choices_sha256)},
             {"started", maybe(r.started)},
             {"wall_s", r.wall_s}};
+  if (const auto fault = accuracy_fault(r.c, r.accuracy); fault && r.status == Status::kOk) {
+    throw Error(fmt::format("record of {}: {}", r.name, *fault));
+  }
   if (const auto field = nonfinite_field(j)) {
     throw Error(fmt::format("record of {}: {} is not a finite number", r.name, *field));
   }
@@ -352,7 +417,10 @@ std::vector<Record> read_records(const std::string& path, std::string* warning) 
   std::vector<Record> records;
   const std::string cut = for_each_line(path, [&](int number, const std::string& line) {
     try {
-      records.push_back(record_from_json(parse_json(line)));
+      Record r = record_from_json(parse_json(line));
+      const auto fault = accuracy_fault(r.c, r.accuracy);
+      if (fault && r.status == Status::kOk) throw UsageError(*fault);
+      records.push_back(std::move(r));
     } catch (const UsageError& e) {
       throw UsageError(fmt::format("{}:{}: {}", path, number, e.what()));
     }

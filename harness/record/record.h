@@ -15,7 +15,7 @@
 
 namespace tandem {
 
-inline constexpr std::string_view kRecordSchema = "1.1.0";
+inline constexpr std::string_view kRecordSchema = "1.2.0";
 
 enum class Status : uint8_t { kOk, kInvalid, kSkipped, kOom, kCrashed, kTimeout, kRankLost, kError };
 std::string_view status_name(Status status);
@@ -48,6 +48,27 @@ struct Check {
   std::optional<bool> tokens_equal = {};
   std::optional<int64_t> tokens_compared = {}, tokens_excused = {};
   std::optional<std::string> digest = {}, digest_after = {};
+};
+
+/// What a lossy form costs, beside its times.
+struct Accuracy {
+  double relative_error = 0;                ///< relative L2 of the output, or of the logits
+  std::optional<double> kl = {};            ///< mean KL divergence of the logits' distributions, in nats
+  std::optional<double> tokens_agree = {};  ///< fraction of the steps with the same arg-max
+  bool teacher_forced = false;              ///< both were fed the same tokens
+  std::string against = "dense fp32";
+  bool synthetic_weights = false;  ///< weights from a seed: what a trained model loses may differ
+};
+
+/// What one of several processes of a case was and took.
+struct RankRecord {
+  int rank = 0;
+  std::string host = {};
+  int device = 0;         ///< CUDA's number of it in that process
+  std::string card = {};  ///< its name
+  std::optional<std::string> uuid = {};
+  std::optional<double> median_us = {};
+  std::optional<double> wait_us = {};  ///< that it waited for the others
 };
 
 struct PhaseRow {
@@ -88,6 +109,9 @@ struct Record {
   std::optional<double> bytes, flops;
   std::vector<PhaseRow> phases;
   std::optional<int64_t> peak_bytes, planned_bytes;
+  std::optional<int64_t>
+      weights_bytes;  ///< of the loaded weights in their stored form, scales and metadata included
+  std::optional<double> fraction_kept;  ///< of the model's weights: 1 for dense
   std::optional<Check> check;
   std::optional<std::string> regime, l2;
   std::optional<bool> contended;
@@ -99,8 +123,8 @@ struct Record {
   std::optional<bool> stop_reached;
   std::vector<ClockBlock> clock_blocks;
   std::optional<int64_t> throttled_samples;
-  nlohmann::json accuracy;  ///< an object or null
-  std::vector<nlohmann::json> ranks;
+  std::optional<Accuracy> accuracy;
+  std::vector<RankRecord> ranks;  ///< empty for a case of one process
   uint64_t input_seed = kInputSeed;
   std::optional<uint64_t> order_seed;
   std::optional<bool> profiler_mapped;
@@ -111,10 +135,17 @@ struct Record {
 
 nlohmann::json check_to_json(const Check& check);
 Check check_from_json(const nlohmann::json& j);
+nlohmann::json accuracy_to_json(const Accuracy& accuracy);
+/// Throws UsageError naming the field for anything the schema does not allow.
+Accuracy accuracy_from_json(const nlohmann::json& j);
+
+/// Why a result of this case that is ok may not stand: a model's pass in a lossy form that says no accuracy, or one that is not
+/// a number. Nothing when it may.
+std::optional<std::string> accuracy_fault(const Case& c, const std::optional<Accuracy>& accuracy);
 
 /// A record for `c` with its id and name, everything else absent.
 Record make_record(const Case& c, int worker, int attempt);
-/// Absent values are null, never 0; a NaN or infinity throws Error.
+/// Absent values are null, never 0; a NaN or infinity throws Error, and so does what accuracy_fault finds in a record that is ok.
 nlohmann::json record_to_json(const Record& r);
 /// Throws UsageError naming the field for anything the schema does not allow, and for an unknown major
 /// version.
@@ -133,7 +164,7 @@ class RecordWriter {
   LineLog log_;
 };
 
-/// Reads records.jsonl. An unterminated last line is ignored and reported in `warning`; any other malformed
+/// Reads records.jsonl, where nothing that is ok may have an accuracy_fault. An unterminated last line is ignored and reported in `warning`; any other malformed
 /// line throws UsageError with its number.
 std::vector<Record> read_records(const std::string& path, std::string* warning);
 

@@ -100,6 +100,17 @@ TEST(Record, WhatTheSchemaDoesNotAllowIsRefusedAndNamed) {
       {"/metrics/step_us", -1, "metrics.step_us: -1 is not more than 0"},
       {"/reason", 7, "reason: 7 is not of type"},
       {"/wall_s", -0.1, "wall_s: -0.1 is under the minimum of 0"},
+      {"/memory/fraction_kept", 1.5, "memory.fraction_kept: 1.5 is over the maximum of 1"},
+      {"/memory/fraction_kept", 0, "memory.fraction_kept: 0 is not more than 0"},
+      {"/accuracy/logits", 0.1, "accuracy.logits: is not a known field"},
+      {"/accuracy/kl", "low", "accuracy.kl: \"low\" is not of type"},
+      {"/accuracy/tokens_agree", 99, "accuracy.tokens_agree: 99 is over the maximum of 1"},
+      {"/accuracy/teacher_forced", nullptr, "accuracy.teacher_forced: null is not of type"},
+      {"/accuracy/against", "dense bf16", "accuracy.against: \"dense bf16\" is not one of"},
+      {"/accuracy", json::object(), "accuracy.relative_error: missing"},
+      {"/ranks/0/rank", -1, "ranks[0].rank: -1 is under the minimum of 0"},
+      {"/ranks/0/wait", 1, "ranks[0].wait: is not a known field"},
+      {"/ranks/0", json::object(), "ranks[0].rank: missing"},
   };
   for (const auto& [at, value, message] : bad) {
     json j = good;
@@ -120,8 +131,8 @@ TEST(Record, WhatTheSchemaDoesNotAllowIsRefusedAndNamed) {
 
 // Without it a keyword added to a schema would be passed over in silence.
 TEST(JsonSchema, AKeywordThatIsNotUnderstoodThrows) {
-  EXPECT_THROW(schema_error({{"maximum", 3}}, 1), Error);
-  EXPECT_THROW(schema_error({{"additionalProperties", false}}, json::object()), Error);
+  EXPECT_THROW(schema_error({{"multipleOf", 3}}, 1), Error);
+  EXPECT_THROW(schema_error({{"additionalProperties", {{"type", "string"}}}}, json::object()), Error);
 }
 
 // Without it the environment and its committed schema drift apart.
@@ -134,18 +145,26 @@ TEST(Environment, FollowsTheSchema) {
   card.ecc = true;
   card.nvlinks = {0, 1};
   card.driver = "580.1";
+  CardInfo other = card;
+  other.index = 1;
+  other.name = "NVIDIA L40S";
+  other.uuid = "GPU-2";
   const json j = capture_environment({.command = {"tandem", "run"},
                                       .sweep = SweepRef{"smoke.json", std::string(64, 'a'), 2},
                                       .binaries = {{"suite_decoder", std::string(64, 'b')}},
-                                      .cards = std::vector<CardInfo>{card}});
+                                      .cards = std::vector<CardInfo>{card, other},
+                                      .device = other});
   EXPECT_EQ(schema_error(environment_schema(), j), std::nullopt);
   EXPECT_EQ(j["software"]["driver"], "580.1");
   EXPECT_EQ(j["cards"][0]["ecc"], true);
   EXPECT_TRUE(j["cards"][0]["mig"].is_null());
+  EXPECT_EQ(j["device"], "GPU-2") << "not the first card of the machine";
+  EXPECT_EQ(j["cards"][1]["index"], 1);
   EXPECT_TRUE(j["ceilings"].is_null());
   const json bare = capture_environment({});
   EXPECT_EQ(schema_error(environment_schema(), bare), std::nullopt);
   EXPECT_FALSE(bare["command"].empty());
+  EXPECT_TRUE(bare["device"].is_null());
   EXPECT_NE(bare["run_id"], j["run_id"]);
   EXPECT_FALSE(nonfinite_field(bare));
 }
@@ -214,6 +233,51 @@ TEST_F(RecordFile, AKillAtAnyByteLeavesTheWholeRecords) {
     ASSERT_EQ(again.size(), lines + 1);
     EXPECT_EQ(again.back().worker, 9);
     EXPECT_EQ(warning, "");
+  }
+}
+
+// Without it a fast lossy form would stand in a report with nothing said of what it costs.
+TEST_F(RecordFile, ALossyCaseThatIsOkStatesItsAccuracy) {
+  Record r = testing::full_record();
+  for (const auto& [precision, kv, sparsity] : {std::tuple("bf16", "fp8", "dense"),
+                                                {"fp8", "same", "dense"},
+                                                {"w4a16", "same", "dense"},
+                                                {"bf16", "same", "2:4"}}) {
+    r.c.precision = parse_precision(precision);
+    r.c.kv = kv;
+    r.c.sparsity = sparsity;
+    r.accuracy = testing::full_record().accuracy;
+    json line = record_to_json(r);
+    r.accuracy.reset();
+    EXPECT_NE(error_of<Error>([&] { record_to_json(r); }).find("accuracy: missing"), std::string::npos);
+    line["accuracy"] = nullptr;
+    std::ofstream(path_) << line.dump() << "\n";
+    EXPECT_NE(error_of([&] { read_records(path_, nullptr); }).find("records.jsonl:1: accuracy: missing"),
+              std::string::npos);
+    r.status = Status::kOom;
+    EXPECT_NO_THROW(record_to_json(r)) << "without a time there is nothing to state";
+    r.status = Status::kOk;
+  }
+  r.accuracy = Accuracy{.relative_error = INFINITY};
+  EXPECT_NE(error_of<Error>([&] { record_to_json(r); }).find("accuracy: not a finite number"),
+            std::string::npos);
+  r.accuracy.reset();
+  r.c.suite = Suite::kLimits;  // a rate of a lossy type loses nothing
+  EXPECT_NO_THROW(record_to_json(r));
+  r.c = Case{};
+  EXPECT_NO_THROW(record_to_json(r));
+}
+
+// Without it runs that are kept would stop to be readable when a field is added.
+TEST(Record, RecordsOfOlderVersionsAreRead) {
+  const auto h200 = read_records("reports/baselines/h200/2026-11-24-generate/records.jsonl", nullptr);
+  const auto fixture = read_records("reports/tests/fixtures/gpu_a/records.jsonl", nullptr);
+  for (const auto& records : {h200, fixture}) {
+    ASSERT_FALSE(records.empty());
+    for (const Record& r : records) {
+      EXPECT_FALSE(r.accuracy || r.weights_bytes || r.fraction_kept);
+      EXPECT_TRUE(r.ranks.empty());
+    }
   }
 }
 

@@ -1,7 +1,5 @@
 #include "harness/run/clocks.h"
 
-#include <cstdlib>
-
 namespace tandem {
 namespace {
 
@@ -28,14 +26,10 @@ class NvmlClocks : public ClockReader {
 
 }  // namespace
 
-std::unique_ptr<ClockReader> make_clock_reader(int device) {
-  const auto card = visible_card(nvml_cards(nvml()), std::getenv("CUDA_VISIBLE_DEVICES"), device);
+std::unique_ptr<ClockReader> make_clock_reader(const NvmlFunctions* functions,
+                                               const std::optional<CardInfo>& card) {
   if (!card) return std::make_unique<NoClocks>();
-  return make_clock_reader(nvml(), card->index);
-}
-
-std::unique_ptr<ClockReader> make_clock_reader(const NvmlFunctions* functions, int card) {
-  return std::make_unique<NvmlClocks>(functions, card);
+  return std::make_unique<NvmlClocks>(functions, card->index);
 }
 
 }  // namespace tandem

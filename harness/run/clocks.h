@@ -28,9 +28,8 @@ class NoClocks : public ClockReader {
   std::optional<bool> contended() override { return std::nullopt; }
 };
 
-/// NVML's reader of one device; NoClocks where there is no NVML.
-std::unique_ptr<ClockReader> make_clock_reader(int device);
-/// The reader of NVML's card number `card` through these functions, which outlive it.
-std::unique_ptr<ClockReader> make_clock_reader(const NvmlFunctions* functions, int card);
+/// The reader of this card through these functions, which outlive it; NoClocks without a card.
+std::unique_ptr<ClockReader> make_clock_reader(const NvmlFunctions* functions,
+                                               const std::optional<CardInfo>& card);
 
 }  // namespace tandem

@@ -2,10 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
-
 #include "harness/base/error.h"
-#include "harness/card/nvml.h"
 
 namespace tandem {
 
@@ -43,9 +40,8 @@ json measure_energy(Workload& workload, const EnergyOptions& options) {
           {"joules_per_token", options.tokens > 0 ? json(joules / (n * options.tokens)) : json()}};
 }
 
-std::function<std::optional<double>()> energy_counter(int device) {
-  const NvmlFunctions* functions = nvml();
-  const auto card = visible_card(nvml_cards(functions), std::getenv("CUDA_VISIBLE_DEVICES"), device);
+std::function<std::optional<double>()> energy_counter(const NvmlFunctions* functions,
+                                                      const std::optional<CardInfo>& card) {
   if (!card) return [] { return std::nullopt; };
   return [functions, index = card->index] { return card_energy_j(functions, index); };
 }

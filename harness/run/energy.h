@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "harness/card/nvml.h"
 #include "harness/engine/engine.h"
 
 namespace tandem {
@@ -23,7 +24,8 @@ struct EnergyOptions {
 /// "joules_per_token"}; "unavailable" without a counter. Throws UsageError for a window under the least.
 nlohmann::json measure_energy(Workload& workload, const EnergyOptions& options);
 
-/// The counter of a device through NVML.
-std::function<std::optional<double>()> energy_counter(int device);
+/// The counter of this card through these functions, which outlive it; without a card it reads nothing.
+std::function<std::optional<double>()> energy_counter(const NvmlFunctions* functions,
+                                                      const std::optional<CardInfo>& card);
 
 }  // namespace tandem

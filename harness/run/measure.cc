@@ -62,10 +62,10 @@ double relative_half_width(std::vector<float> samples) {
 
 }  // namespace
 
-MeasureOptions default_options(const std::string& engine) {
+MeasureOptions default_options(EngineTraits engine) {
   MeasureOptions options;
   options.now = steady_seconds;
-  if (engine == "reference") {
+  if (engine.on_host) {
     options.warmup = {.window_s = 0.02, .agreement = 0.05, .max_s = 0.2};
     options.stop = {.target = 0.02, .min_samples = 5, .max_samples = 200, .min_s = 0.05, .max_s = 1.0};
   }

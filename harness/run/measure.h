@@ -53,9 +53,9 @@ struct Measurement {
   std::optional<bool> contended;
 };
 
-/// Options for an engine: a CPU reference repeats less. TANDEM_SAMPLE_SECONDS=MIN:MAX in the environment sets how long
+/// Options for an engine: one on the CPU repeats less. TANDEM_SAMPLE_SECONDS=MIN:MAX in the environment sets how long
 /// samples are taken (a duet takes fewer in more processes). Throws UsageError for a value that is no such range.
-MeasureOptions default_options(const std::string& engine);
+MeasureOptions default_options(EngineTraits engine);
 
 /// Throws what the workload throws, and Error for a repetition of no or negative time.
 Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOptions& options);

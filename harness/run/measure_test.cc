@@ -50,7 +50,7 @@ class FakeClocks : public ClockReader {
 };
 
 MeasureOptions options_on(double* clock_s) {
-  MeasureOptions o = default_options("cuda");
+  MeasureOptions o = default_options(EngineTraits{});
   o.now = [clock_s] { return *clock_s; };
   return o;
 }
@@ -149,7 +149,7 @@ TEST(Measure, PlaysARecordedRunIntoThePowerLimit) {
   g_played = 0;
   g_processes = 1;
   Scripted work({30000}, &clock);
-  const auto clocks = make_clock_reader(&functions, 0);
+  const auto clocks = make_clock_reader(&functions, CardInfo{});
   const Measurement m = measure(work, *clocks, options_on(&clock));
   EXPECT_TRUE(m.warmup_steady);
   EXPECT_GT(m.warmup_s, 0.6) << "not before the clock stayed where the power limit had put it";
@@ -172,7 +172,7 @@ TEST(Measure, PlaysARecordedRunIntoThePowerLimit) {
 TEST(Measure, AContenderIsSeenAfterAnyBlock) {
   double clock = 0;
   const NvmlFunctions functions = recording();
-  const auto clocks = make_clock_reader(&functions, 0);
+  const auto clocks = make_clock_reader(&functions, CardInfo{});
   g_processes = 2;
   EXPECT_EQ(clocks->contended(), true);
   g_processes = 1;
@@ -200,7 +200,7 @@ TEST(Measure, KeepsAndMarksThrottledSamples) {
 
 // Breaks when a duet's shorter sampling does not reach its workers, or a typing error in it goes unnoticed.
 TEST(Measure, TheEnvironmentSetsHowLongSamplesAreTaken) {
-  for (const char* engine : {"cuda", "reference"}) {
+  for (const EngineTraits engine : {EngineTraits{}, EngineTraits{.on_host = true}}) {
     ::setenv("TANDEM_SAMPLE_SECONDS", "0.1:0.5", 1);
     EXPECT_EQ(default_options(engine).stop.min_s, 0.1);
     EXPECT_EQ(default_options(engine).stop.max_s, 0.5);

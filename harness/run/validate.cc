@@ -9,6 +9,7 @@
 #include "harness/base/sha256.h"
 #include "harness/cost/cost.h"
 #include "harness/engine/compare.h"
+#include "harness/run/accuracy.h"
 #include "harness/run/case_cost.h"
 
 namespace tandem {
@@ -71,6 +72,15 @@ void record_check(const CheckResult& r, Validation& v) {
       fmt::format("error {:.3g} over {:.3g} against {}: {}", r.error, r.tolerance, r.reference, r.where);
 }
 
+TokenGrid grid_of(const Case& c, const ModelConfig& config, const Computed& got) {
+  const bool generate = c.suite == Suite::kGenerate;
+  return {.tokens = got.own.tokens,
+          .batch = c.batch,
+          .steps = generate ? got.steps : 1,
+          .stride = generate ? c.tgt : 1,
+          .eos_id = c.stop == "eos" ? config.eos_id : -1};
+}
+
 /// Compares with the truth, which `reference` (already loaded) computes as `truth_case`.
 void judge(const Case& c, const Case& truth_case, const ModelConfig& config, const TransformerBatch& batch,
            const Computed& got, Engine& reference, const std::string& reference_name, Validation& v) {
@@ -95,12 +105,7 @@ void judge(const Case& c, const Case& truth_case, const ModelConfig& config, con
   }
   // Arg-maxes along a sequence say nothing of one that was drawn or searched: judge_sequences does.
   if (c.suite == Suite::kEncoder || c.decode != "greedy") return;
-  const TokenComparison tokens = compare_tokens({.tokens = got.own.tokens,
-                                                 .batch = c.batch,
-                                                 .steps = generate ? got.steps : 1,
-                                                 .stride = generate ? c.tgt : 1,
-                                                 .eos_id = c.stop == "eos" ? config.eos_id : -1},
-                                                own, truth);
+  const TokenComparison tokens = compare_tokens(grid_of(c, config, got), own, truth);
   check.tokens_compared = check.tokens_compared.value_or(0) + tokens.compared;
   check.tokens_excused = check.tokens_excused.value_or(0) + tokens.excused;
   check.tokens_equal = check.tokens_equal.value_or(true) && tokens.wrong == 0;
@@ -173,15 +178,57 @@ Computed validate_large(const Case& c, const ModelConfig& config, const Transfor
   return got;
 }
 
+/// What a lossy case costs: its output beside that of the same model, dense and in fp32 on the same engine, along the same
+/// tokens. Loads that model. An engine that cannot hold it leaves the accuracy out, with the reason in `v`.
+void measure_accuracy(const Case& c, const ModelConfig& config, const TransformerBatch& batch,
+                      const Computed& got, Engine& engine, Validation& v) {
+  Case dense = c;
+  dense.precision = Precision::kFp32;
+  dense.kv = "same";
+  dense.sparsity = "dense";
+  const bool generate = c.suite == Suite::kGenerate;
+  Output truth;
+  try {
+    engine.check_supported(dense);
+    engine.load(dense, config, weight_form(dense));
+    truth = generate ? engine.forced_logits(batch, got.inputs, got.steps) : run_once(engine, dense, batch);
+  } catch (const ImpossibleCase& e) {
+    v.reason = e.what();
+    return;
+  } catch (const OutOfMemory& e) {
+    v.reason = e.what();
+    return;
+  }
+  const bool logits = c.suite != Suite::kEncoder;
+  v.accuracy = compute_accuracy({.own = generate ? got.logits : got.own,
+                                 .truth = truth,
+                                 .grid = logits ? std::optional(grid_of(c, config, got)) : std::nullopt,
+                                 .teacher_forced = logits,
+                                 .synthetic_weights = c.weights != "checkpoint"});
+}
+
+/// A lossy case that is right passes only with its accuracy.
+void require_accuracy(const Case& c, Validation& v) {
+  const auto fault = accuracy_fault(c, v.accuracy);
+  if (v.status != Status::kOk || !fault) return;
+  v.status = v.accuracy ? Status::kInvalid : Status::kError;
+  v.reason = v.reason ? fmt::format("{} (the dense fp32 model: {})", *fault, *v.reason) : *fault;
+  v.accuracy.reset();  // not a number: no line can carry it
+}
+
 void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& options, Validation& v) {
   const ModelConfig config = load_model(c.model);
   const TransformerBatch batch = case_batch(c, config);
   v.status = Status::kOk;
   Computed got;
 
-  if (c.engine == "reference") {
+  if (engine.traits().is_truth) {
     engine.load(c, config, weight_form(c));
-    got.own = run_once(engine, c, batch);
+    if (is_lossy(c)) {
+      got = compute(engine, c, config, batch, options.max_logits);
+    } else {
+      got.own = run_once(engine, c, batch);
+    }
     const auto self = engine.self_check(c, batch);
     if (!self) throw Error("the reference gave no check of its own");
     record_check(*self, v);
@@ -190,12 +237,14 @@ void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& o
     got = compute(engine, c, config, batch, options.max_logits);
     const auto reference = options.reference();
     reference->load(c, config, weight_form(c));
-    judge(c, c, config, batch, got, *reference, "reference", v);
+    judge(c, c, config, batch, got, *reference, std::string(kTruthEngine), v);
     judge_sequences(c, config, batch, engine, *reference, v);
   } else {
     got = validate_large(c, config, batch, engine, options, v);
   }
   v.check->digest = digest(got.own);
+  if (is_lossy(c) && v.status == Status::kOk) measure_accuracy(c, config, batch, got, engine, v);
+  require_accuracy(c, v);
 }
 
 void validate_op(const Case& c, Engine& engine, Validation& v) {
@@ -278,7 +327,8 @@ nlohmann::json validation_to_json(const Validation& v) {
   return {{"id", v.id},
           {"status", status_name(v.status)},
           {"reason", v.reason ? nlohmann::json(*v.reason) : nlohmann::json()},
-          {"check", v.check ? check_to_json(*v.check) : nlohmann::json()}};
+          {"check", v.check ? check_to_json(*v.check) : nlohmann::json()},
+          {"accuracy", v.accuracy ? accuracy_to_json(*v.accuracy) : nlohmann::json()}};
 }
 
 Validation validation_from_json(const nlohmann::json& j) {
@@ -288,6 +338,8 @@ Validation validation_from_json(const nlohmann::json& j) {
     v.status = parse_status(j.at("status").get<std::string>());
     if (!j.at("reason").is_null()) v.reason = j.at("reason").get<std::string>();
     if (!j.at("check").is_null()) v.check = check_from_json(j.at("check"));
+    const auto accuracy = j.find("accuracy");  // a peer that computes nothing lossy says nothing of it
+    if (accuracy != j.end() && !accuracy->is_null()) v.accuracy = accuracy_from_json(*accuracy);
     return v;
   } catch (const nlohmann::json::exception& e) {
     throw UsageError(fmt::format("validation: not what the validation pass writes: {}", e.what()));

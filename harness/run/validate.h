@@ -20,6 +20,8 @@ struct Validation {
   Status status = Status::kError;  ///< ok, invalid, skipped, oom or error
   std::optional<std::string> reason;
   std::optional<Check> check;  ///< with the digest that the timed worker must reproduce
+  std::optional<Accuracy> accuracy =
+      {};  ///< of a model's pass in a lossy form; without it such a case is not ok
 };
 nlohmann::json validation_to_json(const Validation& v);
 /// Throws UsageError for anything else than validation_to_json writes.

@@ -112,6 +112,50 @@ TEST(Validate, ReferenceChecksItself) {
   EXPECT_EQ(validate(c, bad, {}).status, Status::kInvalid);
 }
 
+// Breaks when a lossy form passes and nothing says what it costs, or what is said is not of the dense fp32 model.
+TEST(Validate, LossyCasesStateTheirAccuracy) {
+  for (Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+    Case c = tiny_case(suite);
+    EXPECT_FALSE(validate_case(Fault::kLossy, c).accuracy) << "nothing lossy was asked for";
+    c.kv = "fp8";
+    for (const double flops : {1e12, 1e4}) {
+      const Validation v = validate_case(Fault::kLossy, c, flops);
+      ASSERT_EQ(v.status, Status::kOk) << v.reason.value_or("");
+      ASSERT_TRUE(v.accuracy);
+      EXPECT_GT(v.accuracy->relative_error, 0);
+      EXPECT_LT(v.accuracy->relative_error, 1e-5);
+      EXPECT_TRUE(v.accuracy->synthetic_weights);
+      const bool logits = suite != Suite::kEncoder;
+      EXPECT_EQ(v.accuracy->teacher_forced, logits);
+      EXPECT_EQ(v.accuracy->tokens_agree, logits ? std::optional(1.0) : std::nullopt);
+      EXPECT_EQ(v.accuracy->kl.has_value(), logits);
+    }
+    EXPECT_EQ(validate_case(Fault::kNone, c).accuracy->relative_error, 0);
+  }
+}
+
+// Breaks when a lossy case whose dense fp32 model nobody could compute is timed all the same.
+TEST(Validate, ALossyCaseWithoutAccuracyIsRefused) {
+  Case c = tiny_case(Suite::kDecoder);
+  c.sparsity = "2:4";
+  const Validation v = validate_case(Fault::kNoDense, c);
+  EXPECT_EQ(v.status, Status::kError);
+  EXPECT_FALSE(v.accuracy);
+  EXPECT_NE(v.reason->find("accuracy: missing"), std::string::npos) << *v.reason;
+  EXPECT_NE(v.reason->find("out of memory"), std::string::npos) << *v.reason;
+}
+
+// Breaks when the reference itself may run a lossy case without its accuracy.
+TEST(Validate, TheReferenceStatesItsAccuracyToo) {
+  Case c = tiny_case(Suite::kGenerate);
+  c.engine = "reference";
+  c.kv = "int8";
+  FakeEngine engine("reference", Fault::kLossy);
+  const Validation v = validate(c, engine, {});
+  ASSERT_EQ(v.status, Status::kOk) << v.reason.value_or("");
+  EXPECT_GT(v.accuracy->relative_error, 0);
+}
+
 // Breaks when an operation that fails its own check is timed.
 TEST(Validate, OperationsCheckThemselves) {
   EXPECT_EQ(validate_with(Fault::kNone, Suite::kLimits).status, Status::kOk);
@@ -160,6 +204,15 @@ TEST(Validate, LineRoundTrip) {
   EXPECT_EQ(back.reason, v.reason);
   EXPECT_EQ(back.check->tokens_compared, v.check->tokens_compared);
   EXPECT_THROW(validation_from_json({{"id", "x"}}), UsageError);
+
+  Case c = tiny_case(Suite::kDecoder);
+  c.kv = "fp8";
+  nlohmann::json lossy = validation_to_json(validate_case(Fault::kLossy, c));
+  EXPECT_EQ(validation_to_json(validation_from_json(lossy)), lossy);
+  lossy["accuracy"]["logits"] = 1;
+  EXPECT_THROW(validation_from_json(lossy), UsageError);
+  lossy.erase("accuracy");
+  EXPECT_FALSE(validation_from_json(lossy).accuracy) << "a peer need not name it";
 }
 
 }  // namespace

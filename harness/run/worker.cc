@@ -97,9 +97,15 @@ Engine& Worker::engine_for(const Case& c) {
     engine_name_ = c.engine;
     loaded_group_.clear();
     clocks_ =
-        c.engine == "reference" ? std::make_unique<NoClocks>() : make_clock_reader(options_.engine.device);
+        engine_->traits().on_host ? std::make_unique<NoClocks>() : make_clock_reader(options_.nvml(), card());
   }
   return *engine_;
+}
+
+/// The card that an engine of this process uses.
+std::optional<CardInfo> Worker::card() const {
+  const int device = options_.engine.device;
+  return card_in_use(options_.nvml(), registry_.card_uuid(device), device);
 }
 
 void Worker::check_supported(const Case& c) {
@@ -109,7 +115,7 @@ void Worker::check_supported(const Case& c) {
 Validation Worker::validate_case(const Case& c) {
   loaded_group_.clear();  // validation loads witnesses and fp32 twins over whatever was there
   ValidateOptions options;
-  options.reference = [this] { return registry_.make("reference", options_.engine); };
+  options.reference = [this] { return registry_.make(std::string(kTruthEngine), options_.engine); };
   return validate(c, engine_for(c), options);
 }
 
@@ -144,7 +150,7 @@ void Worker::store_samples(const std::vector<float>& samples, Record& r) {
 }
 
 void Worker::take_samples(Workload& workload, Record& r) {
-  const MeasureOptions options = default_options(r.c.engine);
+  const MeasureOptions options = default_options(engine_->traits());
   const MarkedRange measured("measured");
   // Under scripts/nsys: its phases fire where work is enqueued, not where a graph replays it. Once without graphs, so that a
   // reader of the export can tell them.
@@ -165,11 +171,12 @@ void Worker::take_samples(Workload& workload, Record& r) {
   r.stop_target = options.stop.target;
   r.stop_reached = m.target_reached;
   r.contended = m.contended;
-  if (r.c.engine != "reference") {
+  const bool on_host = engine_->traits().on_host;
+  if (!on_host) {
     r.clock_blocks = std::move(m.blocks);
     r.throttled_samples = m.throttled_samples;
   }
-  r.regime = r.c.engine == "reference" ? "cpu" : "sustained";
+  r.regime = on_host ? "cpu" : "sustained";
   r.peak_bytes = workload.peak_bytes();
   r.planned_bytes = workload.planned_bytes();
   r.profiler_mapped = profiler_mapped();
@@ -210,6 +217,8 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   const auto workload = engine.prepare(c, batch);
   take_samples(*workload, r);
   r.metrics.load_us = engine.load_us();
+  r.weights_bytes = engine.weights_bytes();
+  if (c.sparsity == "dense") r.fraction_kept = 1;
 
   const std::string after = digest(workload->output());
   r.check->digest_after = after;
@@ -223,7 +232,7 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   measure_inter_token(*workload, r);
   r.status = Status::kOk;
   fill_cost(r, config, options_.ceilings,
-            registry_.l2_bytes(c.engine == "reference" ? -1 : options_.engine.device));
+            registry_.l2_bytes(engine.traits().on_host ? -1 : options_.engine.device));
   r.metrics.tokens_per_second = tokens_of(c, batch) / r.summary->median_us * 1e6;
   r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
 }
@@ -260,9 +269,13 @@ Record Worker::measure_case(const Case& c, const Validation& validation) {
   Record r = make_record(c, options_.worker, options_.attempt);
   r.started = utc_now();
   r.check = validation.check;
+  r.accuracy = validation.accuracy;
   if (validation.status != Status::kOk) {
     r.status = validation.status;
     r.reason = validation.reason;
+  } else if (const auto fault = accuracy_fault(c, validation.accuracy)) {
+    r.status = Status::kError;
+    r.reason = fault;
   } else {
     guarded(r, [&] {
       if (is_op_suite(c.suite)) {
@@ -281,18 +294,19 @@ nlohmann::json Worker::profile_subject(const ProfileSubject& subject, ProfilePas
   if (pass == ProfilePass::kEnergy) {
     return measure_energy(
         *subject.workload,
-        {.tokens = subject.tokens, .joules = energy_counter(options_.engine.device), .now = steady_seconds});
+        {.tokens = subject.tokens, .joules = energy_counter(options_.nvml(), card()), .now = steady_seconds});
   }
   return trace_pass(subject, pass, *tracer_);
 }
 
 nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
-  if (c.engine == "reference") {
+  // Before any engine is made: the tracer comes first.
+  if (engine_traits(c.engine).on_host) {
     return {{"id", case_id(c)},
             {"name", case_name(c)},
             {"pass", pass_name(pass)},
             {"status", "unavailable"},
-            {"reason", "engine 'reference' runs on the CPU; profiles are of a card"}};
+            {"reason", fmt::format("engine '{}' runs on the CPU; profiles are of a card", c.engine)}};
   }
   // No profiler is there while energy is read.
   if (!tracer_ && pass != ProfilePass::kEnergy)

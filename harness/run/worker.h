@@ -32,8 +32,12 @@ struct EngineOptions {
 struct EngineRegistry {
   /// Throws DeviceError for an engine without its device, UsageError naming the known engines for an unknown one.
   std::function<std::unique_ptr<Engine>(const std::string& name, const EngineOptions&)> make;
-  /// Is there a device that engine `cuda` can use? Says why not in `reason`.
-  std::function<bool(std::string* reason)> device_usable;
+  /// Can engine `cuda` use CUDA's device number `device`? Says why not in `reason`.
+  std::function<bool(int device, std::string* reason)> device_usable;
+  /// UUID of CUDA's device number `device` as NVML spells it; absent where the runtime does not say.
+  std::function<std::optional<std::string>(int device)> card_uuid = [](int) {
+    return std::optional<std::string>();
+  };
   /// Size of the last cache before memory, for the `l2` mark: the device's L2, or the CPU's for device -1.
   std::function<std::optional<double>(int device)> l2_bytes;
 };
@@ -45,6 +49,7 @@ struct WorkerOptions {
   std::string
       run_dir;  ///< samples/ and validation.jsonl live here; empty: keep nothing, validate in this process
   Ceilings ceilings;
+  const NvmlFunctions* (*nvml)() = &tandem::nvml;  ///< tests put a recorded machine here
 };
 
 /// Measures cases one after the other; keeps the engine and what it has loaded between cases of one group.
@@ -67,6 +72,7 @@ class Worker {
 
  private:
   Engine& engine_for(const Case& c);
+  std::optional<CardInfo> card() const;
   void load(const Case& c, const ModelConfig& config);
   nlohmann::json profile_subject(const ProfileSubject& subject, ProfilePass pass);
   void measure_model(const Case& c, const Validation& validation, Record& r);

@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
 #include "harness/base/error.h"
+#include "harness/card/testing/recorded_nvml.h"
+#include "harness/run/energy.h"
 #include "harness/run/testing/fake_engine.h"
 
 namespace tandem {
@@ -30,7 +33,7 @@ class WorkerTest : public ::testing::Test {
     return {.make = [fault](const std::string& name, const EngineOptions&) -> std::unique_ptr<Engine> {
               return std::make_unique<FakeEngine>(name, name == "reference" ? Fault::kNone : fault);
             },
-            .device_usable = [](std::string*) { return true; },
+            .device_usable = [](int, std::string*) { return true; },
             .l2_bytes = [](int) { return std::optional<double>(); }};
   }
   Case tiny(Suite suite) {
@@ -71,13 +74,67 @@ TEST_F(WorkerTest, RecordRoundTripsWithItsSamples) {
   EXPECT_EQ(std::filesystem::file_size(dir_ / back.samples->file), back.samples->n * sizeof(float));
 }
 
+// Breaks when what a lossy form costs is lost on the way to the record, or such a case is timed without it.
+TEST_F(WorkerTest, TheRecordCarriesTheAccuracyAndTheWeights) {
+  const EngineRegistry engines = registry(Fault::kLossy);
+  Worker worker(engines, options());
+  Case c = tiny(Suite::kDecoder);
+  c.engine = "cuda";
+  Record r = worker.measure_case(c, worker.validate_case(c));
+  EXPECT_FALSE(r.accuracy);
+  EXPECT_EQ(r.weights_bytes, 2048);
+  EXPECT_EQ(r.fraction_kept, 1);
+
+  c.sparsity = "2:4";
+  Validation v = worker.validate_case(c);
+  r = worker.measure_case(c, v);
+  ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
+  const Record back = record_from_json(nlohmann::json::parse(record_to_json(r).dump()));
+  EXPECT_EQ(back.accuracy->relative_error, v.accuracy->relative_error);
+  EXPECT_EQ(back.accuracy->tokens_agree, 1);
+  EXPECT_FALSE(back.fraction_kept) << "nobody has counted it yet";
+
+  v.accuracy.reset();
+  r = worker.measure_case(c, v);
+  EXPECT_EQ(r.status, Status::kError);
+  EXPECT_FALSE(r.summary);
+  EXPECT_NE(r.reason->find("accuracy: missing"), std::string::npos) << *r.reason;
+}
+
+// Breaks when clocks or energy are read from another card than the one that computes: on this machine CUDA's device 0 is the
+// second on the bus.
+TEST_F(WorkerTest, ClocksAndEnergyAreOfTheCardInUse) {
+  testing::machine() = {testing::l40s(), testing::h200()};
+  static const NvmlFunctions nvml = testing::recorded();
+  EngineRegistry engines = registry(Fault::kNone);
+  engines.card_uuid = [](int device) {
+    return std::optional<std::string>((device == 0 ? testing::h200() : testing::l40s()).uuid);
+  };
+  Case c = tiny(Suite::kDecoder);
+  c.engine = "cuda";
+  ::setenv("TANDEM_SAMPLE_SECONDS", "0:0.01", 1);
+  for (const int device : {0, 1}) {
+    WorkerOptions o = options();
+    o.nvml = [] { return &nvml; };
+    o.engine.device = device;
+    Worker worker(engines, o);
+    const Record r = worker.measure_case(c, worker.validate_case(c));
+    ASSERT_FALSE(r.clock_blocks.empty());
+    EXPECT_EQ(r.clock_blocks[0].sm_mhz, device == 0 ? 1755 : 2520);
+    const auto joules = energy_counter(&nvml, card_in_use(&nvml, engines.card_uuid(device), device));
+    EXPECT_EQ(joules(), device == 0 ? 5 : 9);
+  }
+  ::unsetenv("TANDEM_SAMPLE_SECONDS");
+  EXPECT_FALSE(energy_counter(&nvml, std::nullopt)());
+}
+
 // Breaks when an output that changed after the check keeps its time.
 TEST_F(WorkerTest, ChangedOutputAfterTimingIsInvalid) {
   const EngineRegistry engines = {
       .make = [](const std::string& name, const EngineOptions&) -> std::unique_ptr<Engine> {
         return std::make_unique<FakeEngine>(name, Fault::kUnstable);
       },
-      .device_usable = [](std::string*) { return true; },
+      .device_usable = [](int, std::string*) { return true; },
       .l2_bytes = [](int) { return std::optional<double>(); }};
   Worker worker(engines, options());
   const Case c = tiny(Suite::kDecoder);
@@ -169,7 +226,7 @@ TEST_F(WorkerTest, OneGroupLoadsOnce) {
       .make = [&](const std::string&, const EngineOptions&) -> std::unique_ptr<Engine> {
         return std::make_unique<Counting>(&loads);
       },
-      .device_usable = [](std::string*) { return true; },
+      .device_usable = [](int, std::string*) { return true; },
       .l2_bytes = [](int) { return std::optional<double>(); }};
   Worker worker(engines, options());
   Case a = tiny(Suite::kDecoder), b = a;

@@ -297,6 +297,10 @@ WeightForm weight_form(const Case& c) {
   return {.precision = c.precision, .sparsity = parse_sparsity(c.sparsity)};
 }
 
+bool is_lossy(const Case& c) {
+  return c.kv != "same" || lossy(weight_form(c));
+}
+
 std::string group_key(const Case& c) {
   return fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}", suite_name(c.suite), c.engine, c.model, c.weights,
                      precision_name(c.precision), c.sparsity, c.kv, c.tp, c.dp);

@@ -97,6 +97,10 @@ nlohmann::json case_to_json(const Case& c);
 /// Throws UsageError for an unknown key, a wrong type or a value outside its axis.
 Case case_from_json(const nlohmann::json& j);
 
+/// Does the case trade accuracy for speed: precision fp8, int8, w8a16 or w4a16, another kv than `same`, another sparsity than
+/// `dense`?
+bool is_lossy(const Case& c);
+
 /// Combinations that cannot work for any engine: throws ImpossibleCase naming the fields (heads not divisible
 /// by tp, lengths beyond the position table). Loads the model's config: throws UsageError when there is none
 /// such.

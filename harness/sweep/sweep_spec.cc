@@ -72,7 +72,7 @@ Group read_group(const nlohmann::json& j, const ExpandOptions& options) {
 }
 
 void check_engine(const std::string& engine, const ExpandOptions& options) {
-  if (engine == "cuda" || engine == "reference") return;
+  if (is_own_engine(engine)) return;
   if (std::find(options.peers.begin(), options.peers.end(), engine) != options.peers.end()) return;
   throw UsageError(fmt::format(
       "engine: '{}' is not allowed; cuda, reference or a peer given as --peer {}=COMMAND", engine, engine));
@@ -123,6 +123,10 @@ void expand_group(const Group& group, const ExpandOptions& options, std::set<std
 }
 
 }  // namespace
+
+bool is_own_engine(std::string_view name) {
+  return name == "cuda" || name == "reference";
+}
 
 SweepCases expand_sweep(const nlohmann::json& sweep, const ExpandOptions& options) {
   if (!sweep.is_object()) throw UsageError("not a JSON object with 'groups'");

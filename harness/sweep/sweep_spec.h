@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -26,6 +27,9 @@ struct SweepCases {
   std::vector<SkippedCase> skipped;  ///< impossible combinations and cases that this machine cannot run
   std::optional<int> workers;        ///< the sweep's own default, if it names one
 };
+
+/// Is it an engine of Tandem's own? Every other name is a peer's.
+bool is_own_engine(std::string_view name);
 
 /// What the sweep is expanded for.
 struct ExpandOptions {

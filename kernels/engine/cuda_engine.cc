@@ -141,6 +141,10 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 
+std::optional<int64_t> CudaEngine::weights_bytes() const {
+  return model_ ? std::optional(model_->weight_bytes()) : std::nullopt;
+}
+
 WorkloadContext CudaEngine::context(const std::string& memory) const {
   if (!model_) throw Error("engine 'cuda': no model is loaded");
   return {.device = device_, .memory = &device_->memory(memory), .model = model_};
@@ -201,7 +205,7 @@ OpWorkload CudaEngine::prepare_op(const Case& c, const ModelConfig& config) {
   }
 }
 
-bool cuda_usable(std::string* reason) {
+bool cuda_usable(int device, std::string* reason) {
   try {
     int count = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
@@ -210,8 +214,9 @@ bool cuda_usable(std::string* reason) {
       throw DeviceError(cudaGetErrorString(status));
     }
     if (count == 0) throw DeviceError("no CUDA device");
+    if (device >= count) throw DeviceError(fmt::format("device {} is not one of the {} here", device, count));
     cudaDeviceProp properties{};
-    TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+    TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
     if (properties.major < 8) {
       throw DeviceError(fmt::format("{} has compute capability {}.{}; 8.0 or later is needed",
                                     properties.name, properties.major, properties.minor));

@@ -22,6 +22,7 @@ class CudaEngine : public Engine {
   void check_supported(const Case& c) const override;
   void load(const Case& c, const ModelConfig& config, const WeightForm& form) override;
   double load_us() const override { return load_us_; }
+  std::optional<int64_t> weights_bytes() const override;
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;
   Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) override;
   std::vector<std::vector<Sequence>> decode(const TransformerBatch& batch, const GenerationConfig& generation,
@@ -41,7 +42,7 @@ class CudaEngine : public Engine {
   double load_us_ = 0;
 };
 
-/// Can a CUDA engine run here? Says why not in `reason`.
-bool cuda_usable(std::string* reason);
+/// Can a CUDA engine run on this device (from 0)? Says why not in `reason`.
+bool cuda_usable(int device, std::string* reason);
 
 }  // namespace tandem::kernels

@@ -23,7 +23,7 @@
 namespace tandem::kernels {
 
 inline bool device_here() {
-  return cuda_usable(nullptr);
+  return cuda_usable(0, nullptr);
 }
 
 #define TANDEM_NEED_DEVICE() \

@@ -99,6 +99,11 @@ void ReferenceEngine::load(const Case& c, const ModelConfig& config, const Weigh
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
 
+std::optional<int64_t> ReferenceEngine::weights_bytes() const {
+  if (!model_) return std::nullopt;
+  return model_->host.layout.bytes;
+}
+
 const LoadedModel& ReferenceEngine::loaded() const {
   if (!model_) throw Error("engine 'reference': no model is loaded");
   return *model_;

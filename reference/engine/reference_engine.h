@@ -24,6 +24,7 @@ class ReferenceEngine : public Engine {
   void check_supported(const Case& c) const override;
   void load(const Case& c, const ModelConfig& config, const WeightForm& form) override;
   double load_us() const override { return load_us_; }
+  std::optional<int64_t> weights_bytes() const override;
 
   /// suite_decoder: decoder_prefix(config, batch, tgt) without its last column fills the cache; the measured
   /// step appends the last column at position tgt (counted from 1) and so attends to tgt keys.

@@ -16,7 +16,8 @@ import pytest
 from conftest import Outcome
 from fixture_runs import Model, case, make_run
 
-from tandem_reports.gate.comparison import Rules, compare, workers_needed
+from tandem_reports.gate.comparison import Rules, compare, machine_differences, workers_needed
+from tandem_reports.reading.environment import parse_environment
 from tandem_reports.reading.runs import load_run
 
 CASES = [case("decoder", model="t5-base", batch=batch) for batch in (1, 8, 32, 64)]
@@ -98,9 +99,37 @@ def other_driver() -> dict[str, Any]:
     return environment
 
 
+def on_card(index: int, device: bool = True) -> dict[str, Any]:
+    """A machine of two cards, of which one is in use; `device`: the file says which."""
+    environment = fixture_runs.gpu_environment("b")
+    environment["cards"].append(
+        environment["cards"][0]
+        | {"index": 1, "name": "Fixture GPU 80GB", "uuid": "GPU-2", "power_limit_w": 500}
+    )
+    if device:
+        environment["device"] = environment["cards"][index]["uuid"]
+    return environment
+
+
+# Without it a run on the second card of a machine would be judged against one on the first.
+def test_two_cards_of_one_machine_differ() -> None:
+    first, second = (parse_environment(on_card(index), "here") for index in (0, 1))
+    assert machine_differences(first, first) == []
+    assert [difference.kind for difference in machine_differences(first, second)] == ["model", "clocks"]
+    unused = parse_environment(on_card(0) | {"device": None}, "here")
+    assert [difference.kind for difference in machine_differences(first, unused)] == ["device"]
+    # A run that does not say which card it used is one of the whole machine; one card is the card.
+    whole = parse_environment(on_card(0, device=False), "here")
+    assert machine_differences(whole, whole) == []
+    assert machine_differences(first, whole) != []
+    alone = parse_environment(fixture_runs.gpu_environment("a"), "here")
+    assert machine_differences(first, alone) == []
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
+        (on_card(1), "another card: Fixture GPU 96GB and Fixture GPU 80GB"),
         (other(name="Fixture GPU 80GB"), "another card: Fixture GPU 96GB and Fixture GPU 80GB"),
         (other(uuid="GPU-2"), "another card of the same model"),
         (other_driver(), "another driver: 580.00 and 590.00"),

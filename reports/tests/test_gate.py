@@ -190,6 +190,13 @@ def another(**card: Any) -> dict[str, Any]:
     return fixture_runs.gpu_environment("b", **card)
 
 
+def second_card() -> dict[str, Any]:
+    """The machine of side A with one card more, which is the one in use."""
+    environment = fixture_runs.gpu_environment("b")
+    environment["cards"].append(environment["cards"][0] | {"uuid": "GPU-2"})
+    return environment | {"device": "GPU-2"}
+
+
 def another_driver() -> dict[str, Any]:
     environment = fixture_runs.gpu_environment("b")
     environment["software"]["driver"] = "590.00"
@@ -203,6 +210,8 @@ def another_driver() -> dict[str, Any]:
         (another(uuid="GPU-2"), {"drivers": "any", "clocks": "any"}, False),
         (another(name="Other"), {"cards": "same-model"}, False),
         (another(name="Other", uuid="GPU-2"), {"cards": "any"}, True),
+        (second_card(), {}, False),
+        (second_card(), {"cards": "same-model"}, True),
         (another_driver(), {"drivers": "any"}, True),
         (another_driver(), {"cards": "any"}, False),
         (another(clock_policy="locked"), {"clocks": "any"}, True),

@@ -236,11 +236,60 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path, cli: Callable[..., Out
     assert "not a run folder" in outcome.err
 
 
+ACCURACY: dict[str, Any] = {
+    "relative_error": 0.03, "kl": 0.001, "tokens_agree": 0.98, "teacher_forced": True,
+    "against": "dense fp32", "synthetic_weights": False,
+}  # fmt: skip
+RANK: dict[str, Any] = {
+    "rank": 1, "host": "node", "device": 0, "card": "H200", "uuid": "GPU-1", "median_us": 12.5, "wait_us": 0.5
+}  # fmt: skip
+
+
+# Without it one side of the contract would accept the new fields and the other refuse them. Records of older
+# versions have none of them: the fixtures are such.
+def test_accuracy_ranks_and_weights_arrive(good_record: dict[str, Any]) -> None:
+    assert parse_record(good_record, "line").weights_bytes is None
+    record = good_record | {"accuracy": ACCURACY, "ranks": [RANK]}
+    record["memory"] = {"peak_bytes": 9, "weights_bytes": 7, "fraction_kept": 0.5}
+    jsonschema.Draft202012Validator(schema("record")).validate(record)
+    parsed = parse_record(record, "line")
+    assert parsed.accuracy is not None
+    assert (parsed.accuracy.kl, parsed.accuracy.against) == (0.001, "dense fp32")
+    assert (parsed.ranks[0].card, parsed.ranks[0].wait_us) == ("H200", 0.5)
+    assert (parsed.weights_bytes, parsed.fraction_kept) == (7, 0.5)
+
+
+# Without it a misspelt or missing figure of a lossy form would pass for one that was stated.
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("accuracy.tokens_agree", 98, "tokens_agree: must be a fraction"),
+        ("accuracy.relative_error", ..., "relative_error: is missing"),
+        ("accuracy.relative_error", None, "relative_error: must be a finite number"),
+        ("accuracy.kl", -1, "kl: must be a finite number of at least 0"),
+        ("accuracy.against", "bf16", "against: must be one of dense fp32"),
+        ("accuracy.teacher_forced", "yes", "teacher_forced: must be true or false"),
+        ("accuracy.error", 1, "error: is not a known key"),
+        ("memory.fraction_kept", 1.5, "fraction_kept: must be a fraction"),
+        ("ranks", [RANK | {"rank": -1}], r"ranks\[0\]: rank: must be a whole number"),
+        ("ranks", [RANK | {"wait": 1}], r"ranks\[0\]: wait: is not a known key"),
+    ],
+)
+def test_broken_accuracy_and_ranks_are_named(
+    path: str, value: Any, message: str, good_record: dict[str, Any]
+) -> None:
+    record = put(good_record | {"accuracy": ACCURACY, "memory": {}}, path, value)
+    assert not jsonschema.Draft202012Validator(schema("record")).is_valid(record)
+    with pytest.raises(ReportError, match=message):
+        parse_record(record, "line")
+
+
 ENVIRONMENT_BROKEN: list[tuple[str, Any, str]] = [
     ("schema", "3.1.0", "schema 3.1.0 is not supported"),
     ("run_id", ..., "run_id: is missing"),
     ("cards", {}, "cards: must be a list"),
     ("cards", [{"name": "x"}], r"cards\[0\]: uuid: is missing"),
+    ("device", "GPU-9", "device: 'GPU-9' is not the UUID of one of the cards"),
     ("cards", [7], r"cards\[0\]: must be a JSON object"),
     ("git", None, "git: must be a JSON object"),
     ("git.dirty", "no", "git: dirty: must be true or false"),

@@ -13,7 +13,7 @@ int run_command(const RunArgs& args);
 int list_command(const RunArgs& args, bool as_json);
 /// `passes`: names of harness/run/profile.h.
 int profile_command(const RunArgs& args, const std::vector<std::string>& passes);
-int doctor_command(const std::filesystem::path& bin_dir, bool require_device);
+int doctor_command(const std::filesystem::path& bin_dir, int device, bool require_device);
 
 struct GenerateArgs {
   std::string checkpoint, input_ids;

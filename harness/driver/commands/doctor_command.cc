@@ -182,13 +182,14 @@ void check_places(const std::optional<CardInfo>& card) {
 
 }  // namespace
 
-int doctor_command(const fs::path& bin_dir, bool require_device) {
-  const auto card = usable_card(0);
+int doctor_command(const fs::path& bin_dir, int device, bool require_device) {
+  const auto card = usable_card(device);
   check_build(bin_dir);
   check_cards();
   check_tools();
   check_places(card);
-  if (require_device && !card) throw DeviceError("--require-device: engine cuda has no usable device here");
+  if (require_device && !card)
+    throw DeviceError(fmt::format("--require-device: engine cuda has no usable device {} here", device));
   return static_cast<int>(ExitCode::kGood);
 }
 

@@ -140,15 +140,15 @@ int list_command(const RunArgs& args, bool as_json) {
     rows.push_back({s.c, Untimed{Status::kSkipped, s.reason}, {}});
   ask_supported(rows, plan, args.bin_dir);
 
-  const auto ceilings = stored_ceilings(plan.engine == "reference" ? std::nullopt : plan.card);
+  const auto ceilings = stored_ceilings(ceilings_card(plan));
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   double total_s = 0;
   std::map<Status, int> untimed = {{Status::kSkipped, 0}};
   size_t timed = 0;
   for (Row& row : rows) {
-    const bool apply = row.c.engine != "reference" || plan.engine == "reference";
     try {
-      row.predicted = predict(row.c, {.ceilings = apply ? ceilings : std::nullopt, .cores = cores});
+      row.predicted =
+          predict(row.c, {.ceilings = ceilings_apply(row.c, plan) ? ceilings : std::nullopt, .cores = cores});
     } catch (const ImpossibleCase&) {
       // Skipped anyway: such lengths have no cost.
     }

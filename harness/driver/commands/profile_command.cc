@@ -179,7 +179,6 @@ int profile_command(const RunArgs& given, const std::vector<std::string>& pass_n
   if (args.out.empty()) args.out = default_run_folder(args.sweep);
   args.resume = fs::exists(fs::path(args.out) / "environment.json");
   if (!args.workers) args.workers = 1;
-  ::setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 0);  // as for `tandem run`
   RunPlan plan = plan_run(args);
   catch_interrupts();
   Session session(args, std::move(plan));

@@ -73,7 +73,7 @@ std::vector<std::string> suite_command(const Case& c, const fs::path& bin_dir) {
 
 int repro_command(const ReproArgs& args) {
   const Record r = find_record(args.record);
-  if (r.c.engine != "cuda" && r.c.engine != "reference") {
+  if (!is_own_engine(r.c.engine)) {
     throw UsageError(
         fmt::format("the record is of peer '{}', whose command it does not hold; run it with "
                     "`tandem run --peer {}=COMMAND --filter {}`",

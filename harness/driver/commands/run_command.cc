@@ -77,8 +77,6 @@ std::string shell_command(const std::vector<std::string>& words) {
 int run_command(const RunArgs& given) {
   RunArgs args = given;
   if (args.resume && args.out.empty()) throw UsageError("--resume: needs --out DIR, the run to continue");
-  // NVML numbers cards in the order of the bus; so must the workers, or a record would carry another card's name.
-  ::setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 0);
   RunPlan plan = plan_run(args);
   if (args.out.empty()) args.out = default_run_folder(args.sweep);
   catch_interrupts();

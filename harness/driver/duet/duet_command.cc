@@ -466,8 +466,6 @@ int duet_command(const DuetArgs& args) {
     throw UsageError("--resume: needs --out DIR, the duet to continue");
   }
   check_sample(args.sample);
-  // NVML numbers cards in the order of the bus; so must the workers, or a record would carry another card's name.
-  ::setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 0);
   catch_interrupts();
   return Duet(args).run();
 }

@@ -11,6 +11,7 @@
 #include "harness/base/json_text.h"
 #include "harness/base/process.h"
 #include "harness/driver/session/progress.h"
+#include "harness/engine/traits.h"
 #include "harness/record/environment.h"
 #include "harness/sweep/files.h"
 
@@ -40,13 +41,17 @@ std::optional<CardInfo> usable_card(int device) {
   return visible_card(nvml_cards(nvml()), std::getenv("CUDA_VISIBLE_DEVICES"), device);
 }
 
+std::string machine_label(const std::optional<CardInfo>& card) {
+  if (card) return fmt::format("{} {}", card->name, card->uuid);
+  const auto cpu = capture_environment({.cards = std::vector<CardInfo>{}}).at("host").at("cpu");
+  return cpu.is_string() ? cpu.get<std::string>() : "CPU";
+}
+
 fs::path ceilings_path(const std::optional<CardInfo>& card) {
   const fs::path folder = user_cache_dir();
   if (folder.empty()) return {};
   if (card) return folder / fmt::format("ceilings-{}.json", file_word(card->uuid));
-  const auto cpu = capture_environment({.cards = std::vector<CardInfo>{}}).at("host").at("cpu");
-  return folder / fmt::format("ceilings-cpu-{}-{}.json",
-                              file_word(cpu.is_string() ? cpu.get<std::string>() : "unknown"),
+  return folder / fmt::format("ceilings-cpu-{}-{}.json", file_word(machine_label(card)),
                               std::thread::hardware_concurrency());
 }
 
@@ -54,14 +59,12 @@ std::optional<Ceilings> stored_ceilings(const std::optional<CardInfo>& card) {
   const fs::path path = ceilings_path(card);
   if (path.empty() || !fs::exists(path)) return std::nullopt;
   try {
-    return read_ceilings(path);
+    Ceilings stored = read_ceilings(path);
+    if (stored.machine != machine_label(card)) return std::nullopt;
+    return stored;
   } catch (const Error&) {
     return std::nullopt;  // of another version, or damaged: measured again
   }
-}
-
-std::optional<Ceilings> cached_ceilings(int device) {
-  return stored_ceilings(usable_card(device));
 }
 
 std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::optional<CardInfo>& card,
@@ -76,8 +79,8 @@ std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::opti
   say(fmt::format("measuring the ceilings of {} (once)", card ? card->name : "this CPU"));
   std::string text;
   const ProcessEnd end =
-      run_process({.command = {suite, "--measure-ceilings", "--engine", card ? "cuda" : "reference",
-                               "--device", std::to_string(device)},
+      run_process({.command = {suite, "--measure-ceilings", "--engine",
+                               card ? "cuda" : std::string(kTruthEngine), "--device", std::to_string(device)},
                    .on_line = [&](const std::string& line) { text += line + "\n"; },
                    .allowed_s = [] { return kMeasureAllowed_s; }});
   if (end.how == ProcessEnd::How::kInterrupted) throw Interrupted("interrupted");
@@ -87,6 +90,10 @@ std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::opti
   }
   try {
     const auto ceilings = parse_json(text).get<Ceilings>();
+    if (ceilings.machine != machine_label(card)) {
+      return without(
+          fmt::format("suite_limits measured '{}', not '{}'", ceilings.machine, machine_label(card)));
+    }
     if (const fs::path path = ceilings_path(card); !path.empty()) {
       fs::create_directories(path.parent_path());
       write_file_atomic(path, nlohmann::json(ceilings).dump(1) + "\n");

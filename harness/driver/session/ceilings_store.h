@@ -14,16 +14,18 @@ namespace tandem {
 /// engine or there is no such card.
 std::optional<CardInfo> usable_card(int device);
 
+/// What ceilings of this card (of the CPU, without one) are labelled with: name and UUID, or the CPU's name.
+std::string machine_label(const std::optional<CardInfo>& card);
+
 /// ceilings-GPU-....json or ceilings-cpu-....json in user_cache_dir(); an empty path where there is no such folder.
 std::filesystem::path ceilings_path(const std::optional<CardInfo>& card);
 
-/// What is kept for `card` (for the CPU, without one). Nothing when it was never measured or cannot be read.
+/// What is kept for `card` (for the CPU, without one). Nothing when it was never measured, cannot be read, or is labelled as
+/// another machine's.
 std::optional<Ceilings> stored_ceilings(const std::optional<CardInfo>& card);
-/// The same for the best engine of this machine: what a suite binary run by hand uses.
-std::optional<Ceilings> cached_ceilings(int device = 0);
 
-/// stored_ceilings, or measured now with `suite_limits --measure-ceilings` of `bin_dir` and stored. Nothing when that fails:
-/// then there are no floors, and stderr says so. Throws Interrupted.
+/// stored_ceilings, or measured now with `suite_limits --measure-ceilings` of `bin_dir` and stored. Nothing when that fails
+/// or measures another machine: then there are no floors, and stderr says so. Throws Interrupted.
 std::optional<Ceilings> obtain_ceilings(const std::filesystem::path& bin_dir,
                                         const std::optional<CardInfo>& card, int device);
 

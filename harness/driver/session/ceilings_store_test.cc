@@ -26,11 +26,27 @@ TEST_F(CeilingsStoreTest, EachCardHasItsOwn) {
   a.name = b.name = "card";
   a.uuid = "GPU-a";
   b.uuid = "GPU-b";
-  store(a, R"({"read_gbs": 4000})");
+  store(a, R"({"machine": "card GPU-a", "read_gbs": 4000})");
   ASSERT_TRUE(stored_ceilings(a));
   EXPECT_EQ(stored_ceilings(a)->read_gbs, 4000);
   EXPECT_FALSE(stored_ceilings(b));
   EXPECT_FALSE(stored_ceilings(std::nullopt));
+  // Under b's name, but measured on a.
+  store(b, R"({"machine": "card GPU-a", "read_gbs": 4000})");
+  EXPECT_FALSE(stored_ceilings(b));
+  store(b, R"({"read_gbs": 4000})");
+  EXPECT_FALSE(stored_ceilings(b)) << "of nobody knows what";
+  store(std::nullopt, R"({"machine": "card GPU-a", "read_gbs": 4000})");
+  EXPECT_FALSE(stored_ceilings(std::nullopt)) << "a card's rates are not the CPU's";
+}
+
+// Without it the rates of whatever card `suite_limits` found would be kept as those of the card that was asked for.
+TEST_F(CeilingsStoreTest, AMeasurementOfAnotherMachineIsNotKept) {
+  CardInfo card;
+  card.name = "card";
+  card.uuid = "GPU-a";
+  EXPECT_FALSE(obtain_ceilings(bin(), card, 1)) << "the fake suite measures the CPU";
+  EXPECT_FALSE(fs::exists(ceilings_path(card)));
 }
 
 // Without it a file of another version, or one that a full disk cut off, would end every run on this machine.

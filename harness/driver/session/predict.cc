@@ -7,6 +7,7 @@
 
 #include "harness/run/case_cost.h"
 #include "harness/run/measure.h"
+#include "harness/run/validate.h"
 #include "harness/weights/weights.h"
 
 namespace tandem {
@@ -17,12 +18,11 @@ constexpr double kCpuSeededWeights = 20e6;  // elements a core makes and rounds 
 constexpr double kGpuOverFloor = 3;         // what a first implementation takes over its floor
 constexpr double kGpuFlops = 50e12;         // without ceilings: of a large card, far below its best
 constexpr double kGpuBytes = 1e12;
-constexpr double kGpuStep_us = 300;       // launches of one pass
-constexpr double kOperation_us = 5000;    // of suite_kernels, suite_memory and suite_limits
-constexpr double kReferenceFlops = 2e10;  // what the validation pass gives the reference at most (validate.h)
+constexpr double kGpuStep_us = 300;     // launches of one pass
+constexpr double kOperation_us = 5000;  // of suite_kernels, suite_memory and suite_limits
 
 bool on_cpu(const Case& c) {
-  return c.engine == "reference";
+  return engine_traits(c.engine).on_host;
 }
 
 double repetition_us(const Case& c, const Prediction& p, const PredictOptions& options) {
@@ -50,7 +50,7 @@ Prediction predict(const Case& c, const PredictOptions& options) {
     p.load_s = static_cast<double>(weight_layout(config).size()) / (kCpuSeededWeights * options.cores);
   }
   const double once_s = repetition_us(c, p, options) * 1e-6;
-  const MeasureOptions measure = default_options(c.engine);
+  const MeasureOptions measure = default_options(engine_traits(c.engine));
   const auto samples = static_cast<double>(measure.stop.min_samples);
   p.measure_s = std::max(3 * measure.warmup.window_s, once_s) +
                 std::max({measure.stop.min_s, samples * once_s, std::min(measure.stop.max_s, 100 * once_s)}) +
@@ -59,8 +59,9 @@ Prediction predict(const Case& c, const PredictOptions& options) {
     // The second way of the reference decodes without a cache: every step computes all the steps before it again.
     p.validate_s = once_s * (c.suite == Suite::kGenerate ? 1 + c.tgt / 2.0 : 3);
   } else {
-    p.validate_s =
-        2 * once_s + 2 * std::min(p.flops.value_or(0), kReferenceFlops) / (kCpuFlops * options.cores);
+    // The reference computes the case or its witness.
+    const double reference_flops = std::min(p.flops.value_or(0), ValidateOptions{}.reference_flops);
+    p.validate_s = 2 * once_s + 2 * reference_flops / (kCpuFlops * options.cores);
   }
   return p;
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "harness/driver/commands/commands.h"
+#include "harness/run/validate.h"
 
 namespace tandem {
 namespace {
@@ -26,6 +27,22 @@ TEST(Predict, TimeOutsGrowWithTheCase) {
   EXPECT_EQ(show_duration(3725), "1 h 02 min");
   EXPECT_EQ(show_duration(200), "3 min 20 s");
   EXPECT_EQ(show_us(812.4), "812 us");
+}
+
+// Without it the listing would promise the reference's time for another size of case than the validation pass gives it.
+TEST(Predict, TheReferenceChecksAtMostWhatTheValidationPassGivesIt) {
+  Case c{.suite = Suite::kEncoder, .model = "transformer-big", .batch = 64, .src = 512, .engine = "cuda"};
+  Case larger = c;
+  larger.batch = 128;
+  const PredictOptions options{.cores = 1};
+  const auto on_reference_s = [&](const Case& of) {
+    const Prediction p = predict(of, options);
+    EXPECT_GT(*p.flops, ValidateOptions{}.reference_flops);
+    // Without ceilings: the operations bind at 50 TFLOP/s, and the card computes twice.
+    return p.validate_s - 2 * *p.flops / 50e12;
+  };
+  EXPECT_NEAR(on_reference_s(c), on_reference_s(larger), 1e-6);
+  EXPECT_NEAR(on_reference_s(c), 2 * ValidateOptions{}.reference_flops / 0.5e9, 1e-6);
 }
 
 }  // namespace

@@ -14,9 +14,11 @@
 // `name`. All cases of one process share suite, engine, model, weights, precision, sparsity, kv, tp and dp.
 //
 // Checking comes first, in a process of its own: one line of JSON on stdout for each case,
-//   {"id": ID, "status": "ok" | "invalid" | "oom" | "error" | "skipped", "reason": TEXT or null, "check": CHECK or null}
+//   {"id": ID, "status": "ok" | "invalid" | "oom" | "error" | "skipped", "reason": TEXT or null, "check": CHECK or null,
+//    "accuracy": ACCURACY or null}
 // where CHECK is the `check` of record.schema.json: what it was compared with, the error, the tolerance, a digest of the
-// output. The driver keeps these lines in DIR/validation.jsonl. Only cases that are ok are timed.
+// output. ACCURACY, its `accuracy`, says what a lossy precision, kv or sparsity costs against the dense fp32 model: a model's
+// pass in such a form is not ok without it, any other may leave it out. The driver keeps these lines in DIR/validation.jsonl. Only cases that are ok are timed.
 //
 // Timing: for each case exactly one line of JSON on stdout, flushed, in the order of FILE. It is a record as in
 // record.schema.json, of which the worker must give

@@ -12,6 +12,7 @@
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
 #include "harness/driver/session/ceilings_store.h"
+#include "harness/engine/traits.h"
 #include "harness/record/environment.h"
 #include "harness/sweep/files.h"
 #include "harness/sweep/pattern.h"
@@ -32,7 +33,7 @@ std::map<std::string, std::string> parse_peers(const std::vector<std::string>& g
     }
     Case scratch;
     axis("engine").set(scratch, name);
-    if (name == "cuda" || name == "reference") {
+    if (is_own_engine(name)) {
       throw UsageError(
           fmt::format("--peer: '{}' is an engine of Tandem's own; give the peer another name", name));
     }
@@ -157,11 +158,11 @@ RunPlan plan_run(const RunArgs& args) {
   plan.peers = parse_peers(args.peers);
   plan.card = usable_card(args.device);
   plan.engine = args.engine;
-  if (args.engine == "auto") plan.engine = plan.card ? "cuda" : "reference";
+  if (args.engine == "auto") plan.engine = plan.card ? "cuda" : kTruthEngine;
   if (plan.engine == "cuda" && !plan.card) {
     throw DeviceError(fmt::format("--engine cuda: no usable device: {}", no_device_reason(args.device)));
   }
-  if (plan.engine != "cuda" && plan.engine != "reference" && !plan.peers.contains(plan.engine)) {
+  if (!is_own_engine(plan.engine) && !plan.peers.contains(plan.engine)) {
     throw UsageError(fmt::format(
         "--engine: '{}' is not allowed; auto, cuda, reference or a peer given as --peer {}=COMMAND",
         plan.engine, plan.engine));
@@ -181,6 +182,14 @@ RunPlan plan_run(const RunArgs& args) {
     throw UsageError(fmt::format("--workers: '{}' is not allowed; an integer from 1 to 1000", plan.workers));
   }
   return plan;
+}
+
+std::optional<CardInfo> ceilings_card(const RunPlan& plan) {
+  return engine_traits(plan.engine).on_host ? std::nullopt : plan.card;
+}
+
+bool ceilings_apply(const Case& c, const RunPlan& plan) {
+  return !engine_traits(c.engine).on_host || engine_traits(plan.engine).on_host;
 }
 
 std::vector<std::string> worker_command(const Case& c, const RunPlan& plan, const fs::path& bin_dir) {

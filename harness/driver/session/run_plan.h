@@ -46,6 +46,11 @@ struct RunPlan {
 /// Throws UsageError, and DeviceError where `--engine cuda` has no device.
 RunPlan plan_run(const RunArgs& args);
 
+/// Whose ceilings the floors of this plan stand on: the card's, or with nothing the CPU's.
+std::optional<CardInfo> ceilings_card(const RunPlan& plan);
+/// Do they hold for this case? A case on the CPU has no floor on a card's ceilings.
+bool ceilings_apply(const Case& c, const RunPlan& plan);
+
 /// The program of a case: suite_<suite> of `bin_dir`, or the peer's command through the shell. Without the flags.
 std::vector<std::string> worker_command(const Case& c, const RunPlan& plan,
                                         const std::filesystem::path& bin_dir);

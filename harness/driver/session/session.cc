@@ -39,12 +39,6 @@ std::string peer_sha256(const std::string& command) {
   return hash.hex();
 }
 
-/// What the worker needs to know about the case belongs to the machine that it runs on: the CPU's reference has no floor
-/// on a card's ceilings.
-bool ceilings_apply(const Case& c, const RunPlan& plan) {
-  return c.engine != "reference" || plan.engine == "reference";
-}
-
 template <typename Item>
 std::vector<std::vector<const Item*>> groups_of(const std::vector<const Item*>& items) {
   std::map<std::string, std::vector<const Item*>> by_key;
@@ -88,10 +82,10 @@ void Session::hash_binaries() {
 json Session::environment() const {
   json environment = capture_environment({.sweep = SweepRef{args_.sweep, plan_.sweep_sha256, plan_.workers},
                                           .binaries = binaries_,
+                                          .device = plan_.card,
                                           .ceilings = ceilings_ ? json(*ceilings_) : json(),
                                           .build = build_of(args_.bin_dir)});
   environment["engine"] = plan_.engine;
-  environment["device"] = plan_.card ? json(plan_.card->uuid) : json();
   for (const auto& [name, value] : args_.environment) environment["env"][name] = value;
   return environment;
 }
@@ -100,8 +94,7 @@ void Session::prepare() {
   hash_binaries();
   const bool resumed = !folder_.environment().is_null();
   if (!resumed && !items_.empty()) {
-    const bool on_card = plan_.engine != "reference" && plan_.card;
-    ceilings_ = obtain_ceilings(args_.bin_dir, on_card ? plan_.card : std::nullopt, args_.device);
+    ceilings_ = obtain_ceilings(args_.bin_dir, ceilings_card(plan_), args_.device);
   }
   seed_ = args_.seed ? *args_.seed : std::random_device{}();
   folder_.open(environment());
@@ -172,6 +165,8 @@ void Session::take_validation(const Item& item, const TaskOutcome& outcome, Prog
     try {
       v = validation_from_json(outcome.line);
       if (v.status == Status::kOk && !v.check) throw UsageError("status ok without a check");
+      const auto fault = accuracy_fault(item.c, v.accuracy);
+      if (v.status == Status::kOk && fault) throw UsageError(*fault);
     } catch (const Error& e) {
       v.status = Status::kError;
       v.reason = fmt::format("the validation pass does not keep the protocol: {}", e.what());
@@ -214,7 +209,9 @@ void Session::validate(Progress& progress) {
 void Session::complete(Record& r, const Item& item) const {
   r.order_seed = seed_;
   if (r.status != Status::kOk) return;
-  if (!r.check) r.check = folder_.validation(item.id, item.binary_sha256)->check;
+  const Validation& v = *folder_.validation(item.id, item.binary_sha256);
+  if (!r.check) r.check = v.check;
+  if (!r.accuracy) r.accuracy = v.accuracy;
   if (!r.flops && !r.bytes && is_model_suite(r.c.suite)) {
     fill_cost(r, load_model(r.c.model), ceilings_apply(r.c, plan_) && ceilings_ ? *ceilings_ : Ceilings{},
               std::nullopt);

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "harness/base/sha256.h"
+#include "harness/driver/session/ceilings_store.h"
 
 namespace {
 
@@ -216,7 +217,7 @@ int main(int argc, char** argv) {
     log_case("ceilings");
     json tflops;
     for (const char* p : {"fp32", "tf32", "fp16", "bf16", "fp8", "int8", "w8a16", "w4a16"}) tflops[p] = 0.001;
-    print({{"machine", "fake"},
+    print({{"machine", tandem::machine_label(std::nullopt)},
            {"measured_at", "2026-01-31T12:00:00Z"},
            {"read_gbs", 10.0},
            {"copy_gbs", 8.0},

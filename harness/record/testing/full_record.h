@@ -37,6 +37,8 @@ inline Record full_record() {
   r.phases = {{"decoder", "self.qkv", 1, 2, 3}};
   r.peak_bytes = 1 << 20;
   r.planned_bytes = 1 << 19;
+  r.weights_bytes = 1 << 18;
+  r.fraction_kept = 0.5;
   r.check = Check{.reference = "reference",
                   .error = 1e-6,
                   .tolerance = 1e-5,
@@ -46,8 +48,18 @@ inline Record full_record() {
                   .tokens_excused = 0,
                   .digest = "d",
                   .digest_after = "d"};
-  r.accuracy = {{"logits", 0.01}};
-  r.ranks = {{{"rank", 0}}};
+  r.accuracy = Accuracy{.relative_error = 0.01,
+                        .kl = 0.002,
+                        .tokens_agree = 0.99,
+                        .teacher_forced = true,
+                        .synthetic_weights = true};
+  r.ranks = {{.rank = 1,
+              .host = "node",
+              .device = 0,
+              .card = "NVIDIA H200",
+              .uuid = "GPU-1",
+              .median_us = 12,
+              .wait_us = 0.5}};
   r.regime = "burst";
   r.l2 = "in_situ";
   r.contended = false;

@@ -24,7 +24,9 @@ enum class Fault {
   kBroken,
   kSelfCheck,
   kSearch,
-  kNearSearch
+  kNearSearch,
+  kLossy,   ///< an 8-bit K/V cache costs a little
+  kNoDense  ///< cannot hold the dense fp32 model
 };
 
 class FakeEngine : public Engine {
@@ -32,17 +34,20 @@ class FakeEngine : public Engine {
   FakeEngine(std::string name, Fault fault) : name_(std::move(name)), fault_(fault) {}
 
   std::string_view name() const override { return name_; }
-  void check_supported(const Case&) const override {
+  void check_supported(const Case& c) const override {
+    if (fault_ == Fault::kNoDense && !is_lossy(c)) throw OutOfMemory(int64_t{1} << 41, "GPU memory");
     if (fault_ == Fault::kImpossible) throw ImpossibleCase("precision: 'bf16' is not for this engine");
     if (fault_ == Fault::kTooLarge) throw OutOfMemory(int64_t{1} << 50, "GPU memory");
     if (fault_ == Fault::kBroken) throw UsageError("model: the file is damaged");
   }
-  void load(const Case&, const ModelConfig& config, const WeightForm&) override {
+  void load(const Case& c, const ModelConfig& config, const WeightForm&) override {
     if (fault_ == Fault::kOutOfMemory) throw OutOfMemory(int64_t{1} << 40, "GPU memory");
+    lossy_ = is_lossy(c);
     config_ = config;
     ++loads;
   }
   double load_us() const override { return 5; }
+  std::optional<int64_t> weights_bytes() const override { return 2048; }
 
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override {
     return std::make_unique<Work>(*this, c, batch);
@@ -93,6 +98,7 @@ class FakeEngine : public Engine {
       const uint64_t index = (static_cast<uint64_t>(token) << 40) + (static_cast<uint64_t>(step) << 20) + v;
       float logit = static_cast<float>(centred_sum(7, index)) * power_of_two(-16);
       if (fault_ == Fault::kScale) logit *= 1.5f;
+      if (fault_ == Fault::kLossy && lossy_ && v == 3) logit += 1e-5f;
       if (fault_ == Fault::kNan && v == 3) logit = NAN;
       out.push_back(logit);
     }
@@ -156,6 +162,7 @@ class FakeEngine : public Engine {
   std::string name_;
   Fault fault_;
   ModelConfig config_;
+  bool lossy_ = false;
 };
 
 }  // namespace tandem::testing

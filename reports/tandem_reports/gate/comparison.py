@@ -94,21 +94,23 @@ class Difference:
 def machine_differences(a: Environment, b: Environment) -> list[Difference]:
     """Why times of the two environments cannot be told from a change of the machine; empty where they can.
 
+    The cards are those in use: two runs on two cards of one machine differ.
+
     Kinds: device (card or none), cpu, model (of the card), card (another of the same model), driver, clocks
     (policy and power limit), setting (ECC, MIG).
     """
     found = []
-    if bool(a.cards) != bool(b.cards):
+    if bool(a.used) != bool(b.used):
         return [Difference("device", "one run used a card and the other did not")]
-    if not a.cards:
+    if not a.used:
         for name, x, y in (("CPU", a.cpu, b.cpu), ("number of cores", a.cores, b.cores)):
             if x != y:
                 found.append(Difference("cpu", f"another {name}: {x} and {y}"))
         return found
-    models = ([card.name for card in a.cards], [card.name for card in b.cards])
+    models = ([card.name for card in a.used], [card.name for card in b.used])
     if models[0] != models[1]:
         found.append(Difference("model", f"another card: {', '.join(models[0])} and {', '.join(models[1])}"))
-    elif sorted(card.uuid for card in a.cards) != sorted(card.uuid for card in b.cards):
+    elif sorted(card.uuid for card in a.used) != sorted(card.uuid for card in b.used):
         found.append(Difference("card", "another card of the same model"))
     drivers = (a.software.get("driver"), b.software.get("driver"))
     if drivers[0] != drivers[1]:
@@ -119,7 +121,7 @@ def machine_differences(a: Environment, b: Environment) -> list[Difference]:
         ("setting", "ecc", "ECC setting"),
         ("setting", "mig", "MIG setting"),
     ):
-        x, y = getattr(a.cards[0], field), getattr(b.cards[0], field)
+        x, y = getattr(a.used[0], field), getattr(b.used[0], field)
         if x != y:
             found.append(Difference(kind, f"another {words}: {x} and {y}"))
     return found

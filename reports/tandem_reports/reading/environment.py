@@ -55,6 +55,10 @@ class Environment:
     cards: tuple[Card, ...]
     ceilings: Mapping[str, object] | None
     variables: Mapping[str, str]
+    device: str | None
+    """UUID of the card in use; None where the file does not say or no card was used."""
+    used: tuple[Card, ...]
+    """The cards that the times are of: the one in use, or every card where the file does not say which."""
 
 
 def _card(value: object, where: str) -> Card:
@@ -95,6 +99,10 @@ def parse_environment(value: object, where: str) -> Environment:
     planted = build.optional_child("planted")
     ceilings = fields.optional_child("ceilings")
     cards = tuple(_card(card, f"{where}: cards[{index}]") for index, card in enumerate(fields.items("cards")))
+    device = fields.optional_text("device")
+    used = tuple(card for card in cards if card.uuid == device) if "device" in fields.values else cards
+    if device is not None and not used:
+        fields.fail("device", f"{device!r} is not the UUID of one of the cards")
     return Environment(
         schema=schema,
         run_id=fields.text("run_id"),
@@ -119,6 +127,8 @@ def parse_environment(value: object, where: str) -> Environment:
         software=_text_map(fields.child("software")),
         cards=cards,
         ceilings=None if ceilings is None else ceilings.values,
+        device=device,
+        used=used,
         variables={name: text or "" for name, text in _text_map(fields.child("env")).items()},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Mapping
@@ -77,6 +78,31 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """What a lossy form costs, against the dense fp32 model; of an encoder's output the error only."""
+
+    relative_error: float
+    kl: float | None
+    tokens_agree: float | None
+    teacher_forced: bool
+    against: str
+    synthetic_weights: bool
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of several processes of a case."""
+
+    rank: int
+    host: str
+    device: int
+    card: str
+    uuid: str | None
+    median_us: float | None
+    wait_us: float | None
+
+
+@dataclass(frozen=True)
 class Metrics:
     """Medians beside the sample's own."""
 
@@ -119,14 +145,17 @@ class Record:
     bytes: float | None
     flops: float | None
     peak_bytes: float | None
+    weights_bytes: float | None
+    fraction_kept: float | None
     check: Check | None
-    accuracy: Mapping[str, object] | None
+    accuracy: Accuracy | None
     regime: str | None
     l2: str | None
     contended: bool | None
     warmup_steady: bool | None
     stop_reached: bool | None
     throttled_samples: int | None
+    ranks: tuple[Rank, ...]
     sm_mhz_median: float | None
     profiler_mapped: bool | None
     wall_s: float
@@ -212,6 +241,43 @@ def _check(fields: Fields) -> Check:
     )
 
 
+def _fraction(fields: Fields, name: str) -> float | None:
+    value = fields.optional_number(name, minimum=0)
+    if value is not None and value > 1:
+        fields.fail(name, f"must be a fraction, 0 to 1, not {value:g}")
+    return value
+
+
+def _known(fields: Fields, kind: type) -> Fields:
+    fields.refuse_unknown([field.name for field in dataclasses.fields(kind)])
+    return fields
+
+
+def _accuracy(fields: Fields) -> Accuracy:
+    _known(fields, Accuracy)
+    return Accuracy(
+        relative_error=fields.number("relative_error", minimum=0),
+        kl=fields.optional_number("kl", minimum=0),
+        tokens_agree=_fraction(fields, "tokens_agree"),
+        teacher_forced=fields.flag("teacher_forced"),
+        against=fields.choice("against", ("dense fp32",)),
+        synthetic_weights=fields.flag("synthetic_weights"),
+    )
+
+
+def _rank(fields: Fields) -> Rank:
+    _known(fields, Rank)
+    return Rank(
+        rank=fields.integer("rank", minimum=0),
+        host=fields.text("host"),
+        device=fields.integer("device", minimum=0),
+        card=fields.text("card"),
+        uuid=fields.optional_text("uuid"),
+        median_us=fields.optional_time("median_us"),
+        wait_us=fields.optional_number("wait_us", minimum=0),
+    )
+
+
 def _metrics(fields: Fields) -> Metrics:
     return Metrics(
         step_us=fields.optional_time("step_us"),
@@ -270,13 +336,18 @@ def parse_record(value: object, where: str) -> Record:
         bytes=cost.optional_number("bytes", minimum=0),
         flops=cost.optional_number("flops", minimum=0),
         peak_bytes=memory.optional_number("peak_bytes", minimum=0),
+        weights_bytes=memory.optional_number("weights_bytes", minimum=0),
+        fraction_kept=_fraction(memory, "fraction_kept"),
         check=None if check is None else _check(check),
-        accuracy=None if accuracy is None else accuracy.values,
+        accuracy=None if accuracy is None else _accuracy(accuracy),
         regime=fields.optional_choice("regime", ("burst", "sustained", "cpu")),
         l2=fields.optional_choice("l2", ("in_situ", "resident", "cold")),
         contended=fields.optional_flag("contended"),
         warmup_steady=warmup.optional_flag("steady"),
         stop_reached=stop.optional_flag("reached"),
+        ranks=tuple(
+            _rank(Fields(rank, f"{where}: ranks[{i}]")) for i, rank in enumerate(fields.items("ranks"))
+        ),
         throttled_samples=clocks.optional_integer("throttled_samples", minimum=0),
         sm_mhz_median=clocks.optional_number("sm_mhz_median", minimum=0),
         profiler_mapped=process.optional_flag("profiler_mapped"),

@@ -103,12 +103,13 @@ def _workers(number: int | None) -> list[str]:
     return [] if number is None else [formats.plural(number, "worker")]
 
 
-def _card_rows(cards: Sequence[Card]) -> list[tuple[str, str]]:
-    if not cards:
-        return [("card", "none used")]
-    rows = []
-    for index, card in enumerate(cards):
-        prefix = "card" if len(cards) == 1 else f"card {index}"
+def _card_rows(cards: Sequence[Card], used: Sequence[Card]) -> list[tuple[str, str]]:
+    rows = [] if used else [("card", "none used")]
+    for index, card in enumerate([*used, *(card for card in cards if card not in used)]):
+        prefix = "card" if len(used) == 1 else f"card {index}"
+        if card not in used:
+            rows.append((f"another card {index}", f"{card.name}, {card.uuid}, not used"))
+            continue
         rows += [
             (
                 prefix,
@@ -148,7 +149,7 @@ def environment_rows(environment: Environment) -> list[tuple[str, str]]:
     """An environment as named lines."""
     e = environment
     dirty = {None: "", True: ", with uncommitted changes", False: ""}[e.git_dirty]
-    rows = [("run", e.run_id), ("created", e.created), *_card_rows(e.cards)]
+    rows = [("run", e.run_id), ("created", e.created), *_card_rows(e.cards, e.used)]
     rows += [(name, _text(version)) for name, version in e.software.items()]
     rows += [
         ("CPU", f"{_text(e.cpu)}, {_text(e.cores)} cores, {formats.scaled(e.host_memory_bytes, 'B')}"),
@@ -192,7 +193,7 @@ def environment_table(runs: Sequence[Run]) -> list[EnvironmentLine]:
 def conditions(environment: Environment) -> str:
     """What a reader of numbers asks first, in one line: driver, clocks, revision."""
     e = environment
-    card = e.cards[0] if e.cards else None
+    card = e.used[0] if e.used else None
     parts = [
         f"{name} {version}" for name, version in e.software.items() if version and name in ("driver", "cuda")
     ]
@@ -207,7 +208,7 @@ def conditions(environment: Environment) -> str:
 
 def machine(environment: Environment) -> str:
     """The machine in a few words."""
-    if not environment.cards:
+    if not environment.used:
         return environment.cpu or "an unnamed CPU"
-    names = [card.name for card in environment.cards]
+    names = [card.name for card in environment.used]
     return names[0] if len(names) == 1 else f"{len(names)} × {names[0]}"

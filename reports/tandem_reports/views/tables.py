@@ -182,14 +182,17 @@ def _accuracy(result: CaseResult) -> Cell:
     accuracy = next((record.accuracy for record in result.ok if record.accuracy is not None), None)
     if accuracy is None:
         return Cell(formats.MISSING)
-    words = [f"{key.replace('_', ' ')} {_value(value)}" for key, value in sorted(accuracy.items())]
-    return Cell(words[0] if words else formats.MISSING, "; ".join(words[1:]))
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return formats.significant(float(value), 3)
+    words = []
+    if accuracy.kl is not None:
+        words.append(f"KL {formats.significant(accuracy.kl, 3)}")
+    if accuracy.tokens_agree is not None:
+        words.append(f"tokens agree {formats.significant(accuracy.tokens_agree, 3)}")
+    if accuracy.teacher_forced:
+        words.append("teacher-forced")
+    if accuracy.synthetic_weights:
+        words.append("synthetic weights")
+    error = formats.significant(accuracy.relative_error, 3)
+    return Cell(f"relative error {error}", "; ".join(words), tip=f"against: {accuracy.against}")
 
 
 @dataclass(frozen=True)

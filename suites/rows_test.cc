@@ -1,0 +1,42 @@
+#include "suites/rows.h"
+
+#include <gtest/gtest.h>
+
+namespace tandem {
+namespace {
+
+Record measured() {
+  Record r = make_record(Case{}, 0, 1);
+  r.name = "case";
+  r.status = Status::kOk;
+  Summary& summary = r.summary.emplace();
+  summary.n = 3;
+  summary.median_us = 10;
+  r.floor.floor_us = 4;
+  Check& check = r.check.emplace();
+  check.reference = "reference";
+  check.error = 1e-4;
+  return r;
+}
+
+// Breaks when a ratio or a tolerance that nobody knows is printed as 0.
+TEST(Rows, WhatIsMissingIsLeftOut) {
+  Record r = measured();
+  EXPECT_EQ(row_of(r, 6), "case        10.00 us  [3 samples]  floor 4.00 us  error 1.0e-04");
+  r.floor.ratio = 2.5;
+  r.check->tolerance = 0.02;
+  EXPECT_EQ(row_of(r, 6), "case        10.00 us  [3 samples]  floor 4.00 us x2.50  error 1.0e-04 of 2e-02");
+}
+
+// Breaks when a case without a time shows one, or no reason.
+TEST(Rows, AFailureIsItsReason) {
+  Record r = make_record(Case{}, 0, 1);
+  r.name = "case";
+  r.status = Status::kOom;
+  EXPECT_EQ(row_of(r, 4), "case  oom: no reason given");
+  r.reason = "out of memory";
+  EXPECT_EQ(row_of(r, 4), "case  oom: out of memory");
+}
+
+}  // namespace
+}  // namespace tandem
