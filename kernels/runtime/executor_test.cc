@@ -56,7 +56,7 @@ TEST(PlanExecutor, PartialSumsGiveTheSameResults) {
       config.final_norm = placement == NormPlacement::kPre;
       const DeviceModel model = load_device_model(
           device, device.memory("gpu"),
-          {.config = config, .weights = {}, .precision = precision, .rounded_to = precision});
+          {.config = config, .weights = {}, .precision = precision, .form = {.precision = precision}});
       const TransformerBatch batch = make_batch(config, {5, 1, 9}, test_seed());
       for (const char* kernel : {"own", "library"}) {
         SCOPED_TRACE(fmt::format("{} {} {}", precision_name(precision),
@@ -87,9 +87,11 @@ TEST(PlanExecutor, RefusesWeightsOfAnotherType) {
   TANDEM_NEEDS_DEVICE();
   Device device({.search_choices = false});
   const ModelConfig config = preset("tiny");
-  const DeviceModel model = load_device_model(
-      device, device.memory("gpu"),
-      {.config = config, .weights = {}, .precision = Precision::kFp16, .rounded_to = Precision::kFp16});
+  const DeviceModel model = load_device_model(device, device.memory("gpu"),
+                                              {.config = config,
+                                               .weights = {},
+                                               .precision = Precision::kFp16,
+                                               .form = {.precision = Precision::kFp16}});
   const StepPlan plan = build_plan({.config = config,
                                     .weights = model.weights,
                                     .precision = Precision::kBf16,
