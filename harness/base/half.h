@@ -52,4 +52,28 @@ inline float round_to_tf32(float f) {
   return std::bit_cast<float>((u + 0x1000u) & 0xffffe000u);
 }
 
+/// fp8 e4m3 (Micikevicius et al. 2022, "FP8 formats for deep learning"): no infinity, one NaN a sign. To nearest even; what
+/// is beyond the largest, 448, becomes it, as the hardware's saturating conversion has it.
+inline uint8_t float_to_f8(float f) {
+  const uint32_t u = std::bit_cast<uint32_t>(f);
+  const auto sign = static_cast<uint8_t>((u >> 24) & 0x80u);
+  const uint32_t a = u & 0x7fffffffu;
+  if (a > 0x7f800000u) return sign | 0x7fu;
+  if (a >= 0x43e00000u) return sign | 0x7eu;  // 448
+  if (a < 0x3c800000u) {                      // below 2^-6: subnormal, units of 2^-9
+    const float shifted = std::bit_cast<float>(a) + 0x1p14f;
+    return static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x46800000u));
+  }
+  const uint32_t odd = (a >> 20) & 1u;
+  return static_cast<uint8_t>(sign | ((a - 0x3c000000u + 0x7ffffu + odd) >> 20));
+}
+
+inline float f8_to_float(uint8_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x80u) << 24;
+  const uint32_t e = (h >> 3) & 15u, m = h & 7u;
+  if (e == 15 && m == 7) return std::bit_cast<float>(sign | 0x7fc00000u);
+  if (e == 0) return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(static_cast<float>(m) * 0x1p-9f));
+  return std::bit_cast<float>(sign | ((e + 120u) << 23) | (m << 20));
+}
+
 }  // namespace tandem

@@ -57,5 +57,31 @@ TEST(Half, Tf32TiesAwayFromZero) {
   EXPECT_TRUE(std::isnan(round_to_tf32(std::numeric_limits<float>::quiet_NaN())));
 }
 
+// Quantised weights would have other codes than the card's own conversion: every code, and both sides of every middle.
+TEST(Half, F8RoundsToNearestEvenAndSaturates) {
+  for (uint32_t bits = 0; bits < 256; ++bits) {
+    const auto h = static_cast<uint8_t>(bits);
+    const float f = f8_to_float(h);
+    if ((h & 0x7f) == 0x7f) {
+      ASSERT_TRUE(std::isnan(f));
+      ASSERT_EQ(float_to_f8(f) & 0x7f, 0x7f);
+      continue;
+    }
+    ASSERT_EQ(float_to_f8(f), h);
+    if ((h & 0x7f) == 0x7e) continue;
+    const auto next = static_cast<uint8_t>(h + 1);
+    const float middle = (f + f8_to_float(next)) / 2;
+    const float away = std::copysign(std::numeric_limits<float>::infinity(), f);
+    ASSERT_EQ(float_to_f8(middle), (h & 1) == 0 ? h : next) << bits;
+    ASSERT_EQ(float_to_f8(std::nextafter(middle, away)), next) << bits;
+    ASSERT_EQ(float_to_f8(std::nextafter(middle, 0.0f)), h) << bits;
+  }
+  EXPECT_EQ(f8_to_float(0x7e), 448);
+  EXPECT_EQ(f8_to_float(0x08), 0x1p-6f);
+  EXPECT_EQ(f8_to_float(0x01), 0x1p-9f);
+  EXPECT_EQ(float_to_f8(1e9f), 0x7e);
+  EXPECT_EQ(float_to_f8(-std::numeric_limits<float>::infinity()), 0xfe);
+}
+
 }  // namespace
 }  // namespace tandem
