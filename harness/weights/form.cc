@@ -18,11 +18,11 @@ bool lossy(const WeightForm& form) {
   return quantised(form.precision) || !form.sparsity.dense();
 }
 
+bool quantises_activations(const WeightForm& form) {
+  return form.precision == Precision::kFp8 || form.precision == Precision::kInt8;
+}
+
 void check_made(const WeightForm& form) {
-  if (quantised(form.precision)) {
-    throw ImpossibleCase(fmt::format("precision: weights are made in fp32 tf32 fp16 bf16, not '{}'",
-                                     precision_name(form.precision)));
-  }
   if (!form.sparsity.dense()) {
     throw ImpossibleCase(
         fmt::format("sparsity: weights are made dense only, not '{}'", sparsity_text(form.sparsity)));

@@ -94,6 +94,7 @@ class Builder {
                                  .whole = std::move(p.whole),
                                  .row_runs = std::move(p.rows),
                                  .col_runs = std::move(p.cols),
+                                 .use = use,
                                  .storage = storage});
     }
     place(first, &TensorSpec::offset, &TensorSpec::value_bytes);
@@ -323,7 +324,8 @@ class ModelLayout {
     const std::string embedding = c_.shared_embeddings ? "shared.embedding" : "decoder.embedding";
     if (!c_.tied_head) {
       vocabulary("head.weight", scale_.head(), TensorUse::kHead);
-    } else if (!(storage_of(layout_.form, TensorUse::kHead) == storage_of(layout_.form, TensorUse::kOther))) {
+    } else if (!(own_storage(layout_.form, TensorUse::kHead) ==
+                 own_storage(layout_.form, TensorUse::kOther))) {
       vocabulary("head.weight", scale_.embedding(), TensorUse::kHead, embedding);
     }
     if (!c_.head_bias) return;

@@ -47,6 +47,7 @@ struct TensorSpec {
   int64_t cols = 0;
   WholeTensor whole;  ///< where the values come from
   IndexRuns row_runs, col_runs;
+  TensorUse use = TensorUse::kOther;
   Storage storage;
   int64_t offset = 0;           ///< of the values, bytes from the start of the arena
   int64_t scale_offset = 0;     ///< of the scales, where the storage has any

@@ -3,15 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "harness/base/error.h"
+#include "harness/base/half.h"
 #include "harness/base/sha256.h"
+#include "harness/weights/packed.h"
 #include "harness/weights/values/checkpoint.h"
 #include "harness/weights/values/convert.h"
+#include "harness/weights/values/quantise.h"
 #include "harness/weights/values/rounding.h"
 #include "harness/weights/values/seeded.h"
 
@@ -20,10 +24,86 @@ namespace {
 
 constexpr int64_t kChunk = int64_t{1} << 20;  // values in fp32 at once
 
+/// Codes, scales and values of a rectangle of a tensor.
+struct QuantisedRectangle {
+  std::vector<uint32_t> codes;  // [rows, cols]
+  std::vector<float> scales;    // [rows, groups]
+  std::vector<float> values;    // [rows, cols]
+  int64_t first_group = 0, groups = 0;
+};
+
+/// The column of the whole tensor that column `col` of `t` is, or -1 where it is padding.
+int64_t whole_col(const TensorSpec& t, int64_t col) {
+  for (const IndexRun& run : t.col_runs) {
+    if (col < run.count) return run.first + col;
+    col -= run.count;
+  }
+  return -1;
+}
+
+/// The group of the whole row whose scale the columns of group `g` of `t` have. Throws ImpossibleCase where they have two.
+int64_t whole_group(const TensorSpec& t, const Storage& storage, int64_t g) {
+  if (storage.scale_group == Storage::kWholeRow) return 0;
+  const int64_t first = g * storage.scale_group, last = std::min(first + storage.scale_group, t.cols) - 1;
+  const int64_t group = whole_col(t, first) / storage.scale_group;
+  for (int64_t col = first; col <= last; ++col) {
+    if (whole_col(t, col) / storage.scale_group != group) {
+      throw ImpossibleCase(
+          fmt::format("precision: columns {} to {} of {} would need scales of two groups of {}", first, last,
+                      t.name, storage.scale_group));
+    }
+  }
+  return group;
+}
+
+/// The scales are the whole matrix's: its whole rows are read, whatever part of them is here.
+QuantisedRectangle quantise_rectangle(const WeightSource& source, const TensorSpec& t, const Storage& storage,
+                                      const Rectangle& at) {
+  QuantisedRectangle q;
+  const int64_t width = storage.scale_group == Storage::kWholeRow ? t.cols : storage.scale_group;
+  q.first_group = at.first_col / width;
+  q.groups = at.size() == 0 ? 0 : (at.first_col + at.cols - 1) / width - q.first_group + 1;
+  q.codes.assign(static_cast<size_t>(at.size()), 0);
+  q.values.assign(static_cast<size_t>(at.size()), 0.0f);
+  q.scales.assign(static_cast<size_t>(at.rows * q.groups), 0.0f);
+  std::vector<int64_t> cols, groups;
+  for (int64_t c = 0; c < at.cols; ++c) cols.push_back(whole_col(t, at.first_col + c));
+  for (int64_t g = 0; g < q.groups; ++g) groups.push_back(whole_group(t, storage, q.first_group + g));
+
+  TensorSpec whole_rows = t;  // this layout's rows, every column
+  whole_rows.cols = t.whole.cols;
+  whole_rows.col_runs = {{0, t.whole.cols}};
+  std::vector<float> rows(static_cast<size_t>(at.rows * t.whole.cols));
+  read_values(source, whole_rows, {at.first_row, at.rows, 0, t.whole.cols}, rows);
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < at.rows; ++r) {
+    const auto n = static_cast<size_t>(t.whole.cols);
+    const std::span<const float> row(rows.data() + r * t.whole.cols, n);
+    std::vector<uint32_t> codes(n);
+    std::vector<float> scales(static_cast<size_t>(storage.scales_per_row(t.whole.cols))), back(n);
+    quantise_row(storage, row, codes, scales);
+    dequantise_row(storage, codes, scales, back);
+    for (int64_t c = 0; c < at.cols; ++c) {
+      if (cols[static_cast<size_t>(c)] < 0) continue;
+      const auto from = static_cast<size_t>(cols[static_cast<size_t>(c)]);
+      q.codes[static_cast<size_t>(r * at.cols + c)] = codes[from];
+      q.values[static_cast<size_t>(r * at.cols + c)] = back[from];
+    }
+    for (int64_t g = 0; g < q.groups; ++g)
+      q.scales[static_cast<size_t>(r * q.groups + g)] =
+          scales[static_cast<size_t>(groups[static_cast<size_t>(g)])];
+  }
+  return q;
+}
+
+uint32_t stored_bits(DType type, float scale) {
+  return type == DType::kBF16 ? float_to_bf16(scale) : std::bit_cast<uint32_t>(scale);
+}
+
 void fill_arena(const WeightSource& source, const WeightLayout& layout, std::span<std::byte> arena) {
   std::memset(arena.data(), 0, arena.size());
   for (const TensorSpec& t : layout.tensors) {
-    const int64_t rows = std::max<int64_t>(1, kChunk / t.cols);
+    const int64_t rows = std::max<int64_t>(1, kChunk / t.whole.cols);
     for (int64_t row = 0; row < t.rows; row += rows) {
       store_rectangle(
           source, layout, t,
@@ -50,18 +130,32 @@ bool upload_cached(const WeightSource& source, const WeightLayout& layout, const
 
 }  // namespace
 
-void read_rounded(const WeightSource& source, const WeightLayout& layout, const TensorSpec& tensor,
+void read_rounded(const WeightSource& source, const WeightLayout& layout, const TensorSpec& t,
                   const Rectangle& at, std::span<float> out) {
-  read_values(source, tensor, at, out);
-  round_weights(layout.form.precision, out);
+  const Storage own = own_storage(layout.form, t.use);
+  if (own.scale_group != 0) {
+    const QuantisedRectangle q = quantise_rectangle(source, t, own, at);
+    std::ranges::copy(q.values, out.begin());
+    return;
+  }
+  read_values(source, t, at, out);
+  // What is not quantised stays in the type of activations.
+  round_weights(lossy({.precision = layout.form.precision}) ? Precision::kBf16 : layout.form.precision, out);
 }
 
 void store_rectangle(const WeightSource& source, const WeightLayout& layout, const TensorSpec& t,
                      const Rectangle& at, std::span<std::byte> arena) {
   const Storage& storage = t.storage;
-  if (!storage.plain() || dtype_bytes(storage.dtype) < 2)
-    throw Error(
-        fmt::format("weights: {} is stored as {} with scales or masks", t.name, dtype_name(storage.dtype)));
+  if (storage.two_of_four) throw Error(fmt::format("weights: {} is stored with masks", t.name));
+  if (storage.scale_group != 0) {
+    const QuantisedRectangle q = quantise_rectangle(source, t, storage, at);
+    pack(value_plane(t), at, q.codes, arena);
+    const Rectangle groups{at.first_row, at.rows, q.first_group, q.groups};
+    std::vector<uint32_t> scales;
+    for (const float scale : q.scales) scales.push_back(stored_bits(storage.scale_dtype, scale));
+    pack(scale_plane(t), groups, scales, arena);
+    return;
+  }
   std::vector<float> values(static_cast<size_t>(at.size()));
   // Storing in the form's own 16 bits rounds to its grid.
   if (storage.dtype == DType::kF32 || storage.dtype != activation_dtype(layout.form.precision)) {

@@ -39,7 +39,9 @@ std::unique_ptr<WeightSource> weight_source(const WeightsSpec& spec, const std::
 /// The values of one rectangle of a tensor, on the grid of the layout's form, in fp32.
 void read_rounded(const WeightSource& source, const WeightLayout& layout, const TensorSpec& tensor,
                   const Rectangle& at, std::span<float> out);
-/// The same stored at its place in an arena; for plain storage. Padding is stored too.
+/// The same stored at its place in an arena: values, or codes with the scales of the groups that the rectangle touches.
+/// Padding is stored too. Throws ImpossibleCase where a group of this layout would need scales of two groups of the whole
+/// matrix, Error for 2:4.
 void store_rectangle(const WeightSource& source, const WeightLayout& layout, const TensorSpec& tensor,
                      const Rectangle& at, std::span<std::byte> arena);
 

@@ -25,4 +25,9 @@ Storage storage_of(const WeightForm& form, TensorUse use) {
   return storage;
 }
 
+Storage own_storage(WeightForm form, TensorUse use) {
+  form.plain.reset();
+  return storage_of(form, use);
+}
+
 }  // namespace tandem

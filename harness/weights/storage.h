@@ -43,5 +43,7 @@ enum class TensorUse : uint8_t {
   kOther,    ///< norms, biases, positions, embedding tables: in the type of activations
 };
 Storage storage_of(const WeightForm& form, TensorUse use);
+/// The same where the form is not plain: the grid that its values lie on.
+Storage own_storage(WeightForm form, TensorUse use);
 
 }  // namespace tandem

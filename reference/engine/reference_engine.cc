@@ -30,6 +30,13 @@ void only(std::string_view axis, std::string_view value, std::string_view allowe
       fmt::format("{}: engine 'reference' computes {} only, not '{}'", axis, allowed, value));
 }
 
+void check_activations(const WeightForm& form) {
+  if (!quantises_activations(form)) return;
+  throw ImpossibleCase(
+      fmt::format("precision: engine 'reference' computes fp32 tf32 fp16 bf16 w8a16 w4a16, not '{}'",
+                  precision_name(form.precision)));
+}
+
 CheckResult result(std::string reference, const Comparison& c) {
   return {.reference = std::move(reference),
           .error = std::max(c.relative_l2, c.worst_row_l2 / kRowSlack),
@@ -73,10 +80,7 @@ void ReferenceEngine::check_supported(const Case& c) const {
   if (c.suite == Suite::kCollectives) {
     throw ImpossibleCase("suite: engine 'reference' is one process, suite_collectives needs several ranks");
   }
-  if (lossy({.precision = c.precision})) {
-    throw ImpossibleCase(fmt::format("precision: engine 'reference' computes fp32 tf32 fp16 bf16, not '{}'",
-                                     precision_name(c.precision)));
-  }
+  check_activations(weight_form(c));
   only("kv", c.kv, "same");
   only("sparsity", c.sparsity, "dense");
   only("tp", std::to_string(c.tp), "1");
@@ -87,6 +91,7 @@ void ReferenceEngine::check_supported(const Case& c) const {
 
 void ReferenceEngine::load(const Case& c, const ModelConfig& config, const WeightForm& form) {
   const auto start = std::chrono::steady_clock::now();
+  check_activations(form);
   check_made(form);
   model_.reset();
   const auto source = weight_source(parse_weights(c.weights), c.model);
