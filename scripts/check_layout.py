@@ -57,8 +57,8 @@ TRUSTED_JSON = re.compile(
 
 # Bytes of elements have one owner: types under 8 bits, scales and metadata are not elements times a width.
 MULTIPLIES_A_WIDTH = re.compile(
-    r"\*\s*(?:static_cast<\w+>\()?dtype_bytes\("
-    r"|\bdtype_bytes\((?:[^()]|\([^()]*\))*\)+\s*\*"
+    r"\*\s*(?:static_cast<\w+>\()?dtype_(?:bytes|bits)\("
+    r"|\bdtype_(?:bytes|bits)\((?:[^()]|\([^()]*\))*\)+\s*\*"
 )
 MAY_MULTIPLY = re.compile(r"^harness/weights/|^harness/base/tensor\.h$")
 
@@ -151,10 +151,9 @@ def widths(path: str, text: str) -> list[str]:
     for match in MULTIPLIES_A_WIDTH.finditer(text):
         number = text.count("\n", 0, match.start()) + 1
         line = text.splitlines()[number - 1]
-        # The bytes of a layout of weights: harness/weights will say them itself.
-        if "layout.elements" not in line and not line.lstrip().startswith("//"):
+        if not line.lstrip().startswith("//"):
             breaches.append(
-                f"{path}:{number}: multiplies by dtype_bytes; use tensor_bytes(type, elements)"
+                f"{path}:{number}: multiplies by the width of a type; use tensor_bytes(type, elements)"
             )
     return breaches
 

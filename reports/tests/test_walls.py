@@ -61,6 +61,7 @@ def test_the_outer_walls(source: str, target: str, refused: bool) -> None:
     "line",
     [
         "return n * dtype_bytes(t);",
+        "return layout.elements * dtype_bits(t) / 8;",
         "const auto n = static_cast<size_t>(dtype_bytes(w.dtype)) * count;",
         "x = n *\n    static_cast<int>(dtype_bytes(dtype()));",
         "at += dtype_bytes(weight_dtype(c.precision)) * first;",
