@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "harness/base/error.h"
+#include "harness/base/host_device.h"
 #include "harness/parallel/parallel.h"
 #include "harness/weights/values/seed_scale.h"
 
@@ -158,7 +159,7 @@ class Builder {
     if (whole_.bias) group(std::move(biases), TensorUse::kOther);
   }
 
-  void align(int64_t to) { layout_.bytes = (layout_.bytes + to - 1) / to * to; }
+  void align(int64_t to) { layout_.bytes = round_up(layout_.bytes, to); }
 
  private:
   /// Gives one part of the storage of a group's tensors its places.
@@ -237,7 +238,7 @@ class ModelLayout {
     const Slice& slice = decoder_.slice.vocab_slice;
     return {{slice.first, slice.count}};
   }
-  int64_t vocabulary_rows() const { return (c_.vocab + decoder_.slice.degree - 1) / decoder_.slice.degree; }
+  int64_t vocabulary_rows() const { return ceil_div(c_.vocab, decoder_.slice.degree); }
 
   // Around the layers: embedding unless shared, positions, embedding norm, relative bias.
   void front(const StackPart& s) {

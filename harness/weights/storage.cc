@@ -1,10 +1,12 @@
 #include "harness/weights/storage.h"
 
+#include "harness/base/host_device.h"
+
 namespace tandem {
 
 int64_t Storage::scales_per_row(int64_t cols) const {
   if (scale_group == 0) return 0;
-  return scale_group == kWholeRow ? 1 : (cols + scale_group - 1) / scale_group;
+  return scale_group == kWholeRow ? 1 : ceil_div(cols, scale_group);
 }
 
 Storage storage_of(const WeightForm& form, TensorUse use) {
