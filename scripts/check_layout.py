@@ -16,7 +16,7 @@ TOP = {
     "README.md", "CONTRIBUTING.md", "LICENSE", "CMakeLists.txt", "CMakePresets.json", "CHANGELOG.md", "CITATION.cff",
     "harness", "kernels", "reference", "suites", "reports", "scripts",
 }  # fmt: skip
-MAX_LINES = 520  # "about 500"
+MAX_LINES = 500
 MAX_SOURCES = 20  # of a folder, without its tests
 
 # From the ground up: a room sees those before it.
