@@ -454,5 +454,25 @@ TEST(Materialise, EveryWayToADeviceBringsTheSameBytes) {
   Level1Cache::remove({.run_dir = run + "-full"});
 }
 
+// Breaks when the cache gives one pruned model's bytes for another's of the same sizes.
+TEST(Materialise, TheCacheTellsPrunedModelsApart) {
+  const ModelConfig c = models().front();
+  const SeededSource source({.seed = 4});
+  const std::string run =
+      (std::filesystem::temp_directory_path() / ("tandem-pruned-" + std::to_string(::getpid()))).string();
+  Level1Cache cache({.run_dir = run, .cap_bytes = int64_t{1} << 30});
+  for (const int first : {0, 1}) {
+    const WeightLayout layout =
+        weight_layout(c, {.precision = Precision::kBf16}, {.decoder = {.layers = {first, first + 2}}});
+    std::vector<std::byte> got;
+    materialise(
+        source, layout,
+        {.upload = [&](std::span<const std::byte> arena, bool) { got.assign(arena.begin(), arena.end()); },
+         .cache = &cache});
+    EXPECT_EQ(got, whole_arena(source, layout)) << first;
+  }
+  Level1Cache::remove({.run_dir = run});
+}
+
 }  // namespace
 }  // namespace tandem

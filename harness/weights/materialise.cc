@@ -6,8 +6,8 @@
 #include <bit>
 #include <cstring>
 #include <new>
-#include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
 
 #include "harness/base/error.h"
 #include "harness/base/half.h"
@@ -112,11 +112,27 @@ void fill_arena(const WeightSource& source, const WeightLayout& layout, std::spa
   }
 }
 
+/// Names the bytes of a layout whose values come from a known source: what of which tensor lies where, and how it is stored.
+std::string layout_key(const WeightLayout& layout) {
+  Sha256 hash;
+  const auto add = [&](const IndexRuns& runs) {
+    for (const IndexRun& run : runs) hash.update(fmt::format(" {}+{}", run.first, run.count));
+  };
+  hash.update(form_text(layout.form));
+  for (const TensorSpec& t : layout.tensors) {
+    hash.update(fmt::format("\n{} {} {}x{} {} {} at {}", t.name, t.whole.name, t.rows, t.cols, t.whole.base,
+                            t.whole.exponent, t.offset));
+    add(t.row_runs);
+    hash.update(" /");
+    add(t.col_runs);
+  }
+  return hash.hex();
+}
+
 /// Through the Level-1 cache; says whether it had room.
 bool upload_cached(const WeightSource& source, const WeightLayout& layout, const WeightTarget& target) {
-  const std::string key =
-      fmt::format("{} {} {}", target.content.empty() ? source.key() : target.content, form_text(layout.form),
-                  sha256_hex(nlohmann::json(layout.config).dump()));
+  const std::string key = fmt::format("{} {} {}", target.content.empty() ? source.key() : target.content,
+                                      form_text(layout.form), layout_key(layout));
   std::optional<Level1Object> object;
   try {
     object = target.cache->get(key, layout.bytes,

@@ -227,7 +227,7 @@ def run_worker(
 
 
 def check_lines(cases: list[dict[str, Any]], checked: Any, timed: Any, out: Path) -> None:
-    """What harness/driver/protocol.h asks of the lines of cases that are ok."""
+    """What harness/driver/session/protocol.h asks of the lines of cases that are ok."""
     ids = [case["id"] for case in cases]
     assert [line["id"] for line in checked] == [line["id"] for line in timed] == ids
     for case, check, line in zip(cases, checked, timed, strict=True):
