@@ -36,6 +36,10 @@ class Binder {
                   storage.scales_per_row(spec.cols)};
     w.two_of_four = storage.two_of_four;
     if (w.two_of_four) w.metadata = address(spec.metadata_offset);
+    if (quantises_activations(layout_.form)) {
+      const DType own = own_storage(layout_.form, spec.use).dtype;
+      if (dtype_bits(own) == 8) w.input_dtype = own;
+    }
     return w;
   }
 

@@ -1,6 +1,7 @@
 // Typed views of the weights that a layout places (layout.h).
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "harness/base/tensor.h"
@@ -21,6 +22,9 @@ struct DenseWeight {
   const void* metadata =
       nullptr;  ///< two bits a stored value, each row from a whole byte on; null unless two_of_four
   bool two_of_four = false;
+  /// Rows that are multiplied with the matrix are quantised to this type first, one scale a row (quantise.h), whatever the
+  /// matrix itself is stored as; none: they are taken as they are.
+  std::optional<DType> input_dtype = {};
 };
 
 struct AttentionWeight {

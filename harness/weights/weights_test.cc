@@ -122,6 +122,28 @@ TEST(BindWeights, WhatIsThereAndWhatIsNot) {
 }
 
 // Every tensor must be reachable through a view, or an engine would compute without it.
+// Breaks when a product of fp8 or int8 would take its rows unquantised, or one of a weight-only precision would not; when the
+// same values held in fp32 would compute another product.
+TEST(BindWeights, ProductsKnowWhatTheirRowsAreQuantisedTo) {
+  const auto bound = [](const WeightForm& form) {
+    static std::vector<WeightLayout> layouts;
+    layouts.push_back(weight_layout(preset("tiny"), form));
+    return bind_weights(layouts.back(), reinterpret_cast<const void*>(4096));
+  };
+  const WeightForm fp8{.precision = Precision::kFp8};
+  WeightForm wide_head = fp8;
+  wide_head.head = HeadStorage::k16Bit;
+  for (const WeightForm& form : {fp8, fp8.in_fp32()}) {
+    EXPECT_EQ(bound(form).encoder.layers[0].self.qkv.input_dtype, DType::kF8);
+    EXPECT_EQ(bound(form).decoder.cross_kv.input_dtype, DType::kF8);
+    EXPECT_EQ(bound(form).decoder.head.input_dtype, DType::kF8);
+  }
+  EXPECT_EQ(bound(wide_head).decoder.head.input_dtype, std::nullopt);
+  EXPECT_EQ(bound({.precision = Precision::kInt8}).decoder.layers[1].ffn.down.input_dtype, DType::kI8);
+  for (const Precision p : {Precision::kBf16, Precision::kW8a16, Precision::kW4a16})
+    EXPECT_EQ(bound({.precision = p}).decoder.layers[1].ffn.down.input_dtype, std::nullopt);
+}
+
 TEST(BindWeights, EveryTensorIsInAView) {
   for (const ModelConfig& c : kinds()) {
     const Bound b(c);
