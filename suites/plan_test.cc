@@ -31,17 +31,29 @@ using kernels::PlanRequest;
 
 constexpr int kSteps = 5;
 
-/// A model with seeded weights and a batch, in fp32 on the host.
+/// A model with seeded weights and a batch on the host: the case's values in fp32, and stored as an engine stores them where
+/// the case quantises them.
 struct Fixture {
   explicit Fixture(const CoverCase& c, uint64_t seed = 7)
-      : cover(c), host(host_weights(c.config, WeightsSpec{.seed = seed})), weights(host.weights()) {
+      : cover(c), host(host_weights(c.config, WeightsSpec{.seed = seed}, form(c))), weights(host.weights()) {
     batch = make_batch(c.config, c.lengths, seed);
+    if (!lossy(form(c))) return;
+    const WeightLayout layout = weight_layout(c.config, form(c));
+    stored.resize(static_cast<size_t>(layout.bytes));
+    materialise(*weight_source({.seed = seed}, ""), layout, {.host = stored});
+    stored_weights = bind_weights(layout, stored.data());
+  }
+  /// Weights that are not quantised keep all bits of fp32, so that the plan's roundings are all there is.
+  static WeightForm form(const CoverCase& c) {
+    const WeightForm form{.precision = c.precision};
+    return lossy(form) ? form : WeightForm{};
   }
 
   PlanRequest request() const {
     return {.config = cover.config,
-            .weights = weights,
+            .weights = stored.empty() ? weights : stored_weights,
             .precision = cover.precision,
+            .kv = cover.kv,
             .kernel = kernels::parse_kernel(cover.kernel),
             .batch = batch.size(),
             .source_tokens = batch.tokens(),
@@ -52,6 +64,8 @@ struct Fixture {
   CoverCase cover;
   HostWeights host;
   ModelWeights weights;
+  std::vector<std::byte> stored = {};
+  ModelWeights stored_weights = {};
   TransformerBatch batch;
 };
 
@@ -138,7 +152,7 @@ Errors errors_of(const CoverCase& c, bool partial_sums = false) {
   if (plan.buffer(plan_names::kEncoderOutput).dtype == DType::kF32) {
     EXPECT_EQ(out.tokens, truth.tokens);
   }
-  if (c.precision == Precision::kFp16 || c.precision == Precision::kBf16) {
+  if (dtype_bits(activation_dtype(c.precision)) == 16) {
     return {ordinary_error(out.encoder, encoded.values, c.config.d_model),
             ordinary_error(out.logits, truth.logits.values, c.config.vocab)};
   }
@@ -152,7 +166,7 @@ void expect_matches_reference(const CoverCase& c, bool partial_sums = false) {
   SCOPED_TRACE(c.text);
   const Errors errors = errors_of(c, partial_sums);
   Errors bound{1e-5, 1e-5};
-  if (c.precision == Precision::kFp16 || c.precision == Precision::kBf16) {
+  if (dtype_bits(activation_dtype(c.precision)) == 16) {
     const bool fp16 = c.precision == Precision::kFp16;
     CoverCase other = c;
     other.precision = fp16 ? Precision::kBf16 : Precision::kFp16;
@@ -171,6 +185,13 @@ TEST(Plan, MatchesReferenceOverCoveringArray) {
       test_seed(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16});
   fmt::print("{} rows\n", cases.size());
   for (const CoverCase& c : cases) expect_matches_reference(c);
+}
+
+// A builder that wires codes, scales or row maxima wrong for some combination of the model's features, or reads stored weights
+// by another layout than they have.
+TEST(Plan, WeightOnlyFormatsMatchTheReferenceOfTheirValues) {
+  for (const CoverCase& c : kernels::covering_cases(test_seed() + 2, {Precision::kW8a16, Precision::kW4a16}))
+    expect_matches_reference(c);
 }
 
 // A residual that got lost, was added twice or was added before the place where ranks reduce, for some combination of the

@@ -74,6 +74,7 @@ struct WeightList {
   }
   void add(const DenseWeight& w) {
     add("weight", w.weight);
+    add("scales", w.scales);
     add("bias", w.bias);
   }
   void add(const std::optional<NormWeight>& w) {
@@ -195,9 +196,9 @@ int64_t best_fit(std::vector<std::pair<int64_t, int64_t>> taken, int64_t start, 
 }  // namespace
 
 std::string_view op_name(const PlanOp& op) {
-  static constexpr std::array<std::string_view, 11> kNames = {
+  static constexpr std::array<std::string_view, 13> kNames = {
       "embed", "norm",   "dense",  "activation", "encoder_attention", "self_attention", "cross_attention",
-      "head",  "select", "choose", "beam"};
+      "head",  "select", "choose", "beam",       "quantise",          "row_max"};
   static_assert(kNames.size() == std::variant_size_v<decltype(PlanOp::body)>);
   return kNames[op.body.index()];
 }
@@ -216,18 +217,25 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.read(o.position);
                    a.read(o.sinusoids);
                    a.write(o.x);
+                   a.update(o.zeroed);
                  },
                  [&](const NormOp& o) {
                    a.read(o.x);
                    a.read(o.residual);
                    a.write(o.sum);
                    a.write(o.y);
+                   a.write(o.y_max);
+                   a.write(o.scales);
                  },
                  [&](const DenseOp& o) {
                    a.read(o.x);
                    a.read(o.residual);
+                   a.read(o.x_max);
+                   a.read(o.x_scales);
                    a.write(o.y);
                    a.write(o.norm_out);
+                   a.write(o.scratch);
+                   a.update(o.y_max);
                  },
                  [&](const ActivationOp& o) {
                    a.read(o.x);
@@ -243,14 +251,20 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                      a.read(t);
                    a.update(o.k_cache);
                    a.update(o.v_cache);
+                   a.update(o.k_scales);
+                   a.update(o.v_scales);
                    a.write(o.out);
+                   a.update(o.out_max);
                  },
                  [&](const CrossAttentionOp& o) {
-                   for (const PlanTensor& t : {o.q, o.k, o.v, o.offsets, o.finished}) a.read(t);
+                   for (const PlanTensor& t : {o.q, o.k, o.v, o.k_scales, o.v_scales, o.offsets, o.finished})
+                     a.read(t);
                    a.write(o.out);
+                   a.update(o.out_max);
                  },
                  [&](const HeadOp& o) {
                    a.read(o.x);
+                   a.read(o.x_max);
                    a.select(o.state);
                  },
                  [&](const SelectOp& o) {
@@ -269,6 +283,15 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                         {o.running_scores, o.ancestry, o.hypotheses, o.lengths, o.slots, o.scores})
                      a.update(t);
                    a.select(o.state);
+                 },
+                 [&](const QuantiseOp& o) {
+                   a.read(o.x);
+                   a.write(o.codes);
+                   a.write(o.scales);
+                 },
+                 [&](const RowMaxOp& o) {
+                   a.read(o.x);
+                   a.write(o.max);
                  },
              },
              op.body);
@@ -298,6 +321,8 @@ std::vector<PlanWeight> weights_of(const PlanOp& op) {
                  [&](const SelectOp& o) { w.add("bias", o.bias); },
                  [&](const ChooseOp& o) { w.add("bias", o.bias); },
                  [&](const BeamOp& o) { w.add("bias", o.bias); },
+                 [&](const QuantiseOp&) {},
+                 [&](const RowMaxOp&) {},
              },
              op.body);
   return std::move(w.list);

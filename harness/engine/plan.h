@@ -50,11 +50,19 @@ struct PlanTensor {
   int64_t stride = 0;
 
   bool empty() const { return buffer < 0; }
+  PlanTensor row(int64_t r) const {
+    return {.buffer = buffer, .offset = offset + r * stride, .rows = 1, .cols = cols, .stride = stride};
+  }
   /// Columns [first, first + count) of the same rows.
   PlanTensor columns(int64_t first, int64_t count) const {
     return {.buffer = buffer, .offset = offset + first, .rows = rows, .cols = count, .stride = stride};
   }
 };
+
+// Products of fp8 and int8 quantise the rows that they multiply, one scale a row (DenseWeight::input_dtype). They find the scale
+// in one of three ways: they normalise the rows themselves; whoever wrote the rows left each row's largest magnitude beside
+// them (`y_max`, `x_max`: f32 [1, rows], of the values as stored); or the rows are codes already, with their scales (`scales`,
+// `x_scales`: f32 [1, rows]).
 
 /// Who computes a dense product.
 enum class DenseKernel : uint8_t {
@@ -70,6 +78,7 @@ struct EmbedOp {
   PlanTensor position = {};   ///< i32 [1, 1]; decoder
   PlanTensor sinusoids = {};  ///< f32 [rows, d_model]; sinusoidal positions
   PlanTensor x = {};          ///< [tokens, d_model]
+  PlanTensor zeroed = {};     ///< f32 or empty: set to 0, for the row maxima that later operations raise
   TensorView table = {};      ///< [vocab, d_model]
   TensorView learned = {};    ///< [position_offset + max_positions, d_model]; learned positions
 };
@@ -81,6 +90,8 @@ struct NormOp {
   PlanTensor residual = {};  ///< [rows, d_model] or empty
   PlanTensor sum = {};       ///< [rows, d_model] or empty; may be the place of x or residual, never of y
   PlanTensor y = {};         ///< [rows, d_model]; may be the place of x or residual
+  PlanTensor y_max = {};     ///< written, or empty
+  PlanTensor scales = {};    ///< not empty: y holds codes of the rows in the type of activations
   NormWeight weight = {};
 };
 
@@ -90,7 +101,13 @@ struct DenseOp {
   PlanTensor residual = {};  ///< [rows, out] or empty
   PlanTensor y = {};         ///< [rows, out]
   PlanTensor norm_out = {};  ///< [rows, in] or empty: norm(x), for a later residual
-  DenseWeight weight = {};   ///< [out, in]; gated: [2 out, in]
+  PlanTensor x_max = {};     ///< own kernel, of a product that quantises rows without a norm
+  PlanTensor x_scales = {};  ///< library: x holds codes
+  PlanTensor y_max = {};     ///< own kernel: raised, or empty
+  /// Library: what its way to the product needs. i32 [rows, width of weight]: the sums of codes of 8-bit integers. In the
+  /// type of activations, as weight: the matrix, where it is stored in another type than x has.
+  PlanTensor scratch = {};
+  DenseWeight weight = {};  ///< [out, in]; gated: [2 out, in]
   std::optional<NormWeight> norm = {};
   std::optional<Activation> activation = {};
   bool gated = false;
@@ -126,8 +143,11 @@ struct EncoderAttentionOp {
 struct SelfAttentionOp {
   PlanTensor q = {}, k = {}, v = {};  ///< [batch, heads * head_dim]
   PlanTensor k_cache = {},
-             v_cache = {};   ///< [batch * heads * capacity, head_dim]: (sequence, head, position)
+             v_cache = {};  ///< [batch * heads * capacity, head_dim]: (sequence, head, position)
+  PlanTensor k_scales = {},
+             v_scales = {};  ///< f32 [batch * heads * capacity, 1] of caches in 8 bits, else empty
   PlanTensor out = {};       ///< [batch, heads * head_dim]
+  PlanTensor out_max = {};   ///< raised, or empty
   PlanTensor position = {};  ///< i32 [1, 1]
   PlanTensor finished = {};  ///< i32 [1, batch], 0 or 1, or empty
   PlanTensor ancestry = {};  ///< i32 [batch, capacity] or empty: the row whose cache holds an earlier token
@@ -138,11 +158,13 @@ struct SelfAttentionOp {
 
 /// One query a row against the keys and values of its source; a source's rows follow each other.
 struct CrossAttentionOp {
-  PlanTensor q = {};          ///< [sources * rows a source, heads * head_dim]
-  PlanTensor k = {}, v = {};  ///< [source tokens, heads * head_dim]
-  PlanTensor offsets = {};    ///< i32 [1, sources + 1]
-  PlanTensor out = {};        ///< as q
-  PlanTensor finished = {};   ///< i32 [1, rows], 0 or 1, or empty
+  PlanTensor q = {};                        ///< [sources * rows a source, heads * head_dim]
+  PlanTensor k = {}, v = {};                ///< [source tokens, heads * head_dim]
+  PlanTensor k_scales = {}, v_scales = {};  ///< f32 [source tokens, heads] of k and v in 8 bits, else empty
+  PlanTensor offsets = {};                  ///< i32 [1, sources + 1]
+  PlanTensor out = {};                      ///< as q
+  PlanTensor out_max = {};                  ///< raised, or empty
+  PlanTensor finished = {};                 ///< i32 [1, rows], 0 or 1, or empty
   int heads = 0;
   int max_source = 0;
 };
@@ -158,7 +180,8 @@ struct TokenState {
 
 /// Logits and arg-max in one kernel; the logits are not stored.
 struct HeadOp {
-  PlanTensor x = {};  ///< [batch, d_model]
+  PlanTensor x = {};      ///< [batch, d_model]
+  PlanTensor x_max = {};  ///< as in DenseOp
   std::optional<NormWeight> norm = {};
   DenseWeight weight = {};  ///< [vocab, d_model]
   double scale = 1;
@@ -197,10 +220,24 @@ struct BeamOp {
   PlanTensor scores = {};          ///< f32 [1, rows]: of a source's best, second, ...
 };
 
+/// Codes and scales of rows: `group` neighbours of a row share a scale.
+struct QuantiseOp {
+  PlanTensor x = {};       ///< [rows, cols]
+  PlanTensor codes = {};   ///< f8 or i8 [rows, cols]
+  PlanTensor scales = {};  ///< f32 [rows, cols / group]
+  int64_t group = 0;
+};
+
+/// The largest magnitude of each row, of rows whose writer does not leave it.
+struct RowMaxOp {
+  PlanTensor x = {};    ///< [rows, cols]
+  PlanTensor max = {};  ///< f32 [1, rows]
+};
+
 struct PlanOp {
   Phase phase;
   std::variant<EmbedOp, NormOp, DenseOp, ActivationOp, EncoderAttentionOp, SelfAttentionOp, CrossAttentionOp,
-               HeadOp, SelectOp, ChooseOp, BeamOp>
+               HeadOp, SelectOp, ChooseOp, BeamOp, QuantiseOp, RowMaxOp>
       body;
 };
 /// "embed", "norm", "dense", ...

@@ -17,6 +17,25 @@ bool library_activates(Activation activation, DType dtype, int64_t n) {
   return activation == Activation::kRelu || (activation == Activation::kGeluTanh && dtype != DType::kF32);
 }
 
+/// Is a matrix of this type stored as codes?
+bool coded(DType dtype) {
+  return dtype == DType::kF8 || dtype == DType::kI8 || dtype == DType::kI4;
+}
+
+/// Where an own kernel leaves the largest magnitudes of `x`, if that is what the operation writes as a whole.
+PlanTensor* raised_by(PlanOp& op, const PlanTensor& x) {
+  const auto writes = [&](const PlanTensor& t) {
+    return t.buffer == x.buffer && t.offset == x.offset && t.rows == x.rows && t.cols == x.cols;
+  };
+  if (auto* dense = std::get_if<DenseOp>(&op.body))
+    return dense->kernel == DenseKernel::kSkinny && writes(dense->y) ? &dense->y_max : nullptr;
+  if (auto* self = std::get_if<SelfAttentionOp>(&op.body))
+    return writes(self->out) ? &self->out_max : nullptr;
+  if (auto* cross = std::get_if<CrossAttentionOp>(&op.body))
+    return writes(cross->out) ? &cross->out_max : nullptr;
+  return nullptr;
+}
+
 }  // namespace
 
 KernelChoice parse_kernel(std::string_view text) {
@@ -53,8 +72,10 @@ void PlanBuilder::section(PlanSection section, Side side) {
   const StackConfig& stack = side == Side::kEncoder ? c.encoder : c.decoder;
   const int64_t rows = section == PlanSection::kStep ? request_.rows() : request_.source_tokens;
   const bool ends_in_norm = c.placement == NormPlacement::kPost || c.final_norm;
-  const bool all_skinny = skinny(rows, c.d_model, c.d_model) && skinny(rows, c.d_model, c.inner(stack)) &&
-                          skinny(rows, c.d_model, stack.d_ff);
+  const DType weight = weight_dtype(request_.precision);
+  const bool all_skinny = skinny(rows, c.d_model, c.d_model, weight) &&
+                          skinny(rows, c.d_model, c.inner(stack), weight) &&
+                          skinny(rows, c.d_model, stack.d_ff, weight);
   stream_dtype_ = (all_skinny || request_.partial_sums) && ends_in_norm ? DType::kF32 : dtype_;
 }
 
@@ -134,10 +155,59 @@ Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
   return {.rows = b.dense(x, end.out), .pending = norm};
 }
 
-bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k) const {
+bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k, DType weight) const {
   if (request_.kernel == KernelChoice::kLibrary || rows > kSkinnyMaxRows) return false;
-  if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows) return false;
-  return skinny_supports(dtype_, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k));
+  // The library would read codes as a matrix of 16 bits that has to be made first, or quantise rows in a pass of its own.
+  if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows && !coded(weight)) return false;
+  return skinny_supports(dtype_, coded(weight) ? weight : dtype_, static_cast<int>(rows), static_cast<int>(n),
+                         static_cast<int>(k));
+}
+
+PlanBuilder::Quantised PlanBuilder::quantised(PhaseKind kind, const PlanTensor& x, DType dtype,
+                                              int64_t group) {
+  const OpRange& section = plan_.sections[static_cast<size_t>(section_)];
+  for (size_t op = static_cast<size_t>(section.first); op < plan_.ops.size(); ++op) {
+    const auto* done = std::get_if<QuantiseOp>(&plan_.ops[op].body);
+    if (done != nullptr && done->x.buffer == x.buffer && done->group == group)
+      return {.codes = done->codes, .scales = done->scales};
+  }
+  const std::string name = phase_path(phase(kind));
+  const Quantised q{.codes = scratch(name + ".codes", dtype, x.rows, x.cols),
+                    .scales = scratch(name + ".scales", DType::kF32, x.rows, x.cols / group)};
+  add(kind, QuantiseOp{.x = x, .codes = q.codes, .scales = q.scales, .group = group});
+  return q;
+}
+
+PlanTensor PlanBuilder::raised_max(int64_t rows) {
+  const auto first = static_cast<size_t>(plan_.sections[static_cast<size_t>(section_)].first);
+  auto* embed = first < plan_.ops.size() ? std::get_if<EmbedOp>(&plan_.ops[first].body) : nullptr;
+  if (embed == nullptr) return {};
+  PlanTensor& zeroed = embed->zeroed;
+  if (zeroed.empty()) zeroed = state(fmt::format("{}.row_max", section_name(section_)), DType::kF32, 1, 0);
+  const PlanTensor slot{
+      .buffer = zeroed.buffer, .offset = zeroed.cols, .rows = 1, .cols = rows, .stride = rows};
+  plan_.buffers.at(static_cast<size_t>(zeroed.buffer)).elements = zeroed.cols = zeroed.stride =
+      zeroed.cols + rows;
+  return slot;
+}
+
+PlanTensor PlanBuilder::row_max(PhaseKind kind, const PlanTensor& x, const DenseWeight& weight) {
+  if (!weight.input_dtype) return {};
+  for (auto op = plan_.ops.rbegin(); op != plan_.ops.rend(); ++op) {
+    auto* norm = std::get_if<NormOp>(&op->body);
+    if (norm != nullptr && norm->y.buffer == x.buffer && norm->scales.empty()) {
+      if (norm->y_max.empty()) norm->y_max = scratch(phase_path(op->phase) + ".max", DType::kF32, 1, x.rows);
+      return norm->y_max;
+    }
+    if (PlanTensor* raised = raised_by(*op, x)) {
+      if (raised->empty()) *raised = raised_max(x.rows);
+      if (!raised->empty()) return *raised;
+      break;
+    }
+  }
+  const PlanTensor max = scratch(phase_path(phase(kind)) + ".max", DType::kF32, 1, x.rows);
+  add(kind, RowMaxOp{.x = x, .max = max});
+  return max;
 }
 
 PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* normalised) {
@@ -145,28 +215,34 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* no
   const int64_t k = what.weight.weight.cols;
   const int64_t width = what.weight.weight.rows;
   const int64_t n = what.gated ? width / 2 : width;
-  const bool own = skinny(rows, n, k);
+  const bool own = skinny(rows, n, k, what.weight.weight.dtype);
   const bool fused =
       own && x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
 
+  const DType out = what.residual.empty() ? dtype_ : stream_dtype_;
+  const auto result = [&] { return scratch(phase_path(phase(what.kind)), out, rows, n); };
+  if (!own) {
+    const LibraryInput in = library_input(x, what, normalised);
+    const PlanTensor y = result();
+    library_dense(in, what, y);
+    return y;
+  }
   PlanTensor in = x.rows;
   PlanTensor norm_out;
+  PlanTensor x_max;
   if (fused) {
     if (normalised != nullptr) norm_out = *normalised = activations(PhaseKind::kNorm, rows, k);
   } else {
     in = materialise(x);
     if (normalised != nullptr) *normalised = in;
+    x_max = row_max(what.kind, in, what.weight);
   }
-  const DType out = what.residual.empty() ? dtype_ : stream_dtype_;
-  const PlanTensor y = scratch(phase_path(phase(what.kind)), out, rows, n);
-  if (!own) {
-    library_dense(in, what, y);
-    return y;
-  }
+  const PlanTensor y = result();
   add(what.kind, DenseOp{.x = in,
                          .residual = what.residual,
                          .y = y,
                          .norm_out = norm_out,
+                         .x_max = x_max,
                          .weight = what.weight,
                          .norm = fused ? x.pending : std::nullopt,
                          .activation = what.activation,
@@ -175,30 +251,51 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* no
   return y;
 }
 
-void PlanBuilder::library_dense(const PlanTensor& x, const Dense& what, const PlanTensor& y) {
-  const bool plain = !what.activation || (!what.gated && library_activates(*what.activation, dtype_, y.cols));
-  if (plain) {
-    add(what.kind, DenseOp{.x = x,
-                           .residual = what.residual,
-                           .y = y,
-                           .norm_out = {},
-                           .weight = what.weight,
-                           .norm = {},
-                           .activation = what.activation});
+PlanBuilder::LibraryInput PlanBuilder::library_input(const Stream& x, const Dense& what,
+                                                     PlanTensor* normalised) {
+  const std::optional<DType> narrow = what.weight.input_dtype;
+  if (narrow && x.pending && normalised == nullptr) {  // the norm writes codes at once
+    const std::string name = phase_path(phase(PhaseKind::kNorm));
+    const LibraryInput in{.x = scratch(name + ".codes", *narrow, x.rows.rows, x.rows.cols),
+                          .scales = scratch(name + ".scales", DType::kF32, 1, x.rows.rows)};
+    add(PhaseKind::kNorm,
+        NormOp{.x = x.rows, .residual = x.addend, .y = in.x, .scales = in.scales, .weight = *x.pending});
+    return in;
+  }
+  const PlanTensor rows = materialise(x);
+  if (normalised != nullptr) *normalised = rows;
+  if (!narrow) return {.x = rows};
+  const Quantised q = quantised(what.kind, rows, *narrow, rows.cols);
+  return {.x = q.codes,
+          .scales = {.buffer = q.scales.buffer, .rows = 1, .cols = rows.rows, .stride = rows.rows}};
+}
+
+void PlanBuilder::library_dense(const LibraryInput& in, const Dense& what, const PlanTensor& y) {
+  const DenseWeight& w = what.weight;
+  DenseOp op{.x = in.x, .residual = what.residual, .y = y, .x_scales = in.scales, .weight = w};
+  if (w.input_dtype ==
+      DType::kI8) {  // the library leaves sums of integers, and a pass of our own does the rest
+    op.scratch = scratch(phase_path(phase(what.kind)) + ".sums", DType::kI32, in.x.rows, w.weight.rows);
+    op.activation = what.activation;
+    op.gated = what.gated;
+    add(what.kind, op);
     return;
   }
-  const PlanTensor wide = what.gated ? activations(what.kind, x.rows, what.weight.weight.rows) : y;
-  const DenseWeight product{.weight = what.weight.weight, .bias = {}};
-  add(what.kind, DenseOp{.x = x,
-                         .residual = {},
-                         .y = wide,
-                         .norm_out = {},
-                         .weight = product,
-                         .norm = {},
-                         .activation = {}});
+  if (!w.input_dtype && coded(w.weight.dtype))
+    op.scratch = scratch(phase_path(phase(what.kind)) + ".weight", dtype_, w.weight.rows, w.weight.cols);
+  const bool plain = !what.activation || (!what.gated && library_activates(*what.activation, dtype_, y.cols));
+  if (plain) {
+    op.activation = what.activation;
+    add(what.kind, op);
+    return;
+  }
+  const PlanTensor wide = what.gated ? activations(what.kind, in.x.rows, w.weight.rows) : y;
+  op.residual = {};
+  op.y = wide;
+  op.weight.bias = {};
+  add(what.kind, op);
   add(what.kind,
-      ActivationOp{
-          .x = wide, .y = y, .bias = what.weight.bias, .activation = *what.activation, .gated = what.gated});
+      ActivationOp{.x = wide, .y = y, .bias = w.bias, .activation = *what.activation, .gated = what.gated});
 }
 
 void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenState& token,
@@ -207,28 +304,43 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
   const int64_t vocab = weight.weight.rows;
   const int64_t k = weight.weight.cols;
   const double scale = config().head_scale;
-  if (!request_.generation && skinny(rows, vocab, k)) {
+  const bool own = skinny(rows, vocab, k, weight.weight.dtype);
+  if (!request_.generation && own) {
     const bool fused =
         x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
     const PlanTensor in = fused ? x.rows : materialise(x);
     add(PhaseKind::kHead, HeadOp{.x = in,
+                                 .x_max = fused ? PlanTensor{} : row_max(PhaseKind::kHead, in, weight),
                                  .norm = fused ? x.pending : std::nullopt,
                                  .weight = weight,
                                  .scale = scale,
                                  .state = token});
     return;
   }
-  const PlanTensor in = materialise(x);
+  DenseWeight product = weight;
+  product.bias = {};
+  // The own kernels have no scale; a head of codes is theirs all the same where it needs none.
+  const bool skinny_logits = own && coded(weight.weight.dtype) && scale == 1;
+  LibraryInput in;
+  PlanTensor x_max;
+  if (skinny_logits) {
+    in.x = materialise(x);
+    x_max = row_max(PhaseKind::kHead, in.x, weight);
+  } else {
+    in = library_input(x, {.kind = PhaseKind::kHead, .weight = product}, nullptr);
+  }
   const int64_t stride = round_up(vocab, 8);
   const PlanTensor logits = scratch(plan_names::kLogits, DType::kF32, rows, stride).columns(0, vocab);
-  add(PhaseKind::kHead, DenseOp{.x = in,
-                                .residual = {},
-                                .y = logits,
-                                .norm_out = {},
-                                .weight = {.weight = weight.weight, .bias = {}},
-                                .norm = {},
-                                .activation = {},
-                                .scale = scale});
+  DenseOp op{
+      .x = in.x, .y = logits, .x_max = x_max, .x_scales = in.scales, .weight = product, .scale = scale};
+  if (skinny_logits) {
+    op.kernel = DenseKernel::kSkinny;
+  } else if (weight.input_dtype == DType::kI8) {
+    op.scratch = scratch("head.sums", DType::kI32, rows, vocab);
+  } else if (!weight.input_dtype && coded(weight.weight.dtype)) {
+    op.scratch = scratch("head.weight", dtype_, vocab, k);
+  }
+  add(PhaseKind::kHead, op);
   if (request_.generation) {
     choose(logits, weight.bias, token, ancestry);
   } else {

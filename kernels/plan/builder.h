@@ -21,7 +21,7 @@ enum class KernelChoice : uint8_t {
 /// Throws UsageError naming the allowed ones.
 KernelChoice parse_kernel(std::string_view text);
 
-/// `auto` gives products of up to this many rows to the own kernels; from there on the library's are faster at the models'
+/// `auto` gives products of weights in the type of activations to the own kernels up to this many rows; from there on the library's are faster at the models'
 /// shapes (kernels/PERFORMANCE.md, "Skinny products").
 inline constexpr int kAutoOwnRows = 16;
 /// The same where the products run on warpgroup tensor cores: 16-bit types on sm_90a.
@@ -32,6 +32,7 @@ struct PlanRequest {
   ModelConfig config;
   ModelWeights weights;  ///< views only; nothing is read through them
   Precision precision = Precision::kBf16;
+  KvType kv = KvType::kSame;
   KernelChoice kernel = KernelChoice::kAuto;
   int batch = 1;
   int64_t source_tokens = 0;  ///< packed, the sum of the source lengths
@@ -111,8 +112,15 @@ class PlanBuilder {
 
   /// Does an own kernel compute x W^T?
   bool own_product(const PlanTensor& x, const DenseWeight& w) const {
-    return skinny(x.rows, w.weight.rows, w.weight.cols);
+    return skinny(x.rows, w.weight.rows, w.weight.cols, w.weight.dtype);
   }
+
+  /// A tensor as codes of 8 bits, `group` neighbours of a row with one scale.
+  struct Quantised {
+    PlanTensor codes;
+    PlanTensor scales;  ///< f32 [rows, cols / group]
+  };
+  Quantised quantised(PhaseKind kind, const PlanTensor& x, DType dtype, int64_t group);
 
   /// Logits of [rows, d_model] and the choice of the next token. `ancestry` [rows, capacity] when beams search.
   void head(const Stream& x, const DenseWeight& weight, const TokenState& state,
@@ -121,8 +129,19 @@ class PlanBuilder {
   StepPlan finish();
 
  private:
-  bool skinny(int64_t rows, int64_t n, int64_t k) const;
-  void library_dense(const PlanTensor& x, const Dense& what, const PlanTensor& y);
+  /// x as the library's product reads it: rows, or codes with their scales (empty for rows).
+  struct LibraryInput {
+    PlanTensor x;
+    PlanTensor scales = {};
+  };
+
+  bool skinny(int64_t rows, int64_t n, int64_t k, DType weight) const;
+  LibraryInput library_input(const Stream& x, const Dense& what, PlanTensor* normalised);
+  void library_dense(const LibraryInput& in, const Dense& what, const PlanTensor& y);
+  /// Where the product may find the largest magnitude of each row of x; empty unless it quantises them.
+  PlanTensor row_max(PhaseKind kind, const PlanTensor& x, const DenseWeight& weight);
+  /// Row maxima that operations of this section raise, zeroed by its embedding; empty where it has none.
+  PlanTensor raised_max(int64_t rows);
   void choose(const PlanTensor& logits, const TensorView& bias, const TokenState& state,
               const PlanTensor& ancestry);
 
@@ -181,9 +200,11 @@ Stream feed_forward(PlanBuilder& b, const NormWeight& norm, const FfnWeight& w, 
 /// Output of the encoder, kept under plan_names::kEncoderOutput. [source tokens, d_model]
 PlanTensor encoder_forward(PlanBuilder& b, const EncoderWeight& w, const SourceTensors& source);
 
-/// Keys and values of one decoder layer's cross-attention, [source tokens, inner] each.
+/// Keys and values of one decoder layer's cross-attention, [source tokens, inner] each, and in 8 bits their scales
+/// [source tokens, heads].
 struct CrossKeysValues {
   PlanTensor k, v;
+  PlanTensor k_scales = {}, v_scales = {};
 };
 /// Those of all layers, made once per source.
 std::vector<CrossKeysValues> cross_keys_values(PlanBuilder& b, const DecoderWeight& w,

@@ -29,10 +29,13 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
   const PlanRequest& request = b.request();
   const int64_t inner = c.inner(c.decoder);
   const int64_t batch = request.rows();
-  const auto cache = [&](std::string_view which) {
-    return b.state(fmt::format("decoder/{}/self.{}_cache", layer, which),
-                   kv_dtype(request.precision, KvType::kSame), batch * c.decoder.heads * request.capacity,
-                   c.head_dim);
+  const DType kv = kv_dtype(request.precision, request.kv);
+  const auto cache = [&](std::string_view which, DType dtype, int64_t cols) {
+    return b.state(fmt::format("decoder/{}/self.{}", layer, which), dtype,
+                   batch * c.decoder.heads * request.capacity, cols);
+  };
+  const auto scales = [&](std::string_view which) {
+    return dtype_bits(kv) == 8 ? cache(which, DType::kF32, 1) : PlanTensor{};
   };
 
   const Stream self = sublayer(b, w.self_norm, x, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
@@ -41,8 +44,10 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
     b.add(PhaseKind::kSelfAttention, SelfAttentionOp{.q = qkv.columns(0, inner),
                                                      .k = qkv.columns(inner, inner),
                                                      .v = qkv.columns(2 * inner, inner),
-                                                     .k_cache = cache("k"),
-                                                     .v_cache = cache("v"),
+                                                     .k_cache = cache("k_cache", kv, c.head_dim),
+                                                     .v_cache = cache("v_cache", kv, c.head_dim),
+                                                     .k_scales = scales("k_scales"),
+                                                     .v_scales = scales("v_scales"),
                                                      .out = heads,
                                                      .position = step.token.position,
                                                      .finished = step.token.finished,
@@ -59,6 +64,8 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
         b.add(PhaseKind::kCrossAttention, CrossAttentionOp{.q = q,
                                                            .k = cross.k,
                                                            .v = cross.v,
+                                                           .k_scales = cross.k_scales,
+                                                           .v_scales = cross.v_scales,
                                                            .offsets = step.offsets,
                                                            .out = heads,
                                                            .finished = step.token.finished,
@@ -79,19 +86,34 @@ std::vector<CrossKeysValues> cross_keys_values(PlanBuilder& b, const DecoderWeig
   b.section(PlanSection::kCrossKv, Side::kDecoder);
   const Stream x{.rows = encoder_output, .pending = {}};
   std::vector<CrossKeysValues> layers;
-  const auto add = [&](const PlanTensor& kv) {
-    layers.push_back({kv.columns(0, inner), kv.columns(inner, inner)});
+  const DType dtype = kv_dtype(b.request().precision, b.request().kv);
+  /// Keys and values of `count` layers, columns of one matrix, as they are kept.
+  const auto add = [&](const PlanTensor& rows, int count, const std::string& name) {
+    PlanBuilder::Quantised kept{.codes = rows, .scales = {}};
+    if (dtype_bits(dtype) == 8) {
+      kept = b.quantised(PhaseKind::kCrossKv, rows, dtype, c.head_dim);
+      b.keep(kept.scales, name + ".scales");
+    }
+    b.keep(kept.codes, name);
+    const int64_t heads = c.decoder.heads;
+    for (int64_t at = 0; at < 2 * count; at += 2) {
+      CrossKeysValues& layer = layers.emplace_back();
+      layer.k = kept.codes.columns(at * inner, inner);
+      layer.v = kept.codes.columns((at + 1) * inner, inner);
+      if (kept.scales.empty()) continue;
+      layer.k_scales = kept.scales.columns(at * heads, heads);
+      layer.v_scales = kept.scales.columns((at + 1) * heads, heads);
+    }
   };
   if (tokens <= kOneProductTokens) {
-    const PlanTensor all =
-        b.keep(b.dense(x, {.kind = PhaseKind::kCrossKv, .weight = w.cross_kv}), "decoder/cross.kv");
-    for (int layer = 0; layer < c.decoder.layers; ++layer) add(all.columns(layer * 2 * inner, 2 * inner));
+    add(b.dense(x, {.kind = PhaseKind::kCrossKv, .weight = w.cross_kv}), c.decoder.layers,
+        "decoder/cross.kv");
     return layers;
   }
   for (int layer = 0; layer < c.decoder.layers; ++layer) {
     b.layer(layer);
-    add(b.keep(b.dense(x, {.kind = PhaseKind::kCrossKv, .weight = w.layers[layer].cross.kv}),
-               fmt::format("decoder/{}/cross.kv", layer)));
+    add(b.dense(x, {.kind = PhaseKind::kCrossKv, .weight = w.layers[layer].cross.kv}), 1,
+        fmt::format("decoder/{}/cross.kv", layer));
   }
   return layers;
 }

@@ -14,6 +14,9 @@ namespace {
 
 using Types = std::vector<DType>;
 const Types kFloats = {DType::kF32, DType::kF16, DType::kBF16};
+const Types kFloat = {DType::kF32};
+const Types kCodes = {DType::kF8, DType::kI8};
+const Types kMatrices = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8, DType::kI8, DType::kI4};
 
 /// `type`, or the fp32 of a residual stream that is kept wider than it.
 Types or_wide(DType type) {
@@ -31,6 +34,7 @@ class KernelCheck {
     require("learned", o.learned, or_wide(table));
     require("sinusoids", o.sinusoids, {DType::kF32});
     require("x", o.x, or_wide(table));
+    require("zeroed", o.zeroed, kFloat);
   }
   void operator()(const NormOp& o) const {
     const DType gamma = o.weight.gamma.dtype;
@@ -39,25 +43,21 @@ class KernelCheck {
     require("x", o.x, or_wide(gamma));
     require("residual", o.residual, or_wide(gamma));
     require("sum", o.sum, o.residual.empty() ? or_wide(gamma) : Types{type(o.residual)});
-    require("y", o.y, {gamma});
+    require("y", o.y, o.scales.empty() ? Types{gamma} : kCodes);
+    require("y_max", o.y_max, kFloat);
+    require("scales", o.scales, kFloat);
   }
   void operator()(const DenseOp& o) const {
-    const DType weight = o.weight.weight.dtype;
-    require("weight", o.weight.weight, kFloats);
-    if (o.kernel == DenseKernel::kLibrary) {
-      require(!o.norm && o.norm_out.empty() && !o.gated, "the library's products have no norm and no gate");
-      require("x", o.x, {weight});
-      require("y", o.y, or_wide(weight));
-      require("residual", o.residual, {type(o.y)});
-      require("bias", o.weight.bias, {type(o.y)});
-      return;
-    }
+    const DType type_of_rows = matrix(o.weight);
+    if (o.kernel == DenseKernel::kLibrary) return library(o, type_of_rows);
     require(o.scale == 1, "the own products have no scale");
-    rows_through_norm(o.x, o.norm, weight);
-    require("y", o.y, or_wide(weight));
-    require("residual", o.residual, or_wide(weight));
-    require("norm_out", o.norm_out, {weight});
-    require("bias", o.weight.bias, {weight});
+    require(o.x_scales.empty() && o.scratch.empty(), "the own products quantise their rows themselves");
+    own_rows(o.x, o.x_max, o.norm, o.weight);
+    require("y", o.y, or_wide(type_of_rows));
+    require("y_max", o.y_max, kFloat);
+    require("residual", o.residual, or_wide(type_of_rows));
+    require("norm_out", o.norm_out, {type_of_rows});
+    require("bias", o.weight.bias, {type_of_rows});
   }
   void operator()(const ActivationOp& o) const {
     require("x", o.x, kFloats);
@@ -72,21 +72,35 @@ class KernelCheck {
   }
   void operator()(const SelfAttentionOp& o) const {
     require("q", o.q, kFloats);
-    for (const auto& [name, t] :
-         {std::pair{"k", o.k}, {"v", o.v}, {"k_cache", o.k_cache}, {"v_cache", o.v_cache}, {"out", o.out}})
+    for (const auto& [name, t] : {std::pair{"k", o.k}, {"v", o.v}, {"out", o.out}})
       require(name, t, {type(o.q)});
+    keys_values({"k_cache", o.k_cache, "k_scales", o.k_scales}, o.q);
+    keys_values({"v_cache", o.v_cache, "v_scales", o.v_scales}, o.q);
+    require("out_max", o.out_max, kFloat);
     require("bias.table", o.bias.table, kFloats);
   }
   void operator()(const CrossAttentionOp& o) const {
     require("q", o.q, kFloats);
-    for (const auto& [name, t] : {std::pair{"k", o.k}, {"v", o.v}, {"out", o.out}})
-      require(name, t, {type(o.q)});
+    require("out", o.out, {type(o.q)});
+    keys_values({"k", o.k, "k_scales", o.k_scales}, o.q);
+    keys_values({"v", o.v, "v_scales", o.v_scales}, o.q);
+    require("out_max", o.out_max, kFloat);
   }
   void operator()(const HeadOp& o) const {
-    const DType weight = o.weight.weight.dtype;
-    require("weight", o.weight.weight, kFloats);
-    rows_through_norm(o.x, o.norm, weight);
-    require("bias", o.weight.bias, {weight});
+    const DType type_of_rows = matrix(o.weight);
+    own_rows(o.x, o.x_max, o.norm, o.weight);
+    require("bias", o.weight.bias, {type_of_rows});
+  }
+  void operator()(const QuantiseOp& o) const {
+    require("x", o.x, kFloats);
+    require("codes", o.codes, kCodes);
+    require("scales", o.scales, kFloat);
+    require(o.group > 0 && o.x.cols == o.group * o.scales.cols,
+            "`group` must divide the columns into the scales");
+  }
+  void operator()(const RowMaxOp& o) const {
+    require("x", o.x, kFloats);
+    require("max", o.max, kFloat);
   }
   void operator()(const SelectOp& o) const { logits(o.logits, o.bias); }
   void operator()(const ChooseOp& o) const { logits(o.logits, o.bias); }
@@ -112,12 +126,65 @@ class KernelCheck {
         fmt::format("plan: {}: '{}' is {}; its kernels take, beside the operation's other types: {}",
                     op_text(plan_, op_), name, dtype_name(got), names));
   }
+  /// The type of activations that go with a matrix. One of codes goes with bf16.
+  DType matrix(const DenseWeight& w) const {
+    require("weight", w.weight, kMatrices);
+    const DType stored = w.weight.dtype;
+    if (std::ranges::count(kFloats, stored) > 0) {
+      require(!w.input_dtype, "rows are quantised for a matrix of codes only");
+      return stored;
+    }
+    require(!w.scales.empty(), "a matrix of codes needs its scales");
+    require("scales", w.scales, stored == DType::kI4 ? Types{DType::kBF16} : kFloat);
+    require(!w.input_dtype || *w.input_dtype == stored, "rows are quantised to the type of the matrix");
+    return DType::kBF16;
+  }
+  void library(const DenseOp& o, DType type_of_rows) const {
+    require(!o.norm && o.norm_out.empty(), "the library's products have no norm");
+    require(o.x_max.empty() && o.y_max.empty(), "the library's products know no row maxima");
+    const std::optional<DType> codes = o.weight.input_dtype;
+    require(codes == DType::kI8 || !o.gated, "the library's products have no gate");
+    require("x", o.x, {codes ? *codes : type_of_rows});
+    require(codes.has_value() != o.x_scales.empty(), "codes of rows go with `x_scales`");
+    require("x_scales", o.x_scales, kFloat);
+    require("y", o.y, or_wide(type_of_rows));
+    if (codes == DType::kI8) {  // sums, and a pass of our own
+      require(!o.scratch.empty(), "sums of integers need `scratch`");
+      require("scratch", o.scratch, {DType::kI32});
+      require("residual", o.residual, or_wide(type_of_rows));
+      require("bias", o.weight.bias, {type_of_rows});
+      return;
+    }
+    const bool made = !codes && o.weight.weight.dtype != type_of_rows;
+    require(made != o.scratch.empty(), "`scratch` goes with a matrix of codes and rows that are none");
+    require("scratch", o.scratch, {type_of_rows});
+    require("residual", o.residual, {type(o.y)});
+    require("bias", o.weight.bias, {type(o.y)});
+  }
   /// The own products take fp32 rows through their norm only.
-  void rows_through_norm(const PlanTensor& x, const std::optional<NormWeight>& norm, DType weight) const {
-    require("x", x, norm ? or_wide(weight) : Types{weight});
+  void own_rows(const PlanTensor& x, const PlanTensor& x_max, const std::optional<NormWeight>& norm,
+                const DenseWeight& w) const {
+    const DType dtype = matrix(w);
+    require("x", x, norm ? or_wide(dtype) : Types{dtype});
+    require("x_max", x_max, kFloat);
+    require(x_max.empty() == (norm || !w.input_dtype),
+            "`x_max` goes with rows that are quantised without a norm");
     if (!norm) return;
-    require("norm.gamma", norm->gamma, {weight});
-    require("norm.beta", norm->beta, {weight});
+    require("norm.gamma", norm->gamma, {dtype});
+    require("norm.beta", norm->beta, {dtype});
+  }
+  struct KeysValues {
+    std::string_view name;
+    const PlanTensor& rows;
+    std::string_view scales_name;
+    const PlanTensor& scales;
+  };
+  void keys_values(const KeysValues& kv, const PlanTensor& q) const {
+    require(kv.name, kv.rows, {type(q), DType::kF8, DType::kI8});
+    const bool codes = dtype_bits(type(kv.rows)) == 8;
+    require(codes != kv.scales.empty(), "keys and values in 8 bits go with their scales");
+    require(kv.scales_name, kv.scales, kFloat);
+    require(!codes || type(q) == DType::kBF16, "keys and values in 8 bits go with bf16");
   }
   void logits(const PlanTensor& logits, const TensorView& bias) const {
     require("logits", logits, {DType::kF32});

@@ -100,8 +100,14 @@ TEST(KernelCheck, NamesOperationAndWhatIsWrong) {
       library, "norm", [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).norm = NormWeight{}; }, dense);
   for (const CoverCase* c : {&own, &library}) {
     refused(
-        *c, "'weight' is i8",
+        *c, "'weight' is i32",
+        [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).weight.weight.dtype = DType::kI32; }, dense);
+    refused(
+        *c, "needs its scales",
         [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).weight.weight.dtype = DType::kI8; }, dense);
+    refused(
+        *c, "rows are quantised for a matrix of codes",
+        [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).weight.input_dtype = DType::kF8; }, dense);
     refused(
         *c, "'bias' is f16",
         [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).weight.bias.dtype = DType::kF16; }, dense);

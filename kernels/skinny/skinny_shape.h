@@ -22,6 +22,14 @@ constexpr bool skinny_supports(DType dtype, int m, int n, int k) {
   return type_ok && m >= 1 && m <= kSkinnyMaxRows && n >= 1 && k >= 8 && k <= kSkinnyMaxK && k % 8 == 0;
 }
 
+/// The same for weights stored as `weight`: as the activations are, or as codes. Rows of codes must start on 16 bytes too, and
+/// go with activations of bf16.
+constexpr bool skinny_supports(DType dtype, DType weight, int m, int n, int k) {
+  const bool codes = weight == DType::kI8 || weight == DType::kF8 || weight == DType::kI4;
+  if (!codes) return weight == dtype && skinny_supports(dtype, m, n, k);
+  return dtype == DType::kBF16 && skinny_supports(dtype, m, n, k) && k % (128 / dtype_bits(weight)) == 0;
+}
+
 /// Can the norm be fused at all?
 constexpr bool skinny_norm_supports(int m, int k) {
   return k <= kSkinnyMaxNormK && static_cast<int64_t>(m) * k <= kSkinnyMaxNormElements;

@@ -24,10 +24,6 @@ constexpr std::byte kPoison{0xff};
 
 constexpr std::string_view kFloats = "f32, f16, bf16";
 
-bool is_poison(const std::byte* p, int64_t bytes) {
-  return std::all_of(p, p + bytes, [](std::byte b) { return b == kPoison; });
-}
-
 bool is_float(DType t) {
   return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16;
 }
@@ -79,7 +75,8 @@ Matrix activated(const Matrix& x, Activation activation, bool gated) {
 
 }  // namespace
 
-PlanInterpreter::PlanInterpreter(const StepPlan& plan) : plan_(plan), arena_(plan.arena_bytes, kPoison) {}
+PlanInterpreter::PlanInterpreter(const StepPlan& plan)
+    : plan_(plan), arena_(plan.arena_bytes, kPoison), written_(plan.arena_bytes) {}
 
 // ---- Memory
 // -----------------------------------------------------------------------------------------------------------
@@ -112,11 +109,19 @@ std::byte* PlanInterpreter::address(const PlanTensor& t, int64_t row, int64_t co
   return const_cast<std::byte*>(std::as_const(*this).address(t, row, col));
 }
 
+/// Where an element is to be written.
+std::byte* PlanInterpreter::mark(const PlanTensor& t, int64_t row, int64_t col) {
+  std::byte* p = address(t, row, col);
+  std::fill_n(written_.begin() + (p - arena_.data()), dtype_bytes(buffer(t).dtype), true);
+  return p;
+}
+
 /// Where a written element stands.
 const std::byte* PlanInterpreter::written(const PlanTensor& t, int64_t row, int64_t col) const {
   const PlanBuffer& b = buffer(t);
   const std::byte* p = address(t, row, col);
-  if (is_poison(p, dtype_bytes(b.dtype))) {
+  const auto at = static_cast<size_t>(p - arena_.data());
+  if (!written_[at]) {
     throw Error(
         fmt::format("{} reads ({}, {}) of buffer '{}', which nobody wrote", where(), row, col, b.name));
   }
@@ -139,12 +144,22 @@ int32_t PlanInterpreter::read_int(const PlanTensor& t, int64_t row, int64_t col)
 void PlanInterpreter::write(const PlanTensor& t, int64_t row, int64_t col, float value) {
   const DType dtype = buffer(t).dtype;
   if (!is_float(dtype)) refuse_type(t, kFloats);
-  encode(dtype, value, address(t, row, col));
+  encode(dtype, value, mark(t, row, col));
 }
 
 void PlanInterpreter::write_int(const PlanTensor& t, int64_t row, int64_t col, int32_t value) {
   if (buffer(t).dtype != DType::kI32) refuse_type(t, "i32");
-  std::memcpy(address(t, row, col), &value, sizeof(value));
+  std::memcpy(mark(t, row, col), &value, sizeof(value));
+}
+
+uint32_t PlanInterpreter::read_bits(const PlanTensor& t, int64_t row, int64_t col) const {
+  if (dtype_bits(buffer(t).dtype) != 8) refuse_type(t, "f8, i8");
+  return std::to_integer<uint32_t>(*written(t, row, col));
+}
+
+void PlanInterpreter::write_bits(const PlanTensor& t, int64_t row, int64_t col, uint32_t bits) {
+  if (dtype_bits(buffer(t).dtype) != 8) refuse_type(t, "f8, i8");
+  *mark(t, row, col) = static_cast<std::byte>(bits & 0xff);
 }
 
 Matrix PlanInterpreter::read(const PlanTensor& t) const {
@@ -190,6 +205,7 @@ std::vector<float> PlanInterpreter::values(std::string_view buffer) const {
 
 void PlanInterpreter::poison(const PlanBuffer& buffer) {
   std::fill_n(arena_.begin() + buffer.offset_bytes, buffer.bytes(), kPoison);
+  std::fill_n(written_.begin() + buffer.offset_bytes, buffer.bytes(), false);
 }
 
 // ---- Operations
@@ -212,13 +228,14 @@ void PlanInterpreter::run(PlanSection section) {
 }
 
 Matrix PlanInterpreter::norm(const NormWeight& w, MatrixView x) const {
-  return normalise(plan_.config, w, x);
+  return normalise(plan_.config, in_fp32(w), x);
 }
 
 RelativeBias PlanInterpreter::bias(const RelativeBiasRef& ref, bool bidirectional) const {
   if (ref.distance_bias.empty()) return {};
-  return {
-      .table = ref.table, .bidirectional = bidirectional, .max_distance = plan_.config.relative_max_distance};
+  return {.table = in_fp32(ref.table),
+          .bidirectional = bidirectional,
+          .max_distance = plan_.config.relative_max_distance};
 }
 
 bool PlanInterpreter::finished(const PlanTensor& flags, int64_t row) const {
@@ -236,30 +253,40 @@ void PlanInterpreter::apply(const EmbedOp& op) {
       std::iota(positions.begin() + offsets[b], positions.begin() + offsets[b + 1], 0);
     }
   }
-  write(op.x, embed(plan_.config,
-                    {.ids = ids, .positions = positions, .table = op.table, .position_table = op.learned}));
+  write(op.x, embed(plan_.config, {.ids = ids,
+                                   .positions = positions,
+                                   .table = in_fp32(op.table),
+                                   .position_table = in_fp32(op.learned)}));
+  if (!op.zeroed.empty()) write(op.zeroed, Matrix(op.zeroed.rows, op.zeroed.cols));
 }
 
 void PlanInterpreter::apply(const NormOp& op) {
   const Matrix x = op.residual.empty() ? read(op.x) : add(read(op.x), read(op.residual));
   if (!op.sum.empty()) write(op.sum, x);
-  write(op.y, norm(op.weight, x));
+  const Matrix y = norm(op.weight, x);
+  if (!op.scales.empty()) return write_codes(op.y, op.scales, in_activation_type(y), y.cols);
+  write(op.y, y);
+  if (!op.y_max.empty()) write_max(op.y_max, op.y);
 }
 
 void PlanInterpreter::apply(const DenseOp& op) {
-  Matrix x = read(op.x);
+  Matrix x = op.x_scales.empty() ? read(op.x) : read_codes(op.x, op.x_scales, op.x.cols);
   if (op.norm) x = norm(*op.norm, x);
   if (!op.norm_out.empty()) write(op.norm_out, x);
-  Matrix y = head(x, op.weight, op.scale);
+  if (op.kernel == DenseKernel::kSkinny && op.weight.input_dtype)
+    x = quantised_input(std::move(x), op.x_max, *op.weight.input_dtype);
+  const DenseWeight w = in_fp32(op.weight);
+  Matrix y = head(x, w, op.scale);
   if (op.activation) y = activated(y, *op.activation, op.gated);
   if (!op.residual.empty()) y = add(y, read(op.residual));
   write(op.y, y);
+  if (!op.y_max.empty()) raise_max(op.y_max, op.y);
 }
 
 void PlanInterpreter::apply(const ActivationOp& op) {
   Matrix x = read(op.x);
   if (!op.bias.empty()) {
-    const MatrixView b(op.bias);
+    const MatrixView b(in_fp32(op.bias));
     for (int64_t r = 0; r < x.rows; ++r) {
       for (int64_t c = 0; c < x.cols; ++c) x.row(r)[c] += b.data[c];
     }
@@ -284,21 +311,27 @@ void PlanInterpreter::apply(const EncoderAttentionOp& op) {
                            .bias = bias(op.bias, true)}));
 }
 
-void PlanInterpreter::append(const PlanTensor& rows, const PlanTensor& cache, const SelfAttentionOp& op,
+void PlanInterpreter::append(const PlanTensor& rows, const Cache& cache, const SelfAttentionOp& op,
                              int position) {
-  const int64_t head_dim = cache.cols;
+  const int64_t head_dim = cache.rows.cols;
   for (int64_t b = 0; b < rows.rows; ++b) {
     if (finished(op.finished, b)) continue;
     for (int64_t h = 0; h < op.heads; ++h) {
-      for (int64_t i = 0; i < head_dim; ++i) {
-        write(cache, (b * op.heads + h) * op.capacity + position, i, read(rows, b, h * head_dim + i));
+      Matrix head(1, head_dim);
+      for (int64_t i = 0; i < head_dim; ++i) head.values[i] = read(rows, b, h * head_dim + i);
+      const int64_t at = (b * op.heads + h) * op.capacity + position;
+      const PlanTensor place = cache.rows.row(at);
+      if (cache.scales.empty()) {
+        write(place, head);
+      } else {
+        write_codes(place, cache.scales.row(at), head, head_dim);
       }
     }
   }
 }
 
-Matrix PlanInterpreter::gather(const PlanTensor& cache, const SelfAttentionOp& op, int keys) const {
-  const int64_t head_dim = cache.cols;
+Matrix PlanInterpreter::gather(const Cache& cache, const SelfAttentionOp& op, int keys) const {
+  const int64_t head_dim = cache.rows.cols;
   const int64_t batch = op.q.rows;
   Matrix m(batch * keys, op.heads * head_dim);
   for (int64_t b = 0; b < batch; ++b) {
@@ -306,9 +339,11 @@ Matrix PlanInterpreter::gather(const PlanTensor& cache, const SelfAttentionOp& o
     for (int64_t t = 0; t < keys; ++t) {
       const int64_t from = op.ancestry.empty() || t == keys - 1 ? b : read_int(op.ancestry, b, t);
       for (int64_t h = 0; h < op.heads; ++h) {
-        for (int64_t i = 0; i < head_dim; ++i) {
-          m.row(b * keys + t)[h * head_dim + i] = read(cache, (from * op.heads + h) * op.capacity + t, i);
-        }
+        const int64_t at = (from * op.heads + h) * op.capacity + t;
+        const Matrix head = cache.scales.empty()
+                                ? read(cache.rows.row(at))
+                                : read_codes(cache.rows.row(at), cache.scales.row(at), head_dim);
+        std::copy_n(head.row(0), head_dim, m.row(b * keys + t) + h * head_dim);
       }
     }
   }
@@ -319,10 +354,10 @@ void PlanInterpreter::apply(const SelfAttentionOp& op) {
   const int position = read_int(op.position, 0, 0);
   if (position < 0 || position >= op.capacity)
     throw Error(fmt::format("{}: position {} of {}", where(), position, op.capacity));
-  append(op.k, op.k_cache, op, position);
-  append(op.v, op.v_cache, op, position);
-  const Matrix q = read(op.q), k = gather(op.k_cache, op, position + 1),
-               v = gather(op.v_cache, op, position + 1);
+  const Cache k_cache{op.k_cache, op.k_scales}, v_cache{op.v_cache, op.v_scales};
+  append(op.k, k_cache, op, position);
+  append(op.v, v_cache, op, position);
+  const Matrix q = read(op.q), k = gather(k_cache, op, position + 1), v = gather(v_cache, op, position + 1);
   const std::vector<int32_t> queries = even_offsets(q.rows, 1), keys = even_offsets(q.rows, position + 1);
   const std::vector<int32_t> lengths(q.rows, position + 1);
   Matrix out = attention({.q = q,
@@ -339,12 +374,13 @@ void PlanInterpreter::apply(const SelfAttentionOp& op) {
     if (finished(op.finished, b)) std::fill_n(out.row(b), out.cols, 0.0f);
   }
   write(op.out, out);
+  if (!op.out_max.empty()) raise_max(op.out_max, op.out);
 }
 
 void PlanInterpreter::apply(const CrossAttentionOp& op) {
   const std::vector<int32_t> offsets = read_ints(op.offsets);
   const std::vector<int32_t> lengths = lengths_of(offsets);
-  const Matrix q = read(op.q), k = read(op.k), v = read(op.v);
+  const Matrix q = read(op.q), k = keys_values(op.k, op.k_scales), v = keys_values(op.v, op.v_scales);
   if (*std::max_element(lengths.begin(), lengths.end()) > op.max_source)
     throw Error(fmt::format("{}: max_source {} is below a source's length", where(), op.max_source));
   const auto sources = static_cast<int64_t>(lengths.size());
@@ -362,12 +398,14 @@ void PlanInterpreter::apply(const CrossAttentionOp& op) {
     if (finished(op.finished, b)) std::fill_n(out.row(b), out.cols, 0.0f);
   }
   write(op.out, out);
+  if (!op.out_max.empty()) raise_max(op.out_max, op.out);
 }
 
 void PlanInterpreter::apply(const HeadOp& op) {
   Matrix x = read(op.x);
   if (op.norm) x = norm(*op.norm, x);
-  logits_ = head(x, op.weight, op.scale);
+  if (op.weight.input_dtype) x = quantised_input(std::move(x), op.x_max, *op.weight.input_dtype);
+  logits_ = head(x, in_fp32(op.weight), op.scale);
   choose(logits_, op.state);
 }
 
@@ -378,7 +416,7 @@ void PlanInterpreter::apply(const SelectOp& op) {
 
 Matrix PlanInterpreter::with_bias(Matrix logits, const TensorView& bias) const {
   if (bias.empty()) return logits;
-  const MatrixView b(bias);
+  const MatrixView b(in_fp32(bias));
   for (int64_t r = 0; r < logits.rows; ++r) {
     for (int64_t c = 0; c < logits.cols; ++c) logits.row(r)[c] += b.data[c];
   }

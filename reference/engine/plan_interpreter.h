@@ -5,9 +5,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "harness/engine/plan.h"
@@ -17,12 +20,13 @@
 
 namespace tandem::reference {
 
-/// Throws Error naming the operation and what of it the interpreter does not compute: a buffer that is not f32, f16, bf16
-/// or i32, a weight that is not f32, or an attribute (reference/engine/plan_known.cc).
+/// Throws Error naming the operation and what of it the interpreter does not compute: a buffer or a weight of a type that it
+/// does not know, or an attribute (reference/engine/plan_known.cc).
 void refuse_unknown(const StepPlan& plan, int op);
 
 /// Values are stored in the types of the plan's buffers, so a bf16 plan rounds where the device rounds.
-/// Weights that the plan's operations point to must be fp32 in host memory, whatever type activations have.
+/// Weights that the plan's operations point to are in host memory: fp32 whatever type activations have, or as they are stored.
+/// Row maxima that an operation is given are checked against the rows.
 class PlanInterpreter {
  public:
   /// Keeps a reference to the plan. The arena is all poison.
@@ -56,11 +60,32 @@ class PlanInterpreter {
   void apply(const SelectOp& op);
   void apply(const ChooseOp& op);
   void apply(const BeamOp& op);
+  void apply(const QuantiseOp& op);
+  void apply(const RowMaxOp& op);
+
+  /// x as a product has it that quantises its rows to `dtype`, by the row maxima it is given (empty: its own).
+  Matrix quantised_input(Matrix x, const PlanTensor& x_max, DType dtype) const;
+  Matrix in_activation_type(Matrix x) const;
+  void write_codes(const PlanTensor& codes, const PlanTensor& scales, MatrixView x, int64_t group);
+  Matrix read_codes(const PlanTensor& codes, const PlanTensor& scales, int64_t group) const;
+  void write_max(const PlanTensor& max, const PlanTensor& of);
+  void raise_max(const PlanTensor& max, const PlanTensor& of);
+  void check_max(const PlanTensor& max, MatrixView x) const;
+  /// Views in fp32 of weights that may be stored in another type.
+  TensorView in_fp32(const TensorView& t) const;
+  NormWeight in_fp32(const NormWeight& w) const;
+  DenseWeight in_fp32(const DenseWeight& w) const;
 
   Matrix norm(const NormWeight& w, MatrixView x) const;
   RelativeBias bias(const RelativeBiasRef& ref, bool bidirectional) const;
-  void append(const PlanTensor& rows, const PlanTensor& cache, const SelfAttentionOp& op, int position);
-  Matrix gather(const PlanTensor& cache, const SelfAttentionOp& op, int keys) const;
+  /// A cache of self-attention and the scales of its rows, empty unless it holds codes.
+  struct Cache {
+    const PlanTensor& rows;
+    const PlanTensor& scales;
+  };
+  void append(const PlanTensor& rows, const Cache& cache, const SelfAttentionOp& op, int position);
+  Matrix gather(const Cache& cache, const SelfAttentionOp& op, int keys) const;
+  Matrix keys_values(const PlanTensor& rows, const PlanTensor& scales) const;
   void choose(const Matrix& logits, const TokenState& state);
   Matrix with_bias(Matrix logits, const TensorView& bias) const;
   void advance(const BeamOp& op, int source, int position);
@@ -71,6 +96,7 @@ class PlanInterpreter {
   const PlanBuffer& buffer(const PlanTensor& t) const;
   [[noreturn]] void refuse_type(const PlanTensor& t, std::string_view allowed) const;
   std::byte* address(const PlanTensor& t, int64_t row, int64_t col);
+  std::byte* mark(const PlanTensor& t, int64_t row, int64_t col);
   const std::byte* address(const PlanTensor& t, int64_t row, int64_t col) const;
   const std::byte* written(const PlanTensor& t, int64_t row, int64_t col) const;
   float read(const PlanTensor& t, int64_t row, int64_t col) const;
@@ -79,10 +105,14 @@ class PlanInterpreter {
   void write_int(const PlanTensor& t, int64_t row, int64_t col, int32_t value);
   Matrix read(const PlanTensor& t) const;
   void write(const PlanTensor& t, MatrixView values);
+  uint32_t read_bits(const PlanTensor& t, int64_t row, int64_t col) const;
+  void write_bits(const PlanTensor& t, int64_t row, int64_t col, uint32_t bits);
   void poison(const PlanBuffer& buffer);
 
   const StepPlan& plan_;
   std::vector<std::byte> arena_;
+  std::vector<bool> written_;  // byte by byte: no value of 8 bits can be the poison
+  mutable std::map<std::pair<const void*, int64_t>, Matrix> stored_;  // by address and rows: see in_fp32
   Matrix logits_;
   std::vector<BeamSearch> searches_;  // one a source
   int op_ = -1;                       // the operation that runs; -1: none

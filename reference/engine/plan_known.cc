@@ -28,6 +28,13 @@ class Attributes {
   void operator()(const DenseOp& o) const {
     if (o.norm) norm(*o.norm);
     require(!o.gated || o.activation, "`gated` needs an activation");
+    matrix(o.weight);
+    const bool narrow = o.weight.input_dtype.has_value();
+    const bool own = o.kernel == DenseKernel::kSkinny;
+    require(o.x_max.empty() == !(narrow && own && !o.norm),
+            "`x_max` goes with rows quantised by the own kernel");
+    require(o.x_scales.empty() == !(narrow && !own), "`x_scales` go with rows quantised for the library");
+    require(own || o.y_max.empty(), "the library leaves no row maxima");
     require(o.norm_out.empty() || o.norm, "`norm_out` needs a norm");
   }
   void operator()(const ActivationOp&) const {}
@@ -36,15 +43,27 @@ class Attributes {
     bias(o.bias);
     require(o.k_cache.rows == o.q.rows * o.heads * o.capacity && o.v_cache.rows == o.k_cache.rows,
             "the caches must have a row for each sequence, head and position");
+    require(codes(o.k_cache) != o.k_scales.empty() && codes(o.v_cache) != o.v_scales.empty(),
+            "caches in 8 bits go with their scales");
   }
   void operator()(const CrossAttentionOp& o) const {
     require(o.offsets.cols > 1 && o.q.rows % (o.offsets.cols - 1) == 0,
             "the rows of q must be a multiple of the sources");
+    require(codes(o.k) != o.k_scales.empty() && codes(o.v) != o.v_scales.empty(),
+            "keys and values in 8 bits go with their scales");
   }
   void operator()(const HeadOp& o) const {
     if (o.norm) norm(*o.norm);
+    matrix(o.weight);
+    require(o.x_max.empty() == (o.norm || !o.weight.input_dtype),
+            "`x_max` goes with rows that are quantised without a norm");
     require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
   }
+  void operator()(const QuantiseOp& o) const {
+    require(o.group > 0 && o.x.cols == o.group * o.scales.cols,
+            "`group` must divide the columns into the scales");
+  }
+  void operator()(const RowMaxOp&) const {}
   void operator()(const SelectOp&) const {
     require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
   }
@@ -60,8 +79,13 @@ class Attributes {
   }
 
  private:
+  bool codes(const PlanTensor& t) const { return dtype_bits(plan_.buffers.at(t.buffer).dtype) == 8; }
   void require(bool ok, const char* what) const {
     if (!ok) throw Error(fmt::format("plan: {}: {}", op_text(plan_, op_), what));
+  }
+  void matrix(const DenseWeight& w) const {
+    require(!w.two_of_four, "the weight is not stored dense");
+    require((dtype_bits(w.weight.dtype) <= 8) != w.scales.empty(), "a weight of codes goes with its scales");
   }
   void norm(const NormWeight& w) const {
     require(config_.norm != Norm::kRms || w.beta.empty(), "an rms norm has no `beta`");
@@ -79,7 +103,13 @@ class Attributes {
 };
 
 bool known(DType t) {
-  return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16 || t == DType::kI32;
+  return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16 || t == DType::kI32 || t == DType::kF8 ||
+         t == DType::kI8;
+}
+bool known_weight(const PlanWeight& w) {
+  const DType t = w.tensor.dtype;
+  const bool codes = t == DType::kF8 || t == DType::kI8 || t == DType::kI4;
+  return codes ? w.name == "weight" : known(t) && t != DType::kI32;
 }
 
 }  // namespace
@@ -88,13 +118,13 @@ void refuse_unknown(const StepPlan& plan, int op) {
   for (const PlanAccess& a : accesses(plan.ops[op])) {
     const PlanBuffer& b = plan.buffers.at(a.tensor.buffer);
     if (known(b.dtype)) continue;
-    throw Error(fmt::format("plan: {}: buffer '{}' is {}, the interpreter knows f32, f16, bf16, i32",
+    throw Error(fmt::format("plan: {}: buffer '{}' is {}, the interpreter knows f32, f16, bf16, f8, i8, i32",
                             op_text(plan, op), b.name, dtype_name(b.dtype)));
   }
   for (const PlanWeight& w : weights_of(plan.ops[op])) {
-    if (w.tensor.dtype == DType::kF32) continue;
-    throw Error(fmt::format("plan: {}: weight '{}' is {}, the interpreter knows f32", op_text(plan, op),
-                            w.name, dtype_name(w.tensor.dtype)));
+    if (known_weight(w)) continue;
+    throw Error(fmt::format("plan: {}: weight '{}' is {}, the interpreter knows f32, f16, bf16, and f8, i8, i4 of matrices",
+                            op_text(plan, op), w.name, dtype_name(w.tensor.dtype)));
   }
   std::visit(Attributes(plan, op), plan.ops[op].body);
 }

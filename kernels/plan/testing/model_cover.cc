@@ -8,6 +8,9 @@
 #include <set>
 #include <tuple>
 
+#include "harness/base/host_device.h"
+#include "harness/weights/form.h"
+
 namespace tandem::kernels {
 namespace {
 
@@ -31,12 +34,13 @@ enum Factor : int {
   kLengths,
   kPrecision,
   kKernel,
+  kKv,
   kFactors,
 };
 constexpr const char* kNames[kFactors] = {
     "norm",  "placement", "final_norm", "embedding_norm", "position", "activation", "gated",
     "bias",  "head_bias", "tied",       "shared",         "head_dim", "d_model",    "d_ff",
-    "vocab", "batch",     "lengths",    "precision",      "kernel"};
+    "vocab", "batch",     "lengths",    "precision",      "kernel",   "kv"};
 
 constexpr int kHeadDims[] = {32, 64, 80, 128};
 constexpr int kWidths[] = {64, 72, 128, 200};
@@ -49,7 +53,7 @@ constexpr const char* kKernels[] = {"auto", "library"};
 using Row = std::vector<int>;
 using Pair = std::tuple<int, int, int, int>;  // factor, value, later factor, value
 
-std::vector<int> levels(int precisions) {
+std::vector<int> levels(size_t precisions, size_t kvs) {
   std::vector<int> n(kFactors, 2);
   n[kPosition] = 5;
   n[kActivation] = 6;
@@ -58,7 +62,8 @@ std::vector<int> levels(int precisions) {
   n[kVocab] = std::size(kVocabs);
   n[kBatch] = std::size(kBatches);
   n[kLengths] = std::size(kLengthKinds);
-  n[kPrecision] = precisions;
+  n[kPrecision] = static_cast<int>(precisions);
+  n[kKv] = static_cast<int>(kvs);
   return n;
 }
 
@@ -119,17 +124,23 @@ std::vector<int32_t> source_lengths_of(int kind, int batch, std::mt19937_64& rng
 
 }  // namespace
 
-std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision>& precisions) {
+std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision>& precisions,
+                                      const std::vector<KvType>& kvs) {
   std::mt19937_64 rng(seed);
   std::vector<CoverCase> cases;
-  for (const Row& row : covering_array(levels(static_cast<int>(precisions.size())), rng)) {
+  for (const Row& row : covering_array(levels(precisions.size(), kvs.size()), rng)) {
     CoverCase c;
     ModelConfig& m = c.config;
     m.name = "cover";
-    m.d_model = kWidths[row[kWidth]];
+    c.precision = precisions[row[kPrecision]];
+    if (activation_dtype(c.precision) == DType::kBF16) c.kv = kvs[row[kKv]];
+    const int width = quantises_activations({.precision = c.precision}) ? 16 : 8;
+    m.d_model = round_up(kWidths[row[kWidth]], width);
     m.head_dim = kHeadDims[row[kHeadDim]];
-    m.encoder = {.layers = 2, .heads = static_cast<int>(1 + rng() % 3), .d_ff = kFfns[row[kFfn]]};
-    m.decoder = {.layers = 2, .heads = static_cast<int>(1 + rng() % 3), .d_ff = kFfns[row[kFfn]]};
+    m.encoder = {
+        .layers = 2, .heads = static_cast<int>(1 + rng() % 3), .d_ff = round_up(kFfns[row[kFfn]], width)};
+    m.decoder = {
+        .layers = 2, .heads = static_cast<int>(1 + rng() % 3), .d_ff = round_up(kFfns[row[kFfn]], width)};
     m.vocab = kVocabs[row[kVocab]];
     m.norm = static_cast<Norm>(row[kNorm]);
     m.placement = static_cast<NormPlacement>(row[kPlacement]);
@@ -152,13 +163,13 @@ std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision
     m.tied_head = row[kTied] != 0;
     m.head_scale = m.tied_head && row[kHeadBias] == 0 ? 1.0 / std::sqrt(m.d_model) : 1.0;
     m.shared_embeddings = row[kShared] != 0;
-    c.precision = precisions[row[kPrecision]];
     c.kernel = kKernels[row[kKernel]];
     c.lengths = source_lengths_of(row[kLengths], kBatches[row[kBatch]], rng);
 
     for (int f = 0; f < kFactors; ++f) c.text += fmt::format("{}{}={}", f == 0 ? "" : " ", kNames[f], row[f]);
-    c.text += fmt::format(" ({} {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision), c.kernel,
-                          m.d_model, m.encoder.heads, m.head_dim, m.vocab, fmt::join(c.lengths, ","));
+    c.text += fmt::format(" ({} kv {} {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision),
+                          kv_name(c.kv), c.kernel, m.d_model, m.encoder.heads, m.head_dim, m.vocab,
+                          fmt::join(c.lengths, ","));
     cases.push_back(std::move(c));
   }
   return cases;

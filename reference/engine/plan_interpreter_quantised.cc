@@ -1,0 +1,194 @@
+// Rows of codes with scales, the row maxima that scales are made of, and weights as they are stored.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <span>
+#include <utility>
+
+#include "harness/base/error.h"
+#include "harness/base/half.h"
+#include "harness/weights/packed.h"
+#include "harness/weights/values/quantise.h"
+#include "reference/engine/plan_interpreter.h"
+#include "reference/ops/quantise.h"
+
+namespace tandem::reference {
+namespace {
+
+/// max |x| of a row. A NaN is no smaller than any number.
+float row_max(const float* row, int64_t cols) {
+  float most = 0;
+  for (int64_t i = 0; i < cols && !std::isnan(most); ++i) {
+    const float v = std::abs(row[i]);
+    if (!(v <= most)) most = v;
+  }
+  return most;
+}
+
+float of_bits(DType dtype, uint32_t bits) {
+  switch (dtype) {
+    case DType::kF16:
+      return fp16_to_float(static_cast<uint16_t>(bits));
+    case DType::kBF16:
+      return bf16_to_float(static_cast<uint16_t>(bits));
+    default: {
+      float v;
+      std::memcpy(&v, &bits, sizeof(v));
+      return v;
+    }
+  }
+}
+
+float rounded(DType dtype, float v) {
+  if (dtype == DType::kF16) return fp16_to_float(float_to_fp16(v));
+  return dtype == DType::kBF16 ? bf16_to_float(float_to_bf16(v)) : v;
+}
+
+/// The fields of a view's rows, from its start in memory.
+std::vector<uint32_t> fields(const TensorView& t) {
+  const PackedPlane plane{.offset = 0, .rows = t.rows, .cols = t.cols, .bits = dtype_bits(t.dtype)};
+  const std::span<const std::byte> bytes(t.as<std::byte>(), static_cast<size_t>(t.bytes()));
+  return unpack(plane, {.rows = t.rows, .cols = t.cols}, bytes);
+}
+
+}  // namespace
+
+// ---- Codes
+// ------------------------------------------------------------------------------------------------------------
+
+void PlanInterpreter::write_codes(const PlanTensor& codes, const PlanTensor& scales, MatrixView x,
+                                  int64_t group) {
+  const Storage storage{.dtype = buffer(codes).dtype, .scale_group = static_cast<int>(group)};
+  const int64_t groups = storage.scales_per_row(x.cols);
+  std::vector<uint32_t> bits(static_cast<size_t>(x.cols));
+  std::vector<float> of_row(static_cast<size_t>(groups));
+  for (int64_t r = 0; r < x.rows; ++r) {
+    quantise_row(storage, {x.row(r), bits.size()}, bits, of_row);
+    for (int64_t c = 0; c < x.cols; ++c) write_bits(codes, r, c, bits[static_cast<size_t>(c)]);
+    // One scale a row may lie in one row, or in a column.
+    for (int64_t g = 0; g < groups; ++g)
+      write(scales, scales.rows == x.rows ? r : 0, scales.rows == x.rows ? g : r,
+            of_row[static_cast<size_t>(g)]);
+  }
+}
+
+Matrix PlanInterpreter::read_codes(const PlanTensor& codes, const PlanTensor& scales, int64_t group) const {
+  const Storage storage{.dtype = buffer(codes).dtype, .scale_group = static_cast<int>(group)};
+  const int64_t groups = storage.scales_per_row(codes.cols);
+  std::vector<uint32_t> bits(static_cast<size_t>(codes.cols));
+  std::vector<float> of_row(static_cast<size_t>(groups));
+  Matrix x(codes.rows, codes.cols);
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int64_t c = 0; c < x.cols; ++c) bits[static_cast<size_t>(c)] = read_bits(codes, r, c);
+    for (int64_t g = 0; g < groups; ++g)
+      of_row[static_cast<size_t>(g)] =
+          read(scales, scales.rows == x.rows ? r : 0, scales.rows == x.rows ? g : r);
+    dequantise_row(storage, bits, of_row, {x.row(r), bits.size()});
+  }
+  return x;
+}
+
+Matrix PlanInterpreter::keys_values(const PlanTensor& rows, const PlanTensor& scales) const {
+  return scales.empty() ? read(rows) : read_codes(rows, scales, rows.cols / scales.cols);
+}
+
+Matrix PlanInterpreter::in_activation_type(Matrix x) const {
+  const DType dtype = activation_dtype(plan_.precision);
+  for (float& v : x.values) v = rounded(dtype, v);
+  return x;
+}
+
+Matrix PlanInterpreter::quantised_input(Matrix x, const PlanTensor& x_max, DType dtype) const {
+  x = in_activation_type(std::move(x));
+  if (!x_max.empty()) check_max(x_max, x);
+  return quantised_rows(x, dtype);
+}
+
+void PlanInterpreter::apply(const QuantiseOp& op) {
+  write_codes(op.codes, op.scales, read(op.x), op.group);
+}
+
+// ---- Row maxima
+// -------------------------------------------------------------------------------------------------------
+
+void PlanInterpreter::write_max(const PlanTensor& max, const PlanTensor& of) {
+  const Matrix x = read(of);
+  for (int64_t r = 0; r < x.rows; ++r) write(max, 0, r, row_max(x.row(r), x.cols));
+}
+
+void PlanInterpreter::raise_max(const PlanTensor& max, const PlanTensor& of) {
+  const Matrix x = read(of);
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const float pair[] = {read(max, 0, r), row_max(x.row(r), x.cols)};
+    write(max, 0, r, row_max(pair, 2));
+  }
+}
+
+void PlanInterpreter::check_max(const PlanTensor& max, MatrixView x) const {
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const float given = read(max, 0, r);
+    const float own = row_max(x.row(r), x.cols);
+    if (given == own || (std::isnan(given) && std::isnan(own))) continue;
+    throw Error(fmt::format("{}: '{}' says that the largest magnitude of row {} is {}, but it is {}", where(),
+                            buffer(max).name, r, given, own));
+  }
+}
+
+void PlanInterpreter::apply(const RowMaxOp& op) {
+  write_max(op.max, op.x);
+}
+
+// ---- Weights
+// ----------------------------------------------------------------------------------------------------------
+
+TensorView PlanInterpreter::in_fp32(const TensorView& t) const {
+  if (t.empty() || t.dtype == DType::kF32) return t;
+  const auto [at, fresh] = stored_.try_emplace({t.data, t.rows}, t.rows, t.cols);
+  Matrix& m = at->second;
+  if (fresh) {
+    const std::vector<uint32_t> bits = fields(t);
+    std::transform(bits.begin(), bits.end(), m.values.begin(),
+                   [&](uint32_t b) { return of_bits(t.dtype, b); });
+  }
+  return {m.values.data(), DType::kF32, t.rows, t.cols};
+}
+
+NormWeight PlanInterpreter::in_fp32(const NormWeight& w) const {
+  return {.gamma = in_fp32(w.gamma), .beta = in_fp32(w.beta)};
+}
+
+DenseWeight PlanInterpreter::in_fp32(const DenseWeight& w) const {
+  DenseWeight plain = w;
+  plain.input_dtype = {};  // the interpreter has quantised them
+  plain.bias = in_fp32(w.bias);
+  if (w.scales.empty()) {
+    plain.weight = in_fp32(w.weight);
+    return plain;
+  }
+  const TensorView& t = w.weight;
+  const auto [at, fresh] = stored_.try_emplace({t.data, t.rows}, t.rows, t.cols);
+  Matrix& m = at->second;
+  if (fresh) {
+    const std::vector<uint32_t> codes = fields(t);
+    const std::vector<uint32_t> scale_bits = fields(w.scales);
+    std::vector<float> scales(scale_bits.size());
+    std::transform(scale_bits.begin(), scale_bits.end(), scales.begin(),
+                   [&](uint32_t b) { return of_bits(w.scales.dtype, b); });
+    const Storage storage{.dtype = t.dtype,
+                          .scale_group = t.dtype == DType::kI4 ? kInt4Group : Storage::kWholeRow,
+                          .scale_dtype = w.scales.dtype};
+    const auto cols = static_cast<size_t>(t.cols);
+    const auto groups = static_cast<size_t>(w.scales.cols);
+    for (size_t r = 0; r < static_cast<size_t>(t.rows); ++r) {
+      dequantise_row(storage, std::span(codes).subspan(r * cols, cols),
+                     std::span(scales).subspan(r * groups, groups), {m.row(static_cast<int64_t>(r)), cols});
+    }
+  }
+  plain.weight = {m.values.data(), DType::kF32, t.rows, t.cols};
+  plain.scales = {};
+  return plain;
+}
+
+}  // namespace tandem::reference
