@@ -21,11 +21,12 @@ namespace {
 class Rows {
  public:
   Rows(const ModelConfig& config, const ModelWeights& w, const TransformerBatch& batch, int b, int rows,
-       int capacity)
+       int capacity, const Numerics& numerics)
       : config_(config), w_(w) {
     const TransformerBatch one =
         pack(config, {{batch.ids.begin() + batch.offsets[b], batch.ids.begin() + batch.offsets[b + 1]}});
-    state_ = start_decoder(config, w.decoder, one, encoder_forward(config, w.encoder, one), capacity);
+    state_ = start_decoder(config, w.decoder, one, encoder_forward(config, w.encoder, one, numerics),
+                           capacity, numerics);
     reorder(state_, std::vector<int32_t>(rows, 0));
   }
 
@@ -81,7 +82,7 @@ std::vector<Hypothesis> token_by_token(const GenerationConfig& g, Rows& rows) {
 
 std::vector<std::vector<Hypothesis>> decode(const ModelConfig& config, const ModelWeights& w,
                                             const TransformerBatch& source, const GenerationConfig& g,
-                                            std::span<const uint64_t> seeds) {
+                                            std::span<const uint64_t> seeds, const Numerics& numerics) {
   check_fits(g, config, source.max_length);
   if (!seeds.empty() && static_cast<int>(seeds.size()) != source.size()) {
     throw Error(fmt::format("generation: {} seeds for {} sources", seeds.size(), source.size()));
@@ -91,7 +92,7 @@ std::vector<std::vector<Hypothesis>> decode(const ModelConfig& config, const Mod
     GenerationConfig own = g;
     own.seed = seeds.empty() ? g.seed + static_cast<uint64_t>(b) : seeds[b];
     const int count = g.beams > 1 ? g.beams : g.sample ? g.n_best : 1;
-    Rows rows(config, w, source, b, count, g.max_length - 1);
+    Rows rows(config, w, source, b, count, g.max_length - 1, numerics);
     if (g.beams == 1) {
       out.push_back(token_by_token(own, rows));
     } else {

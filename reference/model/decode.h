@@ -10,6 +10,7 @@
 #include "harness/model/config.h"
 #include "harness/model/generation.h"
 #include "harness/weights/weights.h"
+#include "reference/ops/quantise.h"
 
 namespace tandem::reference {
 
@@ -27,6 +28,7 @@ struct Hypothesis {
 /// source's place.
 std::vector<std::vector<Hypothesis>> decode(const ModelConfig& config, const ModelWeights& w,
                                             const TransformerBatch& source, const GenerationConfig& g,
-                                            std::span<const uint64_t> seeds = {});
+                                            std::span<const uint64_t> seeds = {},
+                                            const Numerics& numerics = {});
 
 }  // namespace tandem::reference

@@ -19,6 +19,12 @@ RelativeBias decoder_bias(const ModelConfig& config, const DecoderWeight& w) {
   return {.table = w.relative_bias, .bidirectional = false, .max_distance = config.relative_max_distance};
 }
 
+/// Keys or values of x [tokens, d_model] as the cache keeps them -> [tokens, inner].
+Matrix keys_or_values(const ModelConfig& config, MatrixView x, const DenseWeight& w,
+                      const Numerics& numerics) {
+  return kept(dense(x, w, numerics), numerics, config.head_dim);
+}
+
 /// Row b of `rows` becomes row b * capacity + position of the cache.
 void append(Matrix& cache, const Matrix& rows, int capacity, int position) {
   for (int64_t b = 0; b < rows.rows; ++b) {
@@ -37,14 +43,15 @@ std::vector<int32_t> even_offsets(int count, int stride) {
 /// steps.
 Matrix decoder_layer_step(const ModelConfig& config, const DecoderLayerWeight& w, const RelativeBias& bias,
                           DecoderState& state, LayerCache& cache, MatrixView x) {
+  const Numerics& numerics = state.numerics;
   const std::vector<int32_t> one_query = even_offsets(state.batch(), 1);
   const std::vector<int32_t> cache_rows = even_offsets(state.batch(), state.capacity);
   const std::vector<int32_t> lengths(state.batch(), state.length + 1);
 
   const Matrix self = residual(config, w.self_norm, x, [&](MatrixView n) {
-    const Matrix q = dense(n, w.self.q);
-    append(cache.self_k, dense(n, w.self.k), state.capacity, state.length);
-    append(cache.self_v, dense(n, w.self.v), state.capacity, state.length);
+    const Matrix q = dense(n, w.self.q, numerics);
+    append(cache.self_k, keys_or_values(config, n, w.self.k, numerics), state.capacity, state.length);
+    append(cache.self_v, keys_or_values(config, n, w.self.v, numerics), state.capacity, state.length);
     const Matrix heads = attention({.q = q,
                                     .query_offsets = one_query,
                                     .query_position = state.length,
@@ -55,10 +62,10 @@ Matrix decoder_layer_step(const ModelConfig& config, const DecoderLayerWeight& w
                                     .heads = config.decoder.heads,
                                     .scale = config.attention_scale,
                                     .bias = bias});
-    return dense(heads, w.self.out);
+    return dense(heads, w.self.out, numerics);
   });
   const Matrix cross = residual(config, w.cross_norm, self, [&](MatrixView n) {
-    const Matrix q = dense(n, w.cross.q);
+    const Matrix q = dense(n, w.cross.q, numerics);
     const Matrix heads = attention({.q = q,
                                     .query_offsets = one_query,
                                     .query_position = state.length,
@@ -68,20 +75,20 @@ Matrix decoder_layer_step(const ModelConfig& config, const DecoderLayerWeight& w
                                     .mask = {AttentionMask::Kind::kCross, state.source_lengths.data()},
                                     .heads = config.decoder.heads,
                                     .scale = config.attention_scale});
-    return dense(heads, w.cross.out);
+    return dense(heads, w.cross.out, numerics);
   });
   return residual(config, w.ffn_norm, cross,
-                  [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation); });
+                  [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation, numerics); });
 }
 
 /// All positions at once: x [target tokens, d_model] -> [target tokens, d_model].
 Matrix decoder_layer_full(const ModelConfig& config, const DecoderLayerWeight& w, const RelativeBias& bias,
                           const TransformerBatch& source, MatrixView encoder_output,
-                          const TransformerBatch& target, MatrixView x) {
+                          const TransformerBatch& target, MatrixView x, const Numerics& numerics) {
   const Matrix self = residual(config, w.self_norm, x, [&](MatrixView n) {
-    const Matrix q = dense(n, w.self.q);
-    const Matrix k = dense(n, w.self.k);
-    const Matrix v = dense(n, w.self.v);
+    const Matrix q = dense(n, w.self.q, numerics);
+    const Matrix k = keys_or_values(config, n, w.self.k, numerics);
+    const Matrix v = keys_or_values(config, n, w.self.v, numerics);
     const Matrix heads = attention({.q = q,
                                     .query_offsets = target.offsets,
                                     .k = k,
@@ -91,12 +98,12 @@ Matrix decoder_layer_full(const ModelConfig& config, const DecoderLayerWeight& w
                                     .heads = config.decoder.heads,
                                     .scale = config.attention_scale,
                                     .bias = bias});
-    return dense(heads, w.self.out);
+    return dense(heads, w.self.out, numerics);
   });
   const Matrix cross = residual(config, w.cross_norm, self, [&](MatrixView n) {
-    const Matrix q = dense(n, w.cross.q);
-    const Matrix k = dense(encoder_output, w.cross.k);
-    const Matrix v = dense(encoder_output, w.cross.v);
+    const Matrix q = dense(n, w.cross.q, numerics);
+    const Matrix k = keys_or_values(config, encoder_output, w.cross.k, numerics);
+    const Matrix v = keys_or_values(config, encoder_output, w.cross.v, numerics);
     const Matrix heads = attention({.q = q,
                                     .query_offsets = target.offsets,
                                     .k = k,
@@ -105,21 +112,21 @@ Matrix decoder_layer_full(const ModelConfig& config, const DecoderLayerWeight& w
                                     .mask = {AttentionMask::Kind::kCross, source.lengths.data()},
                                     .heads = config.decoder.heads,
                                     .scale = config.attention_scale});
-    return dense(heads, w.cross.out);
+    return dense(heads, w.cross.out, numerics);
   });
   return residual(config, w.ffn_norm, cross,
-                  [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation); });
+                  [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation, numerics); });
 }
 
-Matrix to_logits(const ModelConfig& config, const DecoderWeight& w, MatrixView x) {
-  if (config.final_norm) return head(normalise(config, w.final_norm, x), w.head, config.head_scale);
-  return head(x, w.head, config.head_scale);
+Matrix to_logits(const ModelConfig& config, const DecoderWeight& w, MatrixView x, const Numerics& numerics) {
+  if (config.final_norm) return head(normalise(config, w.final_norm, x), w.head, config.head_scale, numerics);
+  return head(x, w.head, config.head_scale, numerics);
 }
 
 }  // namespace
 
 DecoderState start_decoder(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
-                           MatrixView encoder_output, int capacity) {
+                           MatrixView encoder_output, int capacity, const Numerics& numerics) {
   expect_shape(encoder_output, source.tokens(), config.d_model, "encoder output");
   const int64_t inner = config.inner(config.decoder);
   const int64_t rows = static_cast<int64_t>(source.size()) * capacity;
@@ -127,12 +134,13 @@ DecoderState start_decoder(const ModelConfig& config, const DecoderWeight& w, co
                      .source_offsets = source.offsets,
                      .capacity = capacity,
                      .length = 0,
-                     .layers = {}};
+                     .layers = {},
+                     .numerics = numerics};
   for (const DecoderLayerWeight& layer : w.layers) {
     state.layers.push_back({.self_k = Matrix(rows, inner),
                             .self_v = Matrix(rows, inner),
-                            .cross_k = dense(encoder_output, layer.cross.k),
-                            .cross_v = dense(encoder_output, layer.cross.v)});
+                            .cross_k = keys_or_values(config, encoder_output, layer.cross.k, numerics),
+                            .cross_v = keys_or_values(config, encoder_output, layer.cross.v, numerics)});
   }
   return state;
 }
@@ -183,19 +191,20 @@ Matrix append_tokens(const ModelConfig& config, const DecoderWeight& w, DecoderS
 
 Matrix decoder_step(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
                     std::span<const int32_t> ids) {
-  return to_logits(config, w, append_tokens(config, w, state, ids));
+  return to_logits(config, w, append_tokens(config, w, state, ids), state.numerics);
 }
 
 Matrix decoder_full(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
-                    MatrixView encoder_output, const TransformerBatch& target) {
+                    MatrixView encoder_output, const TransformerBatch& target, const Numerics& numerics) {
   if (target.size() != source.size()) {
     throw Error(fmt::format("decoder: {} targets for {} sources", target.size(), source.size()));
   }
   Matrix x = embed_tokens(config, w, target.ids, packed_positions(target));
   for (const DecoderLayerWeight& layer : w.layers) {
-    x = decoder_layer_full(config, layer, decoder_bias(config, w), source, encoder_output, target, x);
+    x = decoder_layer_full(config, layer, decoder_bias(config, w), source, encoder_output, target, x,
+                           numerics);
   }
-  return to_logits(config, w, x);
+  return to_logits(config, w, x, numerics);
 }
 
 }  // namespace tandem::reference

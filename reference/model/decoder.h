@@ -10,10 +10,11 @@
 #include "harness/model/config.h"
 #include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
+#include "reference/ops/quantise.h"
 
 namespace tandem::reference {
 
-/// Keys and values of one decoder layer.
+/// Keys and values of one decoder layer, as attention reads them: those of a cache of 8 bits are codes times scales.
 struct LayerCache {
   Matrix self_k, self_v;    ///< [batch * capacity, inner]; row b * capacity + position
   Matrix cross_k, cross_v;  ///< [source tokens, inner], packed
@@ -26,6 +27,7 @@ struct DecoderState {
   int capacity = 0;    ///< most tokens a sequence can get
   int length = 0;      ///< tokens every sequence has so far
   std::vector<LayerCache> layers;
+  Numerics numerics;  ///< of every step
 
   int batch() const { return static_cast<int>(source_lengths.size()); }
 };
@@ -33,7 +35,7 @@ struct DecoderState {
 /// A state with the cross-attention's keys and values of `encoder_output` [source tokens, d_model] and no
 /// token yet.
 DecoderState start_decoder(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
-                           MatrixView encoder_output, int capacity);
+                           MatrixView encoder_output, int capacity, const Numerics& numerics = {});
 
 /// Row r becomes a copy of row rows[r]; there may be more or fewer rows than before. Copies of a row share the
 /// cross-attention's keys and values. Throws Error for a row that is not there.
@@ -51,6 +53,6 @@ Matrix decoder_step(const ModelConfig& config, const DecoderWeight& w, DecoderSt
 /// Logits of all positions of `target` (its first id is the decoder's start), packed [target tokens, vocab],
 /// without a cache: every layer sees all positions under a causal mask. Targets may be ragged.
 Matrix decoder_full(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
-                    MatrixView encoder_output, const TransformerBatch& target);
+                    MatrixView encoder_output, const TransformerBatch& target, const Numerics& numerics = {});
 
 }  // namespace tandem::reference

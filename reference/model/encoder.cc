@@ -7,11 +7,11 @@
 namespace tandem::reference {
 
 Matrix encoder_layer(const ModelConfig& config, const EncoderLayerWeight& w, const RelativeBias& bias,
-                     const TransformerBatch& source, MatrixView x) {
+                     const TransformerBatch& source, MatrixView x, const Numerics& numerics) {
   const Matrix attended = residual(config, w.self_norm, x, [&](MatrixView n) {
-    const Matrix q = dense(n, w.self.q);
-    const Matrix k = dense(n, w.self.k);
-    const Matrix v = dense(n, w.self.v);
+    const Matrix q = dense(n, w.self.q, numerics);
+    const Matrix k = dense(n, w.self.k, numerics);
+    const Matrix v = dense(n, w.self.v, numerics);
     const Matrix heads = attention({.q = q,
                                     .query_offsets = source.offsets,
                                     .k = k,
@@ -21,17 +21,19 @@ Matrix encoder_layer(const ModelConfig& config, const EncoderLayerWeight& w, con
                                     .heads = config.encoder.heads,
                                     .scale = config.attention_scale,
                                     .bias = bias});
-    return dense(heads, w.self.out);
+    return dense(heads, w.self.out, numerics);
   });
   return residual(config, w.ffn_norm, attended,
-                  [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation); });
+                  [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation, numerics); });
 }
 
-Matrix encoder_forward(const ModelConfig& config, const EncoderWeight& w, const TransformerBatch& source) {
+Matrix encoder_forward(const ModelConfig& config, const EncoderWeight& w, const TransformerBatch& source,
+                       const Numerics& numerics) {
   const RelativeBias bias{
       .table = w.relative_bias, .bidirectional = true, .max_distance = config.relative_max_distance};
   Matrix x = embed_tokens(config, w, source.ids, packed_positions(source));
-  for (const EncoderLayerWeight& layer : w.layers) x = encoder_layer(config, layer, bias, source, x);
+  for (const EncoderLayerWeight& layer : w.layers)
+    x = encoder_layer(config, layer, bias, source, x, numerics);
   return config.final_norm ? normalise(config, w.final_norm, x) : x;
 }
 

@@ -25,8 +25,8 @@ Generated greedy_generate(const ModelConfig& config, const ModelWeights& w, cons
                           const GreedyOptions& options) {
   const int batch = source.size();
   const int steps = options.max_tokens;
-  const Matrix encoded = encoder_forward(config, w.encoder, source);
-  DecoderState state = start_decoder(config, w.decoder, source, encoded, steps);
+  const Matrix encoded = encoder_forward(config, w.encoder, source, options.numerics);
+  DecoderState state = start_decoder(config, w.decoder, source, encoded, steps, options.numerics);
   if (options.progress) options.progress(-1);
 
   Generated out;
@@ -57,11 +57,11 @@ Generated greedy_generate(const ModelConfig& config, const ModelWeights& w, cons
 }
 
 Matrix forced_logits(const ModelConfig& config, const ModelWeights& w, const TransformerBatch& source,
-                     std::span<const int32_t> tokens, int steps) {
+                     std::span<const int32_t> tokens, int steps, const Numerics& numerics) {
   expect_tokens(source, tokens, steps);
   const int batch = source.size();
-  const Matrix encoded = encoder_forward(config, w.encoder, source);
-  DecoderState state = start_decoder(config, w.decoder, source, encoded, steps);
+  const Matrix encoded = encoder_forward(config, w.encoder, source, numerics);
+  DecoderState state = start_decoder(config, w.decoder, source, encoded, steps, numerics);
 
   Matrix out(static_cast<int64_t>(steps) * batch, config.vocab);
   std::vector<int32_t> input(batch);
@@ -74,7 +74,8 @@ Matrix forced_logits(const ModelConfig& config, const ModelWeights& w, const Tra
 }
 
 Matrix forced_logits_uncached(const ModelConfig& config, const ModelWeights& w,
-                              const TransformerBatch& source, std::span<const int32_t> tokens, int steps) {
+                              const TransformerBatch& source, std::span<const int32_t> tokens, int steps,
+                              const Numerics& numerics) {
   expect_tokens(source, tokens, steps);
   const int batch = source.size();
   TransformerBatch target{.lengths = std::vector<int32_t>(batch, steps),
@@ -82,8 +83,8 @@ Matrix forced_logits_uncached(const ModelConfig& config, const ModelWeights& w,
                           .ids = std::vector<int32_t>(tokens.begin(), tokens.end()),
                           .max_length = steps};
   for (int b = 0; b < batch; ++b) target.offsets.push_back((b + 1) * steps);
-  const Matrix encoded = encoder_forward(config, w.encoder, source);
-  const Matrix packed = decoder_full(config, w.decoder, source, encoded, target);
+  const Matrix encoded = encoder_forward(config, w.encoder, source, numerics);
+  const Matrix packed = decoder_full(config, w.decoder, source, encoded, target, numerics);
 
   Matrix out(packed.rows, packed.cols);
   for (int b = 0; b < batch; ++b) {

@@ -10,6 +10,7 @@
 #include "harness/model/config.h"
 #include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
+#include "reference/ops/quantise.h"
 
 namespace tandem::reference {
 
@@ -17,6 +18,7 @@ struct GreedyOptions {
   int max_tokens = 1;
   bool stop_at_eos = false;  ///< a sequence ends with its first eos; what would follow is pad
   bool keep_logits = false;
+  Numerics numerics = {};
   /// When given: called with -1 once the source is encoded, then with the step after each step's tokens are
   /// known.
   std::function<void(int step)> progress{};
@@ -37,10 +39,11 @@ Generated greedy_generate(const ModelConfig& config, const ModelWeights& w, cons
 /// Logits [steps * batch, vocab], step-major, when step t is fed tokens[b * steps + t] (tokens[b * steps]
 /// being the decoder's start). Decodes with the K/V cache.
 Matrix forced_logits(const ModelConfig& config, const ModelWeights& w, const TransformerBatch& source,
-                     std::span<const int32_t> tokens, int steps);
+                     std::span<const int32_t> tokens, int steps, const Numerics& numerics = {});
 
 /// The same without a cache.
 Matrix forced_logits_uncached(const ModelConfig& config, const ModelWeights& w,
-                              const TransformerBatch& source, std::span<const int32_t> tokens, int steps);
+                              const TransformerBatch& source, std::span<const int32_t> tokens, int steps,
+                              const Numerics& numerics = {});
 
 }  // namespace tandem::reference

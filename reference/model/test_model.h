@@ -23,8 +23,9 @@ struct TestModel {
   ModelConfig config;
   HostWeights host;
 
-  TestModel(const ModelConfig& c, uint64_t seed)
-      : config(c), host(host_weights(c, WeightsSpec{.checkpoint = false, .seed = seed, .outliers = false})) {}
+  TestModel(const ModelConfig& c, uint64_t seed, const WeightForm& form = {})
+      : config(c),
+        host(host_weights(c, WeightsSpec{.checkpoint = false, .seed = seed, .outliers = false}, form)) {}
 
   ModelWeights weights() const { return host.weights(); }
   std::span<float> tensor(const std::string& name) { return host.tensor(name); }

@@ -9,11 +9,15 @@ double dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-Matrix dense(MatrixView x, const DenseWeight& w) {
+Matrix dense(MatrixView x, const DenseWeight& w, const Numerics& numerics) {
   const MatrixView weight = w.weight;
   const MatrixView bias = w.bias;
   expect_shape(x, x.rows, weight.cols, "dense: input");
   if (!bias.empty()) expect_shape(bias, 1, weight.rows, "dense: bias");
+
+  Matrix rounded, quantised;
+  if (numerics.bf16_inputs) x = rounded = bf16_values(x);
+  if (w.input_dtype) x = quantised = quantised_rows(x, *w.input_dtype);
 
   Matrix y(x.rows, weight.rows);
   // Outputs outside, tokens inside: every weight is read once, whatever the batch.

@@ -25,10 +25,10 @@ double activate(Activation activation, double x) {
   return 0;
 }
 
-Matrix feed_forward(MatrixView x, const FfnWeight& w, Activation activation) {
+Matrix feed_forward(MatrixView x, const FfnWeight& w, Activation activation, const Numerics& numerics) {
   const bool gated = !w.gate.weight.empty();
-  const Matrix up = dense(x, w.up);
-  const Matrix gate = gated ? dense(x, w.gate) : Matrix();
+  const Matrix up = dense(x, w.up, numerics);
+  const Matrix gate = gated ? dense(x, w.gate, numerics) : Matrix();
 
   Matrix hidden(up.rows, up.cols);
 #pragma omp parallel for if (up.rows * up.cols > 1 << 16)
@@ -37,7 +37,7 @@ Matrix feed_forward(MatrixView x, const FfnWeight& w, Activation activation) {
     hidden.values[i] =
         static_cast<float>(gated ? activate(activation, gate.values[i]) * u : activate(activation, u));
   }
-  return dense(hidden, w.down);
+  return dense(hidden, w.down, numerics);
 }
 
 }  // namespace tandem::reference

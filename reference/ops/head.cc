@@ -6,10 +6,10 @@
 
 namespace tandem::reference {
 
-Matrix head(MatrixView x, const DenseWeight& w, double scale) {
+Matrix head(MatrixView x, const DenseWeight& w, double scale, const Numerics& numerics) {
   Matrix scaled(x.rows, x.cols);
   for (int64_t i = 0; i < x.rows * x.cols; ++i) scaled.values[i] = static_cast<float>(scale * x.data[i]);
-  return dense(scaled, w);
+  return dense(scaled, w, numerics);
 }
 
 std::vector<int32_t> arg_max(MatrixView logits) {

@@ -1,0 +1,33 @@
+// What of the activations is held in fewer bits: the rows that a product quantises, and the K/V cache. Values are quantised
+// and read back at once, so that everything else goes on in fp32.
+#pragma once
+
+#include "harness/base/tensor.h"
+#include "reference/ops/matrix.h"
+
+namespace tandem::reference {
+
+/// What happens to activations on their way into products and into the K/V cache.
+struct Numerics {
+  DType kv = DType::
+      kF32;  ///< keys and values of the decoder: kF8 or kI8, one scale a head and token; kF32: as they are
+  /// Rows that go into a product, keys and values are rounded to bf16 first, as an engine that keeps its activations in
+  /// bf16 does. Shows how much such rounding changes a result.
+  bool bf16_inputs = false;
+};
+
+/// Each row of x as kF8 or kI8 codes with one scale, times that scale (harness/weights/values/quantise.h). Throws Error for
+/// another type.
+Matrix quantised_rows(MatrixView x, DType type);
+
+/// The same with one scale for each head_dim values of a row: what a K/V cache of 8 bits gives back for x
+/// [tokens, heads * head_dim]. Throws Error where head_dim does not divide the columns.
+Matrix quantised_heads(MatrixView x, DType type, int head_dim);
+
+/// Each value rounded to bf16.
+Matrix bf16_values(MatrixView x);
+
+/// Keys or values [tokens, heads * head_dim] as the decoder's attention reads them.
+Matrix kept(Matrix x, const Numerics& numerics, int head_dim);
+
+}  // namespace tandem::reference
