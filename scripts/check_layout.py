@@ -30,6 +30,7 @@ KERNELS = [
         "norm",
         "embedding",
         "activation",
+        "quantise",
         "attention",
         "skinny",
         "decoding",

@@ -25,6 +25,12 @@ void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view
                 fmt::format("at least {} elements and a multiple of 16 bytes", least));
 }
 
+void require_code_stride(int64_t stride, int head_dim, std::string_view kernel, std::string_view field) {
+  const int multiple = head_dim % 16 == 0 ? 16 : 8;
+  require_field(stride >= head_dim && stride % multiple == 0, kernel, field, stride,
+                fmt::format("at least {} codes and a multiple of {}", head_dim, multiple));
+}
+
 void require_float(DType dtype, std::string_view kernel) {
   if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
     throw UsageError(fmt::format("{}: dtype is {}, allowed: f32, f16, bf16", kernel, dtype_name(dtype)));

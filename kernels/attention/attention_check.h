@@ -19,6 +19,8 @@ void require_pointer(const void* pointer, std::string_view kernel, std::string_v
 /// A stride in elements of `dtype`: at least `least`, and a whole number of 16 bytes.
 void require_stride(int64_t stride, int64_t least, DType dtype, std::string_view kernel,
                     std::string_view field);
+/// A stride of 8-bit codes: at least head_dim, and 16 bytes or, where head_dim is not, 8.
+void require_code_stride(int64_t stride, int head_dim, std::string_view kernel, std::string_view field);
 /// kF32, kF16 or kBF16.
 void require_float(DType dtype, std::string_view kernel);
 void require_head_dim(int head_dim, std::string_view kernel);

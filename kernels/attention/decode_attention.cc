@@ -38,7 +38,30 @@ void check_common(int head_dim, int heads, float scale, DType dtype, std::string
   if (!(scale > 0.0f)) throw UsageError(fmt::format("{}: scale is {}, allowed: above 0", kernel, scale));
 }
 
-void launch_decode(DType dtype, bool self, const DecodeArgs& args, const DecodeLaunch& how) {
+/// What the caches hold; codes need their scales, and 16-bit products to meet them.
+DType kv_type(std::optional<DType> asked, DType dtype, const float* k_scales, const float* v_scales,
+              std::string_view kernel) {
+  const DType kv = asked.value_or(dtype);
+  const bool codes = kv == DType::kF8 || kv == DType::kI8;
+  if (kv != dtype && !(codes && dtype != DType::kF32)) {
+    throw UsageError(fmt::format("{}: kv_dtype is {}, allowed: {}{}", kernel, dtype_name(kv),
+                                 dtype_name(dtype), dtype == DType::kF32 ? "" : ", f8, i8"));
+  }
+  if ((k_scales != nullptr) != codes || (v_scales != nullptr) != codes) {
+    throw UsageError(
+        fmt::format("{}: k_scales and v_scales belong to kv_dtype f8 and i8, and to them alone", kernel));
+  }
+  return kv;
+}
+
+void check_out_max(const float* out_max, DType dtype, std::string_view kernel) {
+  if (out_max != nullptr && dtype == DType::kF32) {
+    throw UsageError(fmt::format("{}: out_max needs dtype f16 or bf16", kernel));
+  }
+}
+
+void launch_decode(DType dtype, DType kv, bool self, const DecodeArgs& args, const DecodeLaunch& how) {
+  if (kv != dtype) throw UsageError("decode attention: codes of keys and values are not made yet");
   if (dtype == DType::kF32) return launch_decode_f32(self, args, how);
   launch_decode_16bit(dtype, self, args, how);
 }
@@ -49,6 +72,8 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
   constexpr std::string_view kName = "decode self-attention";
   check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
   const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
+  const DType kv = kv_type(p.kv_dtype, p.dtype, p.k_scales, p.v_scales, kName);
+  check_out_max(p.out_max, p.dtype, kName);
   require_pointer(p.q, kName, "q");
   require_pointer(p.k, kName, "k");
   require_pointer(p.v, kName, "v");
@@ -89,21 +114,28 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };
-  launch_decode(p.dtype, true, args, {.sources = p.batch, .dependent = p.dependent, .stream = stream});
+  launch_decode(p.dtype, kv, true, args, {.sources = p.batch, .dependent = p.dependent, .stream = stream});
 }
 
 void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStream_t stream) {
   constexpr std::string_view kName = "decode cross-attention";
   check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
   const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
+  const DType kv = kv_type(p.kv_dtype, p.dtype, p.k_scales, p.v_scales, kName);
+  check_out_max(p.out_max, p.dtype, kName);
   require_pointer(p.q, kName, "q");
   require_pointer(p.k, kName, "k");
   require_pointer(p.v, kName, "v");
   require_pointer(p.out, kName, "out");
   require_stride(p.q_stride, inner, p.dtype, kName, "q_stride");
   require_stride(p.out_stride, inner, p.dtype, kName, "out_stride");
-  require_stride(p.token_stride, p.head_dim, p.dtype, kName, "token_stride");
-  require_stride(p.head_stride, p.head_dim, p.dtype, kName, "head_stride");
+  if (kv == p.dtype) {
+    require_stride(p.token_stride, p.head_dim, kv, kName, "token_stride");
+    require_stride(p.head_stride, p.head_dim, kv, kName, "head_stride");
+  } else {
+    require_code_stride(p.token_stride, p.head_dim, kName, "token_stride");
+    require_code_stride(p.head_stride, p.head_dim, kName, "head_stride");
+  }
   if (p.offsets == nullptr) throw UsageError("decode cross-attention: offsets is null");
   require_field(p.rows_per_source >= 1, kName, "rows_per_source", p.rows_per_source, "at least 1");
   const int rows_per_block = p.dtype == DType::kF32 ? kDecodeRowsF32 : kDecodeRows16;
@@ -144,7 +176,7 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };
-  launch_decode(p.dtype, false, args, {.sources = p.sources, .dependent = p.dependent, .stream = stream});
+  launch_decode(p.dtype, kv, false, args, {.sources = p.sources, .dependent = p.dependent, .stream = stream});
 }
 
 }  // namespace tandem::kernels

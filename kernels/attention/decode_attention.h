@@ -8,22 +8,32 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "harness/base/tensor.h"
 
 namespace tandem::kernels {
 
 struct DecodeSelfAttentionParams {
-  DType dtype = DType::kBF16;  ///< of q, k, v, both caches and out: kF32 (also for tf32), kF16 or kBF16
+  /// of q, k, v, out, and of both caches unless kv_dtype says otherwise: kF32 (also for tf32), kF16 or kBF16
+  DType dtype = DType::kBF16;
+  /// kF8 or kI8, where dtype is of 16 bits: the caches hold codes with one scale a head and token, as tandem::quantise_row
+  /// makes them of k and v. None, or dtype: they are of dtype.
+  std::optional<DType> kv_dtype = {};
   /// [batch, heads * head_dim], rows qkv_stride apart; 16-byte aligned, as all below
   const void* q = nullptr;
-  const void* k = nullptr;  ///< [batch, heads * head_dim], this step's key, rows qkv_stride apart
-  const void* v = nullptr;  ///< [batch, heads * head_dim], this step's value, rows qkv_stride apart
-  int64_t qkv_stride = 0;   ///< elements; 3 * inner for a packed projection [batch, 3 * inner]
-  void* k_cache = nullptr;  ///< [batch, heads, max_length, head_dim]; row `position` is written
-  void* v_cache = nullptr;  ///< [batch, heads, max_length, head_dim]; row `position` is written
-  void* out = nullptr;      ///< [batch, heads * head_dim], rows out_stride apart
-  int64_t out_stride = 0;   ///< elements
+  const void* k = nullptr;    ///< [batch, heads * head_dim], this step's key, rows qkv_stride apart
+  const void* v = nullptr;    ///< [batch, heads * head_dim], this step's value, rows qkv_stride apart
+  int64_t qkv_stride = 0;     ///< elements; 3 * inner for a packed projection [batch, 3 * inner]
+  void* k_cache = nullptr;    ///< [batch, heads, max_length, head_dim]; row `position` is written
+  void* v_cache = nullptr;    ///< [batch, heads, max_length, head_dim]; row `position` is written
+  float* k_scales = nullptr;  ///< [batch, heads, max_length]: of codes; written and read like k_cache
+  float* v_scales = nullptr;  ///< [batch, heads, max_length]
+  void* out = nullptr;        ///< [batch, heads * head_dim], rows out_stride apart
+  int64_t out_stride = 0;     ///< elements
+  /// device [batch] or null, where dtype is of 16 bits: raised to the largest magnitude of a row of out as stored; never
+  /// lowered, so zeros go first. A NaN leaves NaN.
+  float* out_max = nullptr;
   /// device [1]: tokens already in the cache, 0 at the first step; the same for all rows; below max_length (the
   /// kernel traps otherwise)
   const int32_t* position = nullptr;
@@ -61,7 +71,10 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& params, cudaS
 /// In the first two a head's share of a token is head_dim elements (128 bytes at 64 x 2): whole cache lines, and the
 /// blocks of one source's heads are neighbours in the grid, so that they walk the same DRAM pages together.
 struct DecodeCrossAttentionParams {
-  DType dtype = DType::kBF16;  ///< of q, k, v and out: kF32 (also for tf32), kF16 or kBF16
+  /// of q, out, and of k and v unless kv_dtype says otherwise: kF32 (also for tf32), kF16 or kBF16
+  DType dtype = DType::kBF16;
+  /// kF8 or kI8, where dtype is of 16 bits: k and v are codes with one scale a head and token. None, or dtype: of dtype.
+  std::optional<DType> kv_dtype = {};
   /// [sources * rows_per_source, heads * head_dim], rows q_stride apart; 16-byte aligned, as all below; rows
   /// s * rows_per_source ... belong to source s
   const void* q = nullptr;
@@ -70,10 +83,17 @@ struct DecodeCrossAttentionParams {
   const void* v = nullptr;
   int64_t token_stride = 0;  ///< elements, of k and v
   int64_t head_stride = 0;   ///< elements, of k and v
+  /// The scale of (token, head) lies at token * scale_token_stride + head * scale_head_stride. [heads, tokens]
+  /// (scale_token_stride 1) lets a warp read the scales of 32 tokens as one line; [tokens, heads] costs a sector each.
+  const float* k_scales = nullptr;
+  const float* v_scales = nullptr;
+  int64_t scale_token_stride = 0;  ///< floats
+  int64_t scale_head_stride = 0;   ///< floats
   /// device [sources + 1]: source s is tokens offsets[s] .. offsets[s + 1]
   const int32_t* offsets = nullptr;
-  void* out = nullptr;     ///< [sources * rows_per_source, heads * head_dim], rows out_stride apart
-  int64_t out_stride = 0;  ///< elements
+  void* out = nullptr;       ///< [sources * rows_per_source, heads * head_dim], rows out_stride apart
+  int64_t out_stride = 0;    ///< elements
+  float* out_max = nullptr;  ///< device [sources * rows_per_source] or null: as in self-attention
   /// device [sources * rows_per_source] or null; a finished row's output is zeros; K/V of a source whose rows are all
   /// finished are not read
   const int32_t* finished = nullptr;

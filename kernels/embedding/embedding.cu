@@ -88,6 +88,9 @@ void check(const EmbeddingParams& p) {
   if (p.out_dtype != p.dtype && p.out_dtype != DType::kF32) refuse("out_dtype must be dtype or f32");
   if (p.tokens < 0 || p.tokens > 0x7fffffff) refuse("tokens must be in 0 .. 2147483647");
   if (p.d < 1 || p.vocab < 1) refuse("d and vocab must be at least 1");
+  if (p.zero_count < 0 || (p.zero == nullptr && p.zero_count != 0)) {
+    refuse("zero_count must be at least 0, and 0 without zero");
+  }
   if (p.ids == nullptr || p.table == nullptr || p.x == nullptr) refuse("ids, table and x must not be null");
   if (p.positions == nullptr) return;
   if (p.positions_dtype != p.dtype && p.positions_dtype != DType::kF32) {

@@ -258,6 +258,11 @@ void check(const NormParams& p) {
   if (p.rows < 0 || p.rows > 0x7fffffff) refuse("rows must be in 0 .. 2147483647");
   if (p.x == nullptr || p.gamma == nullptr || p.y == nullptr) refuse("x, gamma and y must not be null");
   if (p.sum == p.y) refuse("sum and y must be two buffers");
+  const DType y_dtype = p.y_dtype.value_or(p.dtype);
+  const bool codes = y_dtype == DType::kF8 || y_dtype == DType::kI8;
+  if (!codes && y_dtype != p.dtype) refuse("y_dtype must be dtype, f8 or i8");
+  if (codes != (p.scales != nullptr)) refuse("scales belong to codes, and to them alone");
+  if (codes && (p.y == p.x || p.y == p.residual)) refuse("codes need a buffer of their own");
   // Elements are read and written by the same thread only while a buffer holds one type.
   if (p.y == p.x && p.x_dtype != p.dtype) refuse("y may be x's buffer only with x_dtype = dtype");
   if (p.y == p.residual && p.stream_dtype != p.dtype)

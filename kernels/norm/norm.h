@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "harness/base/tensor.h"
 #include "harness/model/config.h"
@@ -14,7 +15,7 @@ namespace tandem::kernels {
 /// the unrounded s; mean and variance in fp32, in two passes (E[x^2] - E[x]^2 cancels). Pre-norm sublayers
 /// pass residual and sum (the same buffer may serve as both); post-norm sublayers pass residual only.
 struct NormParams {
-  DType dtype = DType::kBF16;         ///< gamma, beta, bias, y
+  DType dtype = DType::kBF16;         ///< gamma, beta, bias, and y unless y_dtype says otherwise
   DType x_dtype = DType::kBF16;       ///< x: dtype or kF32
   DType stream_dtype = DType::kBF16;  ///< residual and sum: dtype or kF32
   Norm norm = Norm::kLayer;
@@ -28,7 +29,12 @@ struct NormParams {
   const void* gamma = nullptr;     ///< [d]
   const void* beta = nullptr;      ///< [d], or null
   void* y = nullptr;               ///< [rows, d]; may be x's or residual's buffer (same type), never sum's
-  bool dependent = false;          ///< programmatic dependent launch
+  /// kF8 or kI8: y is rounded to dtype, then quantised with one scale a row, as tandem::quantise_row does, and holds the
+  /// codes. None, or dtype: y is of dtype.
+  std::optional<DType> y_dtype = {};
+  float* scales = nullptr;  ///< [rows]: of the codes; null without
+  float* y_max = nullptr;   ///< [rows]: the largest magnitude of each row of y rounded to dtype, or null
+  bool dependent = false;   ///< programmatic dependent launch
 };
 
 /// Any d >= 1; 16-byte accesses when d and every pointer allow it. Throws UsageError naming the wrong field.
