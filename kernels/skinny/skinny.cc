@@ -46,6 +46,33 @@ bool aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
+/// How the weights are stored and what they are multiplied with.
+template <class Params>
+void check_format(const Params& p, int n) {
+  const DType stored = p.w_dtype.value_or(p.dtype);
+  if (stored == p.dtype) {
+    require(p.scales == nullptr, "scales", "must be null without quantised weights");
+    require(!p.input_dtype.has_value(), "input_dtype", "must be unset without quantised weights");
+    return;
+  }
+  require(stored == DType::kI8 || stored == DType::kI4 || stored == DType::kF8, "w_dtype",
+          "must be dtype, i8, i4 or f8");
+  require(p.dtype == DType::kBF16, "dtype", "must be bf16 with quantised weights");
+  require(skinny_supports(p.dtype, p.m, n, p.k, stored), "k",
+          fmt::format("must be a multiple of {} with weights of {}", 128 / dtype_bits(stored),
+                      dtype_name(stored)));
+  if (stored == DType::kF8) {
+    require(p.input_dtype == DType::kF8, "input_dtype", "must be f8 with weights of f8");
+  } else {
+    require(!p.input_dtype.has_value() || (stored == DType::kI8 && p.input_dtype == DType::kI8),
+            "input_dtype", "must be unset, or i8 with weights of i8");
+  }
+  require(p.scales != nullptr && aligned(p.scales), "scales",
+          "must be there with quantised weights, on 16 bytes");
+  require(p.x_max != nullptr || p.norm.has_value() || !p.input_dtype.has_value(), "x_max",
+          "must be there when x is quantised without a norm");
+}
+
 /// What SkinnyParams and HeadParams share.
 template <class Params>
 void check_common(const Params& p, int n) {
@@ -54,6 +81,7 @@ void check_common(const Params& p, int n) {
   require(p.m >= 1 && p.m <= kSkinnyMaxRows, "m", "must be 1 to 64");
   require(n >= 1, "n", "must be at least 1");
   require(skinny_supports(p.dtype, p.m, n, p.k), "k", "must be a multiple of 8 from 8 to 32768");
+  check_format(p, n);
   require(p.x != nullptr && aligned(p.x), "x", "must be there, on 16 bytes");
   require(p.ldx == 0 || (p.ldx >= p.k && p.ldx % 8 == 0), "ldx", "must be 0 or a multiple of 8, at least k");
   require(p.w != nullptr && aligned(p.w), "w", "must be there, on 16 bytes");
@@ -147,6 +175,8 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
   require(p.norm_out == nullptr || (p.norm.has_value() && p.norm_out != p.x && aligned(p.norm_out)),
           "norm_out", "needs a norm, must not be x, and must be on 16 bytes");
   require(p.y != p.x, "y", "must not be x");
+  require(p.y_max == nullptr || (p.w_dtype.value_or(p.dtype) != p.dtype && !p.y_float), "y_max",
+          "needs quantised weights and y of dtype");
   SkinnyArgs args = common_args(p);
   args.residual = p.residual;
   args.ld_residual = p.ld_residual == 0 ? p.n : p.ld_residual;
@@ -156,8 +186,14 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
   args.y_float = p.y_float;
   args.norm_out = p.norm_out;
   if (p.activation.has_value()) args.activation = static_cast<int>(*p.activation);
-  const SkinnyProblem problem{
-      .dtype = p.dtype, .m = p.m, .n = p.n, .k = p.k, .gated = p.gated, .norm = p.norm.has_value()};
+  const SkinnyProblem problem{.dtype = p.dtype,
+                              .w_dtype = p.w_dtype,
+                              .input_dtype = p.input_dtype,
+                              .m = p.m,
+                              .n = p.n,
+                              .k = p.k,
+                              .gated = p.gated,
+                              .norm = p.norm.has_value()};
   launch_planned(args, problem, p.config, p.dependent, stream);
 }
 
@@ -192,8 +228,14 @@ void launch_head_argmax(const HeadParams& p, cudaStream_t stream) {
                .pad_id = p.pad_id,
                .id_offset = p.id_offset,
                .stop_at_eos = p.stop_at_eos};
-  const SkinnyProblem problem{
-      .dtype = p.dtype, .m = p.m, .n = p.vocab, .k = p.k, .norm = p.norm.has_value(), .head = true};
+  const SkinnyProblem problem{.dtype = p.dtype,
+                              .w_dtype = p.w_dtype,
+                              .input_dtype = p.input_dtype,
+                              .m = p.m,
+                              .n = p.vocab,
+                              .k = p.k,
+                              .norm = p.norm.has_value(),
+                              .head = true};
   launch_planned(args, problem, p.config, p.dependent, stream);
 }
 

@@ -24,19 +24,33 @@ SkinnyCard skinny_card();
 /// when this one starts (they are read before the wait of the dependent launch).
 struct SkinnyParams {
   DType dtype = DType::kBF16;  ///< of every pointer; x, residual and y may be float instead, see below
-  int m = 0;                   ///< rows of x, 1..64
-  int n = 0;                   ///< columns of y
-  int k = 0;                   ///< a multiple of 8
+  /// Of the stored weights, unset: dtype. Quantised weights need dtype kBF16: kI8 with input_dtype unset (8-bit weights
+  /// alone) or kI8, kI4 with it unset, kF8 with kF8.
+  std::optional<DType> w_dtype = std::nullopt;
+  int m = 0;  ///< rows of x, 1..64
+  int n = 0;  ///< columns of y
+  int k = 0;  ///< a multiple of 8; of 16 for 8-bit, of 32 for 4-bit weights
 
   const void* x = nullptr;  ///< [m, k], rows ldx apart
   int64_t ldx = 0;
   const void* w =
       nullptr;  ///< [n, k] row-major, dense; gated: [2n, k], the n gate rows first, then the n up rows
+  /// Of quantised weights, else null: float [rows of w], one a row; kI4: bf16 [rows of w, ceil(k / 128)], one for 128
+  /// neighbours of a row.
+  const void* scales = nullptr;
+  /// What the rows of x (with a norm: the normalised ones, rounded to dtype) are quantised to before they are multiplied, as
+  /// quantise_row() with kWholeRow does it; unset: they are not.
+  std::optional<DType> input_dtype = std::nullopt;
+  /// float [m]: the largest |x| of each row, with input_dtype and without a norm; else not read. Written by earlier kernels.
+  const float* x_max = nullptr;
   const void* bias = nullptr;      ///< [n] or null; gated: [2n]
   const void* residual = nullptr;  ///< [m, n] or null, added last; may be y itself (same layout, same type)
   int64_t ld_residual = 0;
   void* y = nullptr;  ///< [m, n], rows ldy apart
   int64_t ldy = 0;
+  /// float [m] or null: raised to the largest |y| of each row as it is stored. A NaN counts as larger than every number.
+  /// Quantised weights and y of dtype alone.
+  float* y_max = nullptr;
   /// A residual stream kept in fp32: x (only with a norm), residual, and y as float.
   bool x_float = false;
   bool residual_float = false;
@@ -66,14 +80,18 @@ void launch_skinny(const SkinnyParams& params, cudaStream_t stream);
 /// step to step is a launch argument, so one captured graph serves all steps.
 struct HeadParams {
   DType dtype = DType::kBF16;
-  int m = 0;      ///< rows of x, 1..64
-  int vocab = 0;  ///< rows of w
+  std::optional<DType> w_dtype = std::nullopt;  ///< as in SkinnyParams, kI4 excepted
+  int m = 0;                                    ///< rows of x, 1..64
+  int vocab = 0;                                ///< rows of w
   int k = 0;
 
   const void* x = nullptr;  ///< [m, k], rows ldx apart; float when x_float (only with a norm)
   int64_t ldx = 0;
   bool x_float = false;
-  const void* w = nullptr;     ///< [vocab, k] row-major, dense
+  const void* w = nullptr;       ///< [vocab, k] row-major, dense
+  const void* scales = nullptr;  ///< these three as in SkinnyParams
+  std::optional<DType> input_dtype = std::nullopt;
+  const float* x_max = nullptr;
   const void* bias = nullptr;  ///< [vocab] or null
   float scale = 1.0f;
 

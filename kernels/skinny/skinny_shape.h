@@ -22,12 +22,13 @@ constexpr bool skinny_supports(DType dtype, int m, int n, int k) {
   return type_ok && m >= 1 && m <= kSkinnyMaxRows && n >= 1 && k >= 8 && k <= kSkinnyMaxK && k % 8 == 0;
 }
 
-/// The same for weights stored as `weight`: as the activations are, or as codes. Rows of codes must start on 16 bytes too, and
-/// go with activations of bf16.
-constexpr bool skinny_supports(DType dtype, DType weight, int m, int n, int k) {
-  const bool codes = weight == DType::kI8 || weight == DType::kF8 || weight == DType::kI4;
-  if (!codes) return weight == dtype && skinny_supports(dtype, m, n, k);
-  return dtype == DType::kBF16 && skinny_supports(dtype, m, n, k) && k % (128 / dtype_bits(weight)) == 0;
+/// The same for weights stored as w_dtype: quantised ones are multiplied with bf16 rows or, kF8 and kI8, with rows that are
+/// quantised first. Every row must be whole 16-byte pieces.
+constexpr bool skinny_supports(DType dtype, int m, int n, int k, DType w_dtype) {
+  if (w_dtype == dtype) return skinny_supports(dtype, m, n, k);
+  const bool quantised = w_dtype == DType::kI8 || w_dtype == DType::kF8 || w_dtype == DType::kI4;
+  return quantised && dtype == DType::kBF16 && skinny_supports(dtype, m, n, k) &&
+         k % (128 / dtype_bits(w_dtype)) == 0;
 }
 
 /// Can the norm be fused at all?

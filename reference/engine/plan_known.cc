@@ -123,8 +123,9 @@ void refuse_unknown(const StepPlan& plan, int op) {
   }
   for (const PlanWeight& w : weights_of(plan.ops[op])) {
     if (known_weight(w)) continue;
-    throw Error(fmt::format("plan: {}: weight '{}' is {}, the interpreter knows f32, f16, bf16, and f8, i8, i4 of matrices",
-                            op_text(plan, op), w.name, dtype_name(w.tensor.dtype)));
+    throw Error(fmt::format(
+        "plan: {}: weight '{}' is {}, the interpreter knows f32, f16, bf16, and f8, i8, i4 of matrices",
+        op_text(plan, op), w.name, dtype_name(w.tensor.dtype)));
   }
   std::visit(Attributes(plan, op), plan.ops[op].body);
 }

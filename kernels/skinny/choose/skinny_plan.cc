@@ -57,6 +57,7 @@ constexpr Shape kShapes[] = {
 };
 
 bool kernel_exists(const SkinnyConfig& c, const SkinnyProblem& p) {
+  if (p.weights() != p.dtype) return false;
   return std::ranges::any_of(kShapes, [&](const Shape& s) {
     return s.kind == c.kind && s.rows == c.rows && s.batch == c.batch &&
            (p.dtype == DType::kF32 ? s.f32 : s.half) && (p.head ? s.head : s.product);

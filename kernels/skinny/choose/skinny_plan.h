@@ -1,6 +1,7 @@
 // From sizes and a config to the cut of one launch. Plain C++: tested without a card.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,12 +14,16 @@ namespace tandem::kernels {
 
 struct SkinnyProblem {
   DType dtype = DType::kBF16;
+  std::optional<DType> w_dtype = std::nullopt;      ///< of the stored weights; unset: dtype
+  std::optional<DType> input_dtype = std::nullopt;  ///< what x is quantised to, if it is
   int m = 0;
   int n = 0;  ///< outputs; gated: half the weight rows
   int k = 0;
   bool gated = false;
   bool norm = false;
   bool head = false;
+
+  DType weights() const { return w_dtype.value_or(dtype); }
 };
 
 /// What the cut depends on of the card. The defaults are an H200's.
