@@ -50,8 +50,10 @@ struct PlanTensor {
   int64_t stride = 0;
 
   bool empty() const { return buffer < 0; }
-  PlanTensor row(int64_t r) const {
-    return {.buffer = buffer, .offset = offset + r * stride, .rows = 1, .cols = cols, .stride = stride};
+  /// Rows [first, first + count).
+  PlanTensor some_rows(int64_t first, int64_t count) const {
+    return {
+        .buffer = buffer, .offset = offset + first * stride, .rows = count, .cols = cols, .stride = stride};
   }
   /// Columns [first, first + count) of the same rows.
   PlanTensor columns(int64_t first, int64_t count) const {
@@ -160,7 +162,7 @@ struct SelfAttentionOp {
 struct CrossAttentionOp {
   PlanTensor q = {};                        ///< [sources * rows a source, heads * head_dim]
   PlanTensor k = {}, v = {};                ///< [source tokens, heads * head_dim]
-  PlanTensor k_scales = {}, v_scales = {};  ///< f32 [source tokens, heads] of k and v in 8 bits, else empty
+  PlanTensor k_scales = {}, v_scales = {};  ///< f32 [heads, source tokens] of k and v in 8 bits, else empty
   PlanTensor offsets = {};                  ///< i32 [1, sources + 1]
   PlanTensor out = {};                      ///< as q
   PlanTensor out_max = {};                  ///< raised, or empty
@@ -224,7 +226,7 @@ struct BeamOp {
 struct QuantiseOp {
   PlanTensor x = {};       ///< [rows, cols]
   PlanTensor codes = {};   ///< f8 or i8 [rows, cols]
-  PlanTensor scales = {};  ///< f32 [rows, cols / group]
+  PlanTensor scales = {};  ///< f32 [cols / group, rows]
   int64_t group = 0;
 };
 

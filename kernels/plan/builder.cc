@@ -159,8 +159,8 @@ bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k, DType weight) const
   if (request_.kernel == KernelChoice::kLibrary || rows > kSkinnyMaxRows) return false;
   // The library would read codes as a matrix of 16 bits that has to be made first, or quantise rows in a pass of its own.
   if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows && !coded(weight)) return false;
-  return skinny_supports(dtype_, coded(weight) ? weight : dtype_, static_cast<int>(rows), static_cast<int>(n),
-                         static_cast<int>(k));
+  return skinny_supports(dtype_, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k),
+                         coded(weight) ? weight : dtype_);
 }
 
 PlanBuilder::Quantised PlanBuilder::quantised(PhaseKind kind, const PlanTensor& x, DType dtype,
@@ -173,7 +173,7 @@ PlanBuilder::Quantised PlanBuilder::quantised(PhaseKind kind, const PlanTensor& 
   }
   const std::string name = phase_path(phase(kind));
   const Quantised q{.codes = scratch(name + ".codes", dtype, x.rows, x.cols),
-                    .scales = scratch(name + ".scales", DType::kF32, x.rows, x.cols / group)};
+                    .scales = scratch(name + ".scales", DType::kF32, x.cols / group, x.rows)};
   add(kind, QuantiseOp{.x = x, .codes = q.codes, .scales = q.scales, .group = group});
   return q;
 }
@@ -266,8 +266,7 @@ PlanBuilder::LibraryInput PlanBuilder::library_input(const Stream& x, const Dens
   if (normalised != nullptr) *normalised = rows;
   if (!narrow) return {.x = rows};
   const Quantised q = quantised(what.kind, rows, *narrow, rows.cols);
-  return {.x = q.codes,
-          .scales = {.buffer = q.scales.buffer, .rows = 1, .cols = rows.rows, .stride = rows.rows}};
+  return {.x = q.codes, .scales = q.scales};
 }
 
 void PlanBuilder::library_dense(const LibraryInput& in, const Dense& what, const PlanTensor& y) {

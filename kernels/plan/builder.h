@@ -118,7 +118,7 @@ class PlanBuilder {
   /// A tensor as codes of 8 bits, `group` neighbours of a row with one scale.
   struct Quantised {
     PlanTensor codes;
-    PlanTensor scales;  ///< f32 [rows, cols / group]
+    PlanTensor scales;  ///< f32 [cols / group, rows]
   };
   Quantised quantised(PhaseKind kind, const PlanTensor& x, DType dtype, int64_t group);
 
@@ -201,7 +201,7 @@ Stream feed_forward(PlanBuilder& b, const NormWeight& norm, const FfnWeight& w, 
 PlanTensor encoder_forward(PlanBuilder& b, const EncoderWeight& w, const SourceTensors& source);
 
 /// Keys and values of one decoder layer's cross-attention, [source tokens, inner] each, and in 8 bits their scales
-/// [source tokens, heads].
+/// [heads, source tokens].
 struct CrossKeysValues {
   PlanTensor k, v;
   PlanTensor k_scales = {}, v_scales = {};

@@ -101,8 +101,8 @@ std::vector<CrossKeysValues> cross_keys_values(PlanBuilder& b, const DecoderWeig
       layer.k = kept.codes.columns(at * inner, inner);
       layer.v = kept.codes.columns((at + 1) * inner, inner);
       if (kept.scales.empty()) continue;
-      layer.k_scales = kept.scales.columns(at * heads, heads);
-      layer.v_scales = kept.scales.columns((at + 1) * heads, heads);
+      layer.k_scales = kept.scales.some_rows(at * heads, heads);
+      layer.v_scales = kept.scales.some_rows((at + 1) * heads, heads);
     }
   };
   if (tokens <= kOneProductTokens) {

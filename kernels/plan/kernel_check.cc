@@ -95,7 +95,7 @@ class KernelCheck {
     require("x", o.x, kFloats);
     require("codes", o.codes, kCodes);
     require("scales", o.scales, kFloat);
-    require(o.group > 0 && o.x.cols == o.group * o.scales.cols,
+    require(o.group > 0 && o.x.cols == o.group * o.scales.rows,
             "`group` must divide the columns into the scales");
   }
   void operator()(const RowMaxOp& o) const {

@@ -320,11 +320,11 @@ void PlanInterpreter::append(const PlanTensor& rows, const Cache& cache, const S
       Matrix head(1, head_dim);
       for (int64_t i = 0; i < head_dim; ++i) head.values[i] = read(rows, b, h * head_dim + i);
       const int64_t at = (b * op.heads + h) * op.capacity + position;
-      const PlanTensor place = cache.rows.row(at);
+      const PlanTensor place = cache.rows.some_rows(at, 1);
       if (cache.scales.empty()) {
         write(place, head);
       } else {
-        write_codes(place, cache.scales.row(at), head, head_dim);
+        write_codes(place, cache.scales.some_rows(at, 1), head, head_dim);
       }
     }
   }
@@ -340,9 +340,9 @@ Matrix PlanInterpreter::gather(const Cache& cache, const SelfAttentionOp& op, in
       const int64_t from = op.ancestry.empty() || t == keys - 1 ? b : read_int(op.ancestry, b, t);
       for (int64_t h = 0; h < op.heads; ++h) {
         const int64_t at = (from * op.heads + h) * op.capacity + t;
-        const Matrix head = cache.scales.empty()
-                                ? read(cache.rows.row(at))
-                                : read_codes(cache.rows.row(at), cache.scales.row(at), head_dim);
+        const Matrix head = cache.scales.empty() ? read(cache.rows.some_rows(at, 1))
+                                                 : read_codes(cache.rows.some_rows(at, 1),
+                                                              cache.scales.some_rows(at, 1), head_dim);
         std::copy_n(head.row(0), head_dim, m.row(b * keys + t) + h * head_dim);
       }
     }

@@ -67,10 +67,7 @@ void PlanInterpreter::write_codes(const PlanTensor& codes, const PlanTensor& sca
   for (int64_t r = 0; r < x.rows; ++r) {
     quantise_row(storage, {x.row(r), bits.size()}, bits, of_row);
     for (int64_t c = 0; c < x.cols; ++c) write_bits(codes, r, c, bits[static_cast<size_t>(c)]);
-    // One scale a row may lie in one row, or in a column.
-    for (int64_t g = 0; g < groups; ++g)
-      write(scales, scales.rows == x.rows ? r : 0, scales.rows == x.rows ? g : r,
-            of_row[static_cast<size_t>(g)]);
+    for (int64_t g = 0; g < groups; ++g) write(scales, g, r, of_row[static_cast<size_t>(g)]);
   }
 }
 
@@ -82,16 +79,14 @@ Matrix PlanInterpreter::read_codes(const PlanTensor& codes, const PlanTensor& sc
   Matrix x(codes.rows, codes.cols);
   for (int64_t r = 0; r < x.rows; ++r) {
     for (int64_t c = 0; c < x.cols; ++c) bits[static_cast<size_t>(c)] = read_bits(codes, r, c);
-    for (int64_t g = 0; g < groups; ++g)
-      of_row[static_cast<size_t>(g)] =
-          read(scales, scales.rows == x.rows ? r : 0, scales.rows == x.rows ? g : r);
+    for (int64_t g = 0; g < groups; ++g) of_row[static_cast<size_t>(g)] = read(scales, g, r);
     dequantise_row(storage, bits, of_row, {x.row(r), bits.size()});
   }
   return x;
 }
 
 Matrix PlanInterpreter::keys_values(const PlanTensor& rows, const PlanTensor& scales) const {
-  return scales.empty() ? read(rows) : read_codes(rows, scales, rows.cols / scales.cols);
+  return scales.empty() ? read(rows) : read_codes(rows, scales, rows.cols / scales.rows);
 }
 
 Matrix PlanInterpreter::in_activation_type(Matrix x) const {

@@ -60,7 +60,7 @@ class Attributes {
     require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
   }
   void operator()(const QuantiseOp& o) const {
-    require(o.group > 0 && o.x.cols == o.group * o.scales.cols,
+    require(o.group > 0 && o.x.cols == o.group * o.scales.rows,
             "`group` must divide the columns into the scales");
   }
   void operator()(const RowMaxOp&) const {}
