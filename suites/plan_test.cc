@@ -139,24 +139,41 @@ struct Errors {
   double logits = 0;  ///< teacher-forced, all steps
 };
 
+/// What the reference computes of a case, and the tokens it is teacher-forced with.
+struct Truth {
+  std::vector<float> encoder;
+  std::vector<float> logits;
+  std::vector<int32_t> tokens;
+};
+reference::Numerics numerics_of(const CoverCase& c) {
+  const DType kv = kv_dtype(c.precision, c.kv);
+  return {.kv = dtype_bits(kv) == 8 ? kv : DType::kF32};
+}
+Truth truth_of(const Fixture& f, const reference::Numerics& numerics) {
+  const ModelConfig& config = f.cover.config;
+  auto generated = reference::greedy_generate(
+      config, f.weights, f.batch, {.max_tokens = kSteps, .keep_logits = true, .numerics = numerics});
+  return {.encoder = reference::encoder_forward(config, f.weights.encoder, f.batch, numerics).values,
+          .logits = std::move(generated.logits.values),
+          .tokens = std::move(generated.tokens)};
+}
+
 /// Of the case's plan, with whole sublayers or partial sums, against the reference's forward pass.
 Errors errors_of(const CoverCase& c, bool partial_sums = false) {
   const Fixture f(c);
   PlanRequest request = f.request();
   request.partial_sums = partial_sums;
   const StepPlan plan = kernels::build_plan(request);
-  const reference::Matrix encoded = reference::encoder_forward(c.config, f.weights.encoder, f.batch);
-  const auto truth =
-      reference::greedy_generate(c.config, f.weights, f.batch, {.max_tokens = kSteps, .keep_logits = true});
+  const Truth truth = truth_of(f, numerics_of(c));
   const Outputs out = interpret(plan, f.batch, truth.tokens);
   if (plan.buffer(plan_names::kEncoderOutput).dtype == DType::kF32) {
     EXPECT_EQ(out.tokens, truth.tokens);
   }
   if (dtype_bits(activation_dtype(c.precision)) == 16) {
-    return {ordinary_error(out.encoder, encoded.values, c.config.d_model),
-            ordinary_error(out.logits, truth.logits.values, c.config.vocab)};
+    return {ordinary_error(out.encoder, truth.encoder, c.config.d_model),
+            ordinary_error(out.logits, truth.logits, c.config.vocab)};
   }
-  return {relative_l2(out.encoder, encoded.values), relative_l2(out.logits, truth.logits.values)};
+  return {relative_l2(out.encoder, truth.encoder), relative_l2(out.logits, truth.logits)};
 }
 
 /// fp32 storage: equal but for the order of roundings. 16 bits: no worse than the other 16-bit type says of
@@ -192,6 +209,35 @@ TEST(Plan, MatchesReferenceOverCoveringArray) {
 TEST(Plan, WeightOnlyFormatsMatchTheReferenceOfTheirValues) {
   for (const CoverCase& c : kernels::covering_cases(test_seed() + 2, {Precision::kW8a16, Precision::kW4a16}))
     expect_matches_reference(c);
+}
+
+/// How much the reference of a case changes when what it quantises is rounded to bf16 first.
+Errors change_by_rounding(const CoverCase& c) {
+  const Fixture f(c);
+  reference::Numerics numerics = numerics_of(c);
+  const Truth exact = truth_of(f, numerics);
+  numerics.bf16_inputs = true;
+  const reference::Matrix encoder =
+      reference::encoder_forward(c.config, f.weights.encoder, f.batch, numerics);
+  const reference::Matrix logits =
+      reference::forced_logits(c.config, f.weights, f.batch, exact.tokens, kSteps, numerics);
+  return {ordinary_error(encoder.values, exact.encoder, c.config.d_model),
+          ordinary_error(logits.values, exact.logits, c.config.vocab)};
+}
+
+// The same where activations or the K/V cache are quantised: scales of the wrong row, head or token, maxima of rows that
+// nobody raised or zeroed.
+TEST(Plan, QuantisedActivationsMatchTheReferenceInTheSameFormat) {
+  for (const CoverCase& c : kernels::covering_cases(
+           test_seed() + 3, {Precision::kFp8, Precision::kInt8, Precision::kBf16, Precision::kW4a16},
+           {KvType::kSame, KvType::kFp8, KvType::kInt8})) {
+    if (c.kv == KvType::kSame && dtype_bits(kv_dtype(c.precision, c.kv)) == 16) continue;
+    SCOPED_TRACE(c.text);
+    const Errors errors = errors_of(c);
+    const Errors change = change_by_rounding(c);
+    EXPECT_LE(errors.encoder, std::max(2e-2, 4 * change.encoder));
+    EXPECT_LE(errors.logits, std::max(2e-2, 4 * change.logits));
+  }
 }
 
 // A residual that got lost, was added twice or was added before the place where ranks reduce, for some combination of the
