@@ -22,10 +22,13 @@ class CublasLt {
   void* handle() const { return handle_; }
   const GemmPlace& place() const { return place_; }
   int device() const { return device_; }
+  /// Of the device; 90 for 9.0.
+  int compute_capability() const { return compute_capability_; }
 
  private:
   void* handle_ = nullptr;  // cublasLtHandle_t; kept opaque so that this header needs no cuBLAS
   int device_ = 0;
+  int compute_capability_ = 0;
   GemmPlace place_;
 };
 
