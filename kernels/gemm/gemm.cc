@@ -21,25 +21,6 @@ constexpr int kScalesAlignment = 16;
 /// 1: they stay there, which is faster, and the error grows with k.
 constexpr int8_t kFastAccumulation = 0;
 
-cudaDataType_t cuda_type(DType t) {
-  switch (t) {
-    case DType::kF16:
-      return CUDA_R_16F;
-    case DType::kBF16:
-      return CUDA_R_16BF;
-    case DType::kF32:
-      return CUDA_R_32F;
-    case DType::kF8:
-      return CUDA_R_8F_E4M3;
-    case DType::kI8:
-      return CUDA_R_8I;
-    case DType::kI32:
-      return CUDA_R_32I;
-    default:
-      throw UsageError(fmt::format("product: no operand of type {}", dtype_name(t)));
-  }
-}
-
 cublasLtEpilogue_t lt_epilogue(GemmEpilogue e) {
   switch (e) {
     case GemmEpilogue::kNone:
@@ -118,6 +99,25 @@ T config(const cublasLtMatmulAlgo_t& algo, cublasLtMatmulAlgoConfigAttributes_t 
 }
 
 }  // namespace
+
+cudaDataType_t cuda_type(DType t) {
+  switch (t) {
+    case DType::kF16:
+      return CUDA_R_16F;
+    case DType::kBF16:
+      return CUDA_R_16BF;
+    case DType::kF32:
+      return CUDA_R_32F;
+    case DType::kF8:
+      return CUDA_R_8F_E4M3;
+    case DType::kI8:
+      return CUDA_R_8I;
+    case DType::kI32:
+      return CUDA_R_32I;
+    default:
+      throw UsageError(fmt::format("product: no operand of type {}", dtype_name(t)));
+  }
+}
 
 CublasLt::CublasLt() {
   TANDEM_CUDA_CHECK(cudaGetDevice(&device_));
