@@ -13,6 +13,7 @@ namespace tandem::kernels {
 /// the order in which thread blocks finish. Empty when it has none.
 std::vector<GemmChoice> candidates(const CublasLt& lt, const GemmProblem& problem, int count,
                                    int64_t max_workspace_bytes);
-std::string no_algorithm_text(const GemmProblem& problem);
+/// Says why, where that is known.
+std::string no_algorithm_text(const CublasLt& lt, const GemmProblem& problem);
 
 }  // namespace tandem::kernels

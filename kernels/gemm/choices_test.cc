@@ -67,6 +67,10 @@ TEST(GemmProblem, TextRoundTrips) {
        .ldy = 16,
        .alignment = 2},
       {.m = 7, .n = 8, .k = 9, .epilogue = GemmEpilogue::kBiasGeluTanh},
+      {.m = 7, .n = 8, .k = 32, .x = DType::kF8, .w = DType::kF8, .epilogue = GemmEpilogue::kBiasGeluTanh},
+      {.m = 7, .n = 8, .k = 32, .x = DType::kF8, .w = DType::kF8, .residual = true, .ldx = 48},
+      {.m = 7, .n = 8, .k = 32, .x = DType::kF8, .w = DType::kF8, .out = DType::kF32},
+      {.m = 7, .n = 8, .k = 32, .x = DType::kI8, .w = DType::kI8, .out = DType::kI32, .ldy = 12},
   };
   for (const GemmProblem& p : problems) {
     EXPECT_EQ(parse_problem(problem_text(p)), p) << problem_text(p);
@@ -117,6 +121,59 @@ TEST(GemmProblem, ChecksNameTheProduct) {
   EXPECT_EQ(pointer_alignment(reinterpret_cast<void*>(0x1002)), 2);
   EXPECT_EQ(pointer_alignment(reinterpret_cast<void*>(0x1008)), 8);
   EXPECT_EQ(pointer_alignment(reinterpret_cast<void*>(0x1100)), 16);
+}
+
+// Without it: a product of 8-bit operands that the library has no kernel for reaches it, or one that it has is refused.
+TEST(GemmProblem, EightBitOperands) {
+  const GemmProblem f8{.m = 7, .n = 40, .k = 32, .x = DType::kF8, .w = DType::kF8};
+  const GemmProblem i8{.m = 7, .n = 36, .k = 32, .x = DType::kI8, .w = DType::kI8, .out = DType::kI32};
+  EXPECT_EQ(problem_text(f8), "m7 n40 k32 f8-bf16 none");
+  EXPECT_EQ(problem_text(i8), "m7 n36 k32 i8-i32 none");
+  EXPECT_EQ(f8.bias_type(), DType::kBF16);
+  EXPECT_NO_THROW(check(f8));
+  EXPECT_NO_THROW(check(i8));
+  const auto refused = [](GemmProblem p, const char* what, const std::function<void(GemmProblem&)>& change) {
+    change(p);
+    try {
+      check(p);
+      ADD_FAILURE() << problem_text(p) << " was accepted";
+    } catch (const UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
+    }
+  };
+  for (const GemmProblem& p : {f8, i8}) {
+    refused(p, "multiples of 16", [](GemmProblem& q) { q.k = 40; });
+    refused(p, "multiples of 16", [](GemmProblem& q) { q.ldx = 40; });
+    refused(p, "n and ldy", [](GemmProblem& q) { q.n = 38; });
+    refused(p, "n and ldy", [](GemmProblem& q) { q.ldy = 42; });
+    refused(p, "alignment must be 16", [](GemmProblem& q) { q.alignment = 8; });
+    refused(p, "`out` must be", [](GemmProblem& q) { q.out = DType::kF16; });
+    refused(p, "tf32", [](GemmProblem& q) { q.tf32 = true; });
+    refused(p, "w is bf16", [](GemmProblem& q) { q.w = DType::kBF16; });
+  }
+  refused(f8, "`out` must be bf16 or f32", [](GemmProblem& q) { q.out = DType::kF8; });
+  refused(i8, "epilogue none", [](GemmProblem& q) { q.epilogue = GemmEpilogue::kBias; });
+  refused(i8, "without residual", [](GemmProblem& q) { q.residual = true; });
+}
+
+// Without it: the plan leaves to the library what it cannot do, or a card without fp8 fails without a reason.
+TEST(GemmProblem, WhatTheLibraryCan) {
+  for (const DType t : {DType::kBF16, DType::kF8}) {
+    EXPECT_TRUE(library_fuses(t, GemmEpilogue::kBiasGeluTanh, false));
+    EXPECT_TRUE(library_fuses(t, GemmEpilogue::kBias, true));
+    EXPECT_FALSE(library_fuses(t, GemmEpilogue::kRelu, true));
+  }
+  EXPECT_TRUE(library_fuses(DType::kI8, GemmEpilogue::kNone, false));
+  EXPECT_FALSE(library_fuses(DType::kI8, GemmEpilogue::kBias, false));
+  EXPECT_FALSE(library_fuses(DType::kI8, GemmEpilogue::kNone, true));
+  EXPECT_TRUE(library_takes(DType::kBF16, DType::kBF16, 50265, 7));
+  EXPECT_TRUE(library_takes(DType::kF8, DType::kBF16, 8, 16));
+  EXPECT_FALSE(library_takes(DType::kF8, DType::kBF16, 50265, 64));
+  EXPECT_FALSE(library_takes(DType::kI8, DType::kI32, 64, 24));
+  EXPECT_EQ(library_lacks(DType::kF8, 90), "");
+  EXPECT_EQ(library_lacks(DType::kI8, 80), "");
+  EXPECT_EQ(library_lacks(DType::kF8, 89).find("precision: fp8 needs compute capability 9.0"), 0u);
+  EXPECT_NE(library_lacks(DType::kF8, 100).find("the card has 10.0"), std::string::npos);
 }
 
 // Without it: a product of mixed types shares the key of another, old choice files lose their entries, or the refusal does

@@ -16,19 +16,10 @@ namespace tandem::kernels {
 namespace {
 
 constexpr int kWorkspaceAlignment = 256;
-
-cudaDataType_t cuda_type(DType t) {
-  switch (t) {
-    case DType::kF16:
-      return CUDA_R_16F;
-    case DType::kBF16:
-      return CUDA_R_16BF;
-    case DType::kF32:
-      return CUDA_R_32F;
-    default:
-      throw UsageError(fmt::format("product: no operand of type {}", dtype_name(t)));
-  }
-}
+constexpr int kScalesAlignment = 16;
+/// 0: sums of fp8 products leave the tensor cores' own registers, of about 14 bits, for fp32 ones every few steps over k.
+/// 1: they stay there, which is faster, and the error grows with k.
+constexpr int8_t kFastAccumulation = 0;
 
 cublasLtEpilogue_t lt_epilogue(GemmEpilogue e) {
   switch (e) {
@@ -55,19 +46,38 @@ LtLayout layout(cudaDataType_t type, int64_t rows, int64_t cols, int64_t stride)
   return l;
 }
 
+cublasComputeType_t compute_type(const GemmProblem& p) {
+  if (p.x == DType::kI8) return CUBLAS_COMPUTE_32I;
+  return p.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+}
+
+void set_scales(const LtOperation& op, const float* w_scales, const float* x_scales) {
+  set_attribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, w_scales);
+  set_attribute(op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, x_scales);
+}
+
 LtMatmul describe(const GemmProblem& p) {
   check(p);
   LtMatmul d;
-  const auto compute = p.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-  TANDEM_CUBLAS_CHECK(cublasLtMatmulDescCreate(d.operation.put(), compute, CUDA_R_32F));
+  TANDEM_CUBLAS_CHECK(cublasLtMatmulDescCreate(d.operation.put(), compute_type(p),
+                                               p.x == DType::kI8 ? CUDA_R_32I : CUDA_R_32F));
   set_attribute(d.operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
   set_attribute(d.operation, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
   set_attribute(d.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, lt_epilogue(p.epilogue));
   if (has_bias(p.epilogue)) {
-    set_attribute(d.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(p.out));
+    set_attribute(d.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(p.bias_type()));
     // Never read: run() sets the real one. Its alignment is what the heuristic may count on.
     const auto placeholder = reinterpret_cast<const void*>(static_cast<uintptr_t>(4096 + p.alignment));
     set_attribute(d.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, placeholder);
+  }
+  if (p.x == DType::kF8) {
+    // The rows of y^T, the library's A, are those of w.
+    const auto mode = static_cast<int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+    set_attribute(d.operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
+    set_attribute(d.operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
+    set_attribute(d.operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, kFastAccumulation);
+    const auto placeholder = reinterpret_cast<const float*>(uintptr_t{4096});
+    set_scales(d.operation, placeholder, placeholder);
   }
   d.w = layout(cuda_type(p.w), p.k, p.n, p.k);
   d.x = layout(cuda_type(p.x), p.k, p.m, p.x_stride());
@@ -90,6 +100,25 @@ T config(const cublasLtMatmulAlgo_t& algo, cublasLtMatmulAlgoConfigAttributes_t 
 
 }  // namespace
 
+cudaDataType_t cuda_type(DType t) {
+  switch (t) {
+    case DType::kF16:
+      return CUDA_R_16F;
+    case DType::kBF16:
+      return CUDA_R_16BF;
+    case DType::kF32:
+      return CUDA_R_32F;
+    case DType::kF8:
+      return CUDA_R_8F_E4M3;
+    case DType::kI8:
+      return CUDA_R_8I;
+    case DType::kI32:
+      return CUDA_R_32I;
+    default:
+      throw UsageError(fmt::format("product: no operand of type {}", dtype_name(t)));
+  }
+}
+
 CublasLt::CublasLt() {
   TANDEM_CUDA_CHECK(cudaGetDevice(&device_));
   cudaDeviceProp properties{};
@@ -97,6 +126,7 @@ CublasLt::CublasLt() {
   cublasLtHandle_t handle = nullptr;
   TANDEM_CUBLAS_CHECK(cublasLtCreate(&handle));
   handle_ = handle;
+  compute_capability_ = 10 * properties.major + properties.minor;
   place_ = {properties.name, static_cast<int64_t>(cublasLtGetVersion())};
 }
 
@@ -107,6 +137,7 @@ CublasLt::~CublasLt() {
 std::vector<GemmChoice> candidates(const CublasLt& lt, const GemmProblem& problem, int count,
                                    int64_t max_workspace_bytes) {
   const LtMatmul d = describe(problem);
+  if (!library_lacks(problem.x, lt.compute_capability()).empty()) return {};
   LtPreference preference;
   TANDEM_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.put()));
   set_attribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -162,7 +193,7 @@ std::vector<GemmChoice> candidates(const CublasLt& lt, const GemmProblem& proble
 GemmChoice suggested(const CublasLt& lt, const GemmProblem& problem, int64_t max_workspace_bytes) {
   // More than one is asked for because the first may be of a reduction scheme that candidates() leaves out.
   const auto found = candidates(lt, problem, 8, max_workspace_bytes);
-  if (found.empty()) throw UsageError(no_algorithm_text(problem));
+  if (found.empty()) throw UsageError(no_algorithm_text(lt, problem));
   return found.front();
 }
 
@@ -170,8 +201,10 @@ bool has_algorithm(const CublasLt& lt, const GemmProblem& problem) {
   return !candidates(lt, problem, 8, kGemmWorkspaceBytes).empty();
 }
 
-std::string no_algorithm_text(const GemmProblem& problem) {
-  return fmt::format("cuBLASLt has no algorithm for product {}", problem_text(problem));
+std::string no_algorithm_text(const CublasLt& lt, const GemmProblem& problem) {
+  const std::string lacks = library_lacks(problem.x, lt.compute_capability());
+  return fmt::format("cuBLASLt has no algorithm for product {}{}{}", problem_text(problem),
+                     lacks.empty() ? "" : ": ", lacks);
 }
 
 struct Gemm::Impl {
@@ -230,6 +263,16 @@ void Gemm::run(const GemmArgs& args, cudaStream_t stream) {
     need(args.bias, "bias", p.alignment);
     set_attribute(impl_->matmul.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
   }
+  if (p.x == DType::kF8) {
+    need(args.x_scales, "x_scales", kScalesAlignment);
+    need(args.w_scales, "w_scales", kScalesAlignment);
+    set_scales(impl_->matmul.operation, args.w_scales, args.x_scales);
+  }
+  const bool integer = p.x == DType::kI8;
+  if (integer && args.alpha != 1) {
+    throw UsageError(
+        fmt::format("product {}: alpha is {}, allowed with 8-bit integers: 1", problem_text(p), args.alpha));
+  }
   const int64_t workspace_bytes = impl_->choice.workspace_bytes;
   if (workspace_bytes > 0) {
     need(args.workspace, "workspace", kWorkspaceAlignment);
@@ -239,9 +282,13 @@ void Gemm::run(const GemmArgs& args, cudaStream_t stream) {
     }
   }
   const float beta = p.residual ? 1.0f : 0.0f;
+  const int32_t one_int = 1;
+  const int32_t zero_int = 0;
+  const void* by = integer ? static_cast<const void*>(&one_int) : &args.alpha;
+  const void* plus = integer ? static_cast<const void*>(&zero_int) : &beta;
   const LtMatmul& d = impl_->matmul;
-  TANDEM_CUBLAS_CHECK(cublasLtMatmul(impl_->handle, d.operation.get(), &args.alpha, args.w, d.w.get(), args.x,
-                                     d.x.get(), &beta, p.residual ? args.residual : args.y, d.y.get(), args.y,
+  TANDEM_CUBLAS_CHECK(cublasLtMatmul(impl_->handle, d.operation.get(), by, args.w, d.w.get(), args.x,
+                                     d.x.get(), plus, p.residual ? args.residual : args.y, d.y.get(), args.y,
                                      d.y.get(), &impl_->algo, workspace_bytes > 0 ? args.workspace : nullptr,
                                      static_cast<size_t>(workspace_bytes), stream));
 }

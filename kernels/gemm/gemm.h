@@ -22,23 +22,28 @@ class CublasLt {
   void* handle() const { return handle_; }
   const GemmPlace& place() const { return place_; }
   int device() const { return device_; }
+  /// Of the device; 90 for 9.0.
+  int compute_capability() const { return compute_capability_; }
 
  private:
   void* handle_ = nullptr;  // cublasLtHandle_t; kept opaque so that this header needs no cuBLAS
   int device_ = 0;
+  int compute_capability_ = 0;
   GemmPlace place_;
 };
 
 struct GemmArgs {
   const void* x = nullptr;         ///< [m, k], rows ldx apart
   const void* w = nullptr;         ///< [n, k]
-  const void* bias = nullptr;      ///< [n], type `out`; when the epilogue has a bias
+  const void* bias = nullptr;      ///< [n], GemmProblem::bias_type(); when the epilogue has a bias
   const void* residual = nullptr;  ///< [m, n], rows ldy apart; when the problem has one. May be y itself.
   void* y = nullptr;               ///< [m, n], rows ldy apart
-  float alpha = 1.0f;              ///< scales the product, not the bias
+  float alpha = 1.0f;              ///< scales the product, not the bias; 1 for operands of kI8
   void* workspace =
       nullptr;  ///< [workspace_bytes], 256-byte aligned; not shared by products that may overlap
-  int64_t workspace_bytes = 0;  ///< at least Gemm::workspace_bytes()
+  int64_t workspace_bytes = 0;      ///< at least Gemm::workspace_bytes()
+  const float* x_scales = nullptr;  ///< [m], 16-byte aligned; for operands of kF8, see GemmProblem
+  const float* w_scales = nullptr;  ///< [n], 16-byte aligned; the same
 };
 
 /// A problem bound to an algorithm. run() only launches: no allocation, no synchronisation, so it can be

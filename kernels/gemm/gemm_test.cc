@@ -9,35 +9,10 @@
 #include "harness/base/error.h"
 #include "kernels/common/device_test.h"
 #include "kernels/common/timed_graph.h"
+#include "kernels/gemm/gemm_test.h"
 
 namespace tandem::kernels {
 namespace {
-
-class Stream {
- public:
-  Stream() { TANDEM_CUDA_CHECK(cudaStreamCreate(&stream_)); }
-  ~Stream() { TANDEM_CUDA_WARN(cudaStreamDestroy(stream_)); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t get() const { return stream_; }
-  void wait() const { TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-double activated(GemmEpilogue e, double v) {
-  switch (e) {
-    case GemmEpilogue::kRelu:
-    case GemmEpilogue::kBiasRelu:
-      return v > 0 ? v : 0;
-    case GemmEpilogue::kGeluTanh:
-    case GemmEpilogue::kBiasGeluTanh:
-      return 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)));
-    default:
-      return v;
-  }
-}
 
 /// A problem's operands on both sides, the truth in double, and the comparison.
 class Operands {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "harness/base/error.h"
+#include "harness/base/tensor.h"
 
 namespace tandem::kernels {
 
@@ -58,6 +59,9 @@ template <typename T>
 void set_attribute(const LtPreference& pref, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
   TANDEM_CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(pref.get(), attribute, &value, sizeof(value)));
 }
+
+/// The library's name of an element type. Throws UsageError for a type that no product here has.
+cudaDataType_t cuda_type(DType type);
 
 /// The operation and the layouts of y^T[n, m] = w x^T in the library's column-major terms: a row-major matrix
 /// is its own transpose there, so W is read as [k, n] and transposed, x as [k, m], y as [n, m], and a bias

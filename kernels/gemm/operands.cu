@@ -1,3 +1,5 @@
+#include <cuda_fp8.h>
+
 #include "harness/base/error.h"
 #include "harness/base/host_device.h"
 #include "harness/base/random.h"
@@ -17,11 +19,24 @@ dim3 blocks_for(int64_t items) {
 }
 
 template <typename T>
+__device__ inline T rounded_to(float v) {
+  return from_float<T>(v);
+}
+template <>
+__device__ inline __nv_fp8_e4m3 rounded_to<__nv_fp8_e4m3>(float v) {
+  return __nv_fp8_e4m3(v);
+}
+template <>
+__device__ inline int8_t rounded_to<int8_t>(float v) {
+  return static_cast<int8_t>(__float2int_rn(v));
+}
+
+template <typename T>
 __global__ void random_fill_kernel(T* out, int64_t count, uint64_t key, float scale) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step) {
     const auto bits = static_cast<int32_t>(random_bits(key, static_cast<uint64_t>(i)) >> 32);
-    out[i] = from_float<T>(static_cast<float>(bits) * 0x1p-31f * scale);
+    out[i] = rounded_to<T>(static_cast<float>(bits) * 0x1p-31f * scale);
   }
 }
 
@@ -58,8 +73,12 @@ void launch_random_fill(const RandomFillParams& params, cudaStream_t stream) {
       return fill<__half>(params, stream);
     case DType::kBF16:
       return fill<__nv_bfloat16>(params, stream);
+    case DType::kF8:
+      return fill<__nv_fp8_e4m3>(params, stream);
+    case DType::kI8:
+      return fill<int8_t>(params, stream);
     default:
-      throw UsageError("random fill: dtype must be f32, f16 or bf16");
+      throw UsageError("random fill: dtype must be f32, f16, bf16, f8 or i8");
   }
 }
 

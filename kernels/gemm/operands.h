@@ -14,7 +14,8 @@ struct RandomFillParams {
   DType dtype = DType::kBF16;
   int64_t count = 0;
   uint64_t key = 0;
-  float scale = 1.0f;  ///< values are uniform in (-scale, scale), rounded to dtype
+  float scale =
+      1.0f;  ///< values are uniform in (-scale, scale), rounded to dtype: at most 448 for kF8, 127 for kI8
 };
 /// Zeros or repeated values would let the card draw less power and clock higher than real data does.
 void launch_random_fill(const RandomFillParams& params, cudaStream_t stream);

@@ -1,5 +1,6 @@
 #include "kernels/gemm/problem.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <limits>
@@ -17,9 +18,24 @@ namespace {
 constexpr std::array<std::string_view, 6> kEpilogues = {"none",      "bias",      "relu",
                                                         "bias_relu", "gelu_tanh", "bias_gelu_tanh"};
 constexpr int kMaxAlignment = 16;
+/// cuBLASLt's scales a row and column of fp8 products exist on this compute capability alone (documentation of
+/// cublasLtMatmulMatrixScale_t, cuBLAS 12.9 to 13.1).
+constexpr int kOuterScalesCapability = 90;
 
-bool is_float(DType t) {
-  return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16;
+std::vector<DType> outputs_of(DType x) {
+  switch (x) {
+    case DType::kF32:
+      return {DType::kF32};
+    case DType::kF16:
+    case DType::kBF16:
+      return {x, DType::kF32};
+    case DType::kF8:
+      return {DType::kBF16, DType::kF32};
+    case DType::kI8:
+      return {DType::kI32};
+    default:
+      return {};
+  }
 }
 
 [[noreturn]] void refuse(const GemmProblem& p, std::string_view what) {
@@ -27,7 +43,7 @@ bool is_float(DType t) {
 }
 
 std::optional<DType> parse_dtype(std::string_view name) {
-  for (DType t : {DType::kF32, DType::kF16, DType::kBF16, DType::kI32, DType::kI8, DType::kU8}) {
+  for (DType t : {DType::kF32, DType::kF16, DType::kBF16, DType::kI32, DType::kI8, DType::kU8, DType::kF8}) {
     if (dtype_name(t) == name) return t;
   }
   return std::nullopt;
@@ -56,25 +72,45 @@ GemmEpilogue parse_epilogue(std::string_view name) {
   throw UsageError(fmt::format("epilogue '{}': allowed are {}", name, fmt::join(kEpilogues, ", ")));
 }
 
+std::string library_lacks(DType x, int compute_capability) {
+  if (x != DType::kF8 || compute_capability == kOuterScalesCapability) return {};
+  return fmt::format(
+      "precision: fp8 needs compute capability 9.0, where alone cuBLASLt scales rows; the card has {}.{}",
+      compute_capability / 10, compute_capability % 10);
+}
+
 void check(const GemmProblem& p) {
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
   for (int64_t size : {p.m, p.n, p.k}) {
     if (size < 1 || size > kMax) refuse(p, "m, n and k must be in 1 .. 2147483647");
   }
-  if (!is_float(p.x)) refuse(p, "x must be f32, f16 or bf16");
+  const std::vector<DType> outputs = outputs_of(p.x);
+  if (outputs.empty()) refuse(p, "x must be f32, f16, bf16, f8 or i8");
   if (p.w != p.x) {
     refuse(p, fmt::format("w is {1}, allowed with x of {0}: {0}", dtype_name(p.x), dtype_name(p.w)));
   }
-  if (p.out != p.x && p.out != DType::kF32) refuse(p, "`out` must be the type of x, or f32");
+  if (std::ranges::find(outputs, p.out) == outputs.end()) {
+    std::vector<std::string_view> names;
+    for (DType t : outputs) names.push_back(dtype_name(t));
+    refuse(p, fmt::format("`out` must be {}", fmt::join(names, " or ")));
+  }
   if (p.tf32 && p.x != DType::kF32) refuse(p, "tf32 needs f32 storage");
-  if (p.residual && p.epilogue != GemmEpilogue::kNone && p.epilogue != GemmEpilogue::kBias) {
-    refuse(p, "a residual goes with epilogue none or bias only (the library would activate it too)");
+  if (!library_fuses(p.x, p.epilogue, p.residual)) {
+    refuse(p, p.x == DType::kI8
+                  ? "8-bit integers go with epilogue none and without residual only"
+                  : "a residual goes with epilogue none or bias only (the library would activate it too)");
   }
   if (p.ldx != 0 && (p.ldx < p.k || p.ldx > kMax)) refuse(p, "ldx must be 0 or at least k");
   if (p.ldy != 0 && (p.ldy < p.n || p.ldy > kMax)) refuse(p, "ldy must be 0 or at least n");
   const bool power_of_two = p.alignment > 0 && (p.alignment & (p.alignment - 1)) == 0;
   if (!power_of_two || p.alignment > kMaxAlignment || p.alignment < dtype_bytes(p.x)) {
     refuse(p, "alignment must be a power of two from the element size up to 16 bytes");
+  }
+  if (dtype_bytes(p.x) > 1) return;
+  if (p.alignment != kMaxAlignment) refuse(p, "alignment must be 16 with 8-bit operands");
+  if (!library_takes(p.x, p.out, p.n, p.k) || !library_takes(p.x, p.out, p.y_stride(), p.x_stride())) {
+    refuse(p, fmt::format("with 8-bit operands k and ldx must be multiples of 16, n and ldy of {}",
+                          kMaxAlignment / dtype_bytes(p.out)));
   }
 }
 

@@ -33,7 +33,7 @@ struct Timed {
 
 /// Expected time of a product, only to decide how many go into one graph.
 double rough_us(const GemmProblem& p) {
-  const double tflops = p.x != DType::kF32 ? 500 : p.tf32 ? 250 : 40;
+  const double tflops = p.x == DType::kF32 ? (p.tf32 ? 250 : 40) : dtype_bytes(p.x) == 1 ? 1000 : 500;
   const double bytes = static_cast<double>(tensor_bytes(p.w, p.n * p.k) + tensor_bytes(p.x, p.m * p.k) +
                                            tensor_bytes(p.out, p.m * p.n));
   return std::max({p.flops() / tflops * 1e-6, bytes / 3e6, 2.0});
@@ -55,10 +55,13 @@ class Operands {
     x_ = DeviceBuffer(tensor_bytes(p.x, p.m * p.x_stride()) + 256);
     y_ = DeviceBuffer(y_bytes + 256);
     residual_ = DeviceBuffer(p.residual ? y_bytes + 256 : 0);
-    bias_ = DeviceBuffer(tensor_bytes(p.out, p.n) + 256);
+    bias_ = DeviceBuffer(has_bias(p.epilogue) ? tensor_bytes(p.bias_type(), p.n) + 256 : 0);
+    if (p.x == DType::kF8) {
+      x_scales_ = DeviceBuffer(tensor_bytes(DType::kF32, p.m));
+      w_scales_ = DeviceBuffer(tensor_bytes(DType::kF32, p.n));
+    }
     workspace_ = DeviceBuffer(workspace_bytes);
     digest_ = DeviceBuffer(sizeof(uint64_t));
-    const float w_scale = 1.7f / std::sqrt(static_cast<float>(p.k));  // keeps y near 1
     const auto fill = [&](const DeviceBuffer& buffer, DType type, uint64_t key, float scale) {
       launch_random_fill({.out = buffer.data(),
                           .dtype = type,
@@ -67,10 +70,17 @@ class Operands {
                           .scale = scale},
                          stream);
     };
-    fill(w_, p.w, 1, w_scale);
-    fill(x_, p.x, 2, 1.7f);
+    // y is near 1, but for the bare sums of integers.
+    const float unit = 1.7f;
+    const float w_unit = unit / std::sqrt(static_cast<float>(p.k));
+    const float largest = p.x == DType::kF8 ? 448 : 127;
+    const bool codes = dtype_bytes(p.x) == 1;
+    fill(w_, p.w, 1, codes ? largest : w_unit);
+    fill(x_, p.x, 2, codes ? largest : unit);
     fill(residual_, p.out, 3, 1.0f);
-    fill(bias_, p.out, 4, 1.0f);
+    fill(bias_, p.bias_type(), 4, 1.0f);
+    fill(x_scales_, DType::kF32, 5, unit / largest);
+    fill(w_scales_, DType::kF32, 6, w_unit / largest);
   }
 
   int copies() const { return copies_; }
@@ -81,11 +91,13 @@ class Operands {
     const int64_t shift = problem_.alignment;
     return {.x = x_.data<char>() + shift,
             .w = w_.data<char>() + shift + w_stride_ * (turn % copies_),
-            .bias = bias_.data<char>() + shift,
+            .bias = has_bias(problem_.epilogue) ? bias_.data<char>() + shift : nullptr,
             .residual = problem_.residual ? residual_.data<char>() + shift : nullptr,
             .y = y_.data<char>() + shift,
             .workspace = workspace_.data(),
-            .workspace_bytes = workspace_.bytes()};
+            .workspace_bytes = workspace_.bytes(),
+            .x_scales = x_scales_.data<float>(),
+            .w_scales = w_scales_.data<float>()};
   }
 
   uint64_t digest(Gemm& gemm, cudaStream_t stream) const {
@@ -105,7 +117,7 @@ class Operands {
   GemmProblem problem_;
   int64_t w_stride_ = 0;
   int copies_ = 1;
-  DeviceBuffer w_, x_, y_, residual_, bias_, workspace_, digest_;
+  DeviceBuffer w_, x_, y_, residual_, bias_, x_scales_, w_scales_, workspace_, digest_;
 };
 
 std::vector<Timed> all_candidates(const CublasLt& lt, const GemmProblem& problem, const GemmSearch& how) {
@@ -157,7 +169,7 @@ GemmChoice search(const CublasLt& lt, const GemmProblem& problem, cudaStream_t s
                   const GemmSearch& how) {
   check(problem);
   std::vector<Timed> all = all_candidates(lt, problem, how);
-  if (all.empty()) throw UsageError(no_algorithm_text(problem));
+  if (all.empty()) throw UsageError(no_algorithm_text(lt, problem));
   int64_t workspace_bytes = 0;
   for (const Timed& t : all) workspace_bytes = std::max(workspace_bytes, t.choice.workspace_bytes);
   const Operands operands(lt, problem, workspace_bytes, stream);
@@ -196,7 +208,7 @@ GemmChoice search(const CublasLt& lt, const GemmProblem& problem, cudaStream_t s
     std::string why = " whose result repeats: " + std::to_string(all.size()) + " were offered, " +
                       std::to_string(tried) + " ran";
     if (!refusal.empty()) why += ", one was refused with: " + refusal;
-    throw UsageError(no_algorithm_text(problem) + why);
+    throw UsageError(no_algorithm_text(lt, problem) + why);
   }
   for (Runner& r : finalists) r.timed.us.clear();
   for (int round = 0; round < how.rounds; ++round) {

@@ -16,9 +16,9 @@
 #include "kernels/common/device_buffer.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/lt.h"
+#include "kernels/gemm/operands.h"
 #include "kernels/limits/limit_stream.h"
 #include "kernels/limits/limits.h"
-#include "kernels/limits/rate_operands.h"
 
 namespace tandem::kernels {
 namespace {
@@ -36,61 +36,59 @@ constexpr double kSampleUs = 50e3;   // of one sustained sample
 struct Types {
   cublasComputeType_t compute;
   cudaDataType_t scale;
-  cudaDataType_t operand;
-  cudaDataType_t out;
-  int64_t out_bytes;
+  DType operand;
+  DType out;
   double tolerance;
 };
 
 Types types_of(Precision precision) {
   switch (precision) {
     case Precision::kFp32:
-      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_32F, CUDA_R_32F, 4, 1e-4};
+      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, DType::kF32, DType::kF32, 1e-4};
     case Precision::kTf32:
-      return {CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F, CUDA_R_32F, CUDA_R_32F, 4, 1e-2};
+      return {CUBLAS_COMPUTE_32F_FAST_TF32, CUDA_R_32F, DType::kF32, DType::kF32, 1e-2};
     case Precision::kFp16:
-      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_16F, CUDA_R_16F, 2, 1e-2};
+      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, DType::kF16, DType::kF16, 1e-2};
     case Precision::kBf16:
-      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_16BF, CUDA_R_16BF, 2, 3e-2};
+      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, DType::kBF16, DType::kBF16, 3e-2};
     case Precision::kFp8:
-      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, CUDA_R_8F_E4M3, CUDA_R_16BF, 2, 1e-1};
+      return {CUBLAS_COMPUTE_32F, CUDA_R_32F, DType::kF8, DType::kBF16, 1e-1};
     case Precision::kInt8:
-      return {CUBLAS_COMPUTE_32I, CUDA_R_32I, CUDA_R_8I, CUDA_R_32I, 4, 0};
+      return {CUBLAS_COMPUTE_32I, CUDA_R_32I, DType::kI8, DType::kI32, 0};
     default:
       throw UsageError("matrix rate: precision must be fp32, tf32, fp16, bf16, fp8 or int8");
   }
 }
 
-double output_value(cudaDataType_t type, const void* raw) {
+template <typename T>
+T load(const char* raw) {
+  T v;
+  std::memcpy(&v, raw, sizeof(v));
+  return v;
+}
+
+/// Of an element in host memory; of a tf32 operand the value as stored: the product rounds it.
+double value_of(DType type, const char* raw) {
   switch (type) {
-    case CUDA_R_16F: {
-      uint16_t bits = 0;
-      std::memcpy(&bits, raw, sizeof(bits));
-      return fp16_to_float(bits);
-    }
-    case CUDA_R_16BF: {
-      uint16_t bits = 0;
-      std::memcpy(&bits, raw, sizeof(bits));
-      return bf16_to_float(bits);
-    }
-    case CUDA_R_32I: {
-      int32_t v = 0;
-      std::memcpy(&v, raw, sizeof(v));
-      return v;
-    }
-    default: {
-      float v = 0;
-      std::memcpy(&v, raw, sizeof(v));
-      return v;
-    }
+    case DType::kF16:
+      return fp16_to_float(load<uint16_t>(raw));
+    case DType::kBF16:
+      return bf16_to_float(load<uint16_t>(raw));
+    case DType::kF8:
+      return f8_to_float(load<uint8_t>(raw));
+    case DType::kI8:
+      return load<int8_t>(raw);
+    case DType::kI32:
+      return load<int32_t>(raw);
+    default:
+      return load<float>(raw);
   }
 }
 
 /// One product with its operands and the algorithm in use.
 class Product {
  public:
-  explicit Product(const GemmRateParams& p)
-      : p_(p), types_(types_of(p.precision)), size_(operand_bytes(p.precision)) {
+  explicit Product(const GemmRateParams& p) : p_(p), types_(types_of(p.precision)) {
     TANDEM_CUBLAS_CHECK(cublasLtMatmulDescCreate(matmul_.operation.put(), types_.compute, types_.scale));
     set_attribute(matmul_.operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     set_attribute(matmul_.operation, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
@@ -98,21 +96,27 @@ class Product {
       // The tensor cores' own accumulation, which the card's peak is quoted for: about 14 bits.
       set_attribute(matmul_.operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
     }
-    const auto layout = [](LtLayout& l, cudaDataType_t type, int64_t rows, int64_t cols) {
-      TANDEM_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(l.put(), type, static_cast<uint64_t>(rows),
+    const auto layout = [](LtLayout& l, DType type, int64_t rows, int64_t cols) {
+      TANDEM_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(l.put(), cuda_type(type), static_cast<uint64_t>(rows),
                                                      static_cast<uint64_t>(cols), rows));
     };
     layout(matmul_.w, types_.operand, p.k, p.n);
     layout(matmul_.x, types_.operand, p.k, p.m);
     layout(matmul_.y, types_.out, p.n, p.m);
-    x_ = DeviceBuffer(p.m * p.k * size_);
-    w_ = DeviceBuffer(p.n * p.k * size_);
-    y_ = DeviceBuffer(p.m * p.n * types_.out_bytes);
+    x_ = DeviceBuffer(tensor_bytes(types_.operand, p.m * p.k));
+    w_ = DeviceBuffer(tensor_bytes(types_.operand, p.n * p.k));
+    y_ = DeviceBuffer(tensor_bytes(types_.out, p.m * p.n));
     workspace_ = DeviceBuffer(kWorkspaceBytes);
-    launch_rate_fill({.out = x_.data(), .precision = p.precision, .count = p.m * p.k, .key = 1},
-                     stream_.get());
-    launch_rate_fill({.out = w_.data(), .precision = p.precision, .count = p.n * p.k, .key = 2},
-                     stream_.get());
+    const auto fill = [&](const DeviceBuffer& buffer, int64_t count, uint64_t key) {
+      launch_random_fill({.out = buffer.data(),
+                          .dtype = types_.operand,
+                          .count = count,
+                          .key = key,
+                          .scale = types_.operand == DType::kI8 ? 127.0f : 1.0f},
+                         stream_.get());
+    };
+    fill(x_, p.m * p.k, 1);
+    fill(w_, p.n * p.k, 2);
     stream_.wait();
   }
 
@@ -170,7 +174,8 @@ class Product {
   /// Compares sampled outputs with products computed here in double; empty when all are right.
   std::string check_output() const {
     stream_.wait();
-    std::vector<char> x(static_cast<size_t>(p_.k * size_));
+    const int64_t size = dtype_bytes(types_.operand);
+    std::vector<char> x(static_cast<size_t>(tensor_bytes(types_.operand, p_.k)));
     std::vector<char> w(x.size());
     for (int s = 0; s < kSampledOutputs; ++s) {
       // The corners first, then anywhere.
@@ -186,15 +191,15 @@ class Product {
       double exact = 0;
       double squares = 0;
       for (int64_t k = 0; k < p_.k; ++k) {
-        const double term =
-            operand_value(p_.precision, x.data(), k) * operand_value(p_.precision, w.data(), k);
+        const double term = value_of(types_.operand, &x[static_cast<size_t>(k * size)]) *
+                            value_of(types_.operand, &w[static_cast<size_t>(k * size)]);
         exact += term;
         squares += term * term;
       }
       char raw[4] = {};
-      TANDEM_CUDA_CHECK(cudaMemcpy(raw, y_.data<char>() + (i * p_.n + j) * types_.out_bytes,
-                                   static_cast<size_t>(types_.out_bytes), cudaMemcpyDeviceToHost));
-      const double got = output_value(types_.out, raw);
+      TANDEM_CUDA_CHECK(cudaMemcpy(raw, y_.data<char>() + tensor_bytes(types_.out, i * p_.n + j),
+                                   static_cast<size_t>(dtype_bytes(types_.out)), cudaMemcpyDeviceToHost));
+      const double got = value_of(types_.out, raw);
       // Written so that a NaN fails.
       if (!(std::abs(got - exact) <= types_.tolerance * std::sqrt(squares))) {
         return fmt::format("output [{}, {}] is {}, not {}", i, j, got, exact);
@@ -235,13 +240,12 @@ class Product {
   }
 
   void copy_row(const DeviceBuffer& matrix, int64_t row, std::vector<char>& out) const {
-    TANDEM_CUDA_CHECK(
-        cudaMemcpy(out.data(), matrix.data<char>() + row * p_.k * size_, out.size(), cudaMemcpyDeviceToHost));
+    TANDEM_CUDA_CHECK(cudaMemcpy(out.data(), matrix.data<char>() + tensor_bytes(types_.operand, row * p_.k),
+                                 out.size(), cudaMemcpyDeviceToHost));
   }
 
   GemmRateParams p_;
   Types types_;
-  int64_t size_;
   LimitStream stream_;
   CublasLt lt_;
   LtMatmul matmul_;
