@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::array<std::string_view, kPrecisions> kPrecisionNames = {"fp32", "tf32", "fp16",  "bf16",
                                                                        "fp8",  "int8", "w8a16", "w4a16"};
-constexpr std::array<std::string_view, kKvTypes> kKvNames = {"same", "fp8", "int8"};
+constexpr std::array<std::string_view, kKvTypes> kKvNames = {"same", "16bit", "fp8", "int8"};
 
 template <size_t N>
 int index_of(const std::array<std::string_view, N>& names, std::string_view axis, std::string_view name) {

@@ -23,11 +23,12 @@ inline constexpr int kInt4Group = 128;   ///< weights that share a scale in w4a1
 inline constexpr int kInt8KvGroup = 64;  ///< K/V elements of one head that share an fp32 scale in int8 K/V
 
 enum class KvType : uint8_t {
-  kSame,  ///< as the precision: 8 bits for fp8 and int8, 16 for w8a16 and w4a16
+  kSame,   ///< as the precision: 8 bits for fp8 and int8, 16 for w8a16 and w4a16
+  k16Bit,  ///< the type of activations; not for fp32 and tf32, whose activations have 32
   kFp8,
   kInt8,
 };
-inline constexpr int kKvTypes = 3;
+inline constexpr int kKvTypes = 4;
 
 /// "fp32", "tf32", ... as the axis spells it.
 std::string_view precision_name(Precision precision);

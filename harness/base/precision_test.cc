@@ -18,6 +18,22 @@ TEST(Precision, NamesRoundTrip) {
   EXPECT_THROW(parse_kv("bf16"), UsageError);
 }
 
+// A cache would be kept in other bits than the axis says.
+TEST(Precision, KvType) {
+  EXPECT_EQ(kv_dtype(Precision::kFp8, KvType::kSame), DType::kF8);
+  EXPECT_EQ(kv_dtype(Precision::kInt8, KvType::kSame), DType::kI8);
+  for (const Precision p : {Precision::kBf16, Precision::kW8a16, Precision::kW4a16})
+    EXPECT_EQ(kv_dtype(p, KvType::kSame), DType::kBF16);
+  EXPECT_EQ(kv_dtype(Precision::kFp32, KvType::kSame), DType::kF32);
+  EXPECT_EQ(kv_dtype(Precision::kFp16, KvType::k16Bit), DType::kF16);
+  for (const Precision p : {Precision::kBf16, Precision::kFp8, Precision::kInt8, Precision::kW4a16})
+    EXPECT_EQ(kv_dtype(p, KvType::k16Bit), DType::kBF16);
+  for (int i = 0; i < kPrecisions; ++i) {
+    EXPECT_EQ(kv_dtype(static_cast<Precision>(i), KvType::kFp8), DType::kF8);
+    EXPECT_EQ(kv_dtype(static_cast<Precision>(i), KvType::kInt8), DType::kI8);
+  }
+}
+
 // Floors would be computed from the wrong bytes.
 TEST(Precision, Bytes) {
   EXPECT_EQ(weight_bytes(Precision::kTf32), 4);

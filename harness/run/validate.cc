@@ -186,6 +186,8 @@ void measure_accuracy(const Case& c, const ModelConfig& config, const Transforme
   dense.precision = Precision::kFp32;
   dense.kv = "same";
   dense.sparsity = "dense";
+  dense.calibration = "none";
+  dense.head = "same";
   const bool generate = c.suite == Suite::kGenerate;
   Output truth;
   try {

@@ -142,10 +142,13 @@ std::vector<Axis> make_axes() {
                        if (!is_word_of(kPrecision, value)) not_allowed("precision", value, kPrecision);
                        c.precision = parse_precision(value);
                      }});
-  all.push_back(word_axis("kv", &Case::kv, "same fp8 int8", "what the K/V cache is stored as"));
+  all.push_back(word_axis("kv", &Case::kv, "same 16bit fp8 int8", "what the K/V cache is stored as"));
   all.push_back(text_axis("sparsity", &Case::sparsity, true, kSparsityAllowed,
                           "what is removed from the dense model",
                           [](const std::string& v) { return sparsity_text(parse_sparsity(v)); }));
+  all.push_back(word_axis("calibration", &Case::calibration, "none smoothquant awq",
+                          "what scales of quantised weights are chosen by, beside the weights"));
+  all.push_back(word_axis("head", &Case::head, "same 16bit", "what the vocabulary head is stored as"));
   all.push_back(integer_axis("tp", &Case::tp, true, 8, kDegree, "tensor-parallel degree"));
   all.push_back(integer_axis("dp", &Case::dp, false, 8, kDegree, "data-parallel replicas"));
   all.push_back(text_axis("decode", &Case::decode, false, kDecodeAllowed, "how the next token is chosen",
@@ -294,16 +297,21 @@ Case case_from_json(const nlohmann::json& j) {
 }
 
 WeightForm weight_form(const Case& c) {
-  return {.precision = c.precision, .sparsity = parse_sparsity(c.sparsity)};
+  return {.precision = c.precision,
+          .sparsity = parse_sparsity(c.sparsity),
+          .calibration = c.calibration == "smoothquant" ? Calibration::kSmoothQuant
+                         : c.calibration == "awq"       ? Calibration::kAwq
+                                                        : Calibration::kNone,
+          .head = c.head == "16bit" ? HeadStorage::k16Bit : HeadStorage::kSame};
 }
 
 bool is_lossy(const Case& c) {
-  return c.kv != "same" || lossy(weight_form(c));
+  return c.kv == "fp8" || c.kv == "int8" || lossy(weight_form(c));
 }
 
 std::string group_key(const Case& c) {
-  return fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}", suite_name(c.suite), c.engine, c.model, c.weights,
-                     precision_name(c.precision), c.sparsity, c.kv, c.tp, c.dp);
+  return fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", suite_name(c.suite), c.engine, c.model, c.weights,
+                     precision_name(c.precision), c.sparsity, c.calibration, c.head, c.kv, c.tp, c.dp);
 }
 
 }  // namespace tandem

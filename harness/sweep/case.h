@@ -42,6 +42,8 @@ struct Case {
   Precision precision = Precision::kBf16;
   std::string kv = "same";
   std::string sparsity = "dense";
+  std::string calibration = "none";
+  std::string head = "same";
   int tp = 1;
   int dp = 1;
   std::string decode = "greedy";
@@ -97,12 +99,11 @@ nlohmann::json case_to_json(const Case& c);
 /// Throws UsageError for an unknown key, a wrong type or a value outside its axis.
 Case case_from_json(const nlohmann::json& j);
 
-/// Does the case trade accuracy for speed: precision fp8, int8, w8a16 or w4a16, another kv than `same`, another sparsity than
-/// `dense`?
+/// Does the case trade accuracy for speed: precision fp8, int8, w8a16 or w4a16, kv fp8 or int8, another sparsity than `dense`?
 bool is_lossy(const Case& c);
 
 /// Combinations that cannot work for any engine: throws ImpossibleCase naming the fields (heads not divisible
-/// by tp, lengths beyond the position table). Loads the model's config: throws UsageError when there is none
+/// by tp, lengths beyond the position table, a calibration that the precision does not have). Loads the model's config: throws UsageError when there is none
 /// such.
 void check_combination(const Case& c);
 
@@ -110,7 +111,7 @@ void check_combination(const Case& c);
 WeightForm weight_form(const Case& c);
 
 /// Cases of one group run in one worker process: they share suite, engine, model, weights, precision,
-/// sparsity, kv, tp, dp.
+/// sparsity, calibration, head, kv, tp, dp.
 std::string group_key(const Case& c);
 
 }  // namespace tandem

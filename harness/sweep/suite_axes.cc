@@ -48,6 +48,24 @@ void check_side(const Case& c, const SparsitySpec& sparsity, std::string_view si
   }
 }
 
+/// The axes that a precision gives their meaning.
+void check_precision(const Case& c) {
+  const auto precision = [&](std::initializer_list<Precision> list) {
+    return std::find(list.begin(), list.end(), c.precision) != list.end();
+  };
+  const std::string_view name = precision_name(c.precision);
+  if (c.calibration == "smoothquant" && !precision({Precision::kFp8, Precision::kInt8}))
+    impossible(fmt::format("calibration: smoothquant is for precision fp8 and int8, not '{}'", name));
+  if (c.calibration == "awq" && !precision({Precision::kW8a16, Precision::kW4a16}))
+    impossible(fmt::format("calibration: awq is for precision w8a16 and w4a16, not '{}'", name));
+  if (c.head == "16bit" && dtype_bits(head_dtype(c.precision)) != 8) {
+    impossible(fmt::format(
+        "head: 16bit is for precision fp8, int8, w8a16 and w4a16, which store it in 8 bits, not '{}'", name));
+  }
+  if (c.kv == "16bit" && dtype_bits(activation_dtype(c.precision)) != 16)
+    impossible(fmt::format("kv: 16bit needs activations of 16 bits, precision '{}' has 32", name));
+}
+
 void check_lengths(const Case& c, const ModelConfig& config) {
   const bool table = config.position == Position::kSinusoidal ||
                      config.position == Position::kSinusoidalHalves || config.position == Position::kLearned;
@@ -110,23 +128,25 @@ bool axis_used(Suite suite, std::string_view op, std::string_view axis) {
   if (one_of(axis, {"engine", "op"})) return true;
   switch (suite) {
     case Suite::kEncoder:
-      return !one_of(axis, {"tgt", "kv", "decode", "stop"});
+      return !one_of(axis, {"tgt", "kv", "head", "decode", "stop"});
     case Suite::kDecoder:
       return axis != "stop";
     case Suite::kGenerate:
       return true;
     case Suite::kKernels:
       if (axis == "kv") return one_of(op, {"decode_self_attention", "cross_attention"});
+      if (axis == "head") return one_of(op, {"gemm_head", "head_argmax"});
       if (axis == "sparsity") return op.starts_with("gemm_");
       // All but attention work on the rows of one decode step.
       if (axis == "src" || axis == "lengths") return one_of(op, {"encoder_attention", "cross_attention"});
       if (axis == "tgt") return op == "decode_self_attention";
-      return !one_of(axis, {"weights", "dp", "decode", "stop", "memory"});
+      return !one_of(axis, {"weights", "calibration", "dp", "decode", "stop", "memory"});
     case Suite::kCollectives:
       return one_of(axis, {"model", "batch", "src", "precision", "tp", "kernel"});
     case Suite::kMemory:
       if (one_of(op, {"cold_load", "warm_load"})) {
-        return one_of(axis, {"model", "weights", "precision", "sparsity", "tp", "memory"});
+        return one_of(axis,
+                      {"model", "weights", "precision", "sparsity", "calibration", "head", "tp", "memory"});
       }
       return !one_of(axis, {"dp", "decode", "stop", "kernel"});
     case Suite::kLimits:
@@ -158,6 +178,7 @@ void check_combination(const Case& c) {
       throw UsageError(e.what());
     }
   }();
+  check_precision(c);
   const SparsitySpec sparsity = parse_sparsity(c.sparsity);
   check_side(c, sparsity, "encoder", config.encoder);
   if (c.suite != Suite::kEncoder) check_side(c, sparsity, "decoder", config.decoder);

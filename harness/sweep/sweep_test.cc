@@ -57,11 +57,13 @@ TEST(CaseName, AlwaysPrintedFieldsThenThoseNotAtTheirDefault) {
       case_name(c),
       "decoder/model:transformer-big/batch:8/src:128/tgt:128/precision:bf16/sparsity:dense/tp:1/engine:cuda");
   c.kv = "fp8";
+  c.calibration = "smoothquant";
+  c.head = "16bit";
   c.weights = "seed:3";
   EXPECT_EQ(
       case_name(c),
       "decoder/model:transformer-big/batch:8/src:128/tgt:128/precision:bf16/sparsity:dense/tp:1/engine:cuda/"
-      "weights:seed:3/kv:fp8");
+      "weights:seed:3/kv:fp8/calibration:smoothquant/head:16bit");
 }
 
 // Without it an edit of the table, or a new axis, silently changes every id, and no old baseline matches
@@ -109,6 +111,8 @@ TEST(CaseJson, RoundTripsEveryAxis) {
                .precision = Precision::kW4a16,
                .kv = "int8",
                .sparsity = "2:4+heads:0.25",
+               .calibration = "awq",
+               .head = "16bit",
                .tp = 4,
                .dp = 2,
                .decode = "top_k:4,temperature:0.8",
@@ -152,9 +156,8 @@ TEST(CaseJson, RefusesUnknownKeysAndTypes) {
   json j = case_to_json(Case{});
   j["btach"] = 8;
   EXPECT_EQ(error_of([&] { case_from_json(j); }),
-            "unknown axis 'btach'; model weights batch src tgt lengths precision kv sparsity tp dp decode "
-            "stop kernel "
-            "memory engine op");
+            "unknown axis 'btach'; model weights batch src tgt lengths precision kv sparsity calibration "
+            "head tp dp decode stop kernel memory engine op");
   j = case_to_json(Case{});
   j["batch"] = "8";
   EXPECT_EQ(error_of([&] { case_from_json(j); }),
@@ -171,10 +174,12 @@ TEST(Axes, RefuseWhatIsNotAllowed) {
       {"tgt", {"0"}},
       {"lengths", {"", "ragged", "ragged:0", "ragged:1.1", "ragged:nan", "file:", "ids:", "half"}},
       {"precision", {"", "fp64", "BF16", "fp32 tf32"}},
-      {"kv", {"", "bf16"}},
+      {"kv", {"", "bf16", "8bit"}},
       {"sparsity",
        {"", "none", "2:4+", "+2:4", "2:4+2:4", "heads:0", "heads:1", "heads:-0.5", "heads:nan",
         "heads:0.5+heads:0.5", "dense+2:4", "2:4+unstructured:0.5", "unstructured", "1:2"}},
+      {"calibration", {"", "gptq", "smoothquant+awq"}},
+      {"head", {"", "8bit", "16"}},
       {"tp", {"0", "3", "16"}},
       {"dp", {"0", "5"}},
       {"decode",
@@ -403,8 +408,9 @@ TEST(GroupKey, IsWhatAWorkerLoads) {
   b.lengths = "ragged:0.5";
   EXPECT_EQ(group_key(a), group_key(b));
   const std::pair<const char*, const char*> loads[] = {
-      {"model", "tiny"}, {"weights", "seed:1"}, {"precision", "fp32"}, {"sparsity", "2:4"},
-      {"kv", "fp8"},     {"tp", "2"},           {"dp", "2"},           {"engine", "reference"}};
+      {"model", "tiny"},      {"weights", "seed:1"}, {"precision", "fp32"}, {"sparsity", "2:4"},
+      {"kv", "fp8"},          {"tp", "2"},           {"dp", "2"},           {"engine", "reference"},
+      {"calibration", "awq"}, {"head", "16bit"}};
   for (const auto& [name, value] : loads) {
     Case c;
     axis(name).set(c, value);

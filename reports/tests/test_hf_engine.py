@@ -68,6 +68,8 @@ def case_of(model: str, suite: str, engine: str, **axes: Any) -> dict[str, Any]:
         "precision": "fp32",
         "kv": "same",
         "sparsity": "dense",
+        "calibration": "none",
+        "head": "same",
         "tp": 1,
         "dp": 1,
         "decode": "greedy",

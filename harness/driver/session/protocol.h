@@ -11,7 +11,8 @@
 // the shell, so that it may have arguments of its own).
 //
 // FILE is a JSON array of cases in the order to measure them. A case has every axis by name, `suite`, and its `id` and
-// `name`. All cases of one process share suite, engine, model, weights, precision, sparsity, kv, tp and dp.
+// `name`. All cases of one process share suite, engine, model, weights, precision, sparsity, calibration,
+// head, kv, tp and dp.
 //
 // Checking comes first, in a process of its own: one line of JSON on stdout for each case,
 //   {"id": ID, "status": "ok" | "invalid" | "oom" | "error" | "skipped", "reason": TEXT or null, "check": CHECK or null,

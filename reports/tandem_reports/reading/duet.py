@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tandem_reports.errors import ReportError
 from tandem_reports.reading.fields import Fields, check_schema, parse_json
-from tandem_reports.reading.records import INTEGER_AXES, TEXT_AXES
+from tandem_reports.reading.records import INTEGER_AXES, LATER_AXES, TEXT_AXES
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def read_duet(folder: Path) -> DuetNotes:
     check_schema(fields.text("schema"), str(path))
     axes = fields.texts("axes")
     for name in axes:
-        if name not in (*TEXT_AXES, *INTEGER_AXES):
+        if name not in (*TEXT_AXES, *LATER_AXES, *INTEGER_AXES):
             fields.fail("axes", f"{name!r} is not an axis")
     look = None
     taken = fields.items("taken")

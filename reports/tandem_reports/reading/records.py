@@ -18,6 +18,8 @@ TEXT_AXES = (
     "model", "weights", "lengths", "precision", "kv", "sparsity", "decode", "stop", "kernel", "memory",
     "engine", "op",
 )  # fmt: skip
+LATER_AXES = {"calibration": "none", "head": "same"}
+"""Axes that older records do not name, and what they stood at."""
 INTEGER_AXES = ("batch", "src", "tgt", "tp", "dp")
 
 
@@ -179,6 +181,8 @@ def _case(fields: Fields) -> Case:
     axes: dict[str, str | int] = {}
     for name in TEXT_AXES:
         axes[name] = case.text(name)
+    for name, default in LATER_AXES.items():
+        axes[name] = case.text(name) if name in case.values else default
     for name in INTEGER_AXES:
         axes[name] = case.integer(name, minimum=1)
     # Axes of a newer minor version are kept, so that cases which differ in them alone stay apart in tables.

@@ -44,6 +44,8 @@ TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 4e-3, "bf16": 2e-2}
 ONLY = {
     "kv": "same",
     "sparsity": "dense",
+    "calibration": "none",
+    "head": "same",
     "tp": 1,
     "dp": 1,
     "decode": "greedy",
