@@ -40,6 +40,8 @@ struct PlanBuffer {
   int64_t bytes() const { return tensor_bytes(dtype, elements); }
 };
 inline constexpr int64_t kPlanAlignment = 256;
+/// Rows of logits begin at multiples of so many elements.
+inline constexpr int64_t kPlanRowElements = 8;
 
 /// A matrix in a buffer: element (r, c) is element offset + r * stride + c of the buffer.
 struct PlanTensor {

@@ -408,6 +408,12 @@ WeightLayout weight_layout(const ModelConfig& whole, const WeightForm& form, con
   check(whole);
   WeightLayout layout{.config = kept_config(whole, kept), .form = form};
   ModelLayout(whole, kept, layout).build();
+  for (const TensorSpec& t : layout.tensors) {
+    if (t.use != TensorUse::kHead || t.storage.scale_group == 0) continue;
+    layout.bytes =
+        std::max({layout.bytes, t.offset + (t.rows + kReadPastRows) * t.storage.value_row_bytes(t.cols),
+                  t.scale_offset + (t.rows + kReadPastRows) * t.storage.scale_row_bytes(t.cols)});
+  }
   return layout;
 }
 

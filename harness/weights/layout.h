@@ -90,6 +90,8 @@ struct WeightLayout {
 
 /// Groups start at multiples of this many bytes, and of 128 values.
 inline constexpr int64_t kGroupAlignment = 256;
+/// Rows, and scales of rows, that may be read past the end of a head of codes: there is memory, whatever it holds.
+inline constexpr int64_t kReadPastRows = 8;
 
 /// Checks the configuration (UsageError), and that slice and kept lists fit it (ImpossibleCase for a degree that does not
 /// divide, UsageError for an index out of order), and lays its tensors out:

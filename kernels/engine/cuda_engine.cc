@@ -11,6 +11,7 @@
 #include "harness/sweep/values.h"
 #include "kernels/attention/attention_index.h"
 #include "kernels/decoding/pack_rules.h"
+#include "kernels/gemm/problem.h"
 #include "kernels/ops/op_workloads.h"
 #include "kernels/skinny/skinny_shape.h"
 
@@ -29,35 +30,37 @@ void only(std::string_view axis, std::string_view value, std::string_view allowe
 
 void check_axes(const Case& c) {
   if (c.suite == Suite::kCollectives) impossible("suite: engine 'cuda' measures no collectives");
-  switch (c.precision) {
-    case Precision::kFp32:
-    case Precision::kTf32:
-    case Precision::kFp16:
-    case Precision::kBf16:
-      break;
-    default:
-      if (c.suite != Suite::kLimits) {
-        impossible(fmt::format("precision: engine 'cuda' computes fp32 tf32 fp16 bf16, not '{}'",
-                               precision_name(c.precision)));
-      }
+  if (dtype_bits(kv_dtype(c.precision, parse_kv(c.kv))) == 8 &&
+      activation_dtype(c.precision) != DType::kBF16) {
+    impossible(fmt::format(
+        "kv: engine 'cuda' keeps keys and values in 8 bits beside activations of bf16 only, not with "
+        "precision '{}'",
+        precision_name(c.precision)));
   }
-  only("kv", c.kv, "same");
   only("sparsity", c.sparsity, "dense");
+  only("calibration", c.calibration, "none");
   only("tp", std::to_string(c.tp), "1");
   only("dp", std::to_string(c.dp), "1");
   if (c.suite != Suite::kGenerate) only("decode", c.decode, "greedy");
 }
 
 /// What the kernels ask of the model's sizes.
-void check_model(const ModelConfig& c) {
-  const auto multiple_of_8 = [](std::string_view field, int value) {
-    if (value % 8 != 0)
-      impossible(fmt::format("model: {}: engine 'cuda' needs a multiple of 8, not {}", field, value));
+void check_model(const ModelConfig& c, Precision precision) {
+  const bool codes = quantises_activations({.precision = precision});
+  const auto multiple_of = [&](int unit, std::string_view field, int value) {
+    if (value % unit != 0) {
+      impossible(fmt::format("model: {}: engine 'cuda' needs a multiple of {} with precision '{}', not {}",
+                             field, unit, precision_name(precision), value));
+    }
   };
-  multiple_of_8("d_model", c.d_model);
-  multiple_of_8("head_dim", c.head_dim);
-  multiple_of_8("encoder.d_ff", c.encoder.d_ff);
-  multiple_of_8("decoder.d_ff", c.decoder.d_ff);
+  // Rows of codes begin on 16 bytes.
+  const int unit = codes ? 16 : 8;
+  multiple_of(unit, "d_model", c.d_model);
+  multiple_of(8, "head_dim", c.head_dim);
+  multiple_of(unit, "encoder heads * head_dim", c.inner(c.encoder));
+  multiple_of(unit, "decoder heads * head_dim", c.inner(c.decoder));
+  multiple_of(unit, "encoder.d_ff", c.encoder.d_ff);
+  multiple_of(unit, "decoder.d_ff", c.decoder.d_ff);
   if (c.head_dim > 128)
     impossible(fmt::format("model: head_dim: engine 'cuda' needs at most 128, not {}", c.head_dim));
   if (c.position != Position::kRelative) return;
@@ -73,6 +76,7 @@ void check_model(const ModelConfig& c) {
 
 WorkloadParams workload_params(const Case& c, const ModelConfig& config) {
   WorkloadParams params{.kernel = parse_kernel(c.kernel),
+                        .kv = parse_kv(c.kv),
                         .capacity = c.suite == Suite::kEncoder ? 0 : c.tgt,
                         .stop_at_eos = c.suite == Suite::kGenerate && c.stop == "eos"};
   if (c.suite == Suite::kGenerate && c.decode != "greedy") params.generation = case_generation(c, config);
@@ -107,11 +111,19 @@ void check_own_kernel(const Case& c) {
 
 CudaEngine::CudaEngine(const CudaEngineOptions& options) : device_(std::make_shared<Device>(options)) {}
 
+void CudaEngine::check_card(const Case& c) const {
+  const DType codes = weight_dtype(c.precision);
+  if (!quantises_activations({.precision = c.precision})) return;
+  if (const std::string why = library_lacks(codes, device_->compute_capability()); !why.empty())
+    impossible(why);
+}
+
 void CudaEngine::check_supported(const Case& c) const {
   check_axes(c);
   if (c.suite == Suite::kLimits) return check_limits_op(c);
   const ModelConfig config = load_model(c.model);
-  check_model(config);
+  check_model(config, c.precision);
+  check_card(c);
   if (c.suite == Suite::kKernels) return check_kernels_op(c, config);
   if (!is_model_suite(c.suite)) return;
   check_own_kernel(c);
@@ -123,12 +135,13 @@ void CudaEngine::check_supported(const Case& c) const {
 void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm& form) {
   const auto start = std::chrono::steady_clock::now();
   check_axes(c);
-  check_model(config);
+  check_model(config, c.precision);
   device_->activate();
   model_.reset();
   const bool checkpoint = parse_weights(c.weights).checkpoint;
   loaded_memory_ = c.memory;
   loaded_kernel_ = parse_kernel(c.kernel);
+  loaded_kv_ = parse_kv(c.kv);
   model_ = std::make_shared<const DeviceModel>(
       load_device_model(*device_, device_->memory(c.memory),
                         {.config = config,
@@ -153,6 +166,7 @@ WorkloadContext CudaEngine::context(const std::string& memory) const {
 std::unique_ptr<Workload> CudaEngine::prepare(const Case& c, const TransformerBatch& batch) {
   const WorkloadParams params = workload_params(c, context(c.memory).model->config);
   loaded_kernel_ = params.kernel;
+  loaded_kv_ = params.kv;
   switch (c.suite) {
     case Suite::kEncoder:
       return encoder_workload(context(c.memory), batch, params);
@@ -171,7 +185,7 @@ Output CudaEngine::forced_logits(const TransformerBatch& batch, std::span<const 
                             batch.size(), steps));
   }
   return kernels::forced_logits(context(loaded_memory_), batch, tokens,
-                                {.kernel = loaded_kernel_, .capacity = steps});
+                                {.kernel = loaded_kernel_, .kv = loaded_kv_, .capacity = steps});
 }
 
 std::vector<std::vector<Sequence>> CudaEngine::decode(const TransformerBatch& batch,
@@ -185,6 +199,7 @@ std::vector<std::vector<Sequence>> CudaEngine::decode(const TransformerBatch& ba
   check_rules(generation, config);
   return kernels::decode(loaded, batch,
                          {.kernel = loaded_kernel_,
+                          .kv = loaded_kv_,
                           .capacity = generation.max_length - 1,
                           .stop_at_eos = true,
                           .generation = generation,

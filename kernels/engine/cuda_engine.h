@@ -34,11 +34,13 @@ class CudaEngine : public Engine {
 
  private:
   WorkloadContext context(const std::string& memory) const;
+  void check_card(const Case& c) const;
 
   std::shared_ptr<Device> device_;
   std::shared_ptr<const DeviceModel> model_;
   std::string loaded_memory_;
   KernelChoice loaded_kernel_ = KernelChoice::kAuto;
+  KvType loaded_kv_ = KvType::kSame;
   double load_us_ = 0;
 };
 

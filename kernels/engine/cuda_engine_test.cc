@@ -48,7 +48,7 @@ double spec_tolerance(Precision precision) {
 void expect_matches_reference(CudaEngine& engine, const CoverCase& cover, Totals& totals) {
   SCOPED_TRACE(cover.text);
   const ModelConfig& config = cover.config;
-  const HostModel host(config, cover.precision);
+  const HostModel host(config, cover.precision, 0, cover.kv);
   const TransformerBatch batch = make_batch(config, cover.lengths, kInputSeed);
   const int rows = batch.size();
 
@@ -61,10 +61,11 @@ void expect_matches_reference(CudaEngine& engine, const CoverCase& cover, Totals
 
   const std::vector<int32_t> inputs = inputs_of(config, generated.tokens, rows, kSteps);
   const Output own = engine.forced_logits(batch, inputs, kSteps);
-  const reference::Matrix encoded = reference::encoder_forward(config, host.weights.encoder, batch);
-  const reference::Matrix truth = reference::forced_logits(config, host.weights, batch, inputs, kSteps);
-  const Errors unit =
-      storage_errors(host, cover.precision, batch, inputs, kSteps, encoded.values, truth.values);
+  const reference::Matrix encoded =
+      reference::encoder_forward(config, host.weights.encoder, batch, host.numerics);
+  const reference::Matrix truth =
+      reference::forced_logits(config, host.weights, batch, inputs, kSteps, host.numerics);
+  const Errors unit = storage_errors(host, batch, inputs, kSteps, encoded.values, truth.values);
 
   const Comparison logits = compare(own.values, truth.values, config.vocab);
   EXPECT_LE(logits.relative_l2, bound(cover.precision, unit.logits)) << logits.where;
@@ -84,11 +85,11 @@ void expect_matches_reference(CudaEngine& engine, const CoverCase& cover, Totals
   step->repeat();
   const Output last = step->output();
   const std::vector<int32_t> prefix = decoder_prefix(config, rows, kSteps, kInputSeed);
-  const reference::Matrix all = reference::forced_logits(config, host.weights, batch, prefix, kSteps);
+  const reference::Matrix all =
+      reference::forced_logits(config, host.weights, batch, prefix, kSteps, host.numerics);
   const std::span want(all.values.data() + all.values.size() - last.values.size(), last.values.size());
   const Comparison single = compare(last.values, want, config.vocab);
-  const Errors own_unit =
-      storage_errors(host, cover.precision, batch, prefix, kSteps, encoded.values, all.values);
+  const Errors own_unit = storage_errors(host, batch, prefix, kSteps, encoded.values, all.values);
   EXPECT_LE(single.relative_l2, 2 * bound(cover.precision, own_unit.last_step)) << single.where;
 
   ++totals.cases;
@@ -129,13 +130,44 @@ TEST_P(CoveringArray, MatchesReference) {
 }
 INSTANTIATE_TEST_SUITE_P(Parts, CoveringArray, testing::Range(0, kCoverParts));
 
+const std::vector<Precision> kFormats = {Precision::kBf16, Precision::kFp8, Precision::kInt8,
+                                         Precision::kW8a16, Precision::kW4a16};
+const std::vector<KvType> kKvs = {KvType::kSame, KvType::kFp8, KvType::kInt8};
+constexpr int kFormatParts = 6;
+class Formats : public testing::TestWithParam<int> {};
+
+// The same of weights, activations and caches that are quantised: codes unpacked in another order, a scale of another row,
+// head or token, a maximum that an earlier step left.
+TEST_P(Formats, MatchTheReferenceInTheSameFormat) {
+  TANDEM_NEED_DEVICE();
+  const auto cases = covering_cases(test_seed_of_the_day() + 1, kFormats, kKvs);
+  CudaEngine engine({.search_choices = false});
+  Totals totals;
+  int skipped = 0;
+  for (size_t i = static_cast<size_t>(GetParam()); i < cases.size(); i += kFormatParts) {
+    fmt::print("{}\n", cases[i].text);
+    try {
+      expect_matches_reference(engine, cases[i], totals);
+    } catch (const ImpossibleCase& e) {
+      ++skipped;
+      fmt::print("skipped: {}\n", e.what());
+    }
+  }
+  fmt::print("{} cases, {} skipped; {} tokens, {} near ties that fell the other way\n", totals.cases, skipped,
+             totals.tokens, totals.excused);
+  EXPECT_GE(totals.cases, 5);
+  EXPECT_LE(skipped * 10, totals.cases);
+}
+INSTANTIATE_TEST_SUITE_P(Parts, Formats, testing::Range(0, kFormatParts));
+
 // Batches beyond the covering array's: products of up to 64 rows, and above that the library's, with selection from stored
 // logits.
 TEST(CudaEngine, LargeBatchMatchesReference) {
   TANDEM_NEED_DEVICE();
   CudaEngine engine({.search_choices = false});
   Totals totals;
-  for (const Precision p : {Precision::kFp32, Precision::kFp16, Precision::kBf16}) {
+  for (const Precision p : {Precision::kFp32, Precision::kFp16, Precision::kBf16, Precision::kFp8,
+                            Precision::kInt8, Precision::kW8a16, Precision::kW4a16}) {
     for (const int rows : {12, 16, 33, 64, 70}) {
       CoverCase c = tiny_case(p, std::vector<int32_t>(rows, 3));
       c.lengths[5] = 1;
@@ -299,8 +331,14 @@ TEST(CudaEngine, RefusesWhatItCannotCompute) {
       EXPECT_NE(std::string(e.what()).find(field), std::string::npos) << e.what();
     }
   };
-  refused("precision", [](Case& c) { c.precision = Precision::kFp8; });
-  refused("kv", [](Case& c) { c.kv = "int8"; });
+  refused("kv", [](Case& c) {
+    c.precision = Precision::kFp16;
+    c.kv = "int8";
+  });
+  refused("calibration", [](Case& c) {
+    c.precision = Precision::kInt8;
+    c.calibration = "smoothquant";
+  });
   refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
   refused("tp", [](Case& c) { c.tp = 2; });
   refused("dp", [](Case& c) { c.dp = 2; });

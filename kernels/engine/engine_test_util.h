@@ -29,16 +29,32 @@ inline bool device_here() {
 #define TANDEM_NEED_DEVICE() \
   if (!::tandem::kernels::device_here()) GTEST_SKIP() << "no CUDA device of compute capability 8.0 or later"
 
-/// Seeded weights on the host, rounded as `precision` stores them.
+/// Seeded weights on the host with the values of `precision` in fp32, and as they are stored where it quantises them.
 struct HostModel {
-  HostModel(const ModelConfig& c, Precision precision, uint64_t seed = 0)
+  HostModel(const ModelConfig& c, Precision p, uint64_t seed = 0, KvType kv_type = KvType::kSame)
       : config(c),
-        host(host_weights(c, WeightsSpec{.seed = seed}, {.precision = precision})),
-        weights(host.weights()) {}
+        precision(p),
+        kv(kv_type),
+        host(host_weights(c, WeightsSpec{.seed = seed}, {.precision = p})),
+        weights(host.weights()) {
+    const DType cache = kv_dtype(p, kv);
+    if (dtype_bits(cache) == 8) numerics.kv = cache;
+    const WeightForm form{.precision = p};
+    if (!lossy(form)) return;
+    const WeightLayout layout = weight_layout(c, form);
+    stored.resize(static_cast<size_t>(layout.bytes));
+    materialise(*weight_source({.seed = seed}, ""), layout, {.host = stored});
+    stored_weights = bind_weights(layout, stored.data());
+  }
 
   ModelConfig config;
+  Precision precision;
+  KvType kv;
   HostWeights host;
   ModelWeights weights;
+  reference::Numerics numerics = {};  ///< of the K/V cache
+  std::vector<std::byte> stored = {};
+  ModelWeights stored_weights = {};
 };
 
 inline CoverCase tiny_case(Precision precision, std::vector<int32_t> lengths) {
@@ -59,6 +75,7 @@ inline Case case_of(const CoverCase& cover, Suite suite, int tgt) {
   c.tgt = tgt;
   c.precision = cover.precision;
   c.kernel = cover.kernel;
+  c.kv = kv_name(cover.kv);
   return c;
 }
 
@@ -70,15 +87,18 @@ struct Errors {
 };
 
 /// What storing activations in 16 bits alone does to this model: the plan interpreted on the host with bf16 buffers for a
-/// bf16 case and with fp16 ones for any other, against fp32, teacher-forced with `tokens` [batch, steps]. Some random models
+/// case of bf16 activations and with fp16 ones for any other, against fp32 and the same codes, teacher-forced with `tokens`
+/// [batch, steps]. Some random models
 /// turn roundings into errors many times their size (a row whose residual nearly cancels), and a bound that does not know
 /// that either fails on them or sees nothing elsewhere.
-inline Errors storage_errors(const HostModel& m, Precision precision, const TransformerBatch& batch,
+inline Errors storage_errors(const HostModel& m, const TransformerBatch& batch,
                              std::span<const int32_t> tokens, int steps, const std::vector<float>& encoded,
                              const std::vector<float>& logits) {
+  const bool bf16 = activation_dtype(m.precision) == DType::kBF16;
   const StepPlan plan = build_plan({.config = m.config,
-                                    .weights = m.weights,
-                                    .precision = precision == Precision::kBf16 ? precision : Precision::kFp16,
+                                    .weights = m.stored.empty() ? m.weights : m.stored_weights,
+                                    .precision = bf16 ? m.precision : Precision::kFp16,
+                                    .kv = m.kv,
                                     .kernel = KernelChoice::kLibrary,
                                     .batch = batch.size(),
                                     .source_tokens = batch.tokens(),

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "harness/base/host_device.h"
 #include "harness/base/testing/test_seed.h"
 #include "kernels/engine/engine_test_util.h"
 
@@ -30,11 +31,25 @@ CoverCase own(CoverCase c) {
   return c;
 }
 
+/// The case with widths that the own kernels read codes of: rows of 4 bits are whole 16 bytes at multiples of 32.
+CoverCase aligned(CoverCase c) {
+  c.config.d_model = round_up(c.config.d_model, 32);
+  c.config.encoder.d_ff = round_up(c.config.encoder.d_ff, 32);
+  c.config.decoder.d_ff = round_up(c.config.decoder.d_ff, 32);
+  c.config.head_dim = round_up(c.config.head_dim, 32);
+  return c;
+}
+
 std::vector<CoverCase> own_cases() {
   std::vector<CoverCase> cases;
   for (const CoverCase& c : covering_cases(
            test_seed_of_the_day(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16}))
     cases.push_back(own(c));
+  for (const CoverCase& c :
+       covering_cases(test_seed_of_the_day() + 1,
+                      {Precision::kFp8, Precision::kInt8, Precision::kW8a16, Precision::kW4a16},
+                      {KvType::kSame, KvType::kFp8, KvType::kInt8}))
+    cases.push_back(own(aligned(c)));
   // A batch that a covering array of small ones does not reach.
   const size_t small = cases.size();
   for (const Precision precision : {Precision::kFp16, Precision::kBf16}) {

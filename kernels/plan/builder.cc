@@ -328,14 +328,14 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
   } else {
     in = library_input(x, {.kind = PhaseKind::kHead, .weight = product}, nullptr);
   }
-  const int64_t stride = round_up(vocab, 8);
+  const int64_t stride = round_up(vocab, kPlanRowElements);
   const PlanTensor logits = scratch(plan_names::kLogits, DType::kF32, rows, stride).columns(0, vocab);
   DenseOp op{
       .x = in.x, .y = logits, .x_max = x_max, .x_scales = in.scales, .weight = product, .scale = scale};
   if (skinny_logits) {
     op.kernel = DenseKernel::kSkinny;
   } else if (weight.input_dtype == DType::kI8) {
-    op.scratch = scratch("head.sums", DType::kI32, rows, vocab);
+    op.scratch = scratch("head.sums", DType::kI32, rows, stride).columns(0, vocab);
   } else if (!weight.input_dtype && coded(weight.weight.dtype)) {
     op.scratch = scratch("head.weight", dtype_, vocab, k);
   }

@@ -7,6 +7,7 @@
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 #include "harness/base/half.h"
+#include "harness/base/host_device.h"
 #include "kernels/attention/relative_bias.h"
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/embedding/embedding.h"
@@ -74,21 +75,31 @@ void* PlanExecutor::at(const PlanTensor& t) const {
 }
 
 GemmProblem PlanExecutor::problem(const DenseOp& op) const {
-  int alignment = std::min({offset_alignment(plan_, op.x), offset_alignment(plan_, op.y),
-                            offset_alignment(plan_, op.residual), pointer_alignment(op.weight.weight.data)});
-  if (!op.weight.bias.empty()) alignment = std::min(alignment, pointer_alignment(op.weight.bias.data));
-  return {.m = op.x.rows,
-          .n = op.weight.weight.rows,
-          .k = op.weight.weight.cols,
-          .x = type(op.x),
-          .w = op.weight.weight.dtype,
-          .out = type(op.y),
-          .tf32 = plan_.precision == Precision::kTf32,
-          .epilogue = epilogue_of(op),
-          .residual = !op.residual.empty(),
-          .ldx = op.x.stride == op.x.cols ? 0 : op.x.stride,
-          .ldy = op.y.stride == op.y.cols ? 0 : op.y.stride,
-          .alignment = alignment};
+  const DenseWeight& w = op.weight;
+  const bool sums = !op.scratch.empty() && type(op.scratch) == DType::kI32;
+  const bool made = !op.scratch.empty() && !sums;
+  const PlanTensor& y = sums ? op.scratch : op.y;
+  int alignment = std::min({offset_alignment(plan_, op.x), offset_alignment(plan_, y),
+                            offset_alignment(plan_, op.residual),
+                            made ? offset_alignment(plan_, op.scratch) : pointer_alignment(w.weight.data)});
+  if (!w.bias.empty()) alignment = std::min(alignment, pointer_alignment(w.bias.data));
+  GemmProblem p{.m = op.x.rows,
+                .n = w.weight.rows,
+                .k = w.weight.cols,
+                .x = type(op.x),
+                .w = made ? type(op.scratch) : w.weight.dtype,
+                .out = type(y),
+                .tf32 = plan_.precision == Precision::kTf32,
+                .epilogue = sums ? GemmEpilogue::kNone : epilogue_of(op),
+                .residual = !sums && !op.residual.empty(),
+                .ldx = op.x.stride == op.x.cols ? 0 : op.x.stride,
+                .ldy = y.stride,
+                .alignment = alignment};
+  // The library's 8-bit products have whole 16 bytes a row of y: an odd vocabulary's columns go on into y's padding, with
+  // whatever follows the matrix and its scales in the arena (weight_layout() leaves room).
+  if (w.input_dtype) p.n = std::min(y.stride, round_up(p.n, kPlanRowElements));
+  if (p.ldy == p.n) p.ldy = 0;
+  return p;
 }
 
 void PlanExecutor::find_products() {

@@ -66,6 +66,8 @@ class PlanExecutor {
   void launch(const SelectOp& op);
   void launch(const ChooseOp& op);
   void launch(const BeamOp& op);
+  void launch(const QuantiseOp& op);
+  void launch(const RowMaxOp& op);
   void launch_skinny_dense(const DenseOp& op);
   void launch_library_dense(const DenseOp& op);
 
@@ -87,6 +89,7 @@ class PlanExecutor {
     return static_cast<T*>(at(t));
   }
   DType type(const PlanTensor& t) const { return plan_.buffers[t.buffer].dtype; }
+  DType type_or(const PlanTensor& t, DType none) const { return t.empty() ? none : type(t); }
 
   Device& device_;
   MemoryResource& memory_;

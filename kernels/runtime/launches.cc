@@ -2,15 +2,26 @@
 // check_kernels() found to go together.
 #include "harness/base/cuda_check.h"
 #include "kernels/activation/activation.h"
+#include "kernels/activation/rescale.h"
 #include "kernels/attention/decode_attention.h"
 #include "kernels/attention/encoder_attention.h"
 #include "kernels/decoding/select.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/norm/norm.h"
+#include "kernels/quantise/quantise.h"
+#include "kernels/quantise/row_max.h"
 #include "kernels/runtime/executor.h"
 #include "kernels/skinny/skinny.h"
 
 namespace tandem::kernels {
+namespace {
+
+/// Of the rows that go with a matrix: codes go with bf16.
+DType rows_dtype(const DenseWeight& w) {
+  return w.scales.empty() ? w.weight.dtype : DType::kBF16;
+}
+
+}  // namespace
 
 void PlanExecutor::launch(const EmbedOp& op) {
   const ModelConfig& c = plan_.config;
@@ -23,6 +34,8 @@ void PlanExecutor::launch(const EmbedOp& op) {
                     .table = op.table.data,
                     .scale = static_cast<float>(c.embedding_scale),
                     .x = at(op.x),
+                    .zero = at<float>(op.zeroed),
+                    .zero_count = op.zeroed.cols,
                     .dependent = dependent_};
   if (!op.sinusoids.empty()) {
     p.positions = at(op.sinusoids);
@@ -60,6 +73,9 @@ void PlanExecutor::launch(const NormOp& op) {
                .gamma = op.weight.gamma.data,
                .beta = op.weight.beta.data,
                .y = at(op.y),
+               .y_dtype = op.scales.empty() ? std::nullopt : std::optional(type(op.y)),
+               .scales = at<float>(op.scales),
+               .y_max = at<float>(op.y_max),
                .dependent = dependent_},
               device_.stream());
 }
@@ -70,19 +86,24 @@ void PlanExecutor::launch(const DenseOp& op) {
 
 void PlanExecutor::launch_skinny_dense(const DenseOp& op) {
   const ModelConfig& c = plan_.config;
-  const DType dtype = op.weight.weight.dtype;
+  const DType dtype = rows_dtype(op.weight);
   SkinnyParams p{.dtype = dtype,
+                 .w_dtype = op.weight.weight.dtype,
                  .m = static_cast<int>(op.x.rows),
                  .n = static_cast<int>(op.y.cols),
                  .k = static_cast<int>(op.x.cols),
                  .x = at(op.x),
                  .ldx = op.x.stride,
                  .w = op.weight.weight.data,
+                 .scales = op.weight.scales.data,
+                 .input_dtype = op.weight.input_dtype,
+                 .x_max = at<float>(op.x_max),
                  .bias = op.weight.bias.data,
                  .residual = at(op.residual),
                  .ld_residual = op.residual.stride,
                  .y = at(op.y),
                  .ldy = op.y.stride,
+                 .y_max = at<float>(op.y_max),
                  .x_float = type(op.x) != dtype,
                  .residual_float = !op.residual.empty() && type(op.residual) != dtype,
                  .y_float = type(op.y) != dtype,
@@ -101,15 +122,54 @@ void PlanExecutor::launch_skinny_dense(const DenseOp& op) {
 }
 
 void PlanExecutor::launch_library_dense(const DenseOp& op) {
-  product_of_op_.at(op_)->run({.x = at(op.x),
-                               .w = op.weight.weight.data,
-                               .bias = op.weight.bias.data,
-                               .residual = at(op.residual),
-                               .y = at(op.y),
-                               .alpha = static_cast<float>(op.scale),
-                               .workspace = workspace_.data(),
-                               .workspace_bytes = workspace_.bytes()},
-                              device_.stream());
+  const DenseWeight& w = op.weight;
+  const bool sums = type_or(op.scratch, DType::kF32) == DType::kI32;
+  GemmArgs args{.x = at(op.x),
+                .w = w.weight.data,
+                .bias = w.bias.data,
+                .residual = at(op.residual),
+                .y = at(op.y),
+                .alpha = static_cast<float>(op.scale),
+                .workspace = workspace_.data(),
+                .workspace_bytes = workspace_.bytes()};
+  if (sums) {
+    args.bias = args.residual = nullptr;
+    args.y = at(op.scratch);
+    args.alpha = 1.0f;
+  } else if (w.input_dtype) {
+    args.x_scales = at<float>(op.x_scales);
+    args.w_scales = w.scales.as<float>();
+  } else if (!op.scratch.empty()) {
+    launch_dequantise({.code_dtype = w.weight.dtype,
+                       .rows = w.weight.rows,
+                       .cols = w.weight.cols,
+                       .codes = w.weight.data,
+                       .scales = w.scales.data,
+                       .y = at(op.scratch),
+                       .dependent = dependent_},
+                      device_.stream());
+    args.w = at(op.scratch);
+  }
+  product_of_op_.at(op_)->run(args, device_.stream());
+  if (!sums) return;
+  launch_rescale({.dtype = rows_dtype(w),
+                  .y_dtype = type(op.y),
+                  .residual_dtype = type_or(op.residual, type(op.y)),
+                  .activation = op.activation,
+                  .gated = op.gated,
+                  .m = op.y.rows,
+                  .f = op.gated ? op.y.cols : op.scratch.stride,
+                  .scale = static_cast<float>(op.scale),
+                  .x = at<int32_t>(op.scratch),
+                  .x_scales = at<float>(op.x_scales),
+                  .w_scales = w.scales.as<float>(),
+                  .bias = w.bias.data,
+                  .residual = at(op.residual),
+                  .residual_stride = op.residual.stride,
+                  .y = at(op.y),
+                  .y_stride = op.y.stride,
+                  .dependent = dependent_},
+                 device_.stream());
 }
 
 void PlanExecutor::launch(const ActivationOp& op) {
@@ -152,14 +212,18 @@ void PlanExecutor::launch(const EncoderAttentionOp& op) {
 void PlanExecutor::launch(const SelfAttentionOp& op) {
   const ModelConfig& c = plan_.config;
   launch_decode_self_attention({.dtype = type(op.q),
+                                .kv_dtype = type(op.k_cache),
                                 .q = at(op.q),
                                 .k = at(op.k),
                                 .v = at(op.v),
                                 .qkv_stride = op.q.stride,
                                 .k_cache = at(op.k_cache),
                                 .v_cache = at(op.v_cache),
+                                .k_scales = at<float>(op.k_scales),
+                                .v_scales = at<float>(op.v_scales),
                                 .out = at(op.out),
                                 .out_stride = op.out.stride,
+                                .out_max = at<float>(op.out_max),
                                 .position = at<int32_t>(op.position),
                                 .finished = at<int32_t>(op.finished),
                                 .ancestry = at<int32_t>(op.ancestry),
@@ -178,15 +242,21 @@ void PlanExecutor::launch(const SelfAttentionOp& op) {
 void PlanExecutor::launch(const CrossAttentionOp& op) {
   const ModelConfig& c = plan_.config;
   launch_decode_cross_attention({.dtype = type(op.q),
+                                 .kv_dtype = type(op.k),
                                  .q = at(op.q),
                                  .q_stride = op.q.stride,
                                  .k = at(op.k),
                                  .v = at(op.v),
                                  .token_stride = op.k.stride,
                                  .head_stride = c.head_dim,
+                                 .k_scales = at<float>(op.k_scales),
+                                 .v_scales = at<float>(op.v_scales),
+                                 .scale_token_stride = op.k_scales.empty() ? 0 : 1,
+                                 .scale_head_stride = op.k_scales.stride,
                                  .offsets = at<int32_t>(op.offsets),
                                  .out = at(op.out),
                                  .out_stride = op.out.stride,
+                                 .out_max = at<float>(op.out_max),
                                  .finished = at<int32_t>(op.finished),
                                  .sources = static_cast<int>(op.offsets.cols - 1),
                                  .rows_per_source = static_cast<int>(op.q.rows / (op.offsets.cols - 1)),
@@ -202,14 +272,19 @@ void PlanExecutor::launch(const CrossAttentionOp& op) {
 void PlanExecutor::launch(const HeadOp& op) {
   const ModelConfig& c = plan_.config;
   const TokenState& s = op.state;
-  HeadParams p{.dtype = op.weight.weight.dtype,
+  const DType dtype = rows_dtype(op.weight);
+  HeadParams p{.dtype = dtype,
+               .w_dtype = op.weight.weight.dtype,
                .m = static_cast<int>(op.x.rows),
                .vocab = static_cast<int>(op.weight.weight.rows),
                .k = static_cast<int>(op.x.cols),
                .x = at(op.x),
                .ldx = op.x.stride,
-               .x_float = type(op.x) != op.weight.weight.dtype,
+               .x_float = type(op.x) != dtype,
                .w = op.weight.weight.data,
+               .scales = op.weight.scales.data,
+               .input_dtype = op.weight.input_dtype,
+               .x_max = at<float>(op.x_max),
                .bias = op.weight.bias.data,
                .scale = static_cast<float>(op.scale),
                .norm = std::nullopt,
@@ -256,6 +331,34 @@ void PlanExecutor::launch(const SelectOp& op) {
                  .arrived = static_cast<int32_t*>(head_workspace_.data()),
                  .dependent = dependent_},
                 device_.stream());
+}
+
+void PlanExecutor::launch(const QuantiseOp& op) {
+  launch_quantise_rows({.dtype = type(op.x),
+                        .code_dtype = type(op.codes),
+                        .rows = op.x.rows,
+                        .cols = op.x.cols,
+                        .group = op.group,
+                        .x = at(op.x),
+                        .x_stride = op.x.stride,
+                        .codes = at(op.codes),
+                        .code_stride = op.codes.stride,
+                        .scales = at<float>(op.scales),
+                        .scale_stride = 1,
+                        .scale_group_stride = op.scales.stride,
+                        .dependent = dependent_},
+                       device_.stream());
+}
+
+void PlanExecutor::launch(const RowMaxOp& op) {
+  launch_row_max({.dtype = type(op.x),
+                  .rows = op.x.rows,
+                  .cols = op.x.cols,
+                  .x = at(op.x),
+                  .x_stride = op.x.stride,
+                  .max = at<float>(op.max),
+                  .dependent = dependent_},
+                 device_.stream());
 }
 
 }  // namespace tandem::kernels

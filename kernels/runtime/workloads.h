@@ -24,6 +24,7 @@ struct WorkloadContext {
 
 struct WorkloadParams {
   KernelChoice kernel = KernelChoice::kAuto;
+  KvType kv = KvType::kSame;
   int capacity = 0;  ///< tokens generated, or appended before and by the measured step
   bool stop_at_eos = false;
   /// How tokens are chosen; none: greedily by the bare logits. capacity must be max_length - 1.
