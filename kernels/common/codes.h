@@ -27,28 +27,34 @@ TANDEM_HD inline float scale_of(uint32_t largest, DType code) {
                                : std::bit_cast<float>(0x7fc00000u);
 }
 
-/// v / scale, rounded as the division is, for many v of one scale: v times the reciprocal, corrected twice by its exact
-/// remainder (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", 1990). Where a
-/// remainder could underflow or the reciprocal overflow, it divides. |v| <= 512 |scale|; the sign of a zero is v's.
+/// v / scale, rounded as the division is where it is 2^-14 at least (below, every code is 0), for many v of one scale and
+/// |v| <= 512 scale: v times the reciprocal, corrected twice by its exact remainder (Markstein, "Computation of elementary
+/// functions on the IBM RISC System/6000 processor", 1990). A quotient of 0 may lose v's sign.
 class Divider {
  public:
   TANDEM_HD explicit Divider(float scale)
-      : scale_(scale), reciprocal_(1.0f / scale), exact_(scale >= 0x1p-60f && scale <= 0x1p60f) {}
+      // Both by a power of two, so that neither the reciprocal nor a remainder that counts leaves the normal numbers.
+      : factor_(scale < 0x1p-60f  ? 0x1p80f
+                : scale > 0x1p60f ? 0x1p-80f
+                                  : 1.0f),
+        scale_(scale),
+        scaled_(scale * factor_),
+        reciprocal_(1.0f / scaled_) {}
   TANDEM_HD float operator()(float v) const {
-    if (!exact_) return v / scale_;
-    float q = v * reciprocal_;
-    q = fmaf(fmaf(-q, scale_, v), reciprocal_, q);
-    q = fmaf(fmaf(-q, scale_, v), reciprocal_, q);
-    return copysignf(q, v);
+    const float x = v * factor_;
+    float q = x * reciprocal_;
+    q = fmaf(fmaf(-q, scaled_, x), reciprocal_, q);
+    return fmaf(fmaf(-q, scaled_, x), reciprocal_, q);
   }
   /// Are there codes other than 0? Not for a scale of 0 or NaN.
   TANDEM_HD bool any() const { return scale_ > 0; }
   TANDEM_HD float scale() const { return scale_; }
 
  private:
+  float factor_;
   float scale_;
+  float scaled_;
   float reciprocal_;
-  bool exact_;
 };
 
 }  // namespace tandem::kernels

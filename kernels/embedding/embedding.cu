@@ -34,6 +34,10 @@ __global__ void __launch_bounds__(kMaxBlock) embedding_kernel(EmbeddingParams p)
   touch_params(p);
   // In this order: a decode step begins here, and its kernels read ahead what the steps before it left.
   pdl_wait();
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < p.zero_count;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    p.zero[i] = 0.0f;
+  }
   pdl_launch_dependents();
   const int id = p.ids[token];
   int64_t row = 0;
@@ -104,7 +108,11 @@ void check(const EmbeddingParams& p) {
 
 void launch_embedding(const EmbeddingParams& params, cudaStream_t stream) {
   check(params);
-  if (params.tokens == 0) return;
+  if (params.tokens == 0) {
+    if (params.zero_count == 0) return;
+    return TANDEM_CUDA_CHECK(
+        cudaMemsetAsync(params.zero, 0, sizeof(float) * static_cast<size_t>(params.zero_count), stream));
+  }
   switch (params.dtype) {
     case DType::kF16:
       return dispatch<__half>(params, stream);

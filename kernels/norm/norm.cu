@@ -3,6 +3,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/host_device.h"
+#include "kernels/common/codes.cuh"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
 #include "kernels/common/row_access.cuh"
@@ -34,6 +35,50 @@ __device__ float row_sum(float v, float* partial) {
   return warp_sum(lane < static_cast<int>(blockDim.x) / kWarp ? partial[lane] : 0.0f);
 }
 
+/// The same for the largest of bits.
+template <bool WARP>
+__device__ uint32_t row_max(uint32_t v, float* partial) {
+  v = __reduce_max_sync(0xffffffffu, v);
+  if constexpr (WARP) return v;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  if (lane == 0) partial[threadIdx.x / kWarp] = __uint_as_float(v);
+  __syncthreads();
+  return __reduce_max_sync(0xffffffffu,
+                           lane < static_cast<int>(blockDim.x) / kWarp ? __float_as_uint(partial[lane]) : 0u);
+}
+
+__device__ inline bool codes_wanted(const NormParams& p) {
+  return p.scales != nullptr;
+}
+__device__ inline bool max_wanted(const NormParams& p) {
+  return p.y_max != nullptr || codes_wanted(p);
+}
+
+/// v as y's type without codes has it.
+template <typename T>
+__device__ inline float as_stored(float v) {
+  return to_float(from_float<T>(v));
+}
+
+template <typename T, int V>
+__device__ inline void store_y_codes(const NormParams& p, int64_t i, const Divider& divide,
+                                     const float (&y)[V]) {
+  float v[V];
+#pragma unroll
+  for (int j = 0; j < V; ++j) v[j] = as_stored<T>(y[j]);
+  if (p.y_dtype == DType::kF8) {
+    store_codes<DType::kF8>(p.y, i, divide, v);
+  } else {
+    store_codes<DType::kI8>(p.y, i, divide, v);
+  }
+}
+
+/// By one thread of a row.
+__device__ inline void store_max(const NormParams& p, int64_t row, uint32_t largest, float scale) {
+  if (p.y_max != nullptr) p.y_max[row] = __uint_as_float(largest);
+  if (codes_wanted(p)) p.scales[row] = scale;
+}
+
 /// A row in registers: FLOATS of it a thread. WARP: one warp owns it, otherwise the block does. MIXED: x or the residual
 /// stream is fp32 while T is not.
 template <typename T, int FLOATS, bool WARP, bool MIXED>
@@ -42,7 +87,7 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : block_limit<T, FLOATS>()) 
   constexpr int CHUNKS = FLOATS / V;
   constexpr bool kEarlyWeights = CHUNKS == 1;  // few rows: latency counts and registers are free
   constexpr bool kTogether = FLOATS <= 32;     // registers suffice for x and residual in flight at once
-  __shared__ float partial[2][kWarp];
+  __shared__ float partial[3][kWarp];
   const bool x_f32 = MIXED && p.x_dtype == DType::kF32;
   const bool stream_f32 = sizeof(T) == 4 || (MIXED && p.stream_dtype == DType::kF32);
   const int threads = WARP ? kWarp : static_cast<int>(blockDim.x);
@@ -139,15 +184,33 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : block_limit<T, FLOATS>()) 
 #pragma unroll
     for (int j = 0; j < V; ++j) s[c][j] *= scale * g[j];
     beta.add_to(false, s[c]);  // zeros when there is none
-    if (i < p.d) store_row<T>(p.y, start + i, sizeof(T) == 4, s[c]);
+    if (i < p.d && !codes_wanted(p)) store_row<T>(p.y, start + i, sizeof(T) == 4, s[c]);
+  }
+  if (!max_wanted(p)) return;
+
+  uint32_t largest = 0;
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+    if ((c * threads + place) * V >= p.d) continue;
+#pragma unroll
+    for (int j = 0; j < V; ++j) largest = max(largest, magnitude_bits(as_stored<T>(s[c][j])));
+  }
+  largest = row_max<WARP>(largest, partial[2]);
+  const Divider divide(scale_of(largest, p.y_dtype.value_or(p.dtype)));
+  if (place == 0) store_max(p, row, largest, divide.scale());
+  if (!codes_wanted(p)) return;
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+    const int i = (c * threads + place) * V;
+    if (i < p.d) store_y_codes<T>(p, start + i, divide, s[c]);
   }
 }
 
-/// Any d and any alignment: one block a row, read three times. `sum` and `y` are written in the last pass
+/// Any d and any alignment: one block a row, read three times (once more for codes). `sum` and `y` are written in the last pass
 /// only, each element by the thread that read it, because they may be the buffers that are read.
-template <typename T>
+template <typename T, bool CODES>
 __global__ void __launch_bounds__(kAnyBlock) norm_any_kernel(NormParams p) {
-  __shared__ float partial[2][kWarp];
+  __shared__ float partial[3][kWarp];
   const int64_t start = static_cast<int64_t>(blockIdx.x) * p.d;
   pdl_launch_dependents();
   pdl_wait();
@@ -175,12 +238,31 @@ __global__ void __launch_bounds__(kAnyBlock) norm_any_kernel(NormParams p) {
     squares += v * v;
   }
   const float scale = rsqrtf(row_sum<false>(squares, partial[1]) / static_cast<float>(p.d) + p.eps);
+  const auto normalised = [&](float s, int i) {
+    return (s - mean) * (scale * load(p.gamma, i, p.dtype)) + load(p.beta, i, p.dtype);
+  };
+  uint32_t largest = 0;
+  if constexpr (CODES) {  // before `sum` may write over what is read
+    for (int i = static_cast<int>(threadIdx.x); i < p.d; i += kAnyBlock) {
+      largest = max(largest, magnitude_bits(as_stored<T>(normalised(element(i), i))));
+    }
+    largest = row_max<false>(largest, partial[2]);
+  }
+  const Divider divide(scale_of(largest, p.y_dtype.value_or(p.dtype)));
   for (int i = static_cast<int>(threadIdx.x); i < p.d; i += kAnyBlock) {
     const float s[1] = {element(i)};
-    const float y[1] = {(s[0] - mean) * (scale * load(p.gamma, i, p.dtype)) + load(p.beta, i, p.dtype)};
+    const float y[1] = {normalised(s[0], i)};
     if (p.sum != nullptr) store_row<T>(p.sum, start + i, p.stream_dtype == DType::kF32, s);
-    store_row<T>(p.y, start + i, sizeof(T) == 4, y);
+    if constexpr (CODES) {
+      store_y_codes<T>(p, start + i, divide, y);
+    } else {
+      store_row<T>(p.y, start + i, sizeof(T) == 4, y);
+      if (p.y_max != nullptr) largest = max(largest, magnitude_bits(as_stored<T>(y[0])));
+    }
   }
+  if (!max_wanted(p)) return;
+  if (!CODES) largest = row_max<false>(largest, partial[2]);
+  if (threadIdx.x == 0) store_max(p, blockIdx.x, largest, divide.scale());
 }
 
 template <typename T, int FLOATS, bool MIXED>
@@ -203,9 +285,9 @@ void launch_block(const NormParams& p, cudaStream_t stream) {
          stream, p);
 }
 
-template <typename T>
+template <typename T, bool CODES>
 void launch_any(const NormParams& p, cudaStream_t stream) {
-  launch(norm_any_kernel<T>,
+  launch(norm_any_kernel<T, CODES>,
          {.grid = dim3(static_cast<unsigned>(p.rows)), .block = dim3(kAnyBlock), .dependent = p.dependent},
          stream, p);
 }
@@ -223,7 +305,9 @@ bool vectors_fit(const NormParams& p) {
 template <typename T, bool MIXED>
 void dispatch(const NormParams& p, cudaStream_t stream) {
   constexpr int V = kVec<T>;
-  if (!vectors_fit(p) || p.d > 32 * kMaxLongBlock) return launch_any<T>(p, stream);
+  if (!vectors_fit(p) || p.d > 32 * kMaxLongBlock) {
+    return p.scales != nullptr ? launch_any<T, true>(p, stream) : launch_any<T, false>(p, stream);
+  }
   if (p.rows >= kManyRows) {
     if (p.d <= 16 * kWarp) return launch_warps<T, 16, MIXED>(p, stream);
     if (p.d <= 32 * kWarp) return launch_warps<T, 32, MIXED>(p, stream);

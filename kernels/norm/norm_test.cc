@@ -2,12 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "harness/base/error.h"
+#include "kernels/common/codes.h"
+#include "kernels/common/codes_test_util.h"
 #include "kernels/common/device_test.h"
 #include "kernels/common/timed_graph.h"
 
@@ -259,6 +263,106 @@ TEST(Norm, DependentChainEqualsPlainChain) {
   EXPECT_TRUE(results[0] == results[1]);
 }
 
+/// The same norm plain, with maxima, and as codes: codes and maxima are those of the plain result.
+void check_codes(NormParams p, int64_t shift, bool nan_row, bool in_place_sum, RandomValues& random) {
+  const std::string what = std::string(dtype_name(p.dtype)) + " x " + std::string(dtype_name(p.x_dtype)) +
+                           " " + std::to_string(p.rows) + " x " + std::to_string(p.d) + " shift " +
+                           std::to_string(shift);
+  auto x = random.normal(p.rows * p.d, p.x_dtype, 0.5f, 1);
+  if (nan_row) x[random.between(0, p.rows * p.d - 1)] = std::numeric_limits<float>::quiet_NaN();
+  const auto residual = random.normal(p.rows * p.d, p.stream_dtype);
+  // A row of zeros: x and residual cancel, and there is no beta.
+  for (int64_t i = 0; i < p.d; ++i) x[i] = -residual[i];
+  if (p.x_dtype != p.stream_dtype) {
+    for (int64_t i = 0; i < p.d; ++i) x[i] = 0;
+  }
+  const bool cancels = p.x_dtype == p.stream_dtype;
+  const DeviceTensor gamma(random.normal(p.d, p.dtype, 1, 0.2f), p.dtype, shift);
+  const DeviceTensor device_x(x, p.x_dtype, shift);
+  p.x = device_x.data();
+  p.gamma = gamma.data();
+  std::vector<float> plain;
+  std::vector<float> maxima[3];
+  std::vector<uint8_t> sums[3];
+  int run = 0;
+  for (const std::optional<DType> y_dtype :
+       {std::optional<DType>(), std::optional(DType::kF8), std::optional(DType::kI8)}) {
+    const DeviceTensor device_residual(residual, p.stream_dtype, shift);
+    const DeviceTensor y(p.rows * p.d, y_dtype.value_or(p.dtype), shift);
+    const DeviceTensor y_max(p.rows, DType::kF32);
+    const DeviceTensor scales(p.rows, DType::kF32);
+    p.residual = device_residual.data();
+    p.sum = in_place_sum ? device_residual.data() : nullptr;
+    p.y = y.data();
+    p.y_dtype = y_dtype;
+    p.y_max = static_cast<float*>(y_max.data());
+    p.scales = y_dtype ? static_cast<float*>(scales.data()) : nullptr;
+    launch_norm(p, nullptr);
+    maxima[run] = y_max.values();
+    sums[run] = device_residual.bytes();
+    if (!y_dtype) {
+      plain = y.values();
+    } else {
+      const HostCodes want = host_codes(plain, p.d, *y_dtype);
+      expect_scales(scales.values(), want.scales, what);
+      expect_codes(y.bytes(), want.codes, what);
+      EXPECT_TRUE(sums[run] == sums[0]) << what << ": codes change the sum";
+    }
+    ++run;
+  }
+  for (int64_t r = 0; r < p.rows; ++r) {
+    uint32_t want = 0;
+    for (int64_t i = r * p.d; i < (r + 1) * p.d; ++i) want = std::max(want, magnitude_bits(plain[i]));
+    for (const auto& got : maxima) {
+      if (std::isnan(std::bit_cast<float>(want))) {
+        ASSERT_TRUE(std::isnan(got[r])) << what << ": row " << r;
+      } else {
+        ASSERT_EQ(got[r], std::bit_cast<float>(want)) << what << ": row " << r;
+      }
+    }
+  }
+  if (cancels && !nan_row) {
+    EXPECT_EQ(maxima[0][0], 0.0f) << what;
+  }
+}
+
+// Without it: the codes that a product takes are not those of the rows that a plain norm gives, or a row's maximum misses a
+// value, in one of the kernel's forms.
+TEST(Norm, CodesAndMaximaAreThoseOfThePlainResult) {
+  TANDEM_NEEDS_DEVICE();
+  RandomValues random(test_seed());
+  for (const auto& [rows, d] : {std::pair{1, 512},
+                                {64, 1024},
+                                {5, 7},
+                                {3, 1000},
+                                {2, 8192},
+                                {1, 36000},
+                                {2049, 512},
+                                {2050, 1024},
+                                {2048, 2048},
+                                {2048, 4096},
+                                {2048, 5120}}) {
+    for (const DType dtype : kFloatTypes) {
+      for (const Norm norm : {Norm::kLayer, Norm::kRms}) {
+        const DType wide = random.coin() ? dtype : DType::kF32;
+        check_codes(
+            {.dtype = dtype, .x_dtype = wide, .stream_dtype = wide, .norm = norm, .rows = rows, .d = d}, 0,
+            random.coin(), random.coin(), random);
+      }
+    }
+  }
+  for (int i = 0; i < 60; ++i) {
+    const DType dtype = random.one_of(kFloatTypes);
+    NormParams p{.dtype = dtype,
+                 .x_dtype = random.coin() ? dtype : DType::kF32,
+                 .stream_dtype = random.coin() ? dtype : DType::kF32,
+                 .norm = random.coin() ? Norm::kLayer : Norm::kRms,
+                 .rows = random.between(1, 30),
+                 .d = static_cast<int>(random.coin() ? 8 * random.between(1, 300) : random.between(1, 2100))};
+    check_codes(p, random.coin() ? 0 : random.between(1, 9), random.coin(), random.coin(), random);
+  }
+}
+
 // Without it: wrong parameters reach the device and fail there, far from their cause.
 TEST(Norm, RefusesWrongParameters) {
   int dummy = 0;
@@ -283,6 +387,23 @@ TEST(Norm, RefusesWrongParameters) {
     p.stream_dtype = DType::kF32;
   });
   refused([](NormParams& p) { p.x_dtype = DType::kF32; });
+  float scales = 0;
+  refused([&](NormParams& p) {
+    p.y_dtype = DType::kF16;
+    p.y = &other;
+  });
+  refused([&](NormParams& p) {
+    p.y_dtype = DType::kF8;  // without scales
+    p.y = &other;
+  });
+  refused([&](NormParams& p) {
+    p.scales = &scales;  // without codes
+    p.y = &other;
+  });
+  refused([&](NormParams& p) {
+    p.y_dtype = DType::kI8;  // in x's place
+    p.scales = &scales;
+  });
 }
 
 }  // namespace
