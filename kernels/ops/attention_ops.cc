@@ -56,7 +56,8 @@ struct Relative {
   RelativeBiasRef ref;
 };
 Relative relative_of(const OpSetup& s, PlanBuilder& b, int heads, std::string_view name) {
-  Relative r{.weights = s.weights(int64_t{s.config.relative_buckets} * heads, 1, 1.0), .ref = {}};
+  Relative r{.weights = s.weights({{s.dtype, int64_t{s.config.relative_buckets} * heads, 1.0}}, 1),
+             .ref = {}};
   StackWeight w;
   w.relative_bias = r.weights->view(0, 0, s.config.relative_buckets, heads);
   r.ref = relative_bias(b, w, {.layers = 1, .heads = heads, .d_ff = 8}, name);
