@@ -36,7 +36,7 @@ void check_axes(const Case& c) {
     case Precision::kBf16:
       break;
     default:
-      if (c.suite != Suite::kLimits) {
+      if (c.suite != Suite::kLimits && c.suite != Suite::kKernels) {
         impossible(fmt::format("precision: engine 'cuda' computes fp32 tf32 fp16 bf16, not '{}'",
                                precision_name(c.precision)));
       }
@@ -112,7 +112,11 @@ void CudaEngine::check_supported(const Case& c) const {
   if (c.suite == Suite::kLimits) return check_limits_op(c);
   const ModelConfig config = load_model(c.model);
   check_model(config);
-  if (c.suite == Suite::kKernels) return check_kernels_op(c, config);
+  if (c.suite == Suite::kKernels) {
+    const std::string lacks = library_lacks(weight_dtype(c.precision), device_->lt().compute_capability());
+    if (!lacks.empty()) impossible(lacks);
+    return check_kernels_op(c, config);
+  }
   if (!is_model_suite(c.suite)) return;
   check_own_kernel(c);
   if (c.decode != "greedy") check_rules(case_generation(c, config), config);

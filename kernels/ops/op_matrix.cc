@@ -22,9 +22,9 @@ uint32_t code_at(DType dtype, const uint8_t* row, int64_t i) {
 
 OpMatrix::OpMatrix(const OpSetup& s, TensorUse use, int64_t rows, int64_t cols, bool bias)
     : dtype_(s.dtype), rows_(rows), cols_(cols), has_bias_(bias) {
-  const WeightForm form{.precision = s.c.precision};
+  const WeightForm form = weight_form(s.c);
   storage_ = storage_of(form, use);
-  if (quantises_activations(form)) input_dtype_ = storage_.dtype;
+  if (quantises_activations(form) && dtype_bits(storage_.dtype) == 8) input_dtype_ = storage_.dtype;
   copies_ = copies_beyond_l2(*s.device, static_cast<int64_t>(stored_bytes()));
   const double scale = 3 / std::sqrt(static_cast<double>(cols));
   // A uniform code times a uniform scale has the variance of a uniform value of `scale`.
