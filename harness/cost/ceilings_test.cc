@@ -67,6 +67,20 @@ TEST(Floor, MissingRateGivesNoFloor) {
   EXPECT_TRUE(floor_us(one_phase(1, 0, 0), c));
 }
 
+// Breaks when a format's products are held to another format's rate: weights alone in 8 or 4 bits are multiplied in bf16, and
+// attention is, whatever the products' format.
+TEST(Ceilings, EachFormatHasItsRate) {
+  Ceilings c = card();
+  c.burst_tflops[static_cast<size_t>(Precision::kFp8)] = 1500;
+  c.burst_tflops[static_cast<size_t>(Precision::kInt8)] = 1400;
+  const std::pair<Precision, double> products[] = {
+      {Precision::kFp8, 1500}, {Precision::kInt8, 1400}, {Precision::kW8a16, 786}, {Precision::kW4a16, 786}};
+  for (const auto& [precision, tflops] : products) {
+    EXPECT_EQ(c.rate_tflops(precision, ComputeUnit::kProduct), tflops) << precision_name(precision);
+    EXPECT_EQ(c.rate_tflops(precision, ComputeUnit::kAttention), 786) << precision_name(precision);
+  }
+}
+
 // Breaks when ceilings do not survive their file, or a wrong file passes.
 TEST(Ceilings, JsonRoundTrip) {
   const nlohmann::json j = card();

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "harness/cost/cost.h"
 #include "harness/engine/traits.h"
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
@@ -88,6 +89,7 @@ struct OpWorkload {
   double bytes_read = 0;
   double bytes_written = 0;
   double flops = 0;
+  ComputeUnit unit = ComputeUnit::kProduct;  ///< of the flops
   /// Checks the output of the last repetition against a plain second computation (sums, sampled products, bytes read back).
   std::function<CheckResult()> check;
 };

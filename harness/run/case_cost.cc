@@ -66,12 +66,12 @@ void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
   }
 }
 
-void fill_op_floor(Record& r, double bytes_read, double bytes_written, double flops,
-                   const Ceilings& ceilings) {
+void fill_op_floor(Record& r, const OpWorkload& op, const Ceilings& ceilings) {
   Cost cost;
   cost.precision = r.c.precision;
-  cost.phases.push_back({.other_bytes = bytes_read, .written_bytes = bytes_written, .flops = flops});
-  if (bytes_read + bytes_written + flops > 0) put_floor(r, cost, ceilings);
+  cost.phases.push_back(
+      {.other_bytes = op.bytes_read, .written_bytes = op.bytes_written, .flops = op.flops, .unit = op.unit});
+  if (cost.bytes() + op.flops > 0) put_floor(r, cost, ceilings);
 }
 
 }  // namespace tandem

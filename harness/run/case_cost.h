@@ -3,6 +3,7 @@
 
 #include "harness/cost/ceilings.h"
 #include "harness/cost/cost.h"
+#include "harness/engine/engine.h"
 #include "harness/record/record.h"
 #include "harness/sweep/case.h"
 
@@ -17,8 +18,7 @@ Cost case_cost(const Case& c, const ModelConfig& config);
 void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
                std::optional<double> l2_bytes);
 
-/// The same for an operation whose bytes and flops are known.
-void fill_op_floor(Record& r, double bytes_read, double bytes_written, double flops,
-                   const Ceilings& ceilings);
+/// The same for an operation, which knows its bytes and flops.
+void fill_op_floor(Record& r, const OpWorkload& op, const Ceilings& ceilings);
 
 }  // namespace tandem

@@ -260,7 +260,7 @@ void Worker::measure_op(const Case& c, Record& r) {
     r.flops = op.flops;
     r.metrics.teraflops = op.flops / seconds * 1e-12;
   }
-  fill_op_floor(r, op.bytes_read, op.bytes_written, op.flops, options_.ceilings);
+  fill_op_floor(r, op, options_.ceilings);
   r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
 }
 

@@ -10,6 +10,7 @@
 
 #include "harness/base/error.h"
 #include "harness/card/testing/recorded_nvml.h"
+#include "harness/run/case_cost.h"
 #include "harness/run/energy.h"
 #include "harness/run/testing/fake_engine.h"
 
@@ -247,6 +248,22 @@ TEST_F(WorkerTest, OperationsHaveRates) {
   const Record r = worker.measure_case(c, worker.validate_case(c));
   ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
   EXPECT_DOUBLE_EQ(*r.metrics.gigabytes_per_second, 1.0);  // 1e6 bytes in 1000 us
+}
+
+// Breaks when attention of an 8-bit case is held to the rate of its products, which nothing here attends with.
+TEST(OpFloor, AttentionHasItsOwnRate) {
+  Ceilings ceilings;
+  ceilings.burst_tflops[static_cast<size_t>(Precision::kFp8)] = 1500;
+  ceilings.burst_tflops[static_cast<size_t>(Precision::kBf16)] = 750;
+  Record r;
+  r.c.precision = Precision::kFp8;
+  OpWorkload op;
+  op.flops = 1.5e9;
+  fill_op_floor(r, op, ceilings);
+  EXPECT_NEAR(r.floor.floor_us.value(), 1, 1e-9);
+  op.unit = ComputeUnit::kAttention;
+  fill_op_floor(r, op, ceilings);
+  EXPECT_NEAR(r.floor.floor_us.value(), 2, 1e-9);
 }
 
 // Breaks when a timed process cannot tell that a profiler sits in it.

@@ -114,7 +114,7 @@ CudaEngine::CudaEngine(const CudaEngineOptions& options) : device_(std::make_sha
 void CudaEngine::check_card(const Case& c) const {
   const DType codes = weight_dtype(c.precision);
   if (!quantises_activations({.precision = c.precision})) return;
-  if (const std::string why = library_lacks(codes, device_->compute_capability()); !why.empty())
+  if (const std::string why = library_lacks(codes, device_->lt().compute_capability()); !why.empty())
     impossible(why);
 }
 

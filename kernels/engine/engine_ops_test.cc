@@ -28,7 +28,8 @@ TEST(KernelOps, EachComputesWhatItSays) {
     const ModelConfig config = load_model(model);
     for (const std::string& name : suite_ops(Suite::kKernels)) {
       for (const char* kernel : {"own", "library"}) {
-        for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+        for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kFp8,
+                                          Precision::kInt8, Precision::kW8a16, Precision::kW4a16}) {
           Case c;
           c.suite = Suite::kKernels;
           c.op = name;

@@ -56,7 +56,8 @@ struct Relative {
   RelativeBiasRef ref;
 };
 Relative relative_of(const OpSetup& s, PlanBuilder& b, int heads, std::string_view name) {
-  Relative r{.weights = s.weights(int64_t{s.config.relative_buckets} * heads, 1, 1.0), .ref = {}};
+  Relative r{.weights = s.weights({{s.dtype, int64_t{s.config.relative_buckets} * heads, 1.0}}, 1),
+             .ref = {}};
   StackWeight w;
   w.relative_bias = r.weights->view(0, 0, s.config.relative_buckets, heads);
   r.ref = relative_bias(b, w, {.layers = 1, .heads = heads, .d_ff = 8}, name);
@@ -93,6 +94,7 @@ OpWorkload encoder_attention_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
+  op.unit = ComputeUnit::kAttention;
   op.bytes_read = static_cast<double>(s.bytes(tokens * 3 * inner));
   op.bytes_written = static_cast<double>(s.bytes(tokens * inner));
   for (const int32_t length : s.lengths) op.flops += 4.0 * length * length * static_cast<double>(inner);
@@ -163,6 +165,7 @@ OpWorkload self_attention_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
+  op.unit = ComputeUnit::kAttention;
   op.bytes_read = static_cast<double>(s.bytes(2 * cache_elements + 3 * batch * inner));
   op.bytes_written = static_cast<double>(s.bytes(3 * batch * inner));
   op.flops = 4.0 * static_cast<double>(cache_elements);
@@ -232,6 +235,7 @@ OpWorkload cross_attention_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
+  op.unit = ComputeUnit::kAttention;
   op.bytes_read = static_cast<double>(s.bytes((2 * tokens + batch) * inner));
   op.bytes_written = static_cast<double>(s.bytes(batch * inner));
   op.flops = 4.0 * static_cast<double>(tokens) * static_cast<double>(inner);

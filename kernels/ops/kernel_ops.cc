@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <span>
 
 #include "harness/base/error.h"
+#include "kernels/ops/op_matrix.h"
 #include "kernels/ops/op_setup.h"
 #include "kernels/ops/op_workloads.h"
 #include "kernels/skinny/skinny_shape.h"
@@ -34,10 +36,16 @@ double activate(Activation activation, double x) {
   return x;
 }
 
-/// A uniform distribution on (-scale, scale) whose dot products over k terms with values in (-1, 1) have unit
-/// variance.
-double unit_scale(int64_t k) {
-  return 3 / std::sqrt(static_cast<double>(k));
+/// Where an own product of `weight` finds the largest magnitude of each row of x, which the graph of a model's step leaves
+/// beside them; empty when it wants none.
+PlanTensor max_of(PlanBuilder& b, const PlanTensor& x, const DenseWeight& weight) {
+  if (!weight.input_dtype) return {};
+  return b.state("x_max", DType::kF32, 1, x.rows, BufferRole::kInput);
+}
+void upload_max(OpRunner& runner, const PlanTensor& x_max, int64_t rows) {
+  if (x_max.empty()) return;
+  const std::vector<float> maxima = row_maxima(runner.run().floats("x"), rows);
+  runner.run().upload("x_max", maxima.data(), tensor_bytes(DType::kF32, rows));
 }
 
 struct DenseShape {
@@ -53,35 +61,46 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
   const bool gated = shape.ffn_up && c.gated;
   const int64_t out = gated ? shape.n / 2 : shape.n;
   const int64_t rows = s.c.batch;
-  const int64_t bias_at = OpWeights::padded(shape.n * shape.k);
-  const int copies = copies_beyond_l2(*s.device, s.bytes(shape.n * shape.k));
-  const auto weights = s.weights(bias_at + shape.n, copies, unit_scale(shape.k));
+  const OpMatrix matrix(s, shape.kind == PhaseKind::kHead ? TensorUse::kHead : TensorUse::kProduct, shape.n,
+                        shape.k, c.bias);
+  const int copies = matrix.copies();
 
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor x = b.state("x", s.dtype, rows, shape.k, BufferRole::kInput);
-  DenseWeight last;
+  const bool own = b.own_product(x, matrix.copy(0));
+  const PlanTensor x_max = own ? max_of(b, x, matrix.copy(0)) : PlanTensor{};
   for (int i = 0; i < copies; ++i) {
-    last = {.weight = weights->view(i, 0, shape.n, shape.k),
-            .bias = c.bias ? weights->view(i, bias_at, 1, shape.n) : TensorView{}};
+    const PlanBuilder::Dense dense{
+        .kind = shape.kind, .weight = matrix.copy(i), .activation = activation, .gated = gated};
     const PlanTensor y =
-        b.dense({.rows = x, .pending = {}},
-                {.kind = shape.kind, .weight = last, .activation = activation, .gated = gated});
+        x_max.empty() ? b.dense({.rows = x, .pending = {}}, dense) : b.activations(shape.kind, rows, out);
+    if (!x_max.empty()) {
+      b.add(shape.kind, DenseOp{.x = x,
+                                .y = y,
+                                .x_max = x_max,
+                                .weight = dense.weight,
+                                .activation = activation,
+                                .gated = gated,
+                                .kernel = DenseKernel::kSkinny});
+    }
     if (i + 1 == copies) b.keep(y, "y");
   }
 
   OpWorkload op;
-  auto runner = s.runner(b, weights, copies);
+  auto runner = s.runner(b, matrix.weights(), copies);
+  upload_max(*runner, x_max, rows);
   runner->build_graph();
-  op.bytes_read = static_cast<double>(s.bytes(shape.n * shape.k + rows * shape.k));
+  op.bytes_read = matrix.stored_bytes() + static_cast<double>(rows) * matrix.input_row_bytes(!own);
   op.bytes_written = static_cast<double>(s.bytes(rows * out));
   op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
-  op.check = [r = runner.get(), last, rows, out, shape, activation, gated, precision = s.c.precision] {
+  op.check = [r = runner.get(), matrix, rows, out, shape, activation, gated, precision = s.c.precision] {
     const std::vector<float> x_values = r->run().floats("x");
     const std::vector<float> y_values = r->run().floats("y");
     const auto product = [&](int64_t row, int64_t n) {
-      const std::vector<float> w = r->weights().download(last.weight, n * shape.k, shape.k);
-      double sum = last.bias.empty() ? 0.0 : r->weights().download(last.bias, n, 1)[0];
-      for (int64_t i = 0; i < shape.k; ++i) sum += double{w[i]} * x_values[row * shape.k + i];
+      const std::vector<float> x = matrix.input(std::span(x_values).subspan(row * shape.k, shape.k));
+      const std::vector<float> w = matrix.rows(n, 1);
+      double sum = matrix.biases(n, 1)[0];
+      for (int64_t i = 0; i < shape.k; ++i) sum += double{w[i]} * x[i];
       return sum;
     };
     SampleCheck check;
@@ -103,14 +122,13 @@ OpWorkload norm_op(const OpSetup& s) {
   const ModelConfig& c = s.config;
   const int64_t rows = s.c.batch;
   const int64_t d = c.d_model;
-  const int64_t beta_at = OpWeights::padded(d);
-  const auto weights = s.weights(2 * beta_at, kRowCopies, 1.0);
+  const auto weights = s.weights({{s.dtype, d, 1.0}, {s.dtype, d, 1.0}}, kRowCopies);
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor x = b.state("x", s.dtype, rows, d, BufferRole::kInput);
   NormWeight last;
   for (int i = 0; i < kRowCopies; ++i) {
     last = {.gamma = weights->view(i, 0, 1, d),
-            .beta = c.norm == Norm::kLayer ? weights->view(i, beta_at, 1, d) : TensorView{}};
+            .beta = c.norm == Norm::kLayer ? weights->view(i, 1, 1, d) : TensorView{}};
     const PlanTensor y = b.materialise({.rows = x, .pending = last});
     if (i + 1 == kRowCopies) b.keep(y, "y");
   }
@@ -149,7 +167,7 @@ OpWorkload embedding_op(const OpSetup& s) {
   const OpSetup setup{.device = s.device, .c = s.c, .config = plain};
   const int64_t rows = s.c.batch;
   const int64_t d = plain.d_model;
-  const auto weights = s.weights(int64_t{plain.vocab} * d, 1, 1.0);
+  const auto weights = s.weights({{s.dtype, int64_t{plain.vocab} * d, 1.0}}, 1);
   PlanBuilder b = setup.builder(Side::kDecoder);
   const PlanTensor ids = b.state("ids", DType::kI32, 1, rows * kRowCopies, BufferRole::kInput);
   StackWeight w;
@@ -189,33 +207,38 @@ OpWorkload head_op(const OpSetup& s) {
   const int64_t rows = s.c.batch;
   const int64_t d = c.d_model;
   const int64_t vocab = c.vocab;
-  const int64_t bias_at = OpWeights::padded(vocab * d);
-  const int copies = copies_beyond_l2(*s.device, s.bytes(vocab * d));
-  const auto weights = s.weights(bias_at + vocab, copies, unit_scale(d));
+  const OpMatrix matrix(s, TensorUse::kHead, vocab, d, c.head_bias);
+  const int copies = matrix.copies();
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor x = b.state("x", s.dtype, rows, d, BufferRole::kInput);
   const TokenState token{
       .next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, rows, BufferRole::kInput),
       .tokens = b.state(plan_names::kTokens, DType::kI32, rows, s.c.tgt, BufferRole::kInput),
       .position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput)};
-  DenseWeight last;
+  const bool own = b.own_product(x, matrix.copy(0));
+  const PlanTensor x_max = own ? max_of(b, x, matrix.copy(0)) : PlanTensor{};
   for (int i = 0; i < copies; ++i) {
-    last = {.weight = weights->view(i, 0, vocab, d),
-            .bias = c.head_bias ? weights->view(i, bias_at, 1, vocab) : TensorView{}};
-    b.head({.rows = x, .pending = {}}, last, token);
+    if (x_max.empty()) {
+      b.head({.rows = x, .pending = {}}, matrix.copy(i), token);
+    } else {
+      b.add(PhaseKind::kHead,
+            HeadOp{.x = x, .x_max = x_max, .weight = matrix.copy(i), .scale = c.head_scale, .state = token});
+    }
   }
-  auto runner = s.runner(b, weights, copies);
+  auto runner = s.runner(b, matrix.weights(), copies);
+  upload_max(*runner, x_max, rows);
   const int32_t zero = 0;
   runner->run().upload(plan_names::kPosition, &zero, sizeof(zero));
   runner->build_graph();
 
   OpWorkload op;
-  op.bytes_read = static_cast<double>(s.bytes(vocab * d + rows * d));
+  op.bytes_read = matrix.stored_bytes() + static_cast<double>(rows) * matrix.input_row_bytes(!own);
   op.bytes_written = static_cast<double>(tensor_bytes(DType::kI32, rows));
   op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(vocab) * static_cast<double>(d);
-  op.check = [r = runner.get(), last, rows, d, vocab, scale = c.head_scale, precision = s.c.precision] {
+  op.check = [r = runner.get(), matrix, rows, d, vocab, scale = c.head_scale, precision = s.c.precision] {
     const std::vector<float> x_values = r->run().floats("x");
     const int64_t row = draw(0, rows);
+    const std::vector<float> x = matrix.input(std::span(x_values).subspan(row * d, d));
     const int32_t chosen = r->run().integers(plan_names::kNextIds)[row];
     double best = -1e300;
     double got = -1e300;
@@ -223,12 +246,11 @@ OpWorkload head_op(const OpSetup& s) {
     constexpr int64_t kRowsAtOnce = 1024;
     for (int64_t first = 0; first < vocab; first += kRowsAtOnce) {
       const int64_t count = std::min(kRowsAtOnce, vocab - first);
-      const std::vector<float> w = r->weights().download(last.weight, first * d, count * d);
-      const std::vector<float> bias =
-          last.bias.empty() ? std::vector<float>(count) : r->weights().download(last.bias, first, count);
+      const std::vector<float> w = matrix.rows(first, count);
+      const std::vector<float> bias = matrix.biases(first, count);
       for (int64_t n = 0; n < count; ++n) {
         double sum = 0;
-        for (int64_t i = 0; i < d; ++i) sum += double{w[n * d + i]} * x_values[row * d + i];
+        for (int64_t i = 0; i < d; ++i) sum += double{w[n * d + i]} * x[i];
         const double logit = scale * sum + bias[n];
         squares += logit * logit;
         best = std::max(best, logit);
@@ -255,6 +277,12 @@ void check_kernels_op(const Case& c, const ModelConfig&) {
   if (kernel == KernelChoice::kOwn && dense && c.batch > kSkinnyMaxRows) {
     throw ImpossibleCase(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}",
                                      kSkinnyMaxRows, c.batch));
+  }
+  if (!dense && weight_dtype(c.precision) != activation_dtype(c.precision)) {
+    throw ImpossibleCase(
+        fmt::format("precision: op '{}' has no quantised weights, so that it is measured in fp32 tf32 fp16 "
+                    "bf16, not '{}'",
+                    c.op, precision_name(c.precision)));
   }
 }
 

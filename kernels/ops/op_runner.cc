@@ -33,30 +33,48 @@ int copies_beyond_l2(const Device& device, int64_t bytes) {
   return static_cast<int>(std::clamp<int64_t>(total / std::max<int64_t>(bytes, 1) + 1, 2, 128));
 }
 
-OpWeights::OpWeights(Device& device, MemoryResource& memory, DType dtype, int64_t elements, int copies,
-                     float scale)
-    : device_(device),
-      dtype_(dtype),
-      stride_(padded(elements)),
-      block_(memory, tensor_bytes(dtype, stride_ * copies)) {
-  launch_random_fill({.out = block_.data(),
-                      .dtype = dtype,
-                      .count = stride_ * copies,
-                      .key = stream_key(kInputSeed, "op.weights"),
-                      .scale = scale},
-                     device.stream());
+OpWeights::OpWeights(Device& device, MemoryResource& memory, const std::vector<Region>& regions, int copies)
+    : device_(device) {
+  constexpr int64_t kAlignment = 256;
+  int64_t bytes = 0;
+  for (const Region& r : regions) {
+    const int64_t stride = round_up(tensor_bytes(r.dtype, r.elements), kAlignment);
+    places_.push_back({.dtype = r.dtype, .offset = bytes, .stride = stride});
+    bytes += stride * copies;
+  }
+  block_ = MemoryBlock(memory, bytes);
+  for (size_t i = 0; i < regions.size(); ++i) {
+    // Two values of 4 bits are any byte.
+    const bool halves = regions[i].dtype == DType::kI4;
+    const DType dtype = halves ? DType::kI8 : regions[i].dtype;
+    launch_random_fill({.out = static_cast<char*>(block_.data()) + places_[i].offset,
+                        .dtype = dtype,
+                        .count = places_[i].stride * copies / dtype_bytes(dtype),
+                        .key = stream_key(kInputSeed, "op.weights") + i,
+                        .scale = halves ? 127.0f : static_cast<float>(regions[i].scale)},
+                       device.stream());
+  }
 }
 
-TensorView OpWeights::view(int copy, int64_t offset, int64_t rows, int64_t cols) const {
-  const int64_t at = tensor_bytes(dtype_, copy * stride_ + offset);
-  return {.data = static_cast<const char*>(block_.data()) + at, .dtype = dtype_, .rows = rows, .cols = cols};
+TensorView OpWeights::view(int copy, int region, int64_t rows, int64_t cols) const {
+  const Place& place = places_.at(static_cast<size_t>(region));
+  return {.data = static_cast<const char*>(block_.data()) + place.offset + copy * place.stride,
+          .dtype = place.dtype,
+          .rows = rows,
+          .cols = cols};
+}
+
+std::vector<uint8_t> OpWeights::download_bytes(const TensorView& view, int64_t first, int64_t count) const {
+  std::vector<uint8_t> raw(static_cast<size_t>(count));
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(raw.data(), view.as<char>() + first, raw.size(), cudaMemcpyDeviceToHost,
+                                    device_.stream()));
+  device_.synchronize();
+  return raw;
 }
 
 std::vector<float> OpWeights::download(const TensorView& view, int64_t first, int64_t count) const {
-  std::vector<char> raw(static_cast<size_t>(tensor_bytes(view.dtype, count)));
-  TANDEM_CUDA_CHECK(cudaMemcpyAsync(raw.data(), view.as<char>() + tensor_bytes(view.dtype, first), raw.size(),
-                                    cudaMemcpyDeviceToHost, device_.stream()));
-  device_.synchronize();
+  const std::vector<uint8_t> raw =
+      download_bytes(view, tensor_bytes(view.dtype, first), tensor_bytes(view.dtype, count));
   std::vector<float> values(static_cast<size_t>(count));
   const auto* bits = reinterpret_cast<const uint16_t*>(raw.data());
   for (size_t i = 0; i < values.size(); ++i) {

@@ -21,19 +21,29 @@ int copies_beyond_l2(const Device& device, int64_t bytes);
 /// Weights of all copies in one block of random values.
 class OpWeights {
  public:
-  /// `elements` of each copy, values uniform in (-scale, scale).
-  OpWeights(Device& device, MemoryResource& memory, DType dtype, int64_t elements, int copies, float scale);
-  /// A matrix of a copy, `offset` elements from the copy's start.
-  TensorView view(int copy, int64_t offset, int64_t rows, int64_t cols) const;
-  /// Elements that a region of `elements` takes so that the next begins aligned.
-  static int64_t padded(int64_t elements) { return round_up(elements, 128); }
-  /// A part of a view as fp32 on the host.
+  /// What each copy has one of: values uniform in (-scale, scale), of 4 bits any.
+  struct Region {
+    DType dtype;
+    int64_t elements;
+    double scale;
+  };
+  OpWeights(Device& device, MemoryResource& memory, const std::vector<Region>& regions, int copies);
+  /// A region of a copy as a matrix.
+  TensorView view(int copy, int region, int64_t rows, int64_t cols) const;
+  /// A part of a view of floating-point values as fp32 on the host.
   std::vector<float> download(const TensorView& view, int64_t first, int64_t count) const;
+  /// The same as it is stored: `count` bytes from byte `first` on.
+  std::vector<uint8_t> download_bytes(const TensorView& view, int64_t first, int64_t count) const;
 
  private:
+  struct Place {
+    DType dtype;
+    int64_t offset;  ///< bytes, of the first copy
+    int64_t stride;  ///< bytes from copy to copy
+  };
+
   Device& device_;
-  DType dtype_;
-  int64_t stride_;  // elements from copy to copy
+  std::vector<Place> places_;
   MemoryBlock block_;
 };
 

@@ -51,8 +51,8 @@ struct OpSetup {
   std::unique_ptr<OpRunner> runner(PlanBuilder& b, std::shared_ptr<OpWeights> weights, int copies) const {
     return std::make_unique<OpRunner>(device, memory, b.finish(), std::move(weights), copies);
   }
-  std::shared_ptr<OpWeights> weights(int64_t elements, int copies, double scale) const {
-    return std::make_shared<OpWeights>(*device, memory, dtype, elements, copies, static_cast<float>(scale));
+  std::shared_ptr<OpWeights> weights(const std::vector<OpWeights::Region>& regions, int copies) const {
+    return std::make_shared<OpWeights>(*device, memory, regions, copies);
   }
 };
 

@@ -49,7 +49,6 @@ Device::Device(const CudaEngineOptions& options)
   const cudaDeviceProp properties = open_device(options.device);
   dependent_launch_ = current_arch().dependent_launch;
   l2_bytes_ = properties.l2CacheSize;
-  compute_capability_ = 10 * properties.major + properties.minor;
   total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
   TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   lt_ = std::make_unique<CublasLt>();

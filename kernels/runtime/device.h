@@ -76,8 +76,6 @@ class Device {
   /// Programmatic dependent launch; off on cards before sm_90 and with TANDEM_ARCH=sm80.
   bool dependent_launch() const { return dependent_launch_; }
   int64_t l2_bytes() const { return l2_bytes_; }
-  /// 90 for 9.0.
-  int compute_capability() const { return compute_capability_; }
   int64_t total_bytes() const { return total_bytes_; }
 
   /// The level that allocations stop at, by the word of the `memory` axis: `gpu` is the driver's allocator
@@ -101,7 +99,6 @@ class Device {
   CudaEngineOptions options_;
   bool dependent_launch_ = false;
   int64_t l2_bytes_ = 0;
-  int compute_capability_ = 0;
   int64_t total_bytes_ = 0;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<MemoryResource> gpu_;

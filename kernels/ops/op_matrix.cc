@@ -1,0 +1,94 @@
+#include "kernels/ops/op_matrix.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "harness/weights/values/quantise.h"
+
+namespace tandem::kernels {
+namespace {
+
+/// Values of a code are uniform in (-this, this): of 8 bits as they are filled, of 4 bits any.
+double code_range(DType dtype) {
+  return dtype == DType::kF8 ? 448 : dtype == DType::kI8 ? 127 : 8;
+}
+
+uint32_t code_at(DType dtype, const uint8_t* row, int64_t i) {
+  if (dtype != DType::kI4) return row[i];
+  return (row[i / 2] >> (i % 2 * 4)) & 15u;
+}
+
+}  // namespace
+
+OpMatrix::OpMatrix(const OpSetup& s, TensorUse use, int64_t rows, int64_t cols, bool bias)
+    : dtype_(s.dtype), rows_(rows), cols_(cols), has_bias_(bias) {
+  const WeightForm form = weight_form(s.c);
+  storage_ = storage_of(form, use);
+  if (quantises_activations(form) && dtype_bits(storage_.dtype) == 8) input_dtype_ = storage_.dtype;
+  copies_ = copies_beyond_l2(*s.device, static_cast<int64_t>(stored_bytes()));
+  const double scale = 3 / std::sqrt(static_cast<double>(cols));
+  // A uniform code times a uniform scale has the variance of a uniform value of `scale`.
+  const bool coded = storage_.scale_group != 0;
+  const double scales = coded ? scale * std::sqrt(3.0) / code_range(storage_.dtype) : 0;
+  weights_ = s.weights({{storage_.dtype, rows * cols, coded ? code_range(storage_.dtype) : scale},
+                        {storage_.scale_dtype, rows * storage_.scales_per_row(cols), scales},
+                        {s.dtype, bias ? rows : 0, scale}},
+                       copies_);
+}
+
+DenseWeight OpMatrix::copy(int i) const {
+  DenseWeight w{.weight = weights_->view(i, kValues, rows_, cols_),
+                .bias = has_bias_ ? weights_->view(i, kBias, 1, rows_) : TensorView{}};
+  if (storage_.scale_group != 0) w.scales = weights_->view(i, kScales, rows_, storage_.scales_per_row(cols_));
+  w.input_dtype = input_dtype_;
+  return w;
+}
+
+double OpMatrix::input_row_bytes(bool library) const {
+  Storage row{.dtype = dtype_};
+  if (library && input_dtype_) row = {.dtype = *input_dtype_, .scale_group = Storage::kWholeRow};
+  return static_cast<double>(row.row_bytes(cols_));
+}
+
+std::vector<float> OpMatrix::rows(int64_t first, int64_t count) const {
+  const DenseWeight last = copy(copies_ - 1);
+  if (storage_.scale_group == 0) return weights_->download(last.weight, first * cols_, count * cols_);
+  const int64_t row_bytes = storage_.value_row_bytes(cols_);
+  const int64_t groups = storage_.scales_per_row(cols_);
+  const std::vector<uint8_t> raw =
+      weights_->download_bytes(last.weight, first * row_bytes, count * row_bytes);
+  const std::vector<float> scales = weights_->download(last.scales, first * groups, count * groups);
+  std::vector<float> values(static_cast<size_t>(count * cols_));
+  std::vector<uint32_t> codes(static_cast<size_t>(cols_));
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t i = 0; i < cols_; ++i) codes[i] = code_at(storage_.dtype, raw.data() + r * row_bytes, i);
+    dequantise_row(storage_, codes, std::span(scales).subspan(r * groups, groups),
+                   std::span(values).subspan(r * cols_, cols_));
+  }
+  return values;
+}
+
+std::vector<float> OpMatrix::biases(int64_t first, int64_t count) const {
+  if (!has_bias_) return std::vector<float>(static_cast<size_t>(count));
+  return weights_->download(copy(copies_ - 1).bias, first, count);
+}
+
+std::vector<float> OpMatrix::input(std::span<const float> x) const {
+  std::vector<float> values(x.begin(), x.end());
+  if (!input_dtype_) return values;
+  const Storage storage{.dtype = *input_dtype_, .scale_group = Storage::kWholeRow};
+  std::vector<uint32_t> codes(x.size());
+  float scale = 0;
+  quantise_row(storage, x, codes, std::span(&scale, 1));
+  dequantise_row(storage, codes, std::span(&scale, 1), values);
+  return values;
+}
+
+std::vector<float> row_maxima(const std::vector<float>& x, int64_t rows) {
+  std::vector<float> maxima(static_cast<size_t>(rows));
+  const size_t cols = x.size() / maxima.size();
+  for (size_t i = 0; i < x.size(); ++i) maxima[i / cols] = std::max(maxima[i / cols], std::abs(x[i]));
+  return maxima;
+}
+
+}  // namespace tandem::kernels

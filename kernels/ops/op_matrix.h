@@ -1,0 +1,51 @@
+// The weight matrix of a product of suite_kernels, stored as the case's precision has it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "harness/weights/weights.h"
+#include "kernels/ops/op_setup.h"
+
+namespace tandem::kernels {
+
+/// Copies of a matrix [rows, cols] of random values, as many as make them far larger than L2 together, each with its scales
+/// and its bias.
+class OpMatrix {
+ public:
+  /// With inputs of (-1, 1) products have unit variance.
+  OpMatrix(const OpSetup& s, TensorUse use, int64_t rows, int64_t cols, bool bias);
+
+  int copies() const { return copies_; }
+  std::shared_ptr<OpWeights> weights() const { return weights_; }
+  DenseWeight copy(int i) const;
+  /// Of one copy: values and scales.
+  double stored_bytes() const { return static_cast<double>(rows_ * storage_.row_bytes(cols_)); }
+  /// Bytes of one row of inputs as the product reads it from memory.
+  double input_row_bytes(bool library) const;
+
+  /// On the host, of the last copy: values of rows [first, first + count), and their biases (0 without).
+  std::vector<float> rows(int64_t first, int64_t count) const;
+  std::vector<float> biases(int64_t first, int64_t count) const;
+  /// What is multiplied of a row of inputs: itself, or the values of its codes.
+  std::vector<float> input(std::span<const float> x) const;
+
+ private:
+  enum Region : int { kValues, kScales, kBias };
+
+  DType dtype_;
+  Storage storage_;
+  std::optional<DType> input_dtype_;
+  int64_t rows_;
+  int64_t cols_;
+  bool has_bias_;
+  int copies_;
+  std::shared_ptr<OpWeights> weights_;
+};
+
+/// The largest magnitude of each of `rows` rows: what an own product of 8-bit inputs finds beside them in a model's plan.
+std::vector<float> row_maxima(const std::vector<float>& x, int64_t rows);
+
+}  // namespace tandem::kernels
