@@ -5,7 +5,6 @@
 #include <array>
 
 #include "harness/base/error.h"
-#include "harness/base/host_device.h"
 
 namespace tandem {
 namespace {
@@ -76,19 +75,10 @@ DType kv_dtype(Precision precision, KvType kv) {
   return activation_dtype(precision);
 }
 
-double weight_bytes(Precision precision) {
-  if (precision == Precision::kW4a16) return 0.5 + 2.0 / kInt4Group;
-  return static_cast<double>(dtype_bytes(weight_dtype(precision)));
-}
-
-double head_bytes(Precision precision) {
-  return static_cast<double>(dtype_bytes(head_dtype(precision)));
-}
-
 int64_t kv_head_bytes(Precision precision, KvType kv, int head_dim) {
   const DType type = kv_dtype(precision, kv);
-  const int64_t groups = ceil_div(head_dim, kInt8KvGroup);
-  return tensor_bytes(type, head_dim) + (type == DType::kI8 ? groups * 4 : 0);
+  const int64_t scale = dtype_bits(type) == 8 ? dtype_bytes(DType::kF32) : 0;
+  return tensor_bytes(type, head_dim) + scale;
 }
 
 }  // namespace tandem

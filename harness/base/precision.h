@@ -19,8 +19,7 @@ enum class Precision : uint8_t {
   kW4a16,  ///< 4-bit weights in groups of kInt4Group with one bf16 scale each, 8-bit head, bf16 arithmetic
 };
 inline constexpr int kPrecisions = 8;
-inline constexpr int kInt4Group = 128;   ///< weights that share a scale in w4a16
-inline constexpr int kInt8KvGroup = 64;  ///< K/V elements of one head that share an fp32 scale in int8 K/V
+inline constexpr int kInt4Group = 128;  ///< weights that share a scale in w4a16
 
 enum class KvType : uint8_t {
   kSame,   ///< as the precision: 8 bits for fp8 and int8, 16 for w8a16 and w4a16
@@ -47,12 +46,7 @@ DType head_dtype(Precision precision);
 /// Element type of the K/V cache.
 DType kv_dtype(Precision precision, KvType kv);
 
-/// Bytes a weight of a layer takes in memory, scales of w4a16 groups included (scales per channel or tensor
-/// are not).
-double weight_bytes(Precision precision);
-/// The same for the vocabulary head.
-double head_bytes(Precision precision);
-/// Bytes that one head's K (or V) of one token takes in the cache, int8 scales included.
+/// Bytes that one head's K (or V) of one token takes in the cache: 8 bits carry one fp32 scale.
 int64_t kv_head_bytes(Precision precision, KvType kv, int head_dim);
 
 }  // namespace tandem

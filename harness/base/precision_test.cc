@@ -36,17 +36,13 @@ TEST(Precision, KvType) {
 
 // Floors would be computed from the wrong bytes.
 TEST(Precision, Bytes) {
-  EXPECT_EQ(weight_bytes(Precision::kTf32), 4);
-  EXPECT_EQ(weight_bytes(Precision::kFp16), 2);
-  EXPECT_EQ(weight_bytes(Precision::kFp8), 1);
-  EXPECT_EQ(weight_bytes(Precision::kW4a16), 0.515625);
-  EXPECT_EQ(head_bytes(Precision::kW4a16), 1);
   EXPECT_EQ(activation_dtype(Precision::kInt8), DType::kBF16);
   EXPECT_EQ(kv_head_bytes(Precision::kBf16, KvType::kSame, 64), 128);
-  EXPECT_EQ(kv_head_bytes(Precision::kFp8, KvType::kSame, 64), 64);
+  EXPECT_EQ(kv_head_bytes(Precision::kFp8, KvType::kSame, 64), 68);
   EXPECT_EQ(kv_head_bytes(Precision::kBf16, KvType::kInt8, 64), 68);
-  EXPECT_EQ(kv_head_bytes(Precision::kInt8, KvType::kSame, 128), 136);
-  EXPECT_EQ(kv_head_bytes(Precision::kFp32, KvType::kFp8, 16), 16);
+  EXPECT_EQ(kv_head_bytes(Precision::kFp8, KvType::k16Bit, 64), 128);
+  EXPECT_EQ(kv_head_bytes(Precision::kInt8, KvType::kSame, 128), 132);
+  EXPECT_EQ(kv_head_bytes(Precision::kFp32, KvType::kFp8, 16), 20);
 }
 
 }  // namespace

@@ -66,7 +66,7 @@ std::optional<double> Ceilings::rate_tflops(Precision precision, ComputeUnit uni
   Precision by = precision;
   const bool weight_only = precision == Precision::kW8a16 || precision == Precision::kW4a16;
   const bool narrow = precision == Precision::kFp8 || precision == Precision::kInt8;
-  if (weight_only || (unit == ComputeUnit::kAttention && narrow)) by = Precision::kBf16;
+  if (weight_only || (unit == ComputeUnit::kActivations && narrow)) by = Precision::kBf16;
   return burst_tflops[static_cast<size_t>(by)];
 }
 

@@ -89,7 +89,7 @@ TEST(Ceilings, JsonRoundTrip) {
   EXPECT_FALSE(back.empty_node_us);
   EXPECT_EQ(back.rate_tflops(Precision::kW8a16, ComputeUnit::kProduct), 786);
   EXPECT_FALSE(back.rate_tflops(Precision::kFp8, ComputeUnit::kProduct));
-  EXPECT_EQ(back.rate_tflops(Precision::kFp8, ComputeUnit::kAttention), 786);
+  EXPECT_EQ(back.rate_tflops(Precision::kFp8, ComputeUnit::kActivations), 786);
   EXPECT_THROW((nlohmann::json{{"reed_gbs", 1}}.get<Ceilings>()), UsageError);
   EXPECT_THROW((nlohmann::json{{"read_gbs", 0}}.get<Ceilings>()), UsageError);
   EXPECT_THROW((nlohmann::json{{"read_gbs", "fast"}}.get<Ceilings>()), UsageError);

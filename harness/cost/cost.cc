@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "harness/weights/storage.h"
+
 namespace tandem {
 namespace {
 
@@ -16,7 +18,7 @@ class Builder {
         side_(side),
         stack_(side == Side::kEncoder ? config.encoder : config.decoder),
         options_(options) {
-    cost_.precision = options.precision;
+    cost_.precision = options.form.precision;
   }
 
   PhaseCost& at(PhaseKind kind) {
@@ -28,18 +30,23 @@ class Builder {
   }
 
   /// A product [rows, in] x [out, in]^T in each layer.
-  void product(PhaseKind kind, double rows, double in, double out) {
+  void product(PhaseKind kind, double rows, int64_t in, int64_t out) {
     PhaseCost& p = at(kind);
-    const double bias = config_.bias ? out * small_bytes() : 0;
-    p.weight_bytes += stack_.layers * (in * out * weight_bytes(options_.precision) + bias);
-    p.flops += stack_.layers * 2.0 * rows * in * out;
+    const double bias = config_.bias ? static_cast<double>(out) * small_bytes() : 0;
+    p.weight_bytes += stack_.layers * (matrix_bytes(TensorUse::kProduct, in, out) + bias);
+    p.flops += stack_.layers * 2.0 * rows * static_cast<double>(in * out);
+  }
+
+  /// A matrix [out, in] as it is stored.
+  double matrix_bytes(TensorUse use, int64_t in, int64_t out) const {
+    return static_cast<double>(out * storage_of(options_.form, use).row_bytes(in));
   }
 
   /// `query_keys`: pairs of query and key a head, all sequences.
   void attention(PhaseKind kind, double query_keys) {
     PhaseCost& p = at(kind);
-    p.unit = ComputeUnit::kAttention;
-    p.flops += stack_.layers * 4.0 * query_keys * inner();
+    p.unit = ComputeUnit::kActivations;
+    p.flops += stack_.layers * 4.0 * query_keys * static_cast<double>(inner());
   }
 
   void norms(double count) {
@@ -48,22 +55,22 @@ class Builder {
   }
 
   void ffn(double rows) {
-    product(PhaseKind::kFfnUp, rows, config_.d_model, (config_.gated ? 2.0 : 1.0) * stack_.d_ff);
+    product(PhaseKind::kFfnUp, rows, config_.d_model, (config_.gated ? 2 : 1) * stack_.d_ff);
     product(PhaseKind::kFfnDown, rows, stack_.d_ff, config_.d_model);
   }
 
   /// Norms around the layers: embedding norm and final norm.
   double outer_norms() const { return (config_.embedding_norm ? 1 : 0) + (config_.final_norm ? 1 : 0); }
 
-  double inner() const { return static_cast<double>(stack_.heads) * config_.head_dim; }
+  int64_t inner() const { return config_.inner(stack_); }
   double layers() const { return stack_.layers; }
   /// K and V of one token in one layer.
   double kv_token_bytes() const {
     return 2.0 * stack_.heads *
-           static_cast<double>(kv_head_bytes(options_.precision, options_.kv, config_.head_dim));
+           static_cast<double>(kv_head_bytes(options_.form.precision, options_.kv, config_.head_dim));
   }
   double activation_bytes() const {
-    return static_cast<double>(dtype_bytes(activation_dtype(options_.precision)));
+    return static_cast<double>(dtype_bytes(activation_dtype(options_.form.precision)));
   }
   /// Biases, norms and tables stay in the type of activations.
   double small_bytes() const { return activation_bytes(); }
@@ -163,8 +170,9 @@ Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> length
   b.product(PhaseKind::kCrossOut, rows, b.inner(), config.d_model);
   b.ffn(rows);
   PhaseCost& head = b.at(PhaseKind::kHead);
-  head.weight_bytes = static_cast<double>(config.vocab) * (config.d_model * head_bytes(options.precision) +
-                                                           (config.head_bias ? b.small_bytes() : 0));
+  head.weight_bytes = b.matrix_bytes(TensorUse::kHead, config.d_model, config.vocab) +
+                      (config.head_bias ? config.vocab * b.small_bytes() : 0);
+  if (options.form.head == HeadStorage::k16Bit) head.unit = ComputeUnit::kActivations;
   head.flops = 2.0 * rows * config.d_model * config.vocab;
   b.at(PhaseKind::kSelect).written_bytes = rows * kIdBytes;
   return b.take();

@@ -1,6 +1,6 @@
 // The fewest bytes through device memory and the operations of a pass, phase by phase: what the floor of a case is made of.
 //
-// Counted: weights, biases and norms once a pass (not the rows of the embedding tables: under 0.1 %), K/V, ids and the
+// Counted: weights in their stored form with their scales, biases and norms once a pass (not the rows of the embedding tables: under 0.1 %), K/V, ids and the
 // pass's outputs once. Activations are taken as staying on chip. Operations: 2 a multiply-add of products and attention;
 // norms, activations and softmax are not counted.
 #pragma once
@@ -12,11 +12,13 @@
 #include "harness/base/phase.h"
 #include "harness/base/precision.h"
 #include "harness/model/config.h"
+#include "harness/weights/form.h"
 
 namespace tandem {
 
-/// Which rate bounds the operations of a phase: the precision's own products, or 16-bit (fp32 in fp32 cases) attention.
-enum class ComputeUnit : uint8_t { kProduct, kAttention };
+/// Which rate bounds the operations of a phase: the precision's own products, or those of the type of activations
+/// (attention, a head of 16 bits).
+enum class ComputeUnit : uint8_t { kProduct, kActivations };
 
 struct PhaseCost {
   Side side = Side::kEncoder;
@@ -48,7 +50,7 @@ struct Cost {
 };
 
 struct CostOptions {
-  Precision precision = Precision::kBf16;
+  WeightForm form = {.precision = Precision::kBf16};
   KvType kv = KvType::kSame;
   int rows_per_source = 1;  ///< of the decoder: beams, or samples
   /// Beams of a source have a history in common, which may be read once for all; how much is up to the search, so that the

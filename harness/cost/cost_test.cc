@@ -7,6 +7,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "harness/weights/layout.h"
+
 namespace tandem {
 namespace {
 
@@ -28,7 +30,7 @@ TEST(Cost, EqualsTheCommittedTableWithinOnePercent) {
   for (const auto& row : table) {
     SCOPED_TRACE(row.dump());
     const ModelConfig config = preset(row["model"].get<std::string>());
-    const CostOptions options{.precision = parse_precision(row["precision"].get<std::string>())};
+    const CostOptions options{.form = {.precision = parse_precision(row["precision"].get<std::string>())}};
     const auto lengths = full(row["batch"], row["src"]);
     auto close = [&](double got, const char* key) {
       EXPECT_NEAR(got / row[key].get<double>(), 1, 0.01) << key;
@@ -66,7 +68,7 @@ TEST(Cost, PhasesSumToTotalsExactly) {
 TEST(Cost, GenerationIsTheSumOfItsSteps) {
   const ModelConfig config = preset("t5-small");
   const std::vector<int32_t> lengths = {5, 11};
-  const CostOptions options{.precision = Precision::kFp16};
+  const CostOptions options{.form = {.precision = Precision::kFp16}};
   Cost sum = encoder_cost(config, lengths, options);
   sum.add(cross_kv_cost(config, lengths, options));
   for (int t = 1; t <= 6; ++t) sum.add(decode_step_cost(config, lengths, t, options));
@@ -80,7 +82,7 @@ TEST(Cost, GenerationIsTheSumOfItsSteps) {
 // Breaks when a phase of a plain biased model is counted wrong.
 TEST(Cost, TinyByHand) {
   const ModelConfig config = preset("tiny");
-  const CostOptions options{.precision = Precision::kFp32};
+  const CostOptions options{.form = {.precision = Precision::kFp32}};
   const Cost e = encoder_cost(config, full(1, 8), options);
   auto phase = [](const Cost& c, Side side, PhaseKind kind) -> const PhaseCost& {
     return *c.find(side, kind);
@@ -121,7 +123,8 @@ TEST(Cost, GatedByHand) {
   c.head_dim = 8;
   c.encoder = c.decoder = {.layers = 1, .heads = 4, .d_ff = 40};
   c.vocab = 100;
-  const Cost d = decode_step_cost(c, std::vector<int32_t>{3, 2}, 1, {.precision = Precision::kBf16});
+  const Cost d =
+      decode_step_cost(c, std::vector<int32_t>{3, 2}, 1, {.form = {.precision = Precision::kBf16}});
   const auto at = [&](PhaseKind k) { return *d.find(Side::kDecoder, k); };
   EXPECT_EQ(at(PhaseKind::kSelfQkv).weight_bytes, 24 * 96 * 2);
   EXPECT_EQ(at(PhaseKind::kSelfOut).weight_bytes, 32 * 24 * 2);
@@ -140,9 +143,10 @@ TEST(Cost, BeamsShareTheirSource) {
   const auto at = [&](PhaseKind kind, const CostOptions& options) {
     return *decode_step_cost(config, full(3, 8), 5, options).find(Side::kDecoder, kind);
   };
-  const CostOptions one{.precision = Precision::kFp32};
-  const CostOptions beams{.precision = Precision::kFp32, .rows_per_source = 4, .shared_history = true};
-  const CostOptions samples{.precision = Precision::kFp32, .rows_per_source = 4};
+  const CostOptions one{.form = {.precision = Precision::kFp32}};
+  const CostOptions beams{
+      .form = {.precision = Precision::kFp32}, .rows_per_source = 4, .shared_history = true};
+  const CostOptions samples{.form = {.precision = Precision::kFp32}, .rows_per_source = 4};
   for (const PhaseKind kind :
        {PhaseKind::kSelfQkv, PhaseKind::kSelfAttention, PhaseKind::kCrossAttention, PhaseKind::kHead}) {
     EXPECT_EQ(at(kind, beams).flops, 4 * at(kind, one).flops);
@@ -158,11 +162,68 @@ TEST(Cost, BeamsShareTheirSource) {
 // Breaks when final_logits_bias, the embedding norm or int8's scales are left out.
 TEST(Cost, BiasedHeadAndInt8Kv) {
   ModelConfig c = preset("bart-base");
-  const Cost d = decode_step_cost(c, full(2, 4), 3, {.precision = Precision::kBf16, .kv = KvType::kInt8});
+  const Cost d =
+      decode_step_cost(c, full(2, 4), 3, {.form = {.precision = Precision::kBf16}, .kv = KvType::kInt8});
   EXPECT_EQ(d.find(Side::kDecoder, PhaseKind::kHead)->weight_bytes, 50265.0 * (768 * 2 + 2));
   EXPECT_EQ(d.find(Side::kDecoder, PhaseKind::kNorm)->weight_bytes, (3 * 6 + 1) * 2 * 768 * 2);
   // K and V of a token and layer: 12 heads x (64 bytes + one fp32 scale)
   EXPECT_EQ(d.find(Side::kDecoder, PhaseKind::kCrossAttention)->kv_bytes, 6.0 * 8 * 2 * 12 * (64 + 4));
+}
+
+// tiny: a row of qkv or of the head has 64 values, one of ffn.down 128. 8 bits: a byte each and one fp32 scale; w4a16: half a
+// byte each and one bf16 scale a group of 128. 4 heads of 16 values in the cache.
+// Breaks when scales are left out of the bytes of a form, or its head or its cache is counted in another type.
+TEST(Cost, QuantisedFormsByHand) {
+  const ModelConfig config = preset("tiny");
+  const auto at = [&](const CostOptions& options, PhaseKind kind) {
+    return *decode_step_cost(config, full(1, 8), 5, options).find(Side::kDecoder, kind);
+  };
+  const double bias = 2, fp32 = 4;  // bytes
+  for (const Precision p : {Precision::kFp8, Precision::kInt8, Precision::kW8a16}) {
+    const CostOptions options{.form = {.precision = p}};
+    EXPECT_EQ(at(options, PhaseKind::kSelfQkv).weight_bytes, 2 * 192 * (64 + fp32 + bias));
+    EXPECT_EQ(at(options, PhaseKind::kFfnDown).weight_bytes, 2 * 64 * (128 + fp32 + bias));
+    EXPECT_EQ(at(options, PhaseKind::kHead).weight_bytes, 256 * (64 + fp32));
+  }
+  const CostOptions w4a16{.form = {.precision = Precision::kW4a16}};
+  EXPECT_EQ(at(w4a16, PhaseKind::kSelfQkv).weight_bytes, 2 * 192 * (32 + 2 + bias));
+  EXPECT_EQ(at(w4a16, PhaseKind::kFfnDown).weight_bytes, 2 * 64 * (64 + 2 + bias));
+  EXPECT_EQ(at(w4a16, PhaseKind::kHead).weight_bytes, 256 * (64 + fp32));
+
+  CostOptions int8{.form = {.precision = Precision::kInt8}};
+  EXPECT_EQ(at(int8, PhaseKind::kSelfAttention).kv_bytes,
+            2 * 4 * 2 * 4 * (16 + fp32));  // layers, positions, K and V, heads
+  EXPECT_EQ(at(int8, PhaseKind::kSelfAttention).written_bytes, 2 * 2 * 4 * (16 + fp32));
+  EXPECT_EQ(at(int8, PhaseKind::kHead).unit, ComputeUnit::kProduct);
+  int8.form.head = HeadStorage::k16Bit;
+  int8.kv = KvType::k16Bit;
+  EXPECT_EQ(at(int8, PhaseKind::kHead).weight_bytes, 256 * 64 * 2);
+  EXPECT_EQ(at(int8, PhaseKind::kHead).unit, ComputeUnit::kActivations);
+  EXPECT_EQ(at(int8, PhaseKind::kSelfAttention).kv_bytes, 2 * 4 * 2 * 4 * 16 * 2);
+}
+
+// Breaks when the bytes that a floor stands on are not those of the arena: every matrix, bias and norm once, no table.
+TEST(Cost, WeightsAreTheLayouts) {
+  for (const char* model : {"tiny", "flan-t5-base"}) {
+    const ModelConfig config = preset(model);
+    for (int p = 0; p < kPrecisions; ++p) {
+      const WeightForm form{.precision = static_cast<Precision>(p)};
+      const WeightLayout layout = weight_layout(config, form);
+      double stored = 0;
+      for (const TensorSpec& t : layout.tensors) {
+        const bool table = t.name.ends_with("embedding") || t.name.ends_with("position") ||
+                           t.name.ends_with("relative_bias");
+        if (!table) stored += static_cast<double>(t.value_bytes() + t.scale_bytes());
+      }
+      if (!layout.contains("head.weight"))
+        stored += static_cast<double>(layout.at("shared.embedding").value_bytes());
+      const std::vector<int32_t> lengths = {3};
+      Cost cost = encoder_cost(config, lengths, {.form = form});
+      cost.add(cross_kv_cost(config, lengths, {.form = form}));
+      cost.add(decode_step_cost(config, lengths, 1, {.form = form}));
+      EXPECT_EQ(weights_of(cost, false) + weights_of(cost, true), stored) << model << " " << form_text(form);
+    }
+  }
 }
 
 }  // namespace

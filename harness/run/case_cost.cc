@@ -11,7 +11,7 @@ namespace {
 
 CostOptions options_of(const Case& c) {
   const DecodeSpec decode = parse_decode(c.decode);
-  return {.precision = c.precision,
+  return {.form = weight_form(c),
           .kv = parse_kv(c.kv),
           .rows_per_source = decode.beams,
           .shared_history = decode.beams > 1};
