@@ -13,6 +13,8 @@ from tandem_reports.errors import ReportError
 from tandem_reports.reading.fields import Fields, check_schema, parse_line, whole_lines
 
 SUITES = ("encoder", "decoder", "generate", "kernels", "collectives", "memory", "limits")
+MODEL_SUITES = ("encoder", "decoder", "generate")
+"""The suites that measure a pass of a model."""
 STATUSES = ("ok", "invalid", "skipped", "oom", "crashed", "timeout", "rank_lost", "error")
 TEXT_AXES = (
     "model", "weights", "lengths", "precision", "kv", "sparsity", "decode", "stop", "kernel", "memory",

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tandem_reports import formats
-from tandem_reports.reading.records import INTEGER_AXES
+from tandem_reports.reading.records import INTEGER_AXES, MODEL_SUITES
 from tandem_reports.stats.cases import CaseResult, Mark
 from tandem_reports.stats.small_samples import MIN_WORKERS
 from tandem_reports.views import glossary
 from tandem_reports.views.labels import axis_names, common_text, split_axes
-
-MODEL_SUITES = ("encoder", "decoder", "generate")
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def _check(result: CaseResult, same_reference: bool) -> Cell:
 
 
 def _accuracy(result: CaseResult) -> Cell:
-    accuracy = next((record.accuracy for record in result.ok if record.accuracy is not None), None)
+    accuracy = result.accuracy
     if accuracy is None:
         return Cell(formats.MISSING)
     words = []
