@@ -101,6 +101,16 @@ class CaseResult:
         return max(values) if values else None
 
     @property
+    def weights_bytes(self) -> float | None:
+        """Bytes of the loaded weights as they are stored."""
+        return self.over_workers(lambda record: record.weights_bytes)
+
+    @property
+    def kv_bytes(self) -> float | None:
+        """Bytes of K/V that a decode step reads and appends."""
+        return self.over_workers(lambda record: record.kv_bytes)
+
+    @property
     def check(self) -> Check | None:
         """The check with the largest error among the workers'; None when a worker has none."""
         checks = [record.check for record in self.ok]
