@@ -73,6 +73,8 @@ def test_the_precision_sweep() -> None:
         for axes in shard(number):
             twin = axes | {"precision": "bf16", "kv": "same"}
             assert case_name(twin) in names[number], "both halves hold the bf16 case of each of their own"
+    readme = (REPOSITORY / "README.md").read_text()
+    assert all(f"--filter '{pattern}'" in readme for pattern in PRECISION_SHARDS)
 
 
 # Breaks when the gate no longer watches what quantised formats cost and lose.
