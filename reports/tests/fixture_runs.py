@@ -136,6 +136,8 @@ class Model:
     worker_sd: float = 0.002
     sample_sd: float = 0.004
     samples: int = 120
+    extra: Callable[[dict[str, Any]], dict[str, Any]] = lambda axes: {}
+    """Fields of the record that replace the usual ones."""
 
 
 def order_interval(values: list[float]) -> list[float] | None:
@@ -287,7 +289,7 @@ def ok_record(
         "process": {"profiler_mapped": False, "pid": 4000 + worker},
         "wall_s": 0.5 + 2e-6 * sum(samples),
     }
-    return record
+    return record | model.extra(axes)
 
 
 def write_run(path: Path, environment: dict[str, Any], records: Iterable[dict[str, Any]]) -> Path:

@@ -27,7 +27,8 @@ ratio B/A with its 95 % interval, and what that is evidence for:
   slower, faster   the change is beyond the minimum effect, at a false call rate of 5 %
   same             the interval lies wholly inside the equivalence band
   unknown          neither; always so with fewer than six workers a side
-  not-comparable   another card, driver, clock setting, regime or L2 state
+  inaccurate       a lossy case whose error against dense fp32 is over 1.1 times A's and beyond noise
+  not-comparable   another card, driver, clock setting, regime or L2 state; a side that states no accuracy
 
 With --ignore the two sides may differ in an axis: two engines, or, of one run, two precisions:
 
@@ -39,7 +40,7 @@ them is not in the interval.
 EPILOG = """\
 exit codes:
   0  nothing is slower, and all that A measured was measured in B
-  1  something is slower, missing or failed in B, or the output could not be written
+  1  something is slower, inaccurate, missing or failed in B, or the output could not be written
   2  usage, a run that cannot be read, no case in common, or nothing comparable
 """
 
@@ -186,7 +187,7 @@ def run(arguments: argparse.Namespace) -> int:
         why = next((pair.note for pair in judged), "no case was measured in both")
         print(f"tandem-report: nothing is comparable: {why}", file=sys.stderr)
         return USAGE
-    bad = any(pair.status == "slower" for pair in judged) or any(
+    bad = any(pair.status in ("slower", "inaccurate") for pair in judged) or any(
         comparison.lost for comparison in comparisons
     )
     return BAD_RESULT if bad else GOOD

@@ -44,6 +44,8 @@ Says of every case whether build B is slower than build A, from paired workers:
   unknown          not enough evidence; says how many more pairs would decide
   not-comparable   another card, driver, clock setting, regime or L2 state
   missing, failed  measured in A but not in B; a new failure in B
+  inaccurate       a lossy case (8-bit or 4-bit types, sparsity) whose error against dense fp32 is over 1.1
+                   times A's and beyond noise; where a side does not state its accuracy it is not-comparable
 
 Give two runs, or one duet: a folder that holds the runs a and b, whose workers of the same index ran next to
 each other. Pairs of two separate runs share nothing but an index, so that drift between the runs counts as a
@@ -55,7 +57,7 @@ are built in; the output says which.
 EPILOG = """\
 exit codes:
   0  every case is same, faster or new
-  1  something is slower, failed or missing, or the output could not be written
+  1  something is slower, inaccurate, failed or missing, or the output could not be written
   2  usage, an input that cannot be read, no case in common, or nothing comparable
   4  not 1, but something is unknown or not comparable
 """
@@ -78,7 +80,11 @@ def _cases(text: str) -> int:
 def add(commands: Any) -> None:
     """Declares the subcommand."""
     parser = console.add_command(
-        commands, "gate", "is B slower than A? verdicts and an exit code", DESCRIPTION, EPILOG
+        commands,
+        "gate",
+        "is B slower than A, or less accurate? verdicts and an exit code",
+        DESCRIPTION,
+        EPILOG,
     )
     parser.add_argument("paths", metavar="RUN", nargs="*", type=Path, help="A and B, or one DUET")
     parser.add_argument(

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         for old in sorted(figures.iterdir()):
             if (
                 re.fullmatch(
-                    r"(\w+-(over-\w+(-\d+)?|floors)|spread|profile-phases|(roofline|timeline)-\d+)\.(svg|png)",
+                    r"(\w+-(over-\w+(-\d+)?|floors|speedup|pareto|memory)|spread|profile-phases|(roofline|timeline)-\d+)\.(svg|png)",
                     old.name,
                 )
                 and old.name not in names

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from tandem_reports import formats
 from tandem_reports.errors import ReportError
+from tandem_reports.gate.accuracy import Finding
+from tandem_reports.gate.accuracy import judge as judge_accuracy
 from tandem_reports.reading.environment import Environment
 from tandem_reports.reading.records import Case, Record
 from tandem_reports.reading.runs import Run
@@ -25,7 +27,7 @@ from tandem_reports.stats.small_samples import (
     ratio_interval,
 )
 
-STATUSES = ("slower", "faster", "unknown", "not-comparable", "same")
+STATUSES = ("slower", "inaccurate", "faster", "unknown", "not-comparable", "same")
 FALSE_CALL_RATE = 0.05
 """Expected share of false calls among the cases called faster or slower."""
 
@@ -186,10 +188,13 @@ def _judge(
     found = []
     for pair, use in zip(pairs, usable, strict=True):
         a, b = pair
-        different = [*([] if rules.any_machine else machine), *condition_differences(a, b)]
+        blocking = [] if rules.any_machine else machine
+        different = [*blocking, *condition_differences(a, b)]
+        accuracy = Finding() if blocking else judge_accuracy(a, b)
         case = a.case
         if different:
-            found.append(Pair(case, a, b, None, None, "not-comparable", "; ".join(different)))
+            status, note = accuracy.over("not-comparable", "; ".join(different))
+            found.append(Pair(case, a, b, None, None, status, note))
             continue
         ratio = (b.median_us or 0.0) / (a.median_us or 1.0)
         notes = [_throttled(a, b)]
@@ -208,7 +213,11 @@ def _judge(
             elif max(a.medians) * up < min(b.medians) or max(b.medians) * up < min(a.medians):
                 needed = workers_needed(len(judged))
                 notes.insert(0, f"apart, but among {len(judged)} cases that takes {needed} workers a side")
-        found.append(Pair(case, a, b, ratio, interval, status, "; ".join(filter(None, notes))))
+        status, note = accuracy.over(status, "; ".join(filter(None, notes)))
+        if status == "not-comparable":
+            found.append(Pair(case, a, b, None, None, status, note))
+        else:
+            found.append(Pair(case, a, b, ratio, interval, status, note))
     return found
 
 

@@ -8,16 +8,21 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
+from tandem_reports.gate.accuracy import GROWTH
 from tandem_reports.reading.fields import Fields, parse_json
 from tandem_reports.reading.records import SUITES
 
 
 @dataclass(frozen=True)
 class SuitePolicy:
-    """Rules for the cases of one suite. Effects are fractions, allowances are patterns of case names."""
+    """Rules for the cases of one suite. Effects are fractions, allowances are patterns of case names.
+
+    `accuracy_growth` is how much larger than A's an error of a lossy case may be, as a fraction of A's.
+    """
 
     minimum_effect: float = 0.005
     equivalence: float = 0.01
+    accuracy_growth: float = GROWTH
     allow_missing: tuple[str, ...] = ()
     allow_failed: tuple[str, ...] = ()
 
@@ -64,6 +69,7 @@ def _suite(fields_: Fields, base: SuitePolicy) -> SuitePolicy:
     return SuitePolicy(
         minimum_effect=_fraction(fields_, "minimum_effect", base.minimum_effect),
         equivalence=_fraction(fields_, "equivalence", base.equivalence),
+        accuracy_growth=_fraction(fields_, "accuracy_growth", base.accuracy_growth),
         allow_missing=fields_.texts("allow_missing") if "allow_missing" in given else base.allow_missing,
         allow_failed=fields_.texts("allow_failed") if "allow_failed" in given else base.allow_failed,
     )

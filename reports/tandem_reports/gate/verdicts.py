@@ -1,4 +1,4 @@
-"""The gate: is build B slower than build A, and how sure is that?
+"""The gate: is build B slower than build A, or less accurate, and how sure is that?
 
 Workers of the two sides are paired by their index. In a duet the two processes of a pair ran next to each
 other on one card, so that drift hits both; two separate runs are paired in name only, which the output says.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from tandem_reports import formats
 from tandem_reports.errors import BAD_RESULT, GOOD, NOT_ENOUGH_EVIDENCE
+from tandem_reports.gate.accuracy import judge as judge_accuracy
 from tandem_reports.gate.comparison import Matching, condition_differences, machine_differences
 from tandem_reports.gate.policy import Policy, SuitePolicy, allowed
 from tandem_reports.reading.records import Case
@@ -30,6 +31,7 @@ from tandem_reports.stats.small_samples import Interval, median
 
 VERDICTS = (
     "slower",
+    "inaccurate",
     "failed",
     "missing",
     "unknown",
@@ -40,7 +42,7 @@ VERDICTS = (
     "allowed",
     "unmeasured",
 )
-BAD = ("slower", "failed", "missing")
+BAD = ("slower", "inaccurate", "failed", "missing")
 OPEN = ("unknown", "not-comparable")
 MOST_PAIRS = 100
 """Pairs beyond which no forecast is given."""
@@ -51,8 +53,8 @@ class Verdict:
     """What the gate concludes of one case. Ratio and interval are B over A; None where there is none.
 
     `status` is one of VERDICTS: those of a comparison, or failed, missing, new, unmeasured (on neither side)
-    and allowed (missing or failed, but named by the policy). `more_pairs` forecasts how many more pairs would
-    decide an unknown case.
+    and allowed (missing, failed or inaccurate, but named by the policy). `more_pairs` forecasts how many more
+    pairs would decide an unknown case.
     """
 
     case: Case
@@ -90,7 +92,7 @@ class GateResult:
 
     @property
     def exit_code(self) -> int:
-        """1 when anything is slower, failed or missing; else 4 when anything is undecided; else 0."""
+        """1 when anything has a status of BAD; else 4 when anything is undecided; else 0."""
         if self.count(*BAD):
             return BAD_RESULT
         return NOT_ENOUGH_EVIDENCE if self.count(*OPEN) else GOOD
@@ -264,6 +266,21 @@ def _without_numbers(
     return Verdict(case, "unmeasured", reasons[0] if reasons else "measured on neither side")
 
 
+def _with_accuracy(verdict: Verdict, a: CaseResult, b: CaseResult, rules: SuitePolicy) -> Verdict:
+    """The verdict on the times, with what the accuracies of a lossy case say."""
+    finding = judge_accuracy(a, b, rules.accuracy_growth)
+    status, note = finding.over(verdict.status, verdict.note)
+    if status == "not-comparable":
+        return Verdict(verdict.case, status, note)
+    if (
+        status == "inaccurate"
+        and verdict.status not in BAD
+        and allowed(rules.allow_failed, verdict.case.name)
+    ):
+        status = "allowed"
+    return replace(verdict, status=status, note=note)
+
+
 def gate(
     a: Run,
     b: Run,
@@ -289,13 +306,20 @@ def gate(
         if special is not None:
             verdicts.append(special)
         elif first is not None and second is not None and first.ok and second.ok:
-            different = [*blocking, *condition_differences(first, second)]
-            if different:
-                verdicts.append(Verdict(case, "not-comparable", "; ".join(different)))
+            different = condition_differences(first, second)
+            if blocking:
+                verdicts.append(Verdict(case, "not-comparable", "; ".join((*blocking, *different))))
+            elif different:
+                verdict = Verdict(case, "not-comparable", "; ".join(different))
+                verdicts.append(_with_accuracy(verdict, first, second, policy.of(case.suite)))
             else:
                 measured.append(_pairs(first, second))
     measured.sort(key=lambda item: natural_order(item.case))
-    verdicts += _judge(measured, policy, alpha, alpha_ahead)
+    judged = _judge(measured, policy, alpha, alpha_ahead)
+    verdicts += [
+        _with_accuracy(verdict, item.a, item.b, policy.of(item.case.suite))
+        for verdict, item in zip(judged, measured, strict=True)
+    ]
     verdicts.sort(key=lambda verdict: natural_order(verdict.case))
     return GateResult(
         a, b, tuple(verdicts), policy, look, looks, alpha, interleaved, len(left.keys() & right.keys())

@@ -13,6 +13,8 @@ from tandem_reports.errors import ReportError
 from tandem_reports.reading.fields import Fields, check_schema, parse_line, whole_lines
 
 SUITES = ("encoder", "decoder", "generate", "kernels", "collectives", "memory", "limits")
+MODEL_SUITES = ("encoder", "decoder", "generate")
+"""The suites that measure a pass of a model."""
 STATUSES = ("ok", "invalid", "skipped", "oom", "crashed", "timeout", "rank_lost", "error")
 TEXT_AXES = (
     "model", "weights", "lengths", "precision", "kv", "sparsity", "decode", "stop", "kernel", "memory",
@@ -20,6 +22,7 @@ TEXT_AXES = (
 )  # fmt: skip
 LATER_AXES = {"calibration": "none", "head": "same"}
 """Axes that older records do not name, and what they stood at."""
+KV_PHASES = (("decoder", "self.attention"), ("decoder", "cross.attention"))
 INTEGER_AXES = ("batch", "src", "tgt", "tp", "dp")
 
 
@@ -133,7 +136,10 @@ class Floor:
 
 @dataclass(frozen=True)
 class Record:
-    """One line of records.jsonl. A status other than ok carries a reason and no time."""
+    """One line of records.jsonl. A status other than ok carries a reason and no time.
+
+    `kv_bytes` are what a decode step reads of the K/V cache and appends to it; None in other suites.
+    """
 
     case: Case
     worker: int
@@ -146,6 +152,7 @@ class Record:
     floor: Floor
     bytes: float | None
     flops: float | None
+    kv_bytes: float | None
     peak_bytes: float | None
     weights_bytes: float | None
     fraction_kept: float | None
@@ -307,6 +314,17 @@ def _floor(fields: Fields) -> Floor:
     )
 
 
+def _kv_bytes(suite: str, cost: Fields) -> float | None:
+    """Of a decode step, what its two attention phases move: K/V is all that they count."""
+    phases = [Fields(phase, f"{cost.where}: phases[{i}]") for i, phase in enumerate(cost.items("phases"))]
+    found = [
+        phase.number("bytes_read", minimum=0) + phase.number("bytes_written", minimum=0)
+        for phase in phases
+        if (phase.text("side"), phase.text("phase")) in KV_PHASES
+    ]
+    return sum(found) if suite == "decoder" and found else None
+
+
 def parse_record(value: object, where: str) -> Record:
     """Reads one record. Raises ReportError naming `where`, the field and what is allowed."""
     fields = Fields(value, where)
@@ -327,8 +345,9 @@ def parse_record(value: object, where: str) -> Record:
     stop = fields.optional_child("stop") or Fields({}, where)
     clocks = fields.optional_child("clocks") or Fields({}, where)
     process = fields.optional_child("process") or Fields({}, where)
+    case = _case(fields)
     return Record(
-        case=_case(fields),
+        case=case,
         worker=fields.integer("worker", minimum=0),
         attempt=fields.integer("attempt", minimum=1),
         status=status,
@@ -339,6 +358,7 @@ def parse_record(value: object, where: str) -> Record:
         floor=Floor() if floor is None else _floor(floor),
         bytes=cost.optional_number("bytes", minimum=0),
         flops=cost.optional_number("flops", minimum=0),
+        kv_bytes=_kv_bytes(case.suite, cost),
         peak_bytes=memory.optional_number("peak_bytes", minimum=0),
         weights_bytes=memory.optional_number("weights_bytes", minimum=0),
         fraction_kept=_fraction(memory, "fraction_kept"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tandem_reports.reading.records import SUITES, Case, Check, Record
+from tandem_reports.reading.records import MODEL_SUITES, SUITES, Accuracy, Case, Check, Record
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.small_samples import MIN_WORKERS, Interval, median, median_interval
 
 LOSSY_PRECISIONS = ("fp8", "int8", "w8a16", "w4a16")
+LOSSY_KV = ("fp8", "int8")
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,16 @@ class CaseResult:
         return max(values) if values else None
 
     @property
+    def weights_bytes(self) -> float | None:
+        """Bytes of the loaded weights as they are stored."""
+        return self.over_workers(lambda record: record.weights_bytes)
+
+    @property
+    def kv_bytes(self) -> float | None:
+        """Bytes of K/V that a decode step reads and appends."""
+        return self.over_workers(lambda record: record.kv_bytes)
+
+    @property
     def check(self) -> Check | None:
         """The check with the largest error among the workers'; None when a worker has none."""
         checks = [record.check for record in self.ok]
@@ -107,6 +118,23 @@ class CaseResult:
         if not known or len(known) < len(checks):
             return None
         return max(known, key=lambda check: -1.0 if check.error is None else check.error)
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """The worst of the workers' accuracies, error by error; None when a worker has none."""
+        known = [record.accuracy for record in self.ok if record.accuracy is not None]
+        if not known or len(known) < len(self.ok):
+            return None
+        kl = [accuracy.kl for accuracy in known if accuracy.kl is not None]
+        agree = [accuracy.tokens_agree for accuracy in known if accuracy.tokens_agree is not None]
+        return replace(
+            known[0],
+            relative_error=max(accuracy.relative_error for accuracy in known),
+            kl=max(kl) if len(kl) == len(known) else None,
+            tokens_agree=min(agree) if len(agree) == len(known) else None,
+            teacher_forced=all(accuracy.teacher_forced for accuracy in known),
+            synthetic_weights=any(accuracy.synthetic_weights for accuracy in known),
+        )
 
 
 def natural_order(case: Case) -> tuple[object, ...]:
@@ -183,14 +211,14 @@ MARK_BY_KEY = {mark.key: mark for mark in MARKS}
 
 def is_lossy(case: Case) -> bool:
     """Whether the case trades accuracy for speed."""
-    lossy_kv = case.text("kv") not in ("same", "none")
+    lossy_kv = case.text("kv") in LOSSY_KV
     return case.text("precision") in LOSSY_PRECISIONS or lossy_kv or case.text("sparsity") != "dense"
 
 
 def _record_marks(record: Record) -> set[str]:
     check = record.check
     digests = (None, None) if check is None else (check.digest, check.digest_after)
-    model_suite = record.case.suite in ("encoder", "decoder", "generate")
+    model_suite = record.case.suite in MODEL_SUITES
     conditions = {
         "changed": None not in digests and digests[0] != digests[1],
         "profiler": record.profiler_mapped is True,

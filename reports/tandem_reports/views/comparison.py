@@ -11,7 +11,7 @@ from tandem_reports.views.labels import AXIS_ORDER
 from tandem_reports.views.overview import environment_table
 from tandem_reports.views.text import aligned, escape, markdown_table, names, sides
 
-COLOURS = {"slower": 33, "faster": 36, "same": 32}
+COLOURS = {"slower": 33, "inaccurate": 33, "faster": 36, "same": 32}
 HEADER = ("case", "A (µs)", "B (µs)", "B/A", "change", "95 % interval", "status", "note")
 NUMERIC = range(1, 6)
 CAVEAT = (

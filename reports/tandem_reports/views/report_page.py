@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem_reports import __version__, formats
+from tandem_reports.gate.precisions import format_groups
 from tandem_reports.reading.audit import SampleAudit
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.cases import MARKS, CaseResult, Mark, by_suite, collect, marks
@@ -13,6 +14,9 @@ from tandem_reports.views import glossary, page
 from tandem_reports.views.export import case_csv
 from tandem_reports.views.figures.curves import curves
 from tandem_reports.views.figures.floors import floors
+from tandem_reports.views.figures.footprints import footprints
+from tandem_reports.views.figures.pareto import pareto
+from tandem_reports.views.figures.speedups import speedups
 from tandem_reports.views.figures.spread import spread
 from tandem_reports.views.figures.style import Picture
 from tandem_reports.views.overview import (
@@ -24,6 +28,7 @@ from tandem_reports.views.overview import (
     problems,
     suite_overview,
 )
+from tandem_reports.views.precisions import losses_text
 from tandem_reports.views.profile_section import ProfileSection
 from tandem_reports.views.tables import Cell, Column, Row, Table, case_table
 
@@ -121,7 +126,7 @@ def _sentences(results: Sequence[CaseResult], audit: SampleAudit) -> list[str]:
         third = f"The raw samples of {audit.matching} of {audit.total} records are here and match them."
     else:
         third = f"The raw samples of all {audit.total} records are here and match them."
-    return [f"{first} {second} {third}"]
+    return [f"{first} {second} {third}", *filter(None, [losses_text(format_groups(results))])]
 
 
 def _damaged_of(result: CaseResult, audit: SampleAudit) -> set[tuple[str, int]]:
@@ -145,8 +150,9 @@ def build(
         measured = [result for result in found if result.ok]
         figures = list(lines.get(suite, []))
         bars = floors(suite, measured)
-        if bars is not None:
-            figures.append(bars)
+        groups = format_groups(found)
+        by_format = (speedups(suite, groups), pareto(suite, groups), footprints(suite, groups))
+        figures += [figure for figure in (bars, *by_format) if figure is not None]
         table = case_table(measured, marks_of) if measured else None
         sections.append(Section(suite, TITLES[suite], table, tuple(figures)))
     dots = spread(results)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tandem_reports import formats
-from tandem_reports.reading.records import INTEGER_AXES
+from tandem_reports.gate.precisions import Format, FormatGroup, format_groups
+from tandem_reports.reading.records import INTEGER_AXES, MODEL_SUITES
 from tandem_reports.stats.cases import CaseResult, Mark
 from tandem_reports.stats.small_samples import MIN_WORKERS
 from tandem_reports.views import glossary
 from tandem_reports.views.labels import axis_names, common_text, split_axes
-
-MODEL_SUITES = ("encoder", "decoder", "generate")
+from tandem_reports.views.precisions import evidence, speedup_text
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,21 @@ def _ratio(result: CaseResult) -> Cell:
     return Cell(formats.ratio(value), formats.percent(1 / value), value, bar=min(1.0, 1 / value))
 
 
+def _over_bf16(found: Format | None, baseline: CaseResult | None) -> Cell:
+    """The speed-up over bf16, with what it stands on; a loss says so."""
+    if found is None:
+        return Cell(formats.MISSING)
+    ratio = None if baseline is None else baseline.floor_ratio
+    distance = "" if ratio is None else f"{formats.ratio(ratio)} its floor"
+    if found.is_baseline:
+        return Cell("baseline", distance, 1.0)
+    if found.speedup is None or baseline is None:
+        return Cell(formats.MISSING, found.note)
+    words = [evidence(found, baseline), f"bf16 at {distance}" if distance else ""]
+    tip = "median of the bf16 case of this run over the median of this one"
+    return Cell(speedup_text(found), "; ".join(filter(None, words)), found.speedup, tip, bad=found.loses)
+
+
 def _throughput(result: CaseResult) -> Cell:
     return Cell(formats.count(result.tokens_per_second), sort=result.tokens_per_second)
 
@@ -179,7 +194,7 @@ def _check(result: CaseResult, same_reference: bool) -> Cell:
 
 
 def _accuracy(result: CaseResult) -> Cell:
-    accuracy = next((record.accuracy for record in result.ok if record.accuracy is not None), None)
+    accuracy = result.accuracy
     if accuracy is None:
         return Cell(formats.MISSING)
     words = []
@@ -217,12 +232,18 @@ def _shared(results: Sequence[CaseResult]) -> tuple[_Shared, list[str]]:
     return shared, words
 
 
-def _fields(model_suite: bool, shared: _Shared) -> list[_Field]:
+def _fields(model_suite: bool, shared: _Shared, groups: Sequence[FormatGroup]) -> list[_Field]:
+    of_result = {id(f.result): (f, group.baseline) for group in groups for f in group.formats}
+
     return [
         _Field(Column("median (µs)", "median", main=True), _median, True),
         _Field(Column("min – max (µs)", "range"), lambda r: _range(r, shared.workers), True),
         _Field(Column("floor (µs)", "floor"), _floor, model_suite),
         _Field(Column("× floor", "ratio"), _ratio, model_suite),
+        _Field(
+            Column("over bf16", "over-bf16"),
+            lambda r: _over_bf16(*of_result.get(id(r), (None, None))),
+        ),
         _Field(Column("check", "check"), lambda r: _check(r, shared.reference), True),
         _Field(Column("tokens/s", "throughput"), _throughput),
         _Field(Column("step (µs)", "step"), _step),
@@ -245,6 +266,10 @@ def _fields(model_suite: bool, shared: _Shared) -> list[_Field]:
         _Field(Column("bytes", "bytes"), lambda r: _counted(r.bytes, r.median_us, "B", "B/s")),
         _Field(
             Column("operations", "operations"), lambda r: _counted(r.flops, r.median_us, "FLOP", "FLOP/s")
+        ),
+        _Field(
+            Column("weights", "weights"),
+            _plain(lambda r: r.weights_bytes, lambda value: formats.scaled(value, "B")),
         ),
         _Field(
             Column("peak memory", "peak"),
@@ -310,7 +335,8 @@ def case_table(results: Sequence[CaseResult], marks_of: Callable[[CaseResult], S
         numeric = axis in INTEGER_AXES
         add(Column(axis, "case", numeric), [_axis_cell(result, axis) for result in measured])
     badges = [tuple(m for m in found if m not in common_marks) for found in row_marks]
-    for field in _fields(measured[0].case.suite in MODEL_SUITES, shared):
+    groups = format_groups(measured)
+    for field in _fields(measured[0].case.suite in MODEL_SUITES, shared, groups):
         cells = [field.cell(result) for result in measured]
         if field.always or any(cell.text != formats.MISSING for cell in cells):
             add(field.column, cells)

@@ -8,13 +8,16 @@ from typing import Any
 
 from tandem_reports import formats
 from tandem_reports.errors import BAD_RESULT, GOOD
+from tandem_reports.gate.accuracy import rule as accuracy_rule
 from tandem_reports.gate.comparison import interval_text
 from tandem_reports.gate.verdicts import BAD, OPEN, VERDICTS, GateResult, Verdict
+from tandem_reports.stats.cases import is_lossy
 from tandem_reports.views.text import aligned, escape, markdown_table, names, sides
 
-SCHEMA = "1.0.0"
+SCHEMA = "1.1.0"
 COLOURS = {
     "slower": 31,
+    "inaccurate": 31,
     "failed": 31,
     "missing": 31,
     "unknown": 33,
@@ -49,10 +52,12 @@ def method(result: GateResult) -> str:
     coverages = [v.interval.coverage for v in result.verdicts if v.interval is not None]
     covers = f" Intervals cover exactly {100 * min(coverages):.4g} % or more." if coverages else ""
     rules = f" Rules: {result.policy_source}." if result.policy_source else ""
+    lossy = any(is_lossy(v.case) for v in result.verdicts)
+    accuracy = f" {accuracy_rule(p.default.accuracy_growth)}" if lossy else ""
     return (
         f"Signed-rank test of paired log-ratios beyond the minimum effect "
         f"({100 * p.default.minimum_effect:g} %), Holm over the cases at alpha {p.alpha:g}{look}; same: "
-        f"interval inside ±{100 * p.default.equivalence:g} %.{covers} {pairing}{confirmed}{rules}"
+        f"interval inside ±{100 * p.default.equivalence:g} %.{covers}{accuracy} {pairing}{confirmed}{rules}"
     )
 
 

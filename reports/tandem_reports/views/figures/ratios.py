@@ -23,8 +23,15 @@ from tandem_reports.views.figures.style import (
 from tandem_reports.views.labels import short_name, split_axes
 
 MAX_CASES = 60
-COLOURS = {"slower": "#D55E00", "faster": "#0072B2", "same": "#009E73", "unknown": "#8a939c"}
-MARKERS = {"slower": ">", "faster": "<", "same": "o", "unknown": "s"}
+COLOURS = {
+    "slower": "#D55E00",
+    "inaccurate": "#CC79A7",
+    "faster": "#0072B2",
+    "same": "#009E73",
+    "unknown": "#8a939c",
+    "allowed": "#404040",
+}
+MARKERS = {"slower": ">", "inaccurate": "X", "faster": "<", "same": "o", "unknown": "s", "allowed": "D"}
 
 
 class Rated(Protocol):

@@ -1,0 +1,86 @@
+"""The committed sweeps of model suites, expanded without the C++ of the harness."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+from fixture_runs import AXES, case, case_id, case_name
+
+SUITES = REPOSITORY / "suites"
+PRECISION_SHARDS = ("t5-3b/.*src:128", "nllb|src:512")
+FORMAT = ("precision", "kv")
+
+
+def cases(name: str) -> list[dict[str, Any]]:
+    """Every case of a sweep of model suites: each combination in a group, in the order of the axes."""
+    found = []
+    for group in json.loads((SUITES / name).read_text())["groups"]:
+        values = {key: value for key, value in group.items() if key not in ("suite", "needs")}
+        if group["suite"] == "encoder":
+            values.pop("tgt", None)
+        axes = sorted(values, key=list(AXES).index)
+        lists = [values[axis] if isinstance(values[axis], list) else [values[axis]] for axis in axes]
+        found += [
+            case(group["suite"], **dict(zip(axes, chosen, strict=True)))
+            for chosen in itertools.product(*lists)
+        ]
+    return found
+
+
+def golden() -> list[str]:
+    return (SUITES / "testdata" / "golden" / "cases.txt").read_text().splitlines()
+
+
+# Breaks when a sweep gains a case whose id is not committed, or an id follows other rules than the README's.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "decode.json",
+        "encoder.json",
+        "gate.json",
+        "gate-cpu.json",
+        "generate.json",
+        "precision.json",
+        "smoke.json",
+    ],
+)
+def test_ids_are_committed(name: str) -> None:
+    lines = [f"{case_id(axes)} {case_name(axes)}" for axes in cases(name)]
+    text = "\n".join(golden())
+    assert "\n".join(lines) in text
+
+
+def shard(number: int) -> list[dict[str, Any]]:
+    return [axes for axes in cases("precision.json") if re.search(PRECISION_SHARDS[number], case_name(axes))]
+
+
+# Breaks when the sweep of the precisions loses a cell of the report, or one has no bf16 case beside it.
+def test_the_precision_sweep() -> None:
+    every = cases("precision.json")
+    assert len(every) == len({case_id(axes) for axes in every}) == 35
+    assert {axes["weights"] for axes in every} == {"seed:0,outliers"}, (
+        "outliers, so that no format is flattered"
+    )
+    names = [{case_name(axes) for axes in shard(number)} for number in (0, 1)]
+    assert names[0] | names[1] == {case_name(axes) for axes in every}
+    assert not names[0] & names[1]
+    for number in (0, 1):
+        for axes in shard(number):
+            twin = axes | {"precision": "bf16", "kv": "same"}
+            assert case_name(twin) in names[number], "both halves hold the bf16 case of each of their own"
+    readme = (REPOSITORY / "README.md").read_text()
+    assert all(f"--filter '{pattern}'" in readme for pattern in PRECISION_SHARDS)
+
+
+# Breaks when the gate no longer watches what quantised formats cost and lose.
+def test_the_gate_watches_lossy_formats() -> None:
+    every = cases("gate.json")
+    assert len(every) == 24
+    lossy = [axes for axes in every if axes["precision"] != "bf16"]
+    assert {axes["precision"] for axes in lossy} == {"fp8", "w4a16"}
+    assert len(lossy) == 4
