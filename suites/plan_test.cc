@@ -12,189 +12,10 @@
 
 #include "harness/base/error.h"
 #include "harness/base/testing/test_seed.h"
-#include "harness/engine/compare.h"
-#include "harness/model/batch.h"
-#include "harness/weights/materialise.h"
-#include "harness/weights/values/seeded.h"
-#include "kernels/plan/builder.h"
-#include "kernels/plan/testing/model_cover.h"
-#include "reference/engine/plan_interpreter.h"
-#include "reference/model/decoder.h"
-#include "reference/model/encoder.h"
-#include "reference/model/generate.h"
+#include "suites/testing/plan_fixture.h"
 
 namespace tandem {
 namespace {
-
-using kernels::CoverCase;
-using kernels::PlanRequest;
-
-constexpr int kSteps = 5;
-
-/// A model with seeded weights and a batch on the host: the case's values in fp32, and stored as an engine stores them where
-/// the case quantises them.
-struct Fixture {
-  explicit Fixture(const CoverCase& c, uint64_t seed = 7)
-      : cover(c), host(host_weights(c.config, WeightsSpec{.seed = seed}, form(c))), weights(host.weights()) {
-    batch = make_batch(c.config, c.lengths, seed);
-    if (!lossy(form(c))) return;
-    const WeightLayout layout = weight_layout(c.config, form(c));
-    stored.resize(static_cast<size_t>(layout.bytes));
-    materialise(*weight_source({.seed = seed}, ""), layout, {.host = stored});
-    stored_weights = bind_weights(layout, stored.data());
-  }
-  /// Weights that are not quantised keep all bits of fp32, so that the plan's roundings are all there is.
-  static WeightForm form(const CoverCase& c) {
-    const WeightForm form{.precision = c.precision};
-    return lossy(form) ? form : WeightForm{};
-  }
-
-  PlanRequest request() const {
-    return {.config = cover.config,
-            .weights = stored.empty() ? weights : stored_weights,
-            .precision = cover.precision,
-            .kv = cover.kv,
-            .kernel = kernels::parse_kernel(cover.kernel),
-            .batch = batch.size(),
-            .source_tokens = batch.tokens(),
-            .max_source = batch.max_length,
-            .capacity = kSteps};
-  }
-
-  CoverCase cover;
-  HostWeights host;
-  ModelWeights weights;
-  std::vector<std::byte> stored = {};
-  ModelWeights stored_weights = {};
-  TransformerBatch batch;
-};
-
-void set_inputs(reference::PlanInterpreter& run, const StepPlan& plan, const TransformerBatch& batch) {
-  run.set(plan_names::kSourceIds, batch.ids);
-  run.set(plan_names::kSourceOffsets, batch.offsets);
-  if (plan.capacity == 0) return;
-  run.set(plan_names::kNextIds, std::vector<int32_t>(batch.size(), plan.config.decoder_start_id));
-  run.set(plan_names::kTokens, std::vector<int32_t>(batch.size() * plan.capacity, plan.config.pad_id));
-  run.set(plan_names::kPosition, std::vector<int32_t>{0});
-  if (!plan.has(plan_names::kFinished)) return;
-  run.set(plan_names::kFinished, std::vector<int32_t>(batch.size(), 0));
-  run.set(plan_names::kRunning, std::vector<int32_t>{batch.size()});
-}
-
-/// What a plan computes: the encoder's output, and the logits of all steps.
-struct Outputs {
-  std::vector<float> encoder;
-  std::vector<float> logits;
-  std::vector<int32_t> tokens;
-};
-
-/// Teacher-forced with `fed` [batch, steps], so that one rounding that tips an arg-max does not end the comparison.
-Outputs interpret(const StepPlan& plan, const TransformerBatch& batch, std::span<const int32_t> fed) {
-  reference::PlanInterpreter run(plan);
-  set_inputs(run, plan, batch);
-  run.run(PlanSection::kEncoder);
-  Outputs out;
-  out.encoder = run.values(plan_names::kEncoderOutput);
-  run.run(PlanSection::kCrossKv);
-  for (int t = 0; t < kSteps; ++t) {
-    if (t > 0) {
-      std::vector<int32_t> ids(batch.size());
-      for (int b = 0; b < batch.size(); ++b) ids[b] = fed[b * kSteps + t - 1];
-      run.set(plan_names::kNextIds, ids);
-    }
-    run.run(PlanSection::kStep);
-    out.logits.insert(out.logits.end(), run.logits().values.begin(), run.logits().values.end());
-  }
-  out.tokens = run.integers(plan_names::kTokens);
-  return out;
-}
-
-/// Relative L2 error of the rows that are left when the worst eighth is put aside. Random post-norm models have rows whose
-/// residual nearly cancels: rounding to 16 bits turns these into others, and says nothing of the plan.
-double ordinary_error(std::span<const float> actual, std::span<const float> expected, int64_t cols) {
-  struct Row {
-    double error, size;
-  };
-  std::vector<Row> rows;
-  for (size_t at = 0; at < expected.size(); at += static_cast<size_t>(cols)) {
-    Row row{0, 0};
-    for (size_t i = at; i < at + static_cast<size_t>(cols); ++i) {
-      const double d = double{actual[i]} - expected[i];
-      row.error += d * d;
-      row.size += double{expected[i]} * expected[i];
-    }
-    if (!(row.error < std::numeric_limits<double>::infinity())) return row.error;
-    rows.push_back(row);
-  }
-  std::ranges::sort(rows, std::less<>(), [](const Row& r) { return r.error / std::max(r.size, 1e-30); });
-  rows.resize(rows.size() - rows.size() / 8);
-  Row sum{0, 0};
-  for (const Row& r : rows) sum = {sum.error + r.error, sum.size + r.size};
-  return std::sqrt(sum.error / sum.size);
-}
-
-/// Relative L2 errors: of all rows in fp32, of ordinary ones in 16 bits.
-struct Errors {
-  double encoder = 0;
-  double logits = 0;  ///< teacher-forced, all steps
-};
-
-/// What the reference computes of a case, and the tokens it is teacher-forced with.
-struct Truth {
-  std::vector<float> encoder;
-  std::vector<float> logits;
-  std::vector<int32_t> tokens;
-};
-reference::Numerics numerics_of(const CoverCase& c) {
-  const DType kv = kv_dtype(c.precision, c.kv);
-  return {.kv = dtype_bits(kv) == 8 ? kv : DType::kF32};
-}
-Truth truth_of(const Fixture& f, const reference::Numerics& numerics) {
-  const ModelConfig& config = f.cover.config;
-  auto generated = reference::greedy_generate(
-      config, f.weights, f.batch, {.max_tokens = kSteps, .keep_logits = true, .numerics = numerics});
-  return {.encoder = reference::encoder_forward(config, f.weights.encoder, f.batch, numerics).values,
-          .logits = std::move(generated.logits.values),
-          .tokens = std::move(generated.tokens)};
-}
-
-/// Of the case's plan, with whole sublayers or partial sums, against the reference's forward pass.
-Errors errors_of(const CoverCase& c, bool partial_sums = false) {
-  const Fixture f(c);
-  PlanRequest request = f.request();
-  request.partial_sums = partial_sums;
-  const StepPlan plan = kernels::build_plan(request);
-  const Truth truth = truth_of(f, numerics_of(c));
-  const Outputs out = interpret(plan, f.batch, truth.tokens);
-  if (plan.buffer(plan_names::kEncoderOutput).dtype == DType::kF32) {
-    EXPECT_EQ(out.tokens, truth.tokens);
-  }
-  if (dtype_bits(activation_dtype(c.precision)) == 16) {
-    return {ordinary_error(out.encoder, truth.encoder, c.config.d_model),
-            ordinary_error(out.logits, truth.logits, c.config.vocab)};
-  }
-  return {relative_l2(out.encoder, truth.encoder), relative_l2(out.logits, truth.logits)};
-}
-
-/// fp32 storage: equal but for the order of roundings. 16 bits: no worse than the other 16-bit type says of
-/// the model (its unit is 8 times as large, or as small), for some random models turn roundings into errors
-/// many times their size.
-void expect_matches_reference(const CoverCase& c, bool partial_sums = false) {
-  SCOPED_TRACE(c.text);
-  const Errors errors = errors_of(c, partial_sums);
-  Errors bound{1e-5, 1e-5};
-  if (dtype_bits(activation_dtype(c.precision)) == 16) {
-    const bool fp16 = c.precision == Precision::kFp16;
-    CoverCase other = c;
-    other.precision = fp16 ? Precision::kBf16 : Precision::kFp16;
-    const Errors theirs = errors_of(other, partial_sums);
-    const double spec = fp16 ? 4e-3 : 2e-2;
-    const double ratio = 10 * (fp16 ? 1.0 / 8 : 8.0);
-    bound = {std::max(spec, ratio * theirs.encoder), std::max(spec, ratio * theirs.logits)};
-  }
-  EXPECT_LE(errors.encoder, bound.encoder);
-  EXPECT_LE(errors.logits, bound.logits);
-}
 
 // A builder that orders, wires or places anything wrong for some combination of the model's features.
 TEST(Plan, MatchesReferenceOverCoveringArray) {
@@ -202,42 +23,6 @@ TEST(Plan, MatchesReferenceOverCoveringArray) {
       test_seed(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16});
   fmt::print("{} rows\n", cases.size());
   for (const CoverCase& c : cases) expect_matches_reference(c);
-}
-
-// A builder that wires codes, scales or row maxima wrong for some combination of the model's features, or reads stored weights
-// by another layout than they have.
-TEST(Plan, WeightOnlyFormatsMatchTheReferenceOfTheirValues) {
-  for (const CoverCase& c : kernels::covering_cases(test_seed() + 2, {Precision::kW8a16, Precision::kW4a16}))
-    expect_matches_reference(c);
-}
-
-/// How much the reference of a case changes when what it quantises is rounded to bf16 first.
-Errors change_by_rounding(const CoverCase& c) {
-  const Fixture f(c);
-  reference::Numerics numerics = numerics_of(c);
-  const Truth exact = truth_of(f, numerics);
-  numerics.bf16_inputs = true;
-  const reference::Matrix encoder =
-      reference::encoder_forward(c.config, f.weights.encoder, f.batch, numerics);
-  const reference::Matrix logits =
-      reference::forced_logits(c.config, f.weights, f.batch, exact.tokens, kSteps, numerics);
-  return {ordinary_error(encoder.values, exact.encoder, c.config.d_model),
-          ordinary_error(logits.values, exact.logits, c.config.vocab)};
-}
-
-// The same where activations or the K/V cache are quantised: scales of the wrong row, head or token, maxima of rows that
-// nobody raised or zeroed.
-TEST(Plan, QuantisedActivationsMatchTheReferenceInTheSameFormat) {
-  for (const CoverCase& c : kernels::covering_cases(
-           test_seed() + 3, {Precision::kFp8, Precision::kInt8, Precision::kBf16, Precision::kW4a16},
-           {KvType::kSame, KvType::kFp8, KvType::kInt8})) {
-    if (c.kv == KvType::kSame && dtype_bits(kv_dtype(c.precision, c.kv)) == 16) continue;
-    SCOPED_TRACE(c.text);
-    const Errors errors = errors_of(c);
-    const Errors change = change_by_rounding(c);
-    EXPECT_LE(errors.encoder, std::max(2e-2, 4 * change.encoder));
-    EXPECT_LE(errors.logits, std::max(2e-2, 4 * change.logits));
-  }
 }
 
 // A residual that got lost, was added twice or was added before the place where ranks reduce, for some combination of the
@@ -255,14 +40,6 @@ TEST(Plan, PartialSumsGiveTheSameResults) {
     EXPECT_LE(relative_l2(partial.encoder, whole.encoder), 1e-5) << c.text;
     EXPECT_LE(relative_l2(partial.logits, whole.logits), 1e-5) << c.text;
   }
-}
-
-CoverCase small_case() {
-  CoverCase c;
-  c.config = preset("tiny");
-  c.lengths = {5, 1, 9};
-  c.text = "tiny";
-  return c;
 }
 
 // Sequences that end would go on, or their caches be read, or the count of running ones be wrong.
