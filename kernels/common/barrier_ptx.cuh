@@ -28,6 +28,10 @@ __device__ inline void barrier_poll(const uint64_t* barrier, uint32_t parity) {
         : "memory");
   }
 }
+/// This thread arrives now: what it has written is seen by who waits. Runs on sm_80 too.
+__device__ inline void barrier_arrive_written(uint32_t barrier) {
+  asm volatile("{.reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0];}" ::"r"(barrier) : "memory");
+}
 
 // What follows is for sm_90: elsewhere it does nothing, and nothing may rely on it.
 /// Makes initialised barriers visible to the copy engine and to the cluster.

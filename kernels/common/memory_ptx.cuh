@@ -18,6 +18,11 @@ __device__ inline void cp_async_16(uint32_t shared, const void* global, int byte
 __device__ inline void cp_async_16(void* shared, const void* global, int bytes) {
   cp_async_16(shared_address(shared), global, bytes);
 }
+/// 4 bytes, through L1.
+__device__ inline void cp_async_4(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(shared)), "l"(global)
+               : "memory");
+}
 __device__ inline void cp_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }

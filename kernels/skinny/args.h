@@ -39,7 +39,7 @@ struct HeadArgs {
 struct SkinnyArgs {
   SkinnyPlan plan;
   const void* x;         // [m, k] T or float
-  const void* w;         // [n or 2n, k] T
+  const void* w;         // [n or 2n, k] T, or codes
   const void* bias;      // [n or 2n] T, or null
   const void* residual;  // [m, n] T or float, or null
   const void* gamma;     // [k] T
@@ -56,6 +56,10 @@ struct SkinnyArgs {
   bool y_float;
   int activation;  // -1: none, else the value of tandem::Activation
   HeadArgs head;
+  // Of quantised weights.
+  const void* scales;  // float [n or 2n]; kI4: bf16 [n or 2n, groups of k]
+  const float* x_max;  // [m], when x is quantised without a norm
+  float* y_max;        // [m], or null
 };
 
 }  // namespace tandem::kernels

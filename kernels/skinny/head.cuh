@@ -31,9 +31,9 @@ __device__ constexpr int row_threads_shift(int rows) {
 }
 
 /// Folds one row of a pass, b0 + (thread / threads of a row), into the thread's candidate for it.
-template <int kPassRows>
+template <class Format, int kPassRows>
 __device__ inline void take_pass(const SkinnyArgs& a, const TileView& view, const float* red,
-                                 const float* bias, int b0, Candidate& best) {
+                                 const TileEnds& ends, int b0, Candidate& best) {
   constexpr int kShift = row_threads_shift(kPassRows);
   const SkinnyPlan& p = a.plan;
   const int b = static_cast<int>(threadIdx.x) >> kShift;
@@ -42,7 +42,8 @@ __device__ inline void take_pass(const SkinnyArgs& a, const TileView& view, cons
   for (int local = threadIdx.x & ((1 << kShift) - 1); local < p.tile_rows(); local += 1 << kShift) {
     const int id = view.tile * p.tile_rows() + local;
     if (id >= p.n) break;
-    const float v = sum_warps<kPassRows>(p, red, b, local) * a.head.scale + bias[local];
+    const float sum = scaled<Format>(ends, b0 + b, local, sum_warps<kPassRows>(p, red, b, local));
+    const float v = sum * a.head.scale + ends.bias[local];
     if (a.head.logits != nullptr) a.head.logits[static_cast<int64_t>(view.row0 + b0 + b) * p.n + id] = v;
     best.take(v, id);
   }

@@ -29,7 +29,13 @@ int current_device() {
 }
 
 SkinnyKernel find_kernel(const SkinnyConfig& config, const SkinnyProblem& problem) {
-  switch (problem.dtype) {
+  switch (problem.weights()) {
+    case DType::kI8:
+      return (problem.input_dtype ? find_kernel_int8 : find_kernel_w8a16)(config, problem.head, problem.norm);
+    case DType::kI4:
+      return find_kernel_w4a16(config, problem.head, problem.norm);
+    case DType::kF8:
+      return find_kernel_fp8(config, problem.head, problem.norm);
     case DType::kF32:
       return find_kernel_f32(config, problem.head, problem.norm);
     case DType::kF16:
@@ -105,6 +111,8 @@ SkinnyArgs common_args(const Params& p) {
   a.gamma = p.gamma;
   a.beta = p.beta;
   a.eps = p.eps;
+  a.scales = p.scales;
+  a.x_max = p.x_max;
   a.activation = -1;
   if (p.norm.has_value()) {
     a.prologue = *p.norm == Norm::kLayer ? SkinnyPrologue::kLayerNorm : SkinnyPrologue::kRmsNorm;
@@ -185,6 +193,7 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
   args.ldy = p.ldy == 0 ? p.n : p.ldy;
   args.y_float = p.y_float;
   args.norm_out = p.norm_out;
+  args.y_max = p.y_max;
   if (p.activation.has_value()) args.activation = static_cast<int>(*p.activation);
   const SkinnyProblem problem{.dtype = p.dtype,
                               .w_dtype = p.w_dtype,
@@ -204,6 +213,7 @@ int64_t head_workspace_bytes(int m) {
 
 void launch_head_argmax(const HeadParams& p, cudaStream_t stream) {
   check_common(p, p.vocab);
+  require(p.w_dtype != DType::kI4, "w_dtype", "must not be i4 for the head");
   require(p.next_ids != nullptr, "next_ids", "must be there");
   require(p.tokens_out == nullptr || p.position != nullptr, "position", "must be there with tokens_out");
   require(!p.stop_at_eos || p.finished != nullptr, "finished", "must be there with stop_at_eos");

@@ -36,7 +36,7 @@ struct SkinnyParams {
   const void* w =
       nullptr;  ///< [n, k] row-major, dense; gated: [2n, k], the n gate rows first, then the n up rows
   /// Of quantised weights, else null: float [rows of w], one a row; kI4: bf16 [rows of w, ceil(k / 128)], one for 128
-  /// neighbours of a row.
+  /// neighbours of a row, readable to a multiple of 4 bytes.
   const void* scales = nullptr;
   /// What the rows of x (with a norm: the normalised ones, rounded to dtype) are quantised to before they are multiplied, as
   /// quantise_row() with kWholeRow does it; unset: they are not.

@@ -1,4 +1,4 @@
-// The kernels of one element type, by config. skinny_plan.cc lists the same ones (kShapes).
+// The kernels of one element type or format of weights, by config. skinny_plan.cc lists the same ones (kShapes).
 #pragma once
 
 #include <type_traits>
@@ -19,9 +19,9 @@ SkinnyKernel pick_mma(bool head) {
   return head ? &skinny_mma_kernel<Core, true> : &skinny_mma_kernel<Core, false>;
 }
 
-template <typename T, bool kNormed>
+template <class Format, bool kNormed>
 SkinnyKernel pick_row(bool head) {
-  return head ? &skinny_row_kernel<T, kNormed, true> : &skinny_row_kernel<T, kNormed, false>;
+  return head ? &skinny_row_kernel<Format, kNormed, true> : &skinny_row_kernel<Format, kNormed, false>;
 }
 
 template <typename T>
@@ -49,21 +49,21 @@ template <typename T>
 SkinnyKernel find_mma(int rows, int batch, bool head) {
   switch (100 * rows + batch) {
     case 808:
-      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 8, 8>, false>;
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<PlainFormat<T>, 8, 8>, false>;
     case 816:
-      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 8, 16>, false>;
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<PlainFormat<T>, 8, 16>, false>;
     case 1608:
-      return pick_mma<MmaCore<T, 16, 8>>(head);
+      return pick_mma<MmaCore<PlainFormat<T>, 16, 8>>(head);
     case 1616:
-      return pick_mma<MmaCore<T, 16, 16>>(head);
+      return pick_mma<MmaCore<PlainFormat<T>, 16, 16>>(head);
     case 1632:
-      return pick_mma<MmaCore<T, 16, 32>>(head);
+      return pick_mma<MmaCore<PlainFormat<T>, 16, 32>>(head);
     case 1664:
-      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 16, 64>, false>;
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<PlainFormat<T>, 16, 64>, false>;
     case 3232:
-      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 32, 32>, false>;
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<PlainFormat<T>, 32, 32>, false>;
     case 3264:
-      return pick_mma<MmaCore<T, 32, 64>>(head);
+      return pick_mma<MmaCore<PlainFormat<T>, 32, 64>>(head);
     default:
       return nullptr;
   }
@@ -74,10 +74,41 @@ SkinnyKernel find_kernel(const SkinnyConfig& config, bool head, bool norm) {
   if (config.kind == SkinnyConfig::Kind::kDot) return find_dot<T>(config.rows, config.batch, head);
   if constexpr (sizeof(T) == 2) {
     if (config.kind == SkinnyConfig::Kind::kRow)
-      return norm ? pick_row<T, true>(head) : pick_row<T, false>(head);
+      return norm ? pick_row<PlainFormat<T>, true>(head) : pick_row<PlainFormat<T>, false>(head);
   }
   if constexpr (sizeof(T) == 2) return find_mma<T>(config.rows, config.batch, head);
   return nullptr;
+}
+
+/// The kernels of a format of codes: fewer shapes. The head's weights are never of 4 bits.
+template <class Format>
+SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
+  constexpr bool kHasHead = !Format::kGroupScales;
+  const auto mma = [&]<int kRows, int kBatch>() -> SkinnyKernel {
+    if (!head) return &skinny_mma_kernel<MmaCore<Format, kRows, kBatch>, false>;
+    if constexpr (kHasHead) return &skinny_mma_kernel<MmaCore<Format, kRows, kBatch>, true>;
+    return nullptr;
+  };
+  if (config.kind == SkinnyConfig::Kind::kRow) {
+    if constexpr (kHasHead) return norm ? pick_row<Format, true>(head) : pick_row<Format, false>(head);
+    if (head) return nullptr;
+    return norm ? &skinny_row_kernel<Format, true, false> : &skinny_row_kernel<Format, false, false>;
+  }
+  if (config.kind != SkinnyConfig::Kind::kMma) return nullptr;
+  switch (100 * config.rows + config.batch) {
+    case 1608:
+      return mma.template operator()<16, 8>();
+    case 1616:
+      return mma.template operator()<16, 16>();
+    case 1632:
+      return mma.template operator()<16, 32>();
+    case 1664:
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<Format, 16, 64>, false>;
+    case 3264:
+      return mma.template operator()<32, 64>();
+    default:
+      return nullptr;
+  }
 }
 
 }  // namespace tandem::kernels

@@ -15,6 +15,12 @@ SkinnyKernel find_kernel_f32(const SkinnyConfig& config, bool head, bool norm);
 SkinnyKernel find_kernel_f16(const SkinnyConfig& config, bool head, bool norm);
 SkinnyKernel find_kernel_bf16(const SkinnyConfig& config, bool head, bool norm);
 
+/// Of formats of codes, by what is multiplied (formats/format.cuh).
+SkinnyKernel find_kernel_w8a16(const SkinnyConfig& config, bool head, bool norm);
+SkinnyKernel find_kernel_w4a16(const SkinnyConfig& config, bool head, bool norm);
+SkinnyKernel find_kernel_fp8(const SkinnyConfig& config, bool head, bool norm);
+SkinnyKernel find_kernel_int8(const SkinnyConfig& config, bool head, bool norm);
+
 /// Products for sm_90a with the tensor maps of weights and x.
 using WideKernel = void (*)(CUtensorMap, CUtensorMap, WideArgs);
 

@@ -108,6 +108,8 @@ TANDEM_HD constexpr UnitRange warp_units(const SkinnyPlan& p, const UnitRange& c
 /// The kernel of one row of x: units of k that a warp keeps in registers of each of its two weight rows.
 inline constexpr int kRowUnits = 4;
 inline constexpr int kRowMaxWarps = 16;
+/// Of shared memory: the warps' statistics (two floats each), then two buffers of their two partial sums.
+inline constexpr int kRowPartsBytes = kRowMaxWarps * 8 + 2 * kRowMaxWarps * 2 * 4;
 
 /// Row in its tile of weight row `j` (0, 1) of the `pair`-th pair: neighbours, or a gate row and its up row.
 TANDEM_HD constexpr int row_of_pair(const SkinnyPlan& p, int pair, int j) {
@@ -120,18 +122,32 @@ TANDEM_HD constexpr int chunks_of_warp(int chunks, int warps, int warp) {
   return chunks / threads * 32 + (rest < 0 ? 0 : rest > 32 ? 32 : rest);
 }
 
+/// Weights of fewer bits than staged x: a lane's 16 bytes of weights multiply `pieces` 16-byte pieces of a row of x, each of
+/// `piece` elements, and `lanes` lanes share a unit of k. Element `i` of the row lies at this element of the staged row: a
+/// unit's first pieces of all lanes, then their second ones, so that lanes read neighbouring pieces.
+TANDEM_HD constexpr int staged_at(int i, int lanes, int pieces, int piece) {
+  if (pieces == 1) return i;
+  const int in_unit = i % (lanes * pieces * piece);
+  const int number = in_unit / piece;
+  return i - in_unit + ((number % pieces) * lanes + number / pieces) * piece + i % piece;
+}
+
+/// Neighbours of a row of 4-bit weights that share a scale: a unit of k of an mma warp, and what four lanes load at a time.
+inline constexpr int kScaleGroup = 128;
+
 /// mma.sync m16n8k16 with 16-bit elements: rows of x are the m16 operand A, weight rows the n8 operand B. A product does not
 /// care about the order of k as long as both operands agree, so a lane's 16-byte load (8 consecutive k of one row) becomes
 /// its fragments of two mma steps as it is: the 4 lanes of a row cover a unit of 32 k. Weights are B because B's two
 /// registers of a step are neighbours in the 16 bytes: no register is moved between the load and the product.
 struct MmaMap {
-  static constexpr int kUnit = 32;
+  static constexpr int kLanes = 4;  ///< of a row: they share a unit
+  static constexpr int kUnit = 32;  ///< of 16-bit weights; of others kLanes times the elements of 16 bytes
   TANDEM_HD static constexpr int group(int lane) {
     return lane >> 2;
   }  ///< row of A (and that + 8), column of B
   TANDEM_HD static constexpr int thread(int lane) { return lane & 3; }
   /// First k (in the unit) of the lane's 16 bytes.
-  TANDEM_HD static constexpr int load_k(int lane) { return 8 * thread(lane); }
+  TANDEM_HD static constexpr int load_k(int lane, int elements = 8) { return elements * thread(lane); }
   /// Which of the four 32-bit words of the lane's 16 bytes is the fragment register of mma step `step` (0, 1) that holds k
   /// 2t, 2t+1 of the instruction (half 0) or k 2t+8, 2t+9 (half 1).
   TANDEM_HD static constexpr int word(int step, int half) { return 2 * step + half; }
@@ -140,9 +156,22 @@ struct MmaMap {
   TANDEM_HD static constexpr int acc_column(int lane, int i) { return 2 * thread(lane) + (i & 1); }
 };
 
+/// Products on the diagonal: every group of four lanes multiplies its own 16 bytes of one weight row (as column `group` of B)
+/// with its own x (as row `group` of A). The sum of those is where the group meets itself; the rest of the tile is not used.
+struct DiagonalMap {
+  /// Does the lane hold its group's sum, and in which accumulator register?
+  TANDEM_HD static constexpr bool holds(int lane) { return MmaMap::thread(lane) == MmaMap::group(lane) / 2; }
+  TANDEM_HD static constexpr int index(int lane) { return MmaMap::group(lane) & 1; }
+};
+
 /// Units of weights that an mma warp keeps in flight: 4 or 8 KiB.
 TANDEM_HD constexpr int mma_depth(int rows) {
   return rows == 32 ? 4 : 8;
+}
+
+/// Blocks of an mma kernel that the registers of a multiprocessor must hold; `pieces`: of staged x, for 16 bytes of weights.
+TANDEM_HD constexpr int mma_blocks(int rows, int batch, int pieces) {
+  return rows * batch * pieces < 2048 ? 2 : 1;
 }
 
 /// Where value `i` of V (a power of two up to 32) ends up after the warp's transposing reduction: in every lane whose top

@@ -5,13 +5,16 @@
 #include "kernels/common/memory_ptx.cuh"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_config.h"
+#include "kernels/skinny/formats/format.cuh"
 #include "kernels/skinny/words.cuh"
 
 namespace tandem::kernels {
 
 /// Starts the copy of units [range) of rows [row0, row0 + rows) of x to `to` (rows x_stride apart); zeros past k.
-template <typename T>
-__device__ inline void stage_raw(const SkinnyArgs& a, T* to, const UnitRange& range, int row0, int rows) {
+template <class Format>
+__device__ inline void stage_raw(const SkinnyArgs& a, typename Format::X* to, const UnitRange& range,
+                                 int row0, int rows) {
+  using T = typename Format::T;
   constexpr int kV = kVec<T>;
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
@@ -28,7 +31,55 @@ __device__ inline void stage_raw(const SkinnyArgs& a, T* to, const UnitRange& ra
 #pragma unroll 2
     for (int i = first; i < length; i += step) {
       const bool inside = k0 + i < a.plan.k;
-      cp_async_16(to + r * a.plan.x_stride + i, from + (inside ? k0 + i : 0), inside ? 16 : 0);
+      cp_async_16(to + r * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(i),
+                  from + (inside ? k0 + i : 0), inside ? 16 : 0);
+    }
+  }
+}
+
+/// Eight neighbours of a row of x as codes.
+template <class Format>
+__device__ inline void store_codes(typename Format::X* to, const uint4& raw, const RowQuantiser& q) {
+  float v[8];
+  unpack_words<typename Format::T>(raw, v);
+  Format::store_codes(to, make_float4(v[0], v[1], v[2], v[3]), q);
+  Format::store_codes(to + 4, make_float4(v[4], v[5], v[6], v[7]), q);
+}
+
+/// stage_raw for rows that are quantised on the way. Not in the background: when it returns, this thread has written its part.
+template <class Format>
+__device__ inline void stage_codes(const SkinnyArgs& a, typename Format::X* to, const UnitRange& range,
+                                   int rows) {
+  using T = typename Format::T;
+  constexpr int kV = kVec<T>;
+  constexpr int kBatch = 4;  // loads in flight
+  const int warp = threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  const int rows_shift = rows >= 8 ? 3 : rows >= 4 ? 2 : rows >= 2 ? 1 : 0;
+  const int first = (((warp >> rows_shift) * kWarp) + lane) * kV;
+  const int step = (kSkinnyWarps >> rows_shift) * kWarp * kV;
+  const int k0 = range.begin * a.plan.unit;
+  const int length = (range.end - range.begin) * a.plan.unit;
+#pragma unroll 1
+  for (int r = warp & ((1 << rows_shift) - 1); r < rows; r += 1 << rows_shift) {
+    const T* from = static_cast<const T*>(a.x) + r * a.ldx + k0;
+    const float max = __ldcg(a.x_max + r);  // under way together with the first loads of x
+    RowQuantiser q{};
+#pragma unroll 1
+    for (int i = first; i < length; i += kBatch * step) {
+      uint4 raw[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int at = i + j * step;
+        raw[j] = at < length && k0 + at < a.plan.k ? load_fresh(from + at) : make_uint4(0, 0, 0, 0);
+      }
+      if (i == first) q = row_quantiser(max, Format::kLargest);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const int at = i + j * step;
+        if (at < length)
+          store_codes<Format>(to + r * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(at), raw[j], q);
+      }
     }
   }
 }
@@ -97,10 +148,13 @@ __device__ inline float row_to_scratch(const U* x, float* scratch, int k, int la
 }
 
 /// Normalises rows [row0, row0 + rows) of x into `to`, zeros past k. A warp owns a row; mean and variance in fp32, in two
-/// passes. `scratch`: float [norm_warps][k]; `weights`: gamma, beta. The caller synchronises before and after.
-template <typename T>
-__device__ inline void stage_norm(const SkinnyArgs& a, T* to, float* scratch, const T* weights, int row0,
-                                  int rows) {
+/// passes. `scratch`: float [norm_warps][k]; `weights`: gamma, beta. The caller synchronises before and after. Rows that are
+/// quantised leave their scales in x_scales.
+template <class Format>
+__device__ inline void stage_norm(const SkinnyArgs& a, typename Format::X* to, float* scratch,
+                                  const typename Format::T* weights, int row0, int rows,
+                                  float* x_scales = nullptr) {
+  using T = typename Format::T;
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
   const int k = a.plan.k;
@@ -128,6 +182,7 @@ __device__ inline void stage_norm(const SkinnyArgs& a, T* to, float* scratch, co
     if (a.norm_out != nullptr && (row0 + r) % static_cast<int>(gridDim.x) == static_cast<int>(blockIdx.x)) {
       out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row0 + r) * k;
     }
+    uint32_t max = 0;  // bits of the largest magnitude: of those of a NaN too
 #pragma unroll 4
     for (int i = lane * 4; i < padded; i += kWarp * 4) {
       float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -147,7 +202,27 @@ __device__ inline void stage_norm(const SkinnyArgs& a, T* to, float* scratch, co
         }
         if (out != nullptr) store_quad(out + i, v);
       }
-      store_quad(to + r * a.plan.x_stride + i, v);
+      if constexpr (Format::kQuantises) {
+        // As the norm's own kernel would have stored them; each lane reads back what it has written.
+        const float2 low = unpack_pair<T>(pack_pair<T>(v.x, v.y));
+        const float2 high = unpack_pair<T>(pack_pair<T>(v.z, v.w));
+        max = ::max(::max(max, ::max(magnitude_bits(low.x), magnitude_bits(low.y))),
+                    ::max(magnitude_bits(high.x), magnitude_bits(high.y)));
+        if (i < k) *reinterpret_cast<float4*>(mine + i) = make_float4(low.x, low.y, high.x, high.y);
+      } else {
+        store_quad(to + r * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(i), v);
+      }
+    }
+    if constexpr (Format::kQuantises) {
+      const RowQuantiser q =
+          row_quantiser(float_of_bits(__reduce_max_sync(0xffffffffu, max)), Format::kLargest);
+      if (lane == 0) x_scales[r] = q.scale;
+#pragma unroll 1
+      for (int i = lane * 4; i < padded; i += kWarp * 4) {
+        const float4 v =
+            i < k ? *reinterpret_cast<const float4*>(mine + i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        Format::store_codes(to + r * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(i), v, q);
+      }
     }
     __syncwarp();  // the next row reuses the scratch
   }

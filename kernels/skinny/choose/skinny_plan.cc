@@ -11,6 +11,7 @@
 #include "harness/base/host_device.h"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_measured.h"
+#include "kernels/skinny/formats/weight_format.h"
 #include "kernels/skinny/wide/wide_plan.h"
 
 namespace tandem::kernels {
@@ -24,6 +25,7 @@ int log2_of(int power_of_two) {
 bool is_one_of_1_2_4_8(int v) {
   return v == 1 || v == 2 || v == 4 || v == 8;
 }
+/// Of gamma, beta, and x in memory.
 int element_bytes(const SkinnyProblem& p) {
   return static_cast<int>(dtype_bytes(p.dtype));
 }
@@ -33,7 +35,7 @@ const char* kind_text(Kind kind) {
 }
 
 int unit_of(const SkinnyConfig& c, const SkinnyProblem& p) {
-  return c.kind == Kind::kMma ? MmaMap::kUnit : 32 * 16 / element_bytes(p);
+  return (c.kind == Kind::kMma ? MmaMap::kLanes : 32) * weight_format(p).elements();
 }
 
 /// The kernels that exist (skinny_dispatch.cuh instantiates exactly these).
@@ -45,39 +47,44 @@ struct Shape {
   bool half;
   bool product;
   bool head;
+  bool codes = false;  // quantised weights; the head not of kI4
 };
 constexpr Shape kShapes[] = {
-    {Kind::kDot, 1, 1, true, false, true, false},   {Kind::kDot, 2, 1, true, true, true, true},
-    {Kind::kDot, 2, 2, true, true, true, true},     {Kind::kDot, 2, 4, true, true, true, true},
-    {Kind::kDot, 2, 8, true, false, true, true},    {Kind::kMma, 8, 8, false, true, true, false},
-    {Kind::kMma, 8, 16, false, true, true, false},  {Kind::kMma, 16, 8, false, true, true, true},
-    {Kind::kMma, 16, 16, false, true, true, true},  {Kind::kMma, 16, 32, false, true, true, true},
-    {Kind::kMma, 16, 64, false, true, true, false}, {Kind::kMma, 32, 32, false, true, true, false},
-    {Kind::kMma, 32, 64, false, true, true, true},  {Kind::kRow, 2, 1, false, true, true, true},
+    {Kind::kDot, 1, 1, true, false, true, false},         {Kind::kDot, 2, 1, true, true, true, true},
+    {Kind::kDot, 2, 2, true, true, true, true},           {Kind::kDot, 2, 4, true, true, true, true},
+    {Kind::kDot, 2, 8, true, false, true, true},          {Kind::kMma, 8, 8, false, true, true, false},
+    {Kind::kMma, 8, 16, false, true, true, false},        {Kind::kMma, 16, 8, false, true, true, true, true},
+    {Kind::kMma, 16, 16, false, true, true, true, true},  {Kind::kMma, 16, 32, false, true, true, true, true},
+    {Kind::kMma, 16, 64, false, true, true, false, true}, {Kind::kMma, 32, 32, false, true, true, false},
+    {Kind::kMma, 32, 64, false, true, true, true, true},  {Kind::kRow, 2, 1, false, true, true, true, true},
 };
 
 bool kernel_exists(const SkinnyConfig& c, const SkinnyProblem& p) {
-  if (p.weights() != p.dtype) return false;
+  const bool codes = !weight_format(p).plain();
+  if (p.head && p.weights() == DType::kI4) return false;
   return std::ranges::any_of(kShapes, [&](const Shape& s) {
     return s.kind == c.kind && s.rows == c.rows && s.batch == c.batch &&
-           (p.dtype == DType::kF32 ? s.f32 : s.half) && (p.head ? s.head : s.product);
+           (codes                    ? s.codes
+            : p.dtype == DType::kF32 ? s.f32
+                                     : s.half) &&
+           (p.head ? s.head : s.product);
   });
 }
 
 /// Blocks that a multiprocessor's registers hold: what the kernels' launch bounds ask for.
-int blocks_by_registers(const SkinnyConfig& c) {
-  if (c.kind == Kind::kDot) return 2;
-  return c.rows == 32 && c.batch == 64 ? 1 : 2;
+int blocks_by_registers(const SkinnyConfig& c, const WeightFormat& format) {
+  return c.kind == Kind::kMma ? mma_blocks(c.rows, c.batch, format.pieces()) : 2;
 }
 
 /// Shared memory of the kernel of one row: x, the norm's scratch, then the warps' statistics and partial sums.
 void lay_out_row(SkinnyPlan& p, const SkinnyProblem& problem, int bytes) {
+  const WeightFormat format = weight_format(problem);
   p.x_stride = p.units * p.unit;
   p.chunk_units = p.units;
   p.chunks = 1;
-  p.red_offset = p.x_stride * bytes;
+  p.red_offset = p.x_stride * format.x_bytes;
   p.bias_offset = p.red_offset + (problem.norm ? round_up(4 * problem.k, 16) : 0);
-  p.norm_offset = p.bias_offset + kRowMaxWarps * 8 + 2 * kRowMaxWarps * 2 * 4;
+  p.norm_offset = p.bias_offset + kRowPartsBytes + (format.plain() ? 0 : 16);  // the largest |y|
   p.shared_bytes = p.norm_offset + (problem.norm ? 2 * bytes * problem.k : 0);
   if (problem.head) p.shared_bytes = std::max(p.shared_bytes, 1024);
 }
@@ -118,6 +125,7 @@ std::string config_text(const SkinnyConfig& c) {
 
 SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   const int bytes = element_bytes(problem);
+  const WeightFormat format = weight_format(problem);
   SkinnyPlan p;
   p.m = problem.m;
   p.n = problem.n;
@@ -153,18 +161,22 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
   }
   if (problem.head) red_bytes = std::max(red_bytes, 1024);
   red_bytes = round_up(red_bytes, 16);
-  const int bias_bytes = round_up(4 * p.tile_rows(), 16);
+  // Quantised weights: also scales of the tile's rows, scales and largest outputs of the rows of x (TileEnds).
+  const int end_floats = format.plain() ? p.tile_rows() : 2 * p.tile_rows() + 2 * kSkinnyMaxRows;
+  const int bias_bytes = round_up(4 * end_floats, 16);
   const int norm_bytes = problem.norm ? 2 * bytes * problem.k : 0;
   while (p.cluster() << p.share_shift < p.batch << p.output_shift()) ++p.share_shift;
   const int recv_bytes = c.cluster == 1 ? 0 : round_up(4 * p.recv_floats(), 16);
-  const int ring_bytes = mma ? kSkinnyWarps * mma_depth(c.rows) * (c.rows / 8) * 512 : 0;
+  // A slot: 16 bytes of each weight row for every lane, and a word with group scales.
+  const int slot_bytes = c.rows / 8 * 512 + (format.group_scales ? 128 : 0);
+  const int ring_bytes = mma ? kSkinnyWarps * mma_depth(c.rows) * slot_bytes : 0;
   const int barrier_bytes = mma ? 8 * (kSkinnyStages + 1) : 0;
   const int others = red_bytes + bias_bytes + norm_bytes + recv_bytes + ring_bytes + barrier_bytes;
 
   // Staged x: all of a block's slice if that leaves room for the multiprocessor's other blocks, in several chunks when it is
   // large, so that the product starts on the first one; else a ring of chunks.
   const int slice = ceil_div(p.units, c.cluster);
-  const int unit_bytes = p.unit * bytes;
+  const int unit_bytes = p.unit * format.x_bytes;
   auto stride_bytes = [&](int units) { return (units * unit_bytes) | 64; };
   constexpr int kChunkBytes = 32 << 10;
   const int budget = std::max(card.shared_bytes / c.blocks_per_sm - 1024 - others, 16 << 10);
@@ -181,9 +193,9 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
     if (!p.resident) staged_units = p.chunk_units;
   }
   p.chunks = ceil_div(slice, p.chunk_units);
-  p.x_stride = stride_bytes(staged_units) / bytes;
+  p.x_stride = stride_bytes(staged_units) / format.x_bytes;
   p.buffer_elements = p.resident ? 0 : c.batch * p.x_stride;
-  p.ring_offset = (p.resident ? 1 : kSkinnyStages) * c.batch * p.x_stride * bytes;
+  p.ring_offset = (p.resident ? 1 : kSkinnyStages) * c.batch * p.x_stride * format.x_bytes;
   p.red_offset = p.ring_offset + ring_bytes;
   p.bias_offset = p.red_offset + red_bytes;
   p.norm_offset = p.bias_offset + bias_bytes;
@@ -196,8 +208,9 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
 std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   if (c.kind == Kind::kWide) return wide_problem(c, problem, card);
   if (!kernel_exists(c, problem)) {
-    return fmt::format("no {} kernel for {} with {} rows a warp and {} rows of x",
-                       problem.head ? "head" : "product", dtype_name(problem.dtype), c.rows, c.batch);
+    return fmt::format("no {} {} kernel for weights of {} with {} rows a warp and {} rows of x",
+                       kind_text(c.kind), problem.head ? "head" : "product", dtype_name(problem.weights()),
+                       c.rows, c.batch);
   }
   if (!is_one_of_1_2_4_8(c.warps_n)) return "warps_n must be 1, 2, 4 or 8";
   if (!is_one_of_1_2_4_8(c.cluster)) return "cluster must be 1, 2, 4 or 8";
@@ -225,6 +238,17 @@ std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, 
   return "";
 }
 
+namespace {
+
+/// A multiprocessor's cycles for the instructions that make a product's words of what a warp loads at a time.
+double unpack_cycles(const WeightFormat& format) {
+  if (format.plain() || format.x_bytes == 1) return 0;
+  const double instructions = format.bits == 4 ? 52 : format.quantises ? 16 : 32;
+  return instructions / 4;
+}
+
+}  // namespace
+
 double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   // Measured on an H200: the read stream. The rest are leads from its data sheet and from public microbenchmarks; they
   // only have to order configs.
@@ -240,20 +264,23 @@ double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   constexpr double kBlock_us = 0.06;   // a block's start
   constexpr double kWave_us = 0.6;     // the start of blocks that had to wait for others to end
   const SkinnyPlan p = plan_skinny(c, problem, card);
-  const double bytes = element_bytes(problem);
+  const WeightFormat format = weight_format(problem);
+  const double bytes = element_bytes(problem);  // of x in memory
+  const double w_bytes = format.bits / 8.0 + (format.group_scales ? 2.0 / kScaleGroup : 0.0);
   const double sms = card.multiprocessors;
   const int blocks = p.grid_x * p.grid_y;
-  const double weights = static_cast<double>(p.tiles) * p.tile_rows() * p.k * bytes;
+  const double weights = static_cast<double>(p.tiles) * p.tile_rows() * p.k * w_bytes;
   const double slice_k = problem.norm ? p.k : static_cast<double>(p.k) / c.cluster;
   const int rounds = ceil_div(p.tiles * c.cluster, p.grid_x);
   const double x_block = p.batch * slice_k * bytes * (p.resident ? 1 : rounds);
-  const double w_block = rounds * p.tile_rows() * static_cast<double>(p.k) / c.cluster * bytes;
+  const double w_block = rounds * p.tile_rows() * static_cast<double>(p.k) / c.cluster * w_bytes;
   const double per_sm = std::ceil(blocks / sms);
 
   const double memory = std::max(weights / kStream, (weights * p.grid_y + blocks * x_block) / kL2);
   const double port = per_sm * (w_block + x_block) / kPort;
   // Blocks of a multiprocessor at a time; they hide each other's waits.
-  const double resident = std::min(card.shared_bytes / (p.shared_bytes + 1024), blocks_by_registers(c));
+  const double resident =
+      std::min(card.shared_bytes / (p.shared_bytes + 1024), blocks_by_registers(c, format));
   const double shared_by = std::min(resident, per_sm);
   const double waits =
       per_sm * kBlock_us + (std::ceil(per_sm / resident) - 1) * kWave_us +
@@ -266,12 +293,18 @@ double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   const double flight = per_sm * w_block / (shared_by * kSkinnyWarps * depth * loads * 512.0) * kLatency_us;
   // Shared-memory reads of x against tensor work (mma), or instructions (dot), a unit.
   const double units_sm = per_sm * rounds * c.warps_n * std::ceil(static_cast<double>(p.units) / c.cluster);
-  const double cycles = mma ? 4.0 * c.batch / 8 + 8.0 * c.rows / 8
-                            : (8.0 * c.rows + c.batch * (9.0 + 9.0 * c.rows) + 12.0) / 4.0;
-  const double compute = units_sm * cycles / kClock;
+  // Codes: as many shared-memory reads and products as their unit of x has 64 bytes, and what makes words of 16 bytes.
+  const double pieces = p.unit * format.x_bytes / 64.0;
+  const double cycles =
+      mma ? pieces * (4.0 * c.batch / 8 + 8.0 * c.rows / 8) + unpack_cycles(format) * c.rows / 8
+          : (8.0 * c.rows + c.batch * (9.0 + 9.0 * c.rows) + 12.0) / 4.0;
+  // Quantising x: a thread's instructions an element, over the lanes of a multiprocessor.
+  const double quantise = format.quantises ? x_block / bytes * 8.0 / 128.0 / kClock : 0.0;
+  const double compute = units_sm * cycles / kClock + per_sm * quantise;
 
   const double first_chunk = x_block / (p.resident ? p.chunks : p.chunks * rounds);
-  const double exposed = std::min(per_sm, 4.0) * first_chunk / kPort;
+  const double exposed =
+      std::min(per_sm, 4.0) * (first_chunk / kPort + quantise / (p.resident ? p.chunks : p.chunks * rounds));
   const double sums = 0.02 * p.warps_k() + per_sm * rounds * 4.0 * p.batch * p.tile_rows() *
                                                (p.warps_k() + (c.cluster > 1 ? 2 : 0)) / 200e3;
   return std::max({memory, port, flight, compute}) + waits + exposed + sums +
@@ -319,11 +352,12 @@ std::vector<SkinnyConfig> all_configs(const SkinnyProblem& problem, const Skinny
 
 SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card) {
   const int w_rows = problem.gated ? 2 * problem.n : problem.n;
+  const bool codes = !weight_format(problem).plain();
   if (problem.m == 1 && problem.dtype != DType::kF32) {
     const SkinnyConfig row = row_config(problem, card);
     if (config_problem(row, problem, card).empty()) return row;
   }
-  if (problem.dtype != DType::kF32) {
+  if (problem.dtype != DType::kF32 && !codes) {
     for (const MeasuredSkinny& row : kMeasuredSkinny) {
       if (problem.m <= row.max_m && w_rows == row.w_rows && problem.k == row.k &&
           config_problem(row.config, problem, card).empty()) {
@@ -333,8 +367,8 @@ SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card)
   }
   SkinnyConfig best;
   double best_us = std::numeric_limits<double>::infinity();
-  const bool dot = problem.dtype == DType::kF32 || problem.m <= 4;
-  const bool wide = !dot && !wide_configs(problem, card).empty();
+  const bool dot = !codes && (problem.dtype == DType::kF32 || problem.m <= 4);
+  const bool wide = !codes && !dot && !wide_configs(problem, card).empty();
   if (wide && problem.head) {
     const SkinnyConfig head = wide_head_config(problem);
     if (config_problem(head, problem, card).empty()) return head;

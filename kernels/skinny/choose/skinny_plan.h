@@ -23,7 +23,7 @@ struct SkinnyProblem {
   bool norm = false;
   bool head = false;
 
-  DType weights() const { return w_dtype.value_or(dtype); }
+  constexpr DType weights() const { return w_dtype.value_or(dtype); }
 };
 
 /// What the cut depends on of the card. The defaults are an H200's.

@@ -1,4 +1,4 @@
-// The product of one row of x, 16-bit types: nothing but loads that are all in flight before the previous kernel ends.
+// The product of one row of x, 16-bit types and codes: nothing but loads that are all in flight before the previous kernel ends.
 //
 // A warp owns two weight rows (gated: a gate row and its up row) and at most kRowUnits units of their k, all of it in
 // registers; longer rows are shared by several warps. x is staged once by the whole block, normalised on the way if asked.
@@ -13,6 +13,7 @@
 #include "kernels/common/memory_ptx.cuh"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/finish.cuh"
+#include "kernels/skinny/formats/format.cuh"
 #include "kernels/skinny/head.cuh"
 #include "kernels/skinny/skinny_map.h"
 #include "kernels/skinny/stage.cuh"
@@ -32,16 +33,53 @@ __device__ inline void row_request_norm_weights(const SkinnyArgs& a, T* to) {
   cp_async_commit();
 }
 
-/// Row `row` of x to shared memory. The caller synchronises after it.
-template <typename T>
-__device__ inline void row_stage_raw(const SkinnyArgs& a, T* xs, int row) {
+/// Zeros from k to the end of the staged row, where whole units of weights are multiplied.
+template <class Format>
+__device__ inline void row_stage_rest(const SkinnyArgs& a, typename Format::X* xs) {
+  constexpr int kV = kVec<typename Format::T>;
+#pragma unroll 1
+  for (int i = a.plan.k + static_cast<int>(threadIdx.x) * kV; i < a.plan.x_stride;
+       i += static_cast<int>(blockDim.x) * kV) {
+    auto* to = reinterpret_cast<uint2*>(xs + staged_place<Format, kWarp>(i));
+    to[0] = make_uint2(0, 0);
+    if constexpr (sizeof(typename Format::X) == 2) to[1] = make_uint2(0, 0);
+  }
+}
+
+/// Row `row` of x to shared memory. The caller synchronises after it. Returns the row's scale, with Format::kQuantises.
+template <class Format>
+__device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* xs, int row) {
+  using T = typename Format::T;
   const T* x = static_cast<const T*>(a.x) + row * a.ldx;
   const int step = static_cast<int>(blockDim.x) * kVec<T>;
+  if constexpr (!Format::kPlain) row_stage_rest<Format>(a, xs);
+  if constexpr (Format::kQuantises) {
+    constexpr int kBatch = 4;  // loads in flight
+    const float max = __ldcg(a.x_max + row);
+    RowQuantiser q{};
 #pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step)
-    cp_async_16(xs + i, x + i, 16);
-  cp_async_commit();
-  cp_async_wait<0>();
+    for (int first = static_cast<int>(threadIdx.x) * kVec<T>, i = first; i < a.plan.k; i += kBatch * step) {
+      uint4 raw[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (i + j * step < a.plan.k) raw[j] = load_fresh(x + i + j * step);
+      }
+      if (i == first) q = row_quantiser(max, Format::kLargest);
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (i + j * step < a.plan.k)
+          store_codes<Format>(xs + staged_place<Format, kWarp>(i + j * step), raw[j], q);
+      }
+    }
+    return row_scale(max, Format::kLargest);
+  } else {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step)
+      cp_async_16(xs + staged_place<Format, kWarp>(i), x + i, 16);
+    cp_async_commit();
+    cp_async_wait<0>();
+    return 1.0f;
+  }
 }
 
 /// kVec<T> neighbouring elements of x, of type T or float, from L2.
@@ -61,10 +99,11 @@ __device__ inline void row_load(const SkinnyArgs& a, int64_t at, float (&v)[kVec
 
 /// The norm of row `row` of x to shared memory. Every warp takes mean and squares of its own part about its
 /// own mean; one exchange merges the parts (Chan, Golub, LeVeque 1983). scratch: float [k], where a thread reads back what
-/// it wrote itself; stats: float2 [warps].
-template <typename T>
-__device__ inline void row_stage_norm(const SkinnyArgs& a, T* xs, float* scratch, float2* stats,
-                                      const T* weights, int row) {
+/// it wrote itself; stats: float2 [warps], and behind kRowMaxWarps of them the warps' partial sums. Returns as row_stage_raw.
+template <class Format>
+__device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* xs, float* scratch,
+                                       float2* stats, const typename Format::T* weights, int row) {
+  using T = typename Format::T;
   constexpr int kV = kVec<T>;
   const int step = static_cast<int>(blockDim.x) * kV;
   const int first = static_cast<int>(threadIdx.x) * kV;
@@ -114,6 +153,7 @@ __device__ inline void row_stage_norm(const SkinnyArgs& a, T* xs, float* scratch
   const bool keep =
       a.norm_out != nullptr && static_cast<int>(blockIdx.x) == row % static_cast<int>(gridDim.x);
   T* out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row) * k;
+  [[maybe_unused]] uint32_t max = 0;  // bits of the largest magnitude
 #pragma unroll 1
   for (int i = first; i < k; i += step) {
     float gamma[kV];
@@ -126,18 +166,146 @@ __device__ inline void row_stage_norm(const SkinnyArgs& a, T* xs, float* scratch
     const uint4 packed = make_uint4(pack_pair<T>(v[0], v[1]), pack_pair<T>(v[2], v[3]),
                                     pack_pair<T>(v[4], v[5]), pack_pair<T>(v[6], v[7]));
     if (keep) *reinterpret_cast<uint4*>(out + i) = packed;
-    *reinterpret_cast<uint4*>(xs + i) = packed;
+    if constexpr (Format::kQuantises) {
+      unpack_words<T>(packed, v);
+#pragma unroll
+      for (int j = 0; j < kV; ++j) {
+        max = ::max(max, magnitude_bits(v[j]));
+        scratch[i + j] = v[j];
+      }
+    } else {
+      *reinterpret_cast<uint4*>(xs + staged_place<Format, kWarp>(i)) = packed;
+    }
   }
+  if constexpr (!Format::kPlain) row_stage_rest<Format>(a, xs);
+  if constexpr (Format::kQuantises) {
+    auto* maxima = reinterpret_cast<uint32_t*>(stats + kRowMaxWarps);
+    max = __reduce_max_sync(0xffffffffu, max);
+    if (threadIdx.x % kWarp == 0) maxima[warp] = max;
+    __syncthreads();
+#pragma unroll 1
+    for (int w = 0; w < warps; ++w) max = ::max(max, maxima[w]);
+    const RowQuantiser q = row_quantiser(float_of_bits(max), Format::kLargest);
+#pragma unroll 1
+    for (int i = first; i < k; i += step) {
+#pragma unroll
+      for (int j = 0; j < kV; j += 4)
+        Format::store_codes(xs + staged_place<Format, kWarp>(i) + j,
+                            *reinterpret_cast<const float4*>(scratch + i + j), q);
+    }
+    return q.scale;
+  }
+  return 1.0f;
 }
 
-template <typename T, bool kNormed, bool kHead>
+/// The products of a warp's two weight rows with x. Elements as they are: CUDA cores, x in registers.
+template <class Format>
+struct RowCore {
+  static constexpr int kV = Format::kElements;
+  static constexpr int kUnit = kWarp * kV;
+  uint4 x[kRowUnits];
+
+  /// `left`: elements of k from the lane's first one, which lies at `at` of the staged row.
+  __device__ void take_x(const typename Format::X* xs, int at, int left) {
+#pragma unroll
+    for (int u = 0; u < kRowUnits; ++u) {
+      x[u] = u * kUnit < left ? *reinterpret_cast<const uint4*>(xs + at + u * kUnit) : make_uint4(0, 0, 0, 0);
+    }
+  }
+  __device__ void multiply(const uint4 (&w)[2][kRowUnits], float (&sum)[2]) const {
+#pragma unroll
+    for (int u = 0; u < kRowUnits; ++u) {
+      float xf[kV];
+      unpack_words<typename Format::T>(x[u], xf);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        float wf[kV];
+        unpack_words<typename Format::T>(w[j][u], wf);
+        float part = wf[0] * xf[0];
+#pragma unroll
+        for (int i = 1; i < kV; ++i) part = fmaf(wf[i], xf[i], part);
+        sum[j] += part;
+      }
+    }
+  }
+};
+
+/// The same with codes: tensor cores, each group of four lanes on the diagonal of a tile (DiagonalMap), which spares the step
+/// from words to floats. x stays in shared memory.
+template <class Format>
+requires(!Format::kPlain) struct RowCore<Format> {
+  using X = typename Format::X;
+  using Acc = typename Format::Acc;
+  static constexpr int kUnit = kWarp * Format::kElements;
+  static constexpr int kPiece = kVec<X>;
+  static constexpr int kPartPieces = Format::kPieces / Format::kParts;
+  const X* x;
+  int units;
+  float scales[2][kRowUnits];  // with group scales: of the lanes' group in each unit
+
+  __device__ void take_x(const X* xs, int at, int left) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    x = xs + (at - lane * Format::kElements) + lane * kPiece;  // its first piece
+    units = ceil_div(left + lane * Format::kElements, kUnit);  // of the warp that reach below k
+  }
+  __device__ void multiply(const uint4 (&w)[2][kRowUnits], float (&sum)[2]) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    __syncwarp();  // lanes that wrote nothing come early
+#pragma unroll
+    for (int u = 0; u < kRowUnits; ++u) {
+      if (u >= units) break;
+      Acc c[2][4] = {};
+#pragma unroll
+      for (int part = 0; part < Format::kParts; ++part) {
+        uint32_t xw[4 * kPartPieces];
+#pragma unroll
+        for (int i = 0; i < kPartPieces; ++i) {
+          const uint4 raw =
+              *reinterpret_cast<const uint4*>(x + u * kUnit + (part * kPartPieces + i) * kWarp * kPiece);
+          xw[4 * i] = raw.x;
+          xw[4 * i + 1] = raw.y;
+          xw[4 * i + 2] = raw.z;
+          xw[4 * i + 3] = raw.w;
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          uint32_t ww[4 * kPartPieces];
+          Format::unpack(stored_part<Format>(w[j][u], part).words, ww);
+#pragma unroll
+          for (int i = 0; i < 4 * kPartPieces; i += 2)
+            Format::multiply(c[j], xw[i], 0, xw[i + 1], 0, ww[i], ww[i + 1]);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const Acc own = DiagonalMap::index(lane) != 0 ? c[j][1] : c[j][0];
+        const float part = DiagonalMap::holds(lane) ? static_cast<float>(own) : 0.0f;
+        if constexpr (Format::kGroupScales) {
+          sum[j] = fmaf(part, scales[j][u], sum[j]);
+        } else {
+          sum[j] += part;
+        }
+      }
+    }
+  }
+};
+
+/// The block's largest magnitude, behind the partial sums.
+__device__ inline uint32_t* row_y_max(const SkinnyPlan& p, unsigned char* shared) {
+  return reinterpret_cast<uint32_t*>(shared + p.bias_offset + kRowPartsBytes);
+}
+
+template <class Format, bool kNormed, bool kHead>
 __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
     skinny_row_kernel(const __grid_constant__ SkinnyArgs a) {
-  constexpr int kV = kVec<T>;
+  using T = typename Format::T;
+  using X = typename Format::X;
+  using Stored = typename Format::Stored;
+  constexpr int kV = Format::kElements;
   constexpr int kUnit = kWarp * kV;
   extern __shared__ __align__(128) unsigned char shared[];
   const SkinnyPlan& p = a.plan;
-  T* xs = reinterpret_cast<T*>(shared);
+  X* xs = reinterpret_cast<X*>(shared);
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int pair = warp >> p.wk_shift;
@@ -151,8 +319,11 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
   const bool writer = wk == 0 && lane % 16 == 0 && (!p.gated || half == 0);
 
   uint4 w[2][kRowUnits];
-  uint4 x[kRowUnits];
-  float bias[2] = {0.0f, 0.0f};  // gated: of the gate and of the up row
+  RowCore<Format> core;
+  float bias[2] = {0.0f, 0.0f};                         // gated: of the gate and of the up row
+  [[maybe_unused]] float row_scales[2] = {0.0f, 0.0f};  // as bias
+  [[maybe_unused]] float x_scale = 1.0f;
+  [[maybe_unused]] uint32_t y_max = 0;  // bits of the largest magnitude that this lane has written
   float residual = 0.0f;
   const auto column_of = [&](int tile) {
     return tile * p.tile_outputs() + (p.gated ? pair : 2 * pair + half);
@@ -174,37 +345,40 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
   for (int tile = first - stride, next = first; tile < p.tiles; tile = next, next += stride) {
     const bool real = tile >= 0;
     float sum[2] = {0.0f, 0.0f};
-    if (real) {
-#pragma unroll
-      for (int u = 0; u < kRowUnits; ++u) {
-        float xf[kV];
-        unpack_words<T>(x[u], xf);
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          float wf[kV];
-          unpack_words<T>(w[j][u], wf);
-          float part = wf[0] * xf[0];
-#pragma unroll
-          for (int i = 1; i < kV; ++i) part = fmaf(wf[i], xf[i], part);
-          sum[j] += part;
-        }
-      }
-    }
+    if (real) core.multiply(w, sum);
     const float bias_now[2] = {bias[0], bias[1]};
+    [[maybe_unused]] const float scales_now[2] = {row_scales[0], row_scales[1]};
     const float residual_now = residual;
     if (next < p.tiles) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int weights_row = weight_row(p, next, row_of_pair(p, pair, j));
-        const T* from = static_cast<const T*>(a.w) + static_cast<int64_t>(weights_row) * p.k + k0;
+        constexpr int kShift = Format::kStoredShift;
+        const Stored* from = static_cast<const Stored*>(a.w) +
+                             static_cast<int64_t>(weights_row) * (p.k >> kShift) + (k0 >> kShift);
 #pragma unroll
         for (int u = 0; u < kRowUnits; ++u)
-          w[j][u] = u * kUnit < left ? load_stream(from + u * kUnit) : make_uint4(0, 0, 0, 0);
+          w[j][u] = u * kUnit < left ? load_stream(from + (u * kUnit >> kShift)) : make_uint4(0, 0, 0, 0);
+        if constexpr (Format::kGroupScales) {
+          const auto* scales = static_cast<const __nv_bfloat16*>(a.scales) +
+                               static_cast<int64_t>(weights_row) * ceil_div(p.k, kScaleGroup) +
+                               k0 / kScaleGroup;
+#pragma unroll
+          for (int u = 0; u < kRowUnits; ++u)
+            core.scales[j][u] = u * kUnit < left ? to_float(__ldg(scales + u * (kUnit / kScaleGroup))) : 0.0f;
+        }
       }
       const int column = column_of(next);
       if (a.bias != nullptr && writer && column < p.n) {
         bias[0] = to_float(static_cast<const T*>(a.bias)[column]);
         if (p.gated) bias[1] = to_float(static_cast<const T*>(a.bias)[p.n + column]);
+      }
+      if constexpr (Format::kRowScales) {
+        if (writer && column < p.n) {
+          const auto* scales = static_cast<const float*>(a.scales);
+          row_scales[0] = __ldg(scales + column);
+          if (p.gated) row_scales[1] = __ldg(scales + p.n + column);
+        }
       }
       if (real) load_residual_of(next);
     }
@@ -216,17 +390,17 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       pdl_wait();
       load_residual_of(next);
       if constexpr (kNormed) {
-        row_stage_norm(a, xs, reinterpret_cast<float*>(shared + p.red_offset),
-                       reinterpret_cast<float2*>(shared + p.bias_offset), norm_weights, row);
+        x_scale =
+            row_stage_norm<Format>(a, xs, reinterpret_cast<float*>(shared + p.red_offset),
+                                   reinterpret_cast<float2*>(shared + p.bias_offset), norm_weights, row);
       } else {
-        row_stage_raw(a, xs, row);
+        x_scale = row_stage_raw<Format>(a, xs, row);
+      }
+      if constexpr (!Format::kPlain && !kHead) {
+        if (threadIdx.x == 0) *row_y_max(p, shared) = 0;
       }
       __syncthreads();
-#pragma unroll
-      for (int u = 0; u < kRowUnits; ++u) {
-        x[u] =
-            u * kUnit < left ? *reinterpret_cast<const uint4*>(xs + k0 + u * kUnit) : make_uint4(0, 0, 0, 0);
-      }
+      core.take_x(xs, k0, left);
       continue;
     }
 
@@ -244,7 +418,15 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       for (int q = 0; q < p.warps_k(); ++q) v += parts[2 * ((pair << p.wk_shift) + q) + half];
       flip ^= 1;
     }
-    const float up = p.gated ? __shfl_xor_sync(0xffffffffu, v, 16) : 0.0f;
+    float up = p.gated ? __shfl_xor_sync(0xffffffffu, v, 16) : 0.0f;
+    if constexpr (Format::kRowScales) {
+      v *= scales_now[0];
+      up *= scales_now[1];
+    }
+    if constexpr (Format::kQuantises) {
+      v *= x_scale;
+      up *= x_scale;
+    }
     const int column = column_of(tile);
     if (!writer || column >= p.n) continue;
     if constexpr (kHead) {
@@ -260,8 +442,20 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       if (a.y_float) {
         static_cast<float*>(a.y)[at] = out;
       } else {
-        static_cast<T*>(a.y)[at] = from_float<T>(out);
+        const T stored = from_float<T>(out);
+        static_cast<T*>(a.y)[at] = stored;
+        if constexpr (!Format::kPlain) y_max = max(y_max, magnitude_bits(to_float(stored)));
       }
+    }
+  }
+  if constexpr (!Format::kPlain && !kHead) {
+    if (a.y_max != nullptr) {
+      uint32_t* block = row_y_max(p, shared);
+      y_max = __reduce_max_sync(0xffffffffu, y_max);
+      if (lane == 0 && y_max > 0) atomicMax(block, y_max);
+      __syncthreads();
+      // Bits of magnitudes are ordered as ints.
+      if (threadIdx.x == 0 && *block > 0) atomicMax(reinterpret_cast<unsigned*>(a.y_max) + row, *block);
     }
   }
   if constexpr (kHead) finish_head<1, 1>(a, row, 1, best, shared);

@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   const SkinnyPlan& p = a.plan;
   T* xs = reinterpret_cast<T*>(shared);
   float* red = reinterpret_cast<float*>(shared + p.red_offset);
-  float* bias = reinterpret_cast<float*>(shared + p.bias_offset);
+  const TileEnds ends(p, shared);
   T* norm_weights = reinterpret_cast<T*>(shared + p.norm_offset);
   const T* weights = static_cast<const T*>(a.w);
 
@@ -50,9 +50,9 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   if (normed) {
     cp_async_wait<0>();
     __syncthreads();
-    stage_norm(a, xs, red, norm_weights, row0, rows);
+    stage_norm<typename Core::Format>(a, xs, red, norm_weights, row0, rows);
   } else {
-    stage_raw(a, xs, UnitRange{0, p.units}, row0, rows);
+    stage_raw<typename Core::Format>(a, xs, UnitRange{0, p.units}, row0, rows);
     cp_async_commit();
     cp_async_wait<0>();
   }
@@ -81,13 +81,13 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
       }
     }
     if (tile != first_tile) __syncthreads();  // all are done with the previous partial sums
-    if (static_cast<int>(threadIdx.x) < p.tile_rows()) bias[threadIdx.x] = to_float(my_bias);
+    if (static_cast<int>(threadIdx.x) < p.tile_rows()) ends.bias[threadIdx.x] = to_float(my_bias);
     core.template store<0>(red + at.wk * Core::kPassRows * p.red_ld, p.red_ld, at.local, at.lane);
     __syncthreads();
     if constexpr (kHead) {
-      take_pass<Core::kPassRows>(a, view, red, bias, 0, best[0]);
+      take_pass<typename Core::Format, Core::kPassRows>(a, view, red, ends, 0, best[0]);
     } else {
-      finish_pass<T, Core::kPassRows>(a, view, red, bias, 0, residual);
+      finish_pass<typename Core::Format, Core::kPassRows>(a, view, red, ends, 0, residual);
     }
   }
   if constexpr (kHead) finish_head<1, Core::kPassRows>(a, row0, rows, best, shared + p.red_offset);

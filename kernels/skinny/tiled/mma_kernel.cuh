@@ -1,4 +1,4 @@
-// Products on tensor cores: up to 64 rows of x of a 16-bit type.
+// Products on tensor cores: up to 64 rows of x of a 16-bit type, or of codes that they are quantised to.
 //
 // A warp's weights pass through a ring in shared memory, Core::kDepth units deep, filled by asynchronous copies from before
 // the previous kernel's end to the last tile, across chunk and tile boundaries alike. A lane reads only what it copied
@@ -28,16 +28,19 @@ __device__ inline void for_each_pass(F&& f) {
 template <class Core, bool kHead>
 __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
     skinny_mma_kernel(const __grid_constant__ SkinnyArgs a) {
+  using Format = typename Core::Format;
   using T = typename Core::T;
+  using X = typename Core::X;
+  using Stored = typename Format::Stored;
   constexpr int kPassRows = Core::kPassRows;
   extern __shared__ __align__(128) unsigned char shared[];
   const SkinnyPlan& p = a.plan;
-  T* xs = reinterpret_cast<T*>(shared);
+  X* xs = reinterpret_cast<X*>(shared);
   float* red = reinterpret_cast<float*>(shared + p.red_offset);
-  float* bias = reinterpret_cast<float*>(shared + p.bias_offset);
+  const TileEnds ends(p, shared);
   T* norm_weights = reinterpret_cast<T*>(shared + p.norm_offset);
   uint64_t* barriers = reinterpret_cast<uint64_t*>(shared + p.barrier_offset);
-  const T* weights = static_cast<const T*>(a.w);
+  const Stored* weights = static_cast<const Stored*>(a.w);
 
   const int rank = p.cluster_shift > 0 ? cluster_rank() : 0;
   const int first_tile = static_cast<int>(blockIdx.x) >> p.cluster_shift;
@@ -64,14 +67,23 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   // The lane's 16 bytes of load 0 of slot 0 of its warp's ring.
   uint4* ring = reinterpret_cast<uint4*>(shared + p.ring_offset) +
                 static_cast<int>(threadIdx.x) / kWarp * (Core::kDepth * Core::kLoads * kWarp) + at.lane;
+  // With group scales, after all warps' rings: the word of two scales that has the one of the lane's weight row in this unit.
+  uint32_t* scale_ring = reinterpret_cast<uint32_t*>(shared + p.ring_offset) +
+                         kSkinnyWarps * Core::kDepth * Core::kLoads * kWarp * 4 +
+                         static_cast<int>(threadIdx.x) / kWarp * (Core::kDepth * kWarp) + at.lane;
   Cursor<Core> next;
   int slot = 0;
   auto produce = [&] {
     if (next.has(0)) {
-      const int k = next.lane_k(p, 0, at.lane);
+      const int k = next.lane_k(p, 0, at.lane) >> Format::kStoredShift;
 #pragma unroll
       for (int r = 0; r < Core::kLoads; ++r)
         cp_async_16(ring + (slot * Core::kLoads + r) * kWarp, next.rows[r] + k, 16);
+      if constexpr (Format::kGroupScales) {
+        const int number = next.scales + next.unit;
+        if (at.lane < Core::kRowsPerWarp)
+          cp_async_4(scale_ring + slot * kWarp, static_cast<const uint16_t*>(a.scales) + (number & ~1));
+      }
       next.advance(p, weights, at, 1);
     }
     cp_async_commit();  // an empty group keeps the count of cp_async_wait right
@@ -82,27 +94,37 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   slot = 0;
   pdl_launch_dependents();
   pdl_wait();
+  if constexpr (!Format::kPlain) {
+    if (static_cast<int>(threadIdx.x) < kSkinnyMaxRows) ends.y_max[threadIdx.x] = 0;
+  }
   __syncthreads();  // the barriers are initialised
 
   // Chunks of x are numbered over all tiles of the block; those of a resident slice are staged for the first tile only.
   // Their copies belong to whatever group of weights is committed next; a barrier tells when they are complete.
+  // Chunks that are quantised are complete for a thread when it has staged its part, so one ahead is enough.
+  constexpr int kAhead = Format::kQuantises ? 1 : kSkinnyStages - 1;
   auto stage = [&](int number) {
     const int last = p.resident ? p.chunks : p.chunks * ceil_div(p.tiles - first_tile, at.stride);
     if (number >= last) return;
     const UnitRange range = chunk_range(p, at.slice, number % p.chunks);
     const int buffer = number & (kSkinnyStages - 1);
-    T* to = p.resident ? xs + (range.begin - at.slice.begin) * Core::kUnit : xs + buffer * p.buffer_elements;
-    stage_raw(a, to, range, 0, rows);
-    cp_async_arrive(shared_address(barriers + buffer));
+    X* to = p.resident ? xs + (range.begin - at.slice.begin) * Core::kUnit : xs + buffer * p.buffer_elements;
+    if constexpr (Format::kQuantises) {
+      stage_codes<Format>(a, to, range, rows);
+      barrier_arrive_written(shared_address(barriers + buffer));
+    } else {
+      stage_raw<Format>(a, to, range, 0, rows);
+      cp_async_arrive(shared_address(barriers + buffer));
+    }
   };
   if (normed) {
     cp_async_wait<Core::kDepth>();
     __syncthreads();
-    stage_norm(a, xs, red, norm_weights, 0, rows);
+    stage_norm<Format>(a, xs, red, norm_weights, 0, rows, ends.x_scales);
     __syncthreads();
   } else {
 #pragma unroll 1
-    for (int s = 0; s < kSkinnyStages - 1; ++s) stage(s);
+    for (int s = 0; s < kAhead; ++s) stage(s);
   }
 
   Core core;
@@ -113,6 +135,17 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
     const bool has_bias = a.bias != nullptr && static_cast<int>(threadIdx.x) < p.tile_rows();
     const T my_bias =
         has_bias ? static_cast<const T*>(a.bias)[weight_row(p, tile, threadIdx.x)] : from_float<T>(0.0f);
+    [[maybe_unused]] float my_scale = 0.0f;
+    if constexpr (Format::kRowScales) {
+      if (static_cast<int>(threadIdx.x) < p.tile_rows())
+        my_scale = static_cast<const float*>(a.scales)[weight_row(p, tile, threadIdx.x)];
+    }
+    [[maybe_unused]] float my_max = 0.0f;
+    if constexpr (Format::kQuantises) {
+      if (!normed && static_cast<int>(threadIdx.x) < rows) my_max = __ldcg(a.x_max + threadIdx.x);
+    }
+    [[maybe_unused]] int scales = 0;
+    if constexpr (Format::kGroupScales) scales = first_scale<Core>(p, at, tile);
     float residual = 0.0f;
     if constexpr (!kHead) residual = load_residual<T>(a, view, first_output(p, rank));
     core.clear();
@@ -120,15 +153,17 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
     for (int chunk = 0; chunk < p.chunks; ++chunk) {
       const UnitRange range = chunk_range(p, at.slice, chunk);
       const UnitRange mine = warp_units(p, range, at.wk);
-      const T* x = xs + mine.begin * Core::kUnit;  // normalised rows are staged from k = 0
+      const X* x = xs + mine.begin * Core::kUnit;  // normalised rows are staged from k = 0
       if (!normed) {
         const int number = round * p.chunks + chunk;
         const int buffer = number & (kSkinnyStages - 1);
         x = p.resident ? x - at.slice.begin * Core::kUnit
                        : x - range.begin * Core::kUnit + buffer * p.buffer_elements;
         if (round == 0 || !p.resident) {
-          if (!p.resident) __syncthreads();  // all are done with the buffer that is filled next
-          stage(number + kSkinnyStages - 1);
+          // All are done with the buffer that is filled next. One chunk ahead that is so already: each thread has staged the
+          // chunk before this one, after it was done with the one whose buffer it is.
+          if (!p.resident && kAhead > 1) __syncthreads();
+          stage(number + kAhead);
           barrier_poll(barriers + buffer, (number / kSkinnyStages) & 1);
         }
       }
@@ -138,7 +173,20 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
         uint4 w[Core::kLoads];
 #pragma unroll
         for (int r = 0; r < Core::kLoads; ++r) w[r] = ring[(slot * Core::kLoads + r) * kWarp];
-        core.consume(w, x, p.x_stride, at.lane);
+        if constexpr (Format::kGroupScales) {
+          const uint32_t both = scale_ring[slot * kWarp];  // of lanes that copy none: not used
+          const float own = __uint_as_float((scales + unit) % 2 != 0 ? both & 0xffff0000u : both << 16);
+          float scale[Core::kLoads][2];
+#pragma unroll
+          for (int r = 0; r < Core::kLoads; ++r) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+              scale[r][i] = __shfl_sync(0xffffffffu, own, 8 * r + MmaMap::acc_column(at.lane, i));
+          }
+          core.consume(w, x, p.x_stride, at.lane, scale);
+        } else {
+          core.consume(w, x, p.x_stride, at.lane);
+        }
         produce();
         if (++slot == Core::kDepth) slot = 0;
       }
@@ -148,24 +196,32 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
       constexpr int b0 = decltype(pass)::value * kPassRows;
       if (b0 >= rows) return;
       if (round > 0 || b0 > 0) __syncthreads();  // all are done with the previous partial sums
-      if (b0 == 0 && static_cast<int>(threadIdx.x) < p.tile_rows()) bias[threadIdx.x] = to_float(my_bias);
+      if (b0 == 0 && static_cast<int>(threadIdx.x) < p.tile_rows()) {
+        ends.bias[threadIdx.x] = to_float(my_bias);
+        if constexpr (Format::kRowScales) ends.row_scales[threadIdx.x] = my_scale;
+      }
+      if constexpr (Format::kQuantises) {
+        if (b0 == 0 && !normed && static_cast<int>(threadIdx.x) < rows)
+          ends.x_scales[threadIdx.x] = row_scale(my_max, Format::kLargest);
+      }
       core.template store<decltype(pass)::value>(red + at.wk * kPassRows * p.red_ld, p.red_ld, at.local,
                                                  at.lane);
       __syncthreads();
       if constexpr (kHead) {
-        take_pass<kPassRows>(a, view, red, bias, b0, best[decltype(pass)::value]);
+        take_pass<Format, kPassRows>(a, view, red, ends, b0, best[decltype(pass)::value]);
       } else if (p.cluster_shift > 0) {
         if (b0 == 0) cluster_wait();
         push_pass<kPassRows>(a, view, red, recv, pushed, b0);
       } else {
-        finish_pass<T, kPassRows>(a, view, red, bias, b0, residual);
+        finish_pass<Format, kPassRows>(a, view, red, ends, b0, residual);
       }
     });
     if (!kHead && p.cluster_shift > 0) {  // the block's only tile: recv is used once
       barrier_wait_cluster(shared_address(pushed));
-      finish_share<T>(a, view, bias, recv, residual);
+      finish_share<Format>(a, view, ends, recv, residual);
     }
   }
+  if constexpr (!kHead && !Format::kPlain) raise_y_max(a, ends.y_max, 0, rows);
   if constexpr (kHead) finish_head<Core::kPasses, kPassRows>(a, 0, rows, best, shared + p.red_offset);
 }
 

@@ -75,6 +75,7 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
 std::string wide_problem(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   if (!card.sm90a) return "wide needs sm_90a";
   if (problem.dtype == DType::kF32) return "wide has no f32";
+  if (problem.weights() != problem.dtype) return "wide has no quantised weights";
   if (problem.norm) return "wide fuses no norm";
   if (c.rows != kWarpRows) return "wide takes 16 rows a warp";
   if (std::ranges::find(kBatches, c.batch) == std::end(kBatches)) return "batch must be 8, 16, 32 or 64";
