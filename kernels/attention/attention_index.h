@@ -133,13 +133,17 @@ TANDEM_HD constexpr KeyRange decode_range(int length, int log2_workers, int work
   return {begin, end};
 }
 
-/// Warps a (row, head) pair is shared by: enough to give every multiprocessor about eight, each with 8 KB of keys and
-/// values under way, but none less than a granule at full length, and twice that where blocks must meet in a cluster. A warp
-/// costs some 500 instructions however few keys it has, so no more than that.
-TANDEM_HD constexpr int decode_workers(int64_t pairs, int max_length, int multiprocessors) {
+/// Below this many warps a multiprocessor wants more, each having 8 KB of keys and values under way.
+inline constexpr int kDecodeBusyWarps = 7;
+
+/// Warps a (row, head) pair is shared by: enough to give every multiprocessor about `busy_warps`, but none less than a granule
+/// at full length, and twice that where blocks must meet in a cluster. A warp costs some 500 instructions however few keys it
+/// has, so no more than that.
+TANDEM_HD constexpr int decode_workers(int64_t pairs, int max_length, int multiprocessors,
+                                       int busy_warps = kDecodeBusyWarps) {
   int workers = 1;
   while (workers < kDecodeWarps * kDecodeMaxSplits &&
-         pairs * workers < 7 * static_cast<int64_t>(multiprocessors) &&
+         pairs * workers < busy_warps * static_cast<int64_t>(multiprocessors) &&
          max_length >= (workers < kDecodeWarps ? 2 : 4) * workers * kDecodeGranule) {
     workers *= 2;
   }

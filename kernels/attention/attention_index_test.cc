@@ -183,6 +183,9 @@ TEST(DecodeWorkers, FillTheCardAndNoMore) {
   EXPECT_EQ(decode_workers(1024, 4096, 132), 1);
   EXPECT_EQ(decode_workers(512, 512, 132), 2);
   EXPECT_EQ(decode_workers(16, 1, 132), 1);
+  // Codes: a warp has half as many bytes under way.
+  EXPECT_EQ(decode_workers(1024, 512, 132, 12), 2);
+  EXPECT_EQ(decode_workers(2048, 512, 132, 12), 1);
   for (int64_t pairs = 1; pairs < 5000; pairs += 7) {
     for (const int length : {1, 15, 32, 63, 64, 127, 128, 500, 100000}) {
       const int w = decode_workers(pairs, length, 132);

@@ -7,7 +7,7 @@
 #include "harness/base/error.h"
 #include "kernels/attention/attention_check.h"
 #include "kernels/attention/attention_index.h"
-#include "kernels/attention/decode_kernel.h"
+#include "kernels/attention/decode/decode_kernel.h"
 #include "kernels/common/arch.h"
 
 namespace tandem::kernels {
@@ -20,12 +20,17 @@ constexpr int kMaxGridY = 65535;
 constexpr int kLongSource = 256;
 constexpr int kLongSourceHeadDim = 64;
 
-DecodeGrid choose_grid(int asked, int64_t pairs, int max_length, std::string_view kernel) {
+/// Warps a multiprocessor wants at once: with codes and small heads each has half as many bytes under way.
+int busy_warps(int head_dim, DType kv) {
+  return dtype_bits(kv) == 8 && head_dim <= kLongSourceHeadDim ? 12 : kDecodeBusyWarps;
+}
+
+DecodeGrid choose_grid(int asked, int64_t pairs, int max_length, int warps, std::string_view kernel) {
   constexpr int kMost = kDecodeWarps * kDecodeMaxSplits;
   require_field(
       asked == 0 || (asked >= 1 && asked <= kMost && std::has_single_bit(static_cast<unsigned>(asked))),
       kernel, "workers", asked, "0, 1, 2, 4, 8, 16 or 32");
-  int workers = asked != 0 ? asked : decode_workers(pairs, max_length, multiprocessors());
+  int workers = asked != 0 ? asked : decode_workers(pairs, max_length, multiprocessors(), warps);
   // Beyond one block partial results meet in a cluster, which only sm_90 has.
   if (workers > kDecodeWarps && !current_arch().sm90a) workers = kDecodeWarps;
   return {.log2_workers = std::countr_zero(static_cast<unsigned>(workers))};
@@ -61,9 +66,16 @@ void check_out_max(const float* out_max, DType dtype, std::string_view kernel) {
 }
 
 void launch_decode(DType dtype, DType kv, bool self, const DecodeArgs& args, const DecodeLaunch& how) {
-  if (kv != dtype) throw UsageError("decode attention: codes of keys and values are not made yet");
-  if (dtype == DType::kF32) return launch_decode_f32(self, args, how);
-  launch_decode_16bit(dtype, self, args, how);
+  switch (kv) {
+    case DType::kF32:
+      return launch_decode_f32(self, args, how);
+    case DType::kF8:
+      return launch_decode_f8(dtype, self, args, how);
+    case DType::kI8:
+      return launch_decode_i8(dtype, self, args, how);
+    default:
+      return launch_decode_16bit(dtype, self, args, how);
+  }
 }
 
 }  // namespace
@@ -93,7 +105,10 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .new_v = p.v,
       .k = p.k_cache,
       .v = p.v_cache,
+      .k_scales = p.k_scales,
+      .v_scales = p.v_scales,
       .out = p.out,
+      .out_max = p.out_max,
       .position = p.position,
       .offsets = nullptr,
       .finished = p.finished,
@@ -104,13 +119,17 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .source_stride = inner * p.max_length,
       .head_stride = static_cast<int64_t>(p.max_length) * p.head_dim,
       .token_stride = p.head_dim,
+      .scale_source_stride = static_cast<int64_t>(p.heads) * p.max_length,
+      .scale_head_stride = p.max_length,
+      .scale_token_stride = 1,
       .max_distance = p.max_distance,
       .max_length = p.max_length,
       .rows_per_source = 1,
       .row_groups = 1,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .grid = choose_grid(p.workers, static_cast<int64_t>(p.batch) * p.heads, p.max_length, kName),
+      .grid = choose_grid(p.workers, static_cast<int64_t>(p.batch) * p.heads, p.max_length,
+                          busy_warps(p.head_dim, kv), kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };
@@ -146,7 +165,8 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
   const int64_t pairs = static_cast<int64_t>(p.sources) * groups * p.heads;
   int workers = p.workers;
   if (workers == 0 && p.max_source_length >= kLongSource && p.head_dim <= kLongSourceHeadDim) {
-    workers = std::max(kDecodeWarps, decode_workers(pairs, p.max_source_length, multiprocessors()));
+    workers = std::max(kDecodeWarps, decode_workers(pairs, p.max_source_length, multiprocessors(),
+                                                    busy_warps(p.head_dim, kv)));
   }
   const DecodeArgs args{
       .q = p.q,
@@ -155,7 +175,10 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       // Cross-attention never writes through these.
       .k = const_cast<void*>(p.k),
       .v = const_cast<void*>(p.v),
+      .k_scales = const_cast<float*>(p.k_scales),
+      .v_scales = const_cast<float*>(p.v_scales),
       .out = p.out,
+      .out_max = p.out_max,
       .position = nullptr,
       .offsets = p.offsets,
       .finished = p.finished,
@@ -166,13 +189,16 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .source_stride = 0,
       .head_stride = p.head_stride,
       .token_stride = p.token_stride,
+      .scale_source_stride = 0,
+      .scale_head_stride = p.scale_head_stride,
+      .scale_token_stride = p.scale_token_stride,
       .max_distance = 0,
       .max_length = 0,
       .rows_per_source = p.rows_per_source,
       .row_groups = groups,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .grid = choose_grid(workers, pairs, p.max_source_length, kName),
+      .grid = choose_grid(workers, pairs, p.max_source_length, busy_warps(p.head_dim, kv), kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
   };

@@ -3,14 +3,18 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <optional>
 #include <random>
+#include <span>
 
 #include "harness/base/error.h"
 #include "harness/base/testing/test_seed.h"
 #include "harness/model/batch.h"
 #include "kernels/attention/attention_test_util.h"
 #include "kernels/attention/relative_bias.h"
+#include "kernels/common/codes_test_util.h"
 #include "kernels/common/timed_graph.h"
 
 namespace tandem::kernels {
@@ -30,6 +34,7 @@ class DecodeSelfAttention : public ::testing::TestWithParam<const char*> {
 
 struct SelfCase {
   DType dtype = DType::kBF16;
+  std::optional<DType> kv = {};
   int batch = 2;
   int heads = 2;
   int head_dim = 64;
@@ -45,15 +50,27 @@ struct SelfCase {
 /// Decodes step by step through one captured graph, from an empty cache full of NaN, and checks every output, that the
 /// caches hold exactly what was appended, and that nothing else was written.
 void run_self(const SelfCase& c, uint64_t seed) {
-  SCOPED_TRACE(std::string(dtype_name(c.dtype)) + " dim " + std::to_string(c.head_dim) + " max length " +
-               std::to_string(c.max_length) + " workers " + std::to_string(c.workers) + " distance " +
-               std::to_string(c.max_distance) + " ancestry " + std::to_string(c.ancestry));
+  const DType kv = c.kv.value_or(c.dtype);
+  const bool codes = kv != c.dtype;
+  SCOPED_TRACE(std::string(dtype_name(c.dtype)) + " cache " + std::string(dtype_name(kv)) + " dim " +
+               std::to_string(c.head_dim) + " max length " + std::to_string(c.max_length) + " workers " +
+               std::to_string(c.workers) + " distance " + std::to_string(c.max_distance) + " ancestry " +
+               std::to_string(c.ancestry));
   const int inner = c.heads * c.head_dim;
   const int64_t qkv_stride = 3 * inner + 8;
   const int64_t out_stride = inner + 8;
   const size_t cache_size = static_cast<size_t>(c.batch) * c.heads * c.max_length * c.head_dim;
-  const DeviceBuffer k_cache = upload(c.dtype, std::vector<float>(cache_size, kNan));
-  const DeviceBuffer v_cache = upload(c.dtype, std::vector<float>(cache_size, kNan));
+  // 0xff is a code that no row has.
+  const std::vector<uint8_t> blank_cache = codes ? std::vector<uint8_t>(cache_size, 0xff)
+                                                 : to_bytes(c.dtype, std::vector<float>(cache_size, kNan));
+  const DeviceBuffer k_cache = DeviceBuffer::of(blank_cache);
+  const DeviceBuffer v_cache = DeviceBuffer::of(blank_cache);
+  const std::vector<float> blank_scales(codes ? cache_size / c.head_dim : 0, kNan);
+  const DeviceBuffer k_scales = DeviceBuffer::of(blank_scales);
+  const DeviceBuffer v_scales = DeviceBuffer::of(blank_scales);
+  const bool measured = c.dtype != DType::kF32;
+  const std::vector<float> no_max(static_cast<size_t>(c.batch), 0.0f);
+  const DeviceBuffer out_max = DeviceBuffer::of(no_max);
   const DeviceBuffer qkv(tensor_bytes(c.dtype, c.batch * qkv_stride));
   const DeviceBuffer out(tensor_bytes(c.dtype, c.batch * out_stride));
   const DeviceBuffer position(sizeof(int32_t));
@@ -75,14 +92,18 @@ void run_self(const SelfCase& c, uint64_t seed) {
     TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
   }
   const DecodeSelfAttentionParams params{.dtype = c.dtype,
+                                         .kv_dtype = c.kv,
                                          .q = qkv.data(),
                                          .k = qkv.data<char>() + tensor_bytes(c.dtype, inner),
                                          .v = qkv.data<char>() + tensor_bytes(c.dtype, 2 * inner),
                                          .qkv_stride = qkv_stride,
                                          .k_cache = k_cache.data(),
                                          .v_cache = v_cache.data(),
+                                         .k_scales = k_scales.data<float>(),
+                                         .v_scales = v_scales.data<float>(),
                                          .out = out.data(),
                                          .out_stride = out_stride,
+                                         .out_max = measured ? out_max.data<float>() : nullptr,
                                          .position = position.data<int32_t>(),
                                          .finished = c.finish_row >= 0 ? finished.data<int32_t>() : nullptr,
                                          .ancestry = c.ancestry ? device_ancestry.data<int32_t>() : nullptr,
@@ -99,6 +120,19 @@ void run_self(const SelfCase& c, uint64_t seed) {
 
   std::vector<float> k_truth(cache_size, kNan);
   std::vector<float> v_truth(cache_size, kNan);
+  std::vector<uint8_t> k_codes = blank_cache, v_codes = blank_cache;
+  std::vector<float> k_scales_truth = blank_scales, v_scales_truth = blank_scales;
+  const auto remember = [&](const float* values, size_t to, std::vector<float>& truth,
+                            std::vector<uint8_t>& held, std::vector<float>& scales) {
+    if (!codes) {
+      std::copy_n(values, c.head_dim, truth.begin() + static_cast<int64_t>(to));
+      return;
+    }
+    const HostCodes host = host_codes({values, static_cast<size_t>(c.head_dim)}, c.head_dim, kv);
+    std::ranges::copy(host.values, truth.begin() + static_cast<int64_t>(to));
+    std::ranges::copy(host.codes, held.begin() + static_cast<int64_t>(to));
+    scales[to / c.head_dim] = host.scales[0];
+  };
   const auto at = [&](int row, int head, int token) {
     return ((static_cast<size_t>(row) * c.heads + head) * c.max_length + token) * c.head_dim;
   };
@@ -107,11 +141,30 @@ void run_self(const SelfCase& c, uint64_t seed) {
     std::vector<float> now =
         random_values(c.dtype, static_cast<size_t>(c.batch * qkv_stride), seed + 100 + step, 1.5f);
     const bool finishing = c.finish_row >= 0 && step >= c.steps / 2;
+    if (codes) {  // some keys and values are zeros, some queries and keys far larger or smaller than others
+      for (int r = 0; r < c.batch; ++r) {
+        float* row = now.data() + r * qkv_stride;
+        if (step % 7 == 3) std::fill_n(row + inner, c.head_dim, 0.0f);
+        if (step % 5 == 2) std::fill_n(row + 2 * inner, c.head_dim, 0.0f);
+        if (step % 4 == 1) {
+          for (int i = 0; i < inner; ++i) {
+            row[i] = round_to(c.dtype, row[i] * 64.0f);
+            row[inner + i] = round_to(c.dtype, row[inner + i] * 0x1p-6f);
+          }
+        }
+        if (step % 6 == 1) {
+          for (int i = 0; i < inner; ++i)
+            row[2 * inner + i] = round_to(c.dtype, row[2 * inner + i] * 0x1p-10f);
+        }
+      }
+    }
     if (finishing) std::fill_n(now.begin() + c.finish_row * qkv_stride, qkv_stride, kNan);
     const auto now_bytes = to_bytes(c.dtype, now);
     TANDEM_CUDA_CHECK(cudaMemcpy(qkv.data(), now_bytes.data(), now_bytes.size(), cudaMemcpyHostToDevice));
     const auto blank = to_bytes(c.dtype, std::vector<float>(static_cast<size_t>(c.batch * out_stride), kNan));
     TANDEM_CUDA_CHECK(cudaMemcpy(out.data(), blank.data(), blank.size(), cudaMemcpyHostToDevice));
+    TANDEM_CUDA_CHECK(
+        cudaMemcpy(out_max.data(), no_max.data(), no_max.size() * sizeof(float), cudaMemcpyHostToDevice));
     TANDEM_CUDA_CHECK(cudaMemcpy(position.data(), &step, sizeof(step), cudaMemcpyHostToDevice));
     if (finishing) {
       const int32_t flag = 1;
@@ -137,8 +190,8 @@ void run_self(const SelfCase& c, uint64_t seed) {
       for (int h = 0; h < c.heads; ++h) {
         const float* row = now.data() + r * qkv_stride + h * c.head_dim;
         if (alive) {
-          std::copy_n(row + inner, c.head_dim, k_truth.begin() + static_cast<int64_t>(at(r, h, step)));
-          std::copy_n(row + 2 * inner, c.head_dim, v_truth.begin() + static_cast<int64_t>(at(r, h, step)));
+          remember(row + inner, at(r, h, step), k_truth, k_codes, k_scales_truth);
+          remember(row + 2 * inner, at(r, h, step), v_truth, v_codes, v_scales_truth);
         }
       }
       for (int h = 0; h < c.heads; ++h) {
@@ -166,9 +219,20 @@ void run_self(const SelfCase& c, uint64_t seed) {
       }
       for (int64_t i = inner; i < out_stride; ++i)
         ASSERT_TRUE(std::isnan(got[r * out_stride + i])) << "wrote padding";
+      if (!measured) continue;
+      float largest = 0;
+      for (int i = 0; i < inner; ++i) largest = std::max(largest, std::abs(got[r * out_stride + i]));
+      ASSERT_EQ(out_max.to_host<float>()[r], largest) << "the maximum of row " << r << " at step " << step;
     }
   }
   EXPECT_LE(error.value(), tolerance(c.dtype));
+  if (codes) {
+    expect_codes(k_cache.to_host<uint8_t>(), k_codes, "the key cache");
+    expect_codes(v_cache.to_host<uint8_t>(), v_codes, "the value cache");
+    expect_scales(k_scales.to_host<float>(), k_scales_truth, "the keys' scales");
+    expect_scales(v_scales.to_host<float>(), v_scales_truth, "the values' scales");
+    return;
+  }
   EXPECT_EQ(k_cache.to_host<uint8_t>(), to_bytes(c.dtype, k_truth)) << "the key cache";
   EXPECT_EQ(v_cache.to_host<uint8_t>(), to_bytes(c.dtype, v_truth)) << "the value cache";
 }
@@ -240,6 +304,88 @@ TEST_P(DecodeSelfAttention, Ancestry) {
   }
 }
 
+// A cache of codes: every length and every way to split it, every head size, bias, rows that ended, another row's past. The
+// codes and scales that a step appends must be the host's, or the reference computes another model.
+TEST_P(DecodeSelfAttention, Codes) {
+  for (const DType kv : kCodeTypes) {
+    for (const int workers : {0, 1, 2, 4, 8, 16, 32}) {
+      run_self({.kv = kv, .batch = 3, .max_length = 150, .steps = 150, .workers = workers}, random_());
+    }
+    for (const int dim : {8, 16, 24, 32, 40, 64, 80, 96, 128}) {
+      run_self({.dtype = dim % 3 == 0 ? DType::kF16 : DType::kBF16,
+                .kv = kv,
+                .heads = 3,
+                .head_dim = dim,
+                .max_length = 91,
+                .steps = 70 + below(20),
+                .workers = 1 << below(3)},
+               random_());
+    }
+    for (const int dim : {32, 64, 128}) {
+      run_self({.kv = kv,
+                .batch = 5,
+                .head_dim = dim,
+                .max_length = 101,
+                .steps = 90,
+                .max_distance = dim == 64 ? 40 : 0,
+                .workers = 2,
+                .ancestry = true},
+               random_());
+      run_self({.kv = kv, .batch = 4, .head_dim = dim, .max_length = 64, .steps = 50, .finish_row = 2},
+               random_());
+    }
+  }
+}
+
+// A NaN in one head's key or value of codes must stay NaN there, and reach no other head or row; the row's maximum is NaN.
+TEST_P(DecodeSelfAttention, NanStaysWhereItIs) {
+  constexpr int kBatch = 3, kHeads = 2, kDim = 64, kInner = kHeads * kDim, kLength = 40;
+  for (const DType kv : kCodeTypes) {
+    for (const int what : {1, 2}) {  // the key, the value
+      const DeviceBuffer cache[2] = {DeviceBuffer(kBatch * kInner * kLength),
+                                     DeviceBuffer(kBatch * kInner * kLength)};
+      const DeviceBuffer scales[2] = {DeviceBuffer(4 * kBatch * kHeads * kLength),
+                                      DeviceBuffer(4 * kBatch * kHeads * kLength)};
+      const DeviceBuffer out(2 * kBatch * kInner);
+      const DeviceBuffer out_max = DeviceBuffer::of(std::vector<float>{0, 0, 100});
+      for (int step = 0; step < kLength; ++step) {
+        std::vector<float> now =
+            random_values(DType::kBF16, static_cast<size_t>(kBatch) * 3 * kInner, random_(), 1.0f);
+        if (step == 20) now[3 * kInner + what * kInner + kDim + 5] = kNan;  // row 1, head 1
+        const DeviceBuffer qkv = upload(DType::kBF16, now);
+        const DeviceBuffer position = DeviceBuffer::of(std::vector<int32_t>{step});
+        launch_decode_self_attention({.kv_dtype = kv,
+                                      .q = qkv.data(),
+                                      .k = qkv.data<char>() + 2 * kInner,
+                                      .v = qkv.data<char>() + 4 * kInner,
+                                      .qkv_stride = 3 * kInner,
+                                      .k_cache = cache[0].data(),
+                                      .v_cache = cache[1].data(),
+                                      .k_scales = scales[0].data<float>(),
+                                      .v_scales = scales[1].data<float>(),
+                                      .out = out.data(),
+                                      .out_stride = kInner,
+                                      .out_max = out_max.data<float>(),
+                                      .position = position.data<int32_t>(),
+                                      .batch = kBatch,
+                                      .heads = kHeads,
+                                      .head_dim = kDim,
+                                      .max_length = kLength},
+                                     nullptr);
+        const std::vector<float> got = download(DType::kBF16, out);
+        for (int i = 0; i < kBatch * kInner; ++i) {
+          const bool bad = step >= 20 && i / kDim == kHeads + 1;
+          ASSERT_EQ(std::isnan(got[i]), bad) << "element " << i << " at step " << step;
+        }
+      }
+      const std::vector<float> maxima = out_max.to_host<float>();
+      EXPECT_FALSE(std::isnan(maxima[0]));
+      EXPECT_TRUE(std::isnan(maxima[1]));
+      EXPECT_EQ(maxima[2], 100.0f) << "a maximum was lowered";
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Paths, DecodeSelfAttention, ::testing::Values("sm90", "sm80"),
                          [](const auto& info) { return std::string(info.param); });
 
@@ -290,7 +436,23 @@ TEST(DecodeAttentionErrors, NameTheField) {
   bad_self = self;
   bad_self.workers = 3;
   EXPECT_NE(message(launch_decode_self_attention, bad_self).find("workers is 3"), std::string::npos);
+  float scales = 0;
+  bad_self = self;
+  bad_self.kv_dtype = DType::kF16;
+  EXPECT_NE(message(launch_decode_self_attention, bad_self).find("kv_dtype is f16"), std::string::npos);
+  bad_self.kv_dtype = DType::kF8;
+  bad_self.k_scales = &scales;
+  EXPECT_NE(message(launch_decode_self_attention, bad_self).find("k_scales and v_scales"), std::string::npos);
+  bad_self = self;
+  bad_self.dtype = DType::kF32;
+  bad_self.out_max = &scales;
+  EXPECT_NE(message(launch_decode_self_attention, bad_self).find("out_max"), std::string::npos);
   auto bad_cross = cross;
+  bad_cross.kv_dtype = DType::kI8;
+  bad_cross.k_scales = bad_cross.v_scales = &scales;
+  bad_cross.head_stride = 72;
+  EXPECT_NE(message(launch_decode_cross_attention, bad_cross).find("head_stride is 72"), std::string::npos);
+  bad_cross = cross;
   bad_cross.rows_per_source = 0;
   EXPECT_NE(message(launch_decode_cross_attention, bad_cross).find("rows_per_source is 0"),
             std::string::npos);

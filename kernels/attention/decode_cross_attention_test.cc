@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "harness/base/error.h"
@@ -11,6 +13,7 @@
 #include "harness/model/batch.h"
 #include "kernels/attention/attention_test_util.h"
 #include "kernels/attention/relative_bias.h"
+#include "kernels/common/codes_test_util.h"
 #include "kernels/common/timed_graph.h"
 
 namespace tandem::kernels {
@@ -30,6 +33,7 @@ class DecodeCrossAttention : public ::testing::TestWithParam<const char*> {
 
 struct CrossCase {
   DType dtype = DType::kBF16;
+  std::optional<DType> kv = {};
   int heads = 2;
   int head_dim = 64;
   std::vector<int> lengths;
@@ -42,9 +46,11 @@ struct CrossCase {
 };
 
 void run_cross(const CrossCase& c, uint64_t seed) {
-  std::string trace = std::string(dtype_name(c.dtype)) + " dim " + std::to_string(c.head_dim) + " rows " +
-                      std::to_string(c.rows_per_source) + " workers " + std::to_string(c.workers) +
-                      " lengths";
+  const DType kv_type = c.kv.value_or(c.dtype);
+  const bool codes = kv_type != c.dtype;
+  std::string trace = std::string(dtype_name(c.dtype)) + " of " + std::string(dtype_name(kv_type)) + " dim " +
+                      std::to_string(c.head_dim) + " rows " + std::to_string(c.rows_per_source) +
+                      " workers " + std::to_string(c.workers) + " lengths";
   for (int n : c.lengths) trace += " " + std::to_string(n);
   SCOPED_TRACE(trace);
   const int sources = static_cast<int>(c.lengths.size());
@@ -78,7 +84,22 @@ void run_cross(const CrossCase& c, uint64_t seed) {
     finished[r] = r < c.rows_per_source || random_bits(seed, r) % 3 == 0 ? 1 : 0;
     if (finished[r] != 0) std::fill_n(q.begin() + r * q_stride, q_stride, kNan);
   }
-  const DeviceBuffer device_kv = upload(c.dtype, kv);
+  // Each head of a token is a group, so the scales lie as the codes do.
+  HostCodes host;
+  if (codes) {
+    for (size_t i = 0; i < kv.size(); i += 3 * static_cast<size_t>(c.head_dim)) {
+      const float factor = std::ldexp(1.0f, static_cast<int>(random_bits(seed, i) % 16) - 12);
+      for (int e = 0; e < c.head_dim && i + e < kv.size(); ++e)
+        kv[i + e] = round_to(c.dtype, kv[i + e] * factor);
+    }
+    host = host_codes(kv, c.head_dim, kv_type);
+    kv = host.values;
+  }
+  const DeviceBuffer device_kv = codes ? DeviceBuffer::of(host.codes) : upload(c.dtype, kv);
+  const DeviceBuffer scales = DeviceBuffer::of(host.scales);
+  const bool measured = c.dtype != DType::kF32;
+  const std::vector<float> no_max(static_cast<size_t>(rows), 0.0f);
+  const DeviceBuffer out_max = DeviceBuffer::of(no_max);
   const DeviceBuffer device_q = upload(c.dtype, q);
   const DeviceBuffer device_offsets = DeviceBuffer::of(offsets);
   const DeviceBuffer device_finished = DeviceBuffer::of(finished);
@@ -87,15 +108,21 @@ void run_cross(const CrossCase& c, uint64_t seed) {
   const int longest = std::max(1, *std::max_element(c.lengths.begin(), c.lengths.end()));
   for (const DeviceBuffer& to : out) {
     launch_decode_cross_attention({.dtype = c.dtype,
+                                   .kv_dtype = c.kv,
                                    .q = device_q.data(),
                                    .q_stride = q_stride,
                                    .k = device_kv.data(),
-                                   .v = device_kv.data<char>() + tensor_bytes(c.dtype, v_at),
+                                   .v = device_kv.data<char>() + tensor_bytes(kv_type, v_at),
                                    .token_stride = token_stride,
                                    .head_stride = head_stride,
+                                   .k_scales = codes ? scales.data<float>() : nullptr,
+                                   .v_scales = codes ? scales.data<float>() + v_at / c.head_dim : nullptr,
+                                   .scale_token_stride = token_stride / c.head_dim,
+                                   .scale_head_stride = head_stride / c.head_dim,
                                    .offsets = device_offsets.data<int32_t>(),
                                    .out = to.data(),
                                    .out_stride = out_stride,
+                                   .out_max = measured ? out_max.data<float>() : nullptr,
                                    .finished = c.some_finished ? device_finished.data<int32_t>() : nullptr,
                                    .sources = sources,
                                    .rows_per_source = c.rows_per_source,
@@ -107,6 +134,7 @@ void run_cross(const CrossCase& c, uint64_t seed) {
                                   nullptr);
   }
   const std::vector<float> got = download(c.dtype, out[0]);
+  const std::vector<float> maxima = out_max.to_host<float>();
   EXPECT_EQ(out[0].to_host<uint8_t>(), out[1].to_host<uint8_t>()) << "two runs differ";
   RelativeError error;
   for (int r = 0; r < rows; ++r) {
@@ -129,6 +157,10 @@ void run_cross(const CrossCase& c, uint64_t seed) {
     }
     for (int64_t i = inner; i < out_stride; ++i)
       ASSERT_TRUE(std::isnan(got[r * out_stride + i])) << "wrote padding";
+    if (!measured) continue;
+    float largest = 0;
+    for (int i = 0; i < inner; ++i) largest = std::max(largest, std::abs(got[r * out_stride + i]));
+    ASSERT_EQ(maxima[r], largest) << "the maximum of row " << r;
   }
   EXPECT_LE(error.value(), tolerance(c.dtype));
 }
@@ -195,6 +227,45 @@ TEST_P(DecodeCrossAttention, NeighboursDoNotLeak) {
   for (const DType dtype : kTypes) {
     for (const int workers : {1, 8}) {
       run_cross({.dtype = dtype,
+                 .lengths = {1 + below(100), 20, 1 + below(60), 70, 1, 1, 100},
+                 .workers = workers,
+                 .poison_odd = true},
+                random_());
+    }
+  }
+}
+
+// Codes: lengths around the tiles over every way to split them, both layouts and with them both places of scales, every
+// head size, beams, rows that ended, and neighbours whose scales are NaN.
+TEST_P(DecodeCrossAttention, Codes) {
+  for (const DType kv : kCodeTypes) {
+    for (const int workers : {0, 1, 2, 4, 8, 16, 32}) {
+      run_cross({.kv = kv, .lengths = {1, 2, 15, 16, 17, 31, 33, 64, 65, 0, 127, 300}, .workers = workers},
+                random_());
+    }
+    for (const int dim : {8, 16, 24, 32, 64, 80, 128}) {
+      for (const bool head_major : {false, true}) {
+        run_cross({.dtype = head_major ? DType::kF16 : DType::kBF16,
+                   .kv = kv,
+                   .heads = 3,
+                   .head_dim = dim,
+                   .lengths = {1 + below(100), 1 + below(40), 1 + below(200)},
+                   .head_major = head_major,
+                   .workers = 1 << below(6)},
+                  random_());
+      }
+    }
+    for (const int rows : {2, 3, 4, 5, 7, 8, 9, 17}) {
+      run_cross({.kv = kv,
+                 .head_dim = rows % 2 == 0 ? 64 : 128,
+                 .lengths = {1 + below(150), 1, 1 + below(90)},
+                 .rows_per_source = rows,
+                 .workers = 1 << below(6),
+                 .some_finished = rows % 3 == 0},
+                random_());
+    }
+    for (const int workers : {1, 8}) {
+      run_cross({.kv = kv,
                  .lengths = {1 + below(100), 20, 1 + below(60), 70, 1, 1, 100},
                  .workers = workers,
                  .poison_odd = true},

@@ -26,6 +26,13 @@ __device__ inline uint32_t encode_2(const Divider& divide, float a, float b) {
   }
 }
 
+/// Codes of eight values of one scale, the first in the lowest byte.
+template <DType Code>
+__device__ inline uint2 encode_8(const Divider& divide, const float (&v)[8]) {
+  return make_uint2(encode_2<Code>(divide, v[0], v[1]) | encode_2<Code>(divide, v[2], v[3]) << 16,
+                    encode_2<Code>(divide, v[4], v[5]) | encode_2<Code>(divide, v[6], v[7]) << 16);
+}
+
 /// codes[i .. i + V) of V values of one scale; V is 1, 4 or 8, and the place a multiple of V bytes.
 template <DType Code, int V>
 __device__ inline void store_codes(void* codes, int64_t i, const Divider& divide, const float (&v)[V]) {
@@ -33,18 +40,11 @@ __device__ inline void store_codes(void* codes, int64_t i, const Divider& divide
   char* to = static_cast<char*>(codes) + i;
   if constexpr (V == 1) {
     *to = static_cast<char>(encode_2<Code>(divide, v[0], 0.0f));
+  } else if constexpr (V == 4) {
+    *reinterpret_cast<uint32_t*>(to) = encode_2<Code>(divide, v[0], v[1]) | encode_2<Code>(divide, v[2], v[3])
+                                                                                << 16;
   } else {
-    uint32_t words[V / 4];
-#pragma unroll
-    for (int j = 0; j < V / 4; ++j) {
-      words[j] = encode_2<Code>(divide, v[4 * j], v[4 * j + 1]) |
-                 encode_2<Code>(divide, v[4 * j + 2], v[4 * j + 3]) << 16;
-    }
-    if constexpr (V == 4) {
-      *reinterpret_cast<uint32_t*>(to) = words[0];
-    } else {
-      *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
-    }
+    *reinterpret_cast<uint2*>(to) = encode_8<Code>(divide, v);
   }
 }
 
@@ -68,6 +68,28 @@ __device__ inline void decode_4(uint32_t word, float (&v)[4]) {
       v[i] =
           __uint_as_float(__byte_perm(shifted, 0x4b000000u, 0x7540u + static_cast<unsigned>(i))) - 8388736.0f;
     }
+  }
+}
+
+/// The same as halves, which hold every code exactly: two words of two neighbours.
+template <DType Code>
+__device__ inline uint2 decode_4_halves(uint32_t word) {
+  static_assert(Code == DType::kF8 || Code == DType::kI8);
+  if constexpr (Code == DType::kF8) {
+    const auto halves = [](uint32_t two) {
+      const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two), __NV_E4M3);
+      return static_cast<uint32_t>(h.x) | static_cast<uint32_t>(h.y) << 16;
+    };
+    return make_uint2(halves(word & 0xffffu), halves(word >> 16));
+  } else {
+    // 1024 + (code + 128) has the byte in its low bits.
+    const uint32_t shifted = word ^ 0x80808080u;
+    const auto halves = [shifted](uint32_t selector) {
+      const uint32_t raised = __byte_perm(shifted, 0x64646464u, selector);
+      const __half2 h = __hsub2(reinterpret_cast<const __half2&>(raised), __float2half2_rn(1152.0f));
+      return reinterpret_cast<const uint32_t&>(h);
+    };
+    return make_uint2(halves(0x4140u), halves(0x4342u));
   }
 }
 

@@ -40,6 +40,17 @@ __device__ inline uint4 load_once(const void* p) {
                : "l"(p));
   return v;
 }
+/// The same for 8 and 4 bytes.
+__device__ inline uint2 load_once_8(const void* p) {
+  uint2 v;
+  asm volatile("ld.global.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+  return v;
+}
+__device__ inline float load_once_4(const float* p) {
+  float v;
+  asm volatile("ld.global.L1::no_allocate.f32 %0, [%1];" : "=f"(v) : "l"(p));
+  return v;
+}
 /// 16 bytes that the previous kernel may have written: from L2 or beyond, never from a line that L1 kept.
 __device__ inline uint4 load_fresh(const void* p) {
   uint4 v;

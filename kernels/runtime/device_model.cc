@@ -42,7 +42,7 @@ WeightTarget target_of(Device& device, DeviceModel& model) {
               },
           .fill =
               [&](const WeightsSpec& spec, const WeightLayout& layout) {
-                if (lossy(layout.form)) return false;
+                if (!seeded_arena_fits(layout)) return false;
                 launch_seeded_arena({.spec = &spec, .layout = &layout, .arena = model.arena.data()},
                                     device.stream());
                 if (storage_of(layout.form, TensorUse::kOther).dtype == DType::kF32) {

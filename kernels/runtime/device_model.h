@@ -32,7 +32,7 @@ struct DeviceModelParams {
   bool level1 = true;                      ///< may use the Level-1 cache
 };
 
-/// Dense seeded weights are a pure function of seed, name and index and are made on the card itself, whatever the
+/// Seeded weights are a pure function of seed, name and index and are made on the card itself, whatever the
 /// memory level: that takes less time than moving the same bytes from any host cache. A checkpoint is converted once a
 /// run into the Level-1 cache and uploaded from there, or from this process's own memory where the cache has no room;
 /// tensors with a NaN are named on stderr. Throws OutOfMemory, UsageError for a form that cannot be computed with in

@@ -5,7 +5,9 @@
 #include "harness/base/host_device.h"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
+#include "kernels/seeded/seeded_codes.h"
 #include "kernels/seeded/seeded_fill.h"
+#include "kernels/seeded/seeded_values.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -14,37 +16,32 @@ constexpr int kThreads = 256;
 constexpr int64_t kMaxBlocks = 8192;
 
 struct Fill {
-  uint64_t key;
-  float base;
-  int exponent;
-  bool outliers;
+  SeededValues values;
   bool whole_rows;  // consecutive in the tensor and in the output, so an index needs no row
-  int64_t tensor_cols;
   int64_t first_row;
   int64_t first_col;
   int64_t cols;
   int64_t ld;
   int64_t count;
-  int32_t scales[kOutlierSlots];
 };
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) seeded_fill_kernel(Fill p, T* out) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.count; i += step) {
-    int64_t index = p.first_row * p.tensor_cols + i;
+    int64_t index = p.first_row * p.values.cols + i;
     int64_t to = i;
     int32_t scale = 1;
-    if (p.outliers || !p.whole_rows) {
+    if (p.values.outliers || !p.whole_rows) {
       // A 64-bit division costs more than the value itself, and no slice comes near 2^32 elements.
       const int64_t r =
           p.count >> 32 == 0 ? static_cast<uint32_t>(i) / static_cast<uint32_t>(p.cols) : i / p.cols;
       const int64_t row = p.first_row + r;
-      index = row * p.tensor_cols + p.first_col + (i - r * p.cols);
+      index = row * p.values.cols + p.first_col + (i - r * p.cols);
       to = r * p.ld + (i - r * p.cols);
-      if (p.outliers) scale = p.scales[outlier_slot(p.key, static_cast<uint64_t>(row))];
+      scale = p.values.row_scale(row);
     }
-    out[to] = from_float<T>(seeded_value(p.key, static_cast<uint64_t>(index), p.base, p.exponent, scale));
+    out[to] = from_float<T>(p.values.at(index, scale));
   }
 }
 
@@ -73,20 +70,13 @@ void launch_seeded_slice(const SeededSliceParams& p, cudaStream_t stream) {
                      ", " + std::to_string(t.cols) + "]");
   }
   if (p.rows * p.cols == 0) return;
-  const bool outliers = p.spec->outliers && t.outlier_rows;
-  Fill fill{.key = stream_key(p.spec->seed, t.name),
-            .base = t.base,
-            .exponent = outliers ? t.exponent - kOutlierShift : t.exponent,
-            .outliers = outliers,
-            .whole_rows = p.cols == t.cols && (p.ld == 0 || p.ld == p.cols),
-            .tensor_cols = t.cols,
-            .first_row = p.first_row,
-            .first_col = p.first_col,
-            .cols = p.cols,
-            .ld = p.ld == 0 ? p.cols : p.ld,
-            .count = p.rows * p.cols,
-            .scales = {}};
-  std::copy(std::begin(kOutlierScale), std::end(kOutlierScale), std::begin(fill.scales));
+  const Fill fill{.values = SeededValues::of(*p.spec, t),
+                  .whole_rows = p.cols == t.cols && (p.ld == 0 || p.ld == p.cols),
+                  .first_row = p.first_row,
+                  .first_col = p.first_col,
+                  .cols = p.cols,
+                  .ld = p.ld == 0 ? p.cols : p.ld,
+                  .count = p.rows * p.cols};
   switch (p.dtype) {
     case DType::kF32:
       return launch_with<float>(fill, p.out, stream);
@@ -99,14 +89,27 @@ void launch_seeded_slice(const SeededSliceParams& p, cudaStream_t stream) {
   }
 }
 
+bool seeded_arena_fits(const WeightLayout& layout) {
+  // Stored plain, a form's values are those of its codes, or of what its masks leave.
+  if ((layout.form.plain && lossy(layout.form)) || !layout.form.sparsity.dense() ||
+      layout.form.calibration != Calibration::kNone) {
+    return false;
+  }
+  return std::ranges::all_of(layout.tensors,
+                             [](const TensorSpec& t) { return t.storage.plain() || seeded_codes_fit(t); });
+}
+
 void launch_seeded_arena(const SeededArenaParams& p, cudaStream_t stream) {
   if (p.spec == nullptr || p.layout == nullptr || p.arena == nullptr)
     throw UsageError("seeded fill: spec, layout and arena must not be null");
+  if (!seeded_arena_fits(*p.layout))
+    throw UsageError("seeded fill: weights as " + form_text(p.layout->form) + " are made on the host");
   TANDEM_CUDA_CHECK(cudaMemsetAsync(p.arena, 0, static_cast<size_t>(p.layout->bytes), stream));
   for (const TensorSpec& t : p.layout->tensors) {
-    if (!t.storage.plain())
-      throw UsageError("seeded fill: " + t.name +
-                       " is stored with scales or masks, which are made on the host");
+    if (!t.storage.plain()) {
+      launch_seeded_codes({.spec = p.spec, .tensor = &t, .arena = p.arena}, stream);
+      continue;
+    }
     int64_t row = 0;
     for (const IndexRun& rows : t.row_runs) {
       int64_t col = 0;

@@ -32,8 +32,11 @@ struct SeededArenaParams {
   const WeightLayout* layout = nullptr;
   void* arena = nullptr;  ///< layout->bytes; what no value covers becomes 0
 };
+/// Does launch_seeded_arena make this layout? Not where values are rounded otherwise than by being stored, where masks
+/// belong to them, or where groups of four bits were put together anew (seeded_codes_fit).
+bool seeded_arena_fits(const WeightLayout& layout);
 /// Fills a whole weight arena with the bits that materialise() would, but for rounding to another grid than the storage's;
-/// a launch for each run of rows and columns of a tensor. Throws UsageError for storage that is not plain.
+/// a launch for each run of rows and columns of a tensor. Throws UsageError for a layout that does not fit.
 void launch_seeded_arena(const SeededArenaParams& params, cudaStream_t stream);
 
 }  // namespace tandem::kernels

@@ -17,7 +17,10 @@ struct DecodeArgs {
   const void* new_v;
   void* k;  ///< self: the cache, written at row `position`; cross: read only
   void* v;
+  float* k_scales;  ///< of codes; self: written at `position`; cross: read only
+  float* v_scales;
   void* out;
+  float* out_max;           ///< or null
   const int32_t* position;  ///< self only
   const int32_t* offsets;   ///< cross only
   const int32_t* finished;
@@ -28,6 +31,9 @@ struct DecodeArgs {
   int64_t source_stride;  ///< self: elements of one cache row, heads * max_length * head_dim; cross: 0
   int64_t head_stride;
   int64_t token_stride;
+  int64_t scale_source_stride;  ///< self: heads * max_length; cross: 0
+  int64_t scale_head_stride;
+  int64_t scale_token_stride;
   int max_distance;
   int max_length;  ///< self: of the cache
   int rows_per_source;
@@ -46,6 +52,9 @@ struct DecodeLaunch {
   cudaStream_t stream = nullptr;
 };
 void launch_decode_16bit(DType dtype, bool self, const DecodeArgs& args, const DecodeLaunch& how);
+/// Keys and values are codes; dtype is of 16 bits.
+void launch_decode_f8(DType dtype, bool self, const DecodeArgs& args, const DecodeLaunch& how);
+void launch_decode_i8(DType dtype, bool self, const DecodeArgs& args, const DecodeLaunch& how);
 void launch_decode_f32(bool self, const DecodeArgs& args, const DecodeLaunch& how);
 
 /// Rows that one block of either kernel carries through the source's keys and values.

@@ -1,5 +1,5 @@
 // Decode attention for fp32 (and tf32, which keeps fp32 here): dot products on the CUDA cores, a group of lanes a key.
-#include "kernels/attention/decode_kernel.cuh"
+#include "kernels/attention/decode/decode_kernel.cuh"
 #include "kernels/common/launch.h"
 
 namespace tandem::kernels {
