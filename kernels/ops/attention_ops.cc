@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <span>
+#include <string>
 
 #include "kernels/ops/op_setup.h"
 
@@ -62,6 +64,15 @@ Relative relative_of(const OpSetup& s, PlanBuilder& b, int heads, std::string_vi
   w.relative_bias = r.weights->view(0, 0, s.config.relative_buckets, heads);
   r.ref = relative_bias(b, w, {.layers = 1, .heads = heads, .d_ff = 8}, name);
   return r;
+}
+
+bool coded(DType kv) {
+  return dtype_bits(kv) == 8;
+}
+
+/// Scales that give random codes the variance of values of (-1, 1).
+void fill_scales(OpRunner& r, DType kv, const std::string& name) {
+  r.fill(name, static_cast<float>(std::sqrt(3.0) / largest_code(kv)));
 }
 
 }  // namespace
@@ -136,7 +147,9 @@ OpWorkload self_attention_op(const OpSetup& s) {
   const int64_t inner = c.inner(c.decoder);
   const int64_t batch = s.c.batch;
   const int64_t cache_elements = batch * inner * s.c.tgt;
-  const int copies = copies_beyond_l2(*s.device, s.bytes(2 * cache_elements));
+  const int64_t token_bytes =
+      2 * batch * heads * kv_head_bytes(s.c.precision, parse_kv(s.c.kv), c.head_dim);  // its keys and values
+  const int copies = copies_beyond_l2(*s.device, s.c.tgt * token_bytes);
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput);
   const PlanTensor qkv = b.state("qkv", s.dtype, batch, 3 * inner, BufferRole::kInput);
@@ -145,7 +158,12 @@ OpWorkload self_attention_op(const OpSetup& s) {
     const PlanTensor out = b.activations(PhaseKind::kSelfAttention, batch, inner);
     if (i + 1 == copies) b.keep(out, "out");
     const auto cache = [&](char which) {
-      return b.state(fmt::format("{}_cache.{}", which, i), s.dtype, batch * heads * s.c.tgt, c.head_dim,
+      return b.state(fmt::format("{}_cache.{}", which, i), s.kv, batch * heads * s.c.tgt, c.head_dim,
+                     BufferRole::kInput);
+    };
+    const auto scales = [&](char which) {
+      if (!coded(s.kv)) return PlanTensor{};
+      return b.state(fmt::format("{}_scales.{}", which, i), DType::kF32, batch * heads * s.c.tgt, 1,
                      BufferRole::kInput);
     };
     b.add(PhaseKind::kSelfAttention, SelfAttentionOp{.q = qkv.columns(0, inner),
@@ -153,6 +171,8 @@ OpWorkload self_attention_op(const OpSetup& s) {
                                                      .v = qkv.columns(2 * inner, inner),
                                                      .k_cache = cache('k'),
                                                      .v_cache = cache('v'),
+                                                     .k_scales = scales('k'),
+                                                     .v_scales = scales('v'),
                                                      .out = out,
                                                      .position = position,
                                                      .bias = relative.ref,
@@ -160,20 +180,30 @@ OpWorkload self_attention_op(const OpSetup& s) {
                                                      .capacity = s.c.tgt});
   }
   auto runner = s.runner(b, relative.weights, copies);
+  for (int i = 0; i < copies && coded(s.kv); ++i) {
+    for (const char which : {'k', 'v'}) fill_scales(*runner, s.kv, fmt::format("{}_scales.{}", which, i));
+  }
   const int32_t last_position = s.c.tgt - 1;
   runner->run().upload(plan_names::kPosition, &last_position, sizeof(last_position));
   runner->build_graph();
 
   OpWorkload op;
   op.unit = ComputeUnit::kActivations;
-  op.bytes_read = static_cast<double>(s.bytes(2 * cache_elements + 3 * batch * inner));
-  op.bytes_written = static_cast<double>(s.bytes(3 * batch * inner));
+  op.bytes_read = static_cast<double>(s.c.tgt * token_bytes + s.bytes(3 * batch * inner));
+  op.bytes_written = static_cast<double>(token_bytes + s.bytes(batch * inner));
   op.flops = 4.0 * static_cast<double>(cache_elements);
   op.check = [r = runner.get(), c, copies, inner, batch, table = relative.ref.table, tgt = s.c.tgt,
-              precision = s.c.precision] {
+              precision = s.c.precision, type = s.kv] {
     const std::vector<float> qkv = r->run().floats("qkv");
-    const std::vector<float> k = r->run().floats(fmt::format("k_cache.{}", copies - 1));
-    const std::vector<float> v = r->run().floats(fmt::format("v_cache.{}", copies - 1));
+    const auto kept = [&](char which) {
+      std::vector<float> values = r->values(fmt::format("{}_cache.{}", which, copies - 1));
+      if (!coded(type)) return values;
+      const std::vector<float> scales = r->run().floats(fmt::format("{}_scales.{}", which, copies - 1));
+      for (size_t i = 0; i < values.size(); ++i) values[i] *= scales[i / static_cast<size_t>(c.head_dim)];
+      return values;
+    };
+    const std::vector<float> k = kept('k');
+    const std::vector<float> v = kept('v');
     const std::vector<float> out = r->run().floats("out");
     SampleCheck check;
     for (uint64_t i = 0; i < 8; ++i) {
@@ -182,7 +212,13 @@ OpWorkload self_attention_op(const OpSetup& s) {
       const int64_t cache = (row * c.decoder.heads + head) * tgt;
       const int64_t column = int64_t{head} * c.head_dim;
       // The appended key and value are part of the check: the cache's last row must be this step's.
-      const auto appended = [&](int part, int e) { return qkv[row * 3 * inner + part * inner + column + e]; };
+      std::vector<float> new_rows[3];  // the key is part 1, the value part 2
+      for (const int part : {1, 2}) {
+        const auto row_of_head = std::span(qkv).subspan(row * 3 * inner + part * inner + column, c.head_dim);
+        new_rows[part].assign(row_of_head.begin(), row_of_head.end());
+        if (coded(type)) new_rows[part] = through_codes(type, row_of_head);
+      }
+      const auto appended = [&](int part, int e) { return new_rows[part][static_cast<size_t>(e)]; };
       const auto at = [&](const std::vector<float>& values, int part, int t, int e) {
         return t == tgt - 1 ? appended(part, e) : values[(cache + t) * c.head_dim + e];
       };
@@ -213,36 +249,57 @@ OpWorkload cross_attention_op(const OpSetup& s) {
   const int64_t inner = c.inner(c.decoder);
   const int64_t batch = s.c.batch;
   const int64_t tokens = s.offsets.back();
-  const int copies = copies_beyond_l2(*s.device, s.bytes(2 * tokens * inner));
+  const int heads = c.decoder.heads;
+  const int64_t kv_bytes = 2 * tokens * heads * kv_head_bytes(s.c.precision, parse_kv(s.c.kv), c.head_dim);
+  const int copies = copies_beyond_l2(*s.device, kv_bytes);
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor offsets =
       b.state(plan_names::kSourceOffsets, DType::kI32, 1, batch + 1, BufferRole::kInput);
   const PlanTensor q = b.state("q", s.dtype, batch, inner, BufferRole::kInput);
   for (int i = 0; i < copies; ++i) {
-    const PlanTensor kv = b.state(fmt::format("kv.{}", i), s.dtype, tokens, 2 * inner, BufferRole::kInput);
+    const PlanTensor kv = b.state(fmt::format("kv.{}", i), s.kv, tokens, 2 * inner, BufferRole::kInput);
+    PlanTensor k_scales;
+    PlanTensor v_scales;
+    if (coded(s.kv)) {
+      const PlanTensor scales =
+          b.state(fmt::format("scales.{}", i), DType::kF32, 2 * heads, tokens, BufferRole::kInput);
+      k_scales = scales.some_rows(0, heads);
+      v_scales = scales.some_rows(heads, heads);
+    }
     const PlanTensor out = b.activations(PhaseKind::kCrossAttention, batch, inner);
     if (i + 1 == copies) b.keep(out, "out");
     b.add(PhaseKind::kCrossAttention, CrossAttentionOp{.q = q,
                                                        .k = kv.columns(0, inner),
                                                        .v = kv.columns(inner, inner),
+                                                       .k_scales = k_scales,
+                                                       .v_scales = v_scales,
                                                        .offsets = offsets,
                                                        .out = out,
-                                                       .heads = c.decoder.heads,
+                                                       .heads = heads,
                                                        .max_source = b.request().max_source});
   }
   auto runner = s.runner(b, nullptr, copies);
+  for (int i = 0; i < copies && coded(s.kv); ++i) fill_scales(*runner, s.kv, fmt::format("scales.{}", i));
   runner->run().upload(plan_names::kSourceOffsets, s.offsets.data(), bytes_of(s.offsets));
   runner->build_graph();
 
   OpWorkload op;
   op.unit = ComputeUnit::kActivations;
-  op.bytes_read = static_cast<double>(s.bytes((2 * tokens + batch) * inner));
+  op.bytes_read = static_cast<double>(kv_bytes + s.bytes(batch * inner));
   op.bytes_written = static_cast<double>(s.bytes(batch * inner));
   op.flops = 4.0 * static_cast<double>(tokens) * static_cast<double>(inner);
-  op.check = [r = runner.get(), c, copies, inner, batch, offsets = s.offsets, lengths = s.lengths,
-              precision = s.c.precision] {
+  op.check = [r = runner.get(), c, copies, inner, batch, tokens, offsets = s.offsets, lengths = s.lengths,
+              precision = s.c.precision, type = s.kv] {
     const std::vector<float> q = r->run().floats("q");
-    const std::vector<float> kv = r->run().floats(fmt::format("kv.{}", copies - 1));
+    std::vector<float> kv = r->values(fmt::format("kv.{}", copies - 1));
+    if (coded(type)) {
+      const std::vector<float> scales = r->run().floats(fmt::format("scales.{}", copies - 1));
+      for (size_t i = 0; i < kv.size(); ++i) {
+        const size_t token = i / static_cast<size_t>(2 * inner);
+        const size_t head = i % static_cast<size_t>(2 * inner) / static_cast<size_t>(c.head_dim);
+        kv[i] *= scales[head * static_cast<size_t>(tokens) + token];
+      }
+    }
     const std::vector<float> out = r->run().floats("out");
     SampleCheck check;
     for (uint64_t i = 0; i < 8; ++i) {

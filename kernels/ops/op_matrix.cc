@@ -10,7 +10,7 @@ namespace {
 
 /// Values of a code are uniform in (-this, this): of 8 bits as they are filled, of 4 bits any.
 double code_range(DType dtype) {
-  return dtype == DType::kF8 ? 448 : dtype == DType::kI8 ? 127 : 8;
+  return dtype == DType::kI4 ? 8 : largest_code(dtype);
 }
 
 uint32_t code_at(DType dtype, const uint8_t* row, int64_t i) {
@@ -74,14 +74,7 @@ std::vector<float> OpMatrix::biases(int64_t first, int64_t count) const {
 }
 
 std::vector<float> OpMatrix::input(std::span<const float> x) const {
-  std::vector<float> values(x.begin(), x.end());
-  if (!input_dtype_) return values;
-  const Storage storage{.dtype = *input_dtype_, .scale_group = Storage::kWholeRow};
-  std::vector<uint32_t> codes(x.size());
-  float scale = 0;
-  quantise_row(storage, x, codes, std::span(&scale, 1));
-  dequantise_row(storage, codes, std::span(&scale, 1), values);
-  return values;
+  return input_dtype_ ? through_codes(*input_dtype_, x) : std::vector<float>(x.begin(), x.end());
 }
 
 std::vector<float> row_maxima(const std::vector<float>& x, int64_t rows) {

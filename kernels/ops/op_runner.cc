@@ -8,6 +8,7 @@
 #include "harness/base/cuda_check.h"
 #include "harness/base/half.h"
 #include "harness/base/random.h"
+#include "harness/weights/values/quantise.h"
 #include "kernels/gemm/operands.h"
 
 namespace tandem::kernels {
@@ -93,17 +94,37 @@ OpRunner::OpRunner(std::shared_ptr<Device> device, MemoryResource& memory, StepP
       copies_(copies) {
   for (const PlanBuffer& b : run_.plan().buffers) {
     const bool real = b.dtype == DType::kF32 || b.dtype == DType::kF16 || b.dtype == DType::kBF16;
+    const bool codes = b.dtype == DType::kF8 || b.dtype == DType::kI8;
     // The constants that the executor made stay.
     const bool constant = b.name == plan_names::kSinusoids || b.name == plan_names::kEncoderBias ||
                           b.name == plan_names::kDecoderBias;
-    if (b.role == BufferRole::kScratch || !real || constant) continue;
-    launch_random_fill({.out = run_.data<void>(b.name),
-                        .dtype = b.dtype,
-                        .count = b.elements,
-                        .key = stream_key(kInputSeed, b.name)},
-                       device_->stream());
+    if (b.role == BufferRole::kScratch || constant || (!real && !codes)) continue;
+    fill(b.name, codes ? static_cast<float>(largest_code(b.dtype)) : 1.0f);
   }
   device_->synchronize();
+}
+
+void OpRunner::fill(std::string_view buffer, float scale) {
+  const PlanBuffer& b = run_.plan().buffer(buffer);
+  launch_random_fill({.out = run_.data<void>(buffer),
+                      .dtype = b.dtype,
+                      .count = b.elements,
+                      .key = stream_key(kInputSeed, b.name),
+                      .scale = scale},
+                     device_->stream());
+}
+
+std::vector<float> OpRunner::values(std::string_view buffer) const {
+  const PlanBuffer& b = run_.plan().buffer(buffer);
+  if (b.dtype != DType::kF8 && b.dtype != DType::kI8) return run_.floats(buffer);
+  std::vector<uint8_t> codes(static_cast<size_t>(b.bytes()));
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(codes.data(), run_.data<void>(buffer), codes.size(),
+                                    cudaMemcpyDeviceToHost, device_->stream()));
+  device_->synchronize();
+  std::vector<float> values(codes.size());
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = b.dtype == DType::kF8 ? f8_to_float(codes[i]) : static_cast<int8_t>(codes[i]);
+  return values;
 }
 
 void OpRunner::build_graph() {
@@ -118,6 +139,20 @@ Repetition OpRunner::repeat() {
   end_.record(device_->stream());
   end_.wait();
   return {.total_us = end_.us_since(begin_) / copies_, .step_us = {}, .first_token_us = {}};
+}
+
+double largest_code(DType code) {
+  return code == DType::kF8 ? 448 : 127;
+}
+
+std::vector<float> through_codes(DType code, std::span<const float> values) {
+  const Storage storage{.dtype = code, .scale_group = Storage::kWholeRow};
+  std::vector<uint32_t> codes(values.size());
+  std::vector<float> back(values.size());
+  float scale = 0;
+  quantise_row(storage, values, codes, std::span(&scale, 1));
+  dequantise_row(storage, codes, std::span(&scale, 1), back);
+  return back;
 }
 
 CheckResult SampleCheck::result(std::string what, Precision precision) const {

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "harness/base/host_device.h"
@@ -50,13 +52,17 @@ class OpWeights {
 /// Runs section kStep of a plan whose operations are `copies` times the same.
 class OpRunner : public Workload {
  public:
-  /// Fills every kInput and kState buffer of floating-point values with random ones in (-1, 1).
+  /// Fills every kInput and kState buffer of floating-point values with random ones in (-1, 1), of codes with any.
   OpRunner(std::shared_ptr<Device> device, MemoryResource& memory, StepPlan plan,
            std::shared_ptr<OpWeights> weights, int copies);
 
   /// To be called once, after the integer inputs are in place.
   void build_graph();
   PlanExecutor& run() { return run_; }
+  /// Random values in (-scale, scale).
+  void fill(std::string_view buffer, float scale);
+  /// A buffer of floating-point values or of codes as fp32 on the host, codes without their scales.
+  std::vector<float> values(std::string_view buffer) const;
   OpWeights& weights() { return *weights_; }
 
   /// total_us is the time of one operation.
@@ -75,6 +81,11 @@ class OpRunner : public Workload {
   Event begin_;
   Event end_;
 };
+
+/// The largest code of an 8-bit type: what values of (-1, 1) are over their scale.
+double largest_code(DType code);
+/// What `values` are as codes of `code` with one scale, quantised as activations, keys and values are.
+std::vector<float> through_codes(DType code, std::span<const float> values);
 
 /// Largest difference over the root mean square of what was expected.
 struct SampleCheck {

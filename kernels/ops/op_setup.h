@@ -28,6 +28,7 @@ struct OpSetup {
   const ModelConfig& config;
   MemoryResource& memory = device->memory("level2");
   DType dtype = activation_dtype(c.precision);
+  DType kv = kv_dtype(c.precision, parse_kv(c.kv));
   std::vector<int32_t> lengths = case_lengths(c);
   std::vector<int32_t> offsets = [this] {
     std::vector<int32_t> o(lengths.size() + 1, 0);
@@ -40,6 +41,7 @@ struct OpSetup {
     PlanBuilder b({.config = config,
                    .weights = {},
                    .precision = c.precision,
+                   .kv = parse_kv(c.kv),
                    .kernel = parse_kernel(c.kernel),
                    .batch = c.batch,
                    .source_tokens = offsets.back(),
