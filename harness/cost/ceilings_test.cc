@@ -77,7 +77,7 @@ TEST(Ceilings, EachFormatHasItsRate) {
       {Precision::kFp8, 1500}, {Precision::kInt8, 1400}, {Precision::kW8a16, 786}, {Precision::kW4a16, 786}};
   for (const auto& [precision, tflops] : products) {
     EXPECT_EQ(c.rate_tflops(precision, ComputeUnit::kProduct), tflops) << precision_name(precision);
-    EXPECT_EQ(c.rate_tflops(precision, ComputeUnit::kAttention), 786) << precision_name(precision);
+    EXPECT_EQ(c.rate_tflops(precision, ComputeUnit::kActivations), 786) << precision_name(precision);
   }
 }
 

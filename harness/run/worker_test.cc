@@ -261,7 +261,7 @@ TEST(OpFloor, AttentionHasItsOwnRate) {
   op.flops = 1.5e9;
   fill_op_floor(r, op, ceilings);
   EXPECT_NEAR(r.floor.floor_us.value(), 1, 1e-9);
-  op.unit = ComputeUnit::kAttention;
+  op.unit = ComputeUnit::kActivations;
   fill_op_floor(r, op, ceilings);
   EXPECT_NEAR(r.floor.floor_us.value(), 2, 1e-9);
 }

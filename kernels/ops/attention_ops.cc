@@ -94,7 +94,7 @@ OpWorkload encoder_attention_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
-  op.unit = ComputeUnit::kAttention;
+  op.unit = ComputeUnit::kActivations;
   op.bytes_read = static_cast<double>(s.bytes(tokens * 3 * inner));
   op.bytes_written = static_cast<double>(s.bytes(tokens * inner));
   for (const int32_t length : s.lengths) op.flops += 4.0 * length * length * static_cast<double>(inner);
@@ -165,7 +165,7 @@ OpWorkload self_attention_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
-  op.unit = ComputeUnit::kAttention;
+  op.unit = ComputeUnit::kActivations;
   op.bytes_read = static_cast<double>(s.bytes(2 * cache_elements + 3 * batch * inner));
   op.bytes_written = static_cast<double>(s.bytes(3 * batch * inner));
   op.flops = 4.0 * static_cast<double>(cache_elements);
@@ -235,7 +235,7 @@ OpWorkload cross_attention_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
-  op.unit = ComputeUnit::kAttention;
+  op.unit = ComputeUnit::kActivations;
   op.bytes_read = static_cast<double>(s.bytes((2 * tokens + batch) * inner));
   op.bytes_written = static_cast<double>(s.bytes(batch * inner));
   op.flops = 4.0 * static_cast<double>(tokens) * static_cast<double>(inner);

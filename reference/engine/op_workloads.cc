@@ -157,7 +157,7 @@ OpWorkload attention_op(int batch, int queries, int keys, int heads, int head_di
   auto y = std::make_shared<Matrix>();
   std::fill(k->values.begin(), k->values.end(), 0.5f);
   OpWorkload op;
-  op.unit = ComputeUnit::kAttention;
+  op.unit = ComputeUnit::kActivations;
   op.workload = std::make_unique<TimedOp>([=] {
     *y = attention({.q = *q,
                     .query_offsets = *query_offsets,
