@@ -30,11 +30,19 @@ void only(std::string_view axis, std::string_view value, std::string_view allowe
       fmt::format("{}: engine 'reference' computes {} only, not '{}'", axis, allowed, value));
 }
 
-void check_activations(const WeightForm& form) {
-  if (!quantises_activations(form)) return;
-  throw ImpossibleCase(
-      fmt::format("precision: engine 'reference' computes fp32 tf32 fp16 bf16 w8a16 w4a16, not '{}'",
-                  precision_name(form.precision)));
+/// Single operations are computed in fp32, whatever a model's pass holds in fewer bits.
+void check_operation(const Case& c) {
+  if (quantises_activations(weight_form(c))) {
+    throw ImpossibleCase(fmt::format("precision: engine 'reference' computes '{}' in passes of a model only",
+                                     precision_name(c.precision)));
+  }
+  only("kv", c.kv, "same");
+}
+
+/// What the axes of the case hold in 8 bits, beside weights and what their products quantise.
+Numerics numerics_of(const Case& c) {
+  const DType kv = kv_dtype(c.precision, parse_kv(c.kv));
+  return {.kv = dtype_bits(kv) == 8 ? kv : DType::kF32};
 }
 
 CheckResult result(std::string reference, const Comparison& c) {
@@ -54,9 +62,9 @@ TransformerBatch reversed_behind_another(const ModelConfig& config, const Transf
 }
 
 CheckResult check_encoder(const LoadedModel& m, const TransformerBatch& source) {
-  const Matrix encoded = encoder_forward(m.config, m.weights.encoder, source);
+  const Matrix encoded = encoder_forward(m.config, m.weights.encoder, source, m.numerics);
   const TransformerBatch other = reversed_behind_another(m.config, source);
-  const Matrix other_encoded = encoder_forward(m.config, m.weights.encoder, other);
+  const Matrix other_encoded = encoder_forward(m.config, m.weights.encoder, other, m.numerics);
   Matrix restored(encoded.rows, encoded.cols);
   for (int b = 0; b < source.size(); ++b) {
     const float* from = other_encoded.row(other.offsets[source.size() - b]);
@@ -69,8 +77,8 @@ CheckResult check_encoder(const LoadedModel& m, const TransformerBatch& source) 
 /// Logits of every step along `tokens` [batch, steps], with a cache against without.
 CheckResult check_decoder(const LoadedModel& m, const TransformerBatch& source,
                           std::span<const int32_t> tokens, int steps) {
-  const Matrix cached = forced_logits(m.config, m.weights, source, tokens, steps);
-  const Matrix uncached = forced_logits_uncached(m.config, m.weights, source, tokens, steps);
+  const Matrix cached = forced_logits(m.config, m.weights, source, tokens, steps, m.numerics);
+  const Matrix uncached = forced_logits_uncached(m.config, m.weights, source, tokens, steps, m.numerics);
   return result("decoding without a K/V cache", compare(cached.values, uncached.values, cached.cols));
 }
 
@@ -80,8 +88,8 @@ void ReferenceEngine::check_supported(const Case& c) const {
   if (c.suite == Suite::kCollectives) {
     throw ImpossibleCase("suite: engine 'reference' is one process, suite_collectives needs several ranks");
   }
-  check_activations(weight_form(c));
-  only("kv", c.kv, "same");
+  if (is_op_suite(c.suite)) check_operation(c);
+  only("calibration", c.calibration, "none");
   only("sparsity", c.sparsity, "dense");
   only("tp", std::to_string(c.tp), "1");
   only("dp", std::to_string(c.dp), "1");
@@ -91,7 +99,6 @@ void ReferenceEngine::check_supported(const Case& c) const {
 
 void ReferenceEngine::load(const Case& c, const ModelConfig& config, const WeightForm& form) {
   const auto start = std::chrono::steady_clock::now();
-  check_activations(form);
   check_made(form);
   model_.reset();
   const auto source = weight_source(parse_weights(c.weights), c.model);
@@ -99,7 +106,11 @@ void ReferenceEngine::load(const Case& c, const ModelConfig& config, const Weigh
   model->config = config;
   model->host = host_weights(config, *source, form);
   for (const std::string& line : source->warnings()) std::cerr << line << '\n';
-  model->weights = model->host.weights();
+  // The fp32 truth of a quantised form has the form's values, and activations in fp32.
+  WeightLayout layout = model->host.layout;
+  layout.form.precision = c.precision;
+  model->weights = bind_weights(layout, model->host.arena.data());
+  model->numerics = numerics_of(c);
   model_ = std::move(model);
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
@@ -133,7 +144,7 @@ std::unique_ptr<Workload> ReferenceEngine::prepare(const Case& c, const Transfor
 Output ReferenceEngine::forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens,
                                       int steps) {
   const LoadedModel& m = loaded();
-  Matrix logits = reference::forced_logits(m.config, m.weights, batch, tokens, steps);
+  Matrix logits = reference::forced_logits(m.config, m.weights, batch, tokens, steps, m.numerics);
   return {.values = std::move(logits.values), .rows = logits.rows, .cols = logits.cols, .tokens = {}};
 }
 
@@ -142,7 +153,8 @@ std::vector<std::vector<Sequence>> ReferenceEngine::decode(const TransformerBatc
                                                            std::span<const uint64_t> seeds) {
   const LoadedModel& m = loaded();
   std::vector<std::vector<Sequence>> out;
-  for (std::vector<Hypothesis>& found : reference::decode(m.config, m.weights, batch, generation, seeds)) {
+  for (std::vector<Hypothesis>& found :
+       reference::decode(m.config, m.weights, batch, generation, seeds, m.numerics)) {
     std::vector<Sequence>& of_source = out.emplace_back();
     for (Hypothesis& h : found) of_source.push_back({.tokens = std::move(h.tokens), .score = h.score});
   }

@@ -7,6 +7,7 @@
 
 #include "harness/engine/engine.h"
 #include "harness/weights/materialise.h"
+#include "reference/ops/quantise.h"
 
 namespace tandem::reference {
 
@@ -15,9 +16,11 @@ struct LoadedModel {
   ModelConfig config;
   HostWeights host;
   ModelWeights weights;  ///< views into host
+  Numerics numerics = {};
 };
 
-/// Every precision computes the same way: the values of the weights' form, in fp32, with sums in double.
+/// Every precision computes the same way: the values of the weights' form, in fp32, with sums in double. Activations, keys
+/// and values that the case holds in 8 bits are quantised and read back where they would be stored.
 class ReferenceEngine : public Engine {
  public:
   std::string_view name() const override { return "reference"; }
@@ -35,7 +38,8 @@ class ReferenceEngine : public Engine {
                                             std::span<const uint64_t> seeds = {}) override;
 
   /// suite_encoder: the same sequences packed in reverse order behind another one. suite_decoder and
-  /// suite_generate: decoding all positions at once without a K/V cache.
+  /// suite_generate: decoding all positions at once without a K/V cache. Both ways sum each row in one order whatever
+  /// stands around it, so that they agree bit for bit and no code of a quantised row turns.
   std::optional<CheckResult> self_check(const Case& c, const TransformerBatch& batch) override;
 
   /// suite_limits: stream and product of this CPU. suite_kernels: the reference's operations. suite_memory: host levels.

@@ -139,8 +139,85 @@ TEST_F(ReferenceEngineTest, WeightsAreRoundedAsStored) {
   const Output bf16 = run_twice(engine, c, batch);
   EXPECT_GT(relative_l2(bf16.values, exact.values), 1e-4);
   EXPECT_LT(relative_l2(bf16.values, exact.values), 2e-2);
-  EXPECT_THROW(engine.load(c, config, {.precision = Precision::kFp8}), ImpossibleCase);
+  EXPECT_THROW(
+      engine.load(c, config, {.precision = Precision::kFp8, .calibration = Calibration::kSmoothQuant}),
+      ImpossibleCase);
   EXPECT_EQ(run_twice(engine, c, batch).values, bf16.values) << "what was loaded stays";
+}
+
+/// The logits of a case of suite_decoder in this form.
+std::vector<float> logits_of(Engine& engine, const TransformerBatch& batch, Precision precision,
+                             const std::string& kv = "same", const std::string& head = "same") {
+  Case c = tiny_case(Suite::kDecoder);
+  c.precision = precision;
+  c.kv = kv;
+  c.head = head;
+  engine.check_supported(c);
+  engine.load(c, preset("tiny"), weight_form(c));
+  return run_twice(engine, c, batch).values;
+}
+
+// Breaks when the precision or the kv axis does not reach what is computed.
+TEST_F(ReferenceEngineTest, ActivationsAndCacheAreQuantisedAsTheAxesSay) {
+  const auto of = [&](Precision precision, const char* kv = "same", const char* head = "same") {
+    return logits_of(engine, batch, precision, kv, head);
+  };
+  const std::vector<float> exact = of(Precision::kFp32), w8a16 = of(Precision::kW8a16),
+                           int8 = of(Precision::kInt8);
+  EXPECT_NE(int8, w8a16) << "the same weights";
+  EXPECT_LT(relative_l2(int8, exact), 0.3);
+  EXPECT_EQ(int8, of(Precision::kInt8, "int8")) << "same is int8";
+  EXPECT_NE(int8, of(Precision::kInt8, "16bit"));
+  EXPECT_NE(int8, of(Precision::kInt8, "fp8"));
+  EXPECT_EQ(of(Precision::kFp8), of(Precision::kFp8, "fp8"));
+  EXPECT_NE(of(Precision::kFp8), int8);
+  EXPECT_EQ(of(Precision::kBf16), of(Precision::kBf16, "16bit"));
+  EXPECT_NE(of(Precision::kBf16), of(Precision::kBf16, "int8"));
+  EXPECT_EQ(w8a16, of(Precision::kW8a16, "16bit"));
+  for (const Precision p : {Precision::kFp8, Precision::kInt8, Precision::kW8a16, Precision::kW4a16}) {
+    EXPECT_NE(of(p), of(p, "same", "16bit")) << "the head's own bits";
+  }
+}
+
+// Breaks when the fp32 truth of a quantised form, which has its values and nothing else, quantises its activations.
+TEST_F(ReferenceEngineTest, TheFp32TruthOfAFormQuantisesNoActivations) {
+  Case c = tiny_case(Suite::kDecoder);
+  engine.load(c, config, {.precision = Precision::kInt8});
+  const Output truth = run_twice(engine, c, batch);
+  // w8a16 has the same values of weights.
+  EXPECT_EQ(truth.values, logits_of(engine, batch, Precision::kW8a16));
+}
+
+// Breaks when beams or drawn tokens are decoded along another cache than the case's.
+TEST_F(ReferenceEngineTest, SearchesUseTheCacheOfTheCase) {
+  GenerationConfig g;
+  g.beams = 3;
+  g.max_length = 9;
+  g.decoder_start_id = config.decoder_start_id;
+  const auto score = [&](const char* kv) {
+    Case c = tiny_case(Suite::kGenerate);
+    c.kv = kv;
+    engine.load(c, config, weight_form(c));
+    return engine.decode(batch, g).front().front().score;
+  };
+  EXPECT_NE(score("same"), score("int8"));
+  EXPECT_NEAR(score("same"), score("int8"), 0.1);
+}
+
+// Bit for bit: a code that turned because a sum came out otherwise would be an error of a whole step, far over 1e-5.
+// Breaks when one way sums, quantises or keeps something that the other does not.
+TEST_F(ReferenceEngineTest, ChecksItselfInEveryForm) {
+  for (const Suite suite : kModelSuites) {
+    for (const char* kv : {"same", "16bit", "fp8", "int8"}) {
+      for (const Precision p : {Precision::kBf16, Precision::kFp8, Precision::kInt8, Precision::kW4a16}) {
+        Case c = tiny_case(suite);
+        c.precision = p;
+        c.kv = kv;
+        engine.load(c, config, weight_form(c));
+        EXPECT_EQ(engine.self_check(c, batch)->error, 0) << case_name(c);
+      }
+    }
+  }
 }
 
 // Breaks when a second load changes a case that was prepared before it.
@@ -171,8 +248,15 @@ TEST_F(ReferenceEngineTest, NamesWhatItDoesNotCompute) {
     }
   };
   refused("suite", [](Case& c) { c.suite = Suite::kCollectives; });
-  refused("precision", [](Case& c) { c.precision = Precision::kFp8; });
-  refused("kv", [](Case& c) { c.kv = "fp8"; });
+  refused("precision", [](Case& c) {
+    c.suite = Suite::kKernels;
+    c.precision = Precision::kFp8;
+  });
+  refused("kv", [](Case& c) {
+    c.suite = Suite::kKernels;
+    c.kv = "fp8";
+  });
+  refused("calibration", [](Case& c) { c.calibration = "awq"; });
   refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
   refused("tp", [](Case& c) { c.tp = 2; });
   refused("dp", [](Case& c) { c.dp = 2; });

@@ -57,6 +57,7 @@ class ReferenceWorkload : public Workload {
  protected:
   const ModelConfig& config() const { return model_->config; }
   const ModelWeights& weights() const { return model_->weights; }
+  const Numerics& numerics() const { return model_->numerics; }
   void keep(Output output) {
     output_ = std::move(output);
     computed_ = true;
@@ -79,7 +80,7 @@ class EncoderWorkload : public ReferenceWorkload {
 
   Repetition repeat() override {
     const Stopwatch watch;
-    Matrix encoded = encoder_forward(config(), weights().encoder, source_);
+    Matrix encoded = encoder_forward(config(), weights().encoder, source_, numerics());
     const Repetition r{.total_us = pass_us(watch), .step_us = {}, .first_token_us = {}};
     keep(as_output(std::move(encoded)));
     return r;
@@ -91,8 +92,9 @@ class DecoderWorkload : public ReferenceWorkload {
   DecoderWorkload(std::shared_ptr<const LoadedModel> model, const TransformerBatch& source, int tgt)
       : ReferenceWorkload(std::move(model), source) {
     const std::vector<int32_t> prefix = decoder_prefix(config(), source_.size(), tgt, kInputSeed);
-    state_ = start_decoder(config(), weights().decoder, source_,
-                           encoder_forward(config(), weights().encoder, source_), tgt);
+    state_ =
+        start_decoder(config(), weights().decoder, source_,
+                      encoder_forward(config(), weights().encoder, source_, numerics()), tgt, numerics());
     for (int step = 0; step + 1 < tgt; ++step) {
       append_tokens(config(), weights().decoder, state_, token_column(prefix, tgt, step));
     }
@@ -125,12 +127,15 @@ class GenerateWorkload : public ReferenceWorkload {
   Repetition repeat() override {
     const Stopwatch watch;
     double encoded_us = 0, first_us = 0, last_us = 0;
-    Generated g = greedy_generate(
-        config(), weights(), source_,
-        {.max_tokens = tgt_, .stop_at_eos = stop_at_eos_, .keep_logits = false, .progress = [&](int step) {
-           (step < 0 ? encoded_us : last_us) = watch.us();
-           if (step == 0) first_us = last_us;
-         }});
+    Generated g = greedy_generate(config(), weights(), source_,
+                                  {.max_tokens = tgt_,
+                                   .stop_at_eos = stop_at_eos_,
+                                   .keep_logits = false,
+                                   .numerics = numerics(),
+                                   .progress = [&](int step) {
+                                     (step < 0 ? encoded_us : last_us) = watch.us();
+                                     if (step == 0) first_us = last_us;
+                                   }});
     const Repetition r{
         .total_us = pass_us(watch), .step_us = (last_us - encoded_us) / tgt_, .first_token_us = first_us};
     keep({.values = {}, .rows = 0, .cols = 0, .tokens = std::move(g.tokens)});
@@ -141,13 +146,16 @@ class GenerateWorkload : public ReferenceWorkload {
     const Stopwatch watch;
     std::vector<float> times;
     double last_us = 0;
-    greedy_generate(
-        config(), weights(), source_,
-        {.max_tokens = tgt_, .stop_at_eos = stop_at_eos_, .keep_logits = false, .progress = [&](int step) {
-           const double now_us = watch.us();
-           if (step > 0) times.push_back(static_cast<float>(now_us - last_us));
-           last_us = now_us;
-         }});
+    greedy_generate(config(), weights(), source_,
+                    {.max_tokens = tgt_,
+                     .stop_at_eos = stop_at_eos_,
+                     .keep_logits = false,
+                     .numerics = numerics(),
+                     .progress = [&](int step) {
+                       const double now_us = watch.us();
+                       if (step > 0) times.push_back(static_cast<float>(now_us - last_us));
+                       last_us = now_us;
+                     }});
     return times;
   }
 
@@ -164,7 +172,7 @@ class DecodeWorkload : public ReferenceWorkload {
 
   Repetition repeat() override {
     const Stopwatch watch;
-    const auto found = decode(config(), weights(), source_, generation_);
+    const auto found = decode(config(), weights(), source_, generation_, {}, numerics());
     const Repetition r{.total_us = watch.us(), .step_us = {}, .first_token_us = {}};
     const size_t tgt = generation_.max_length - 1;
     std::vector<int32_t> tokens(found.size() * tgt, generation_.pad_id);
