@@ -232,6 +232,8 @@ def test_a_loss_is_said_in_its_cell(tmp_path: Path, cli: Callable[..., Outcome])
     assert losses_text(format_groups(found)) == (
         "Of 9 cases with a bf16 case beside them, 1 is slower than bf16; its cell says so."
     )
+    even = results(tmp_path / "even", grid((1,)), slow={(1, "w8a16"): 1.0015})
+    assert "1 is slower than bf16 (1 with an interval that holds 1); its" in losses_text(format_groups(even))
     assert cli("report", tmp_path / "run", "--out", tmp_path / "out").code == 0
     text = (tmp_path / "out" / "report.html").read_text()
     assert "1 is slower than bf16; its cell says so" in text
