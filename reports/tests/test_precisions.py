@@ -241,6 +241,26 @@ def test_a_loss_is_said_in_its_cell(tmp_path: Path, cli: Callable[..., Outcome])
     assert text.count("synthetic weights") > 9
 
 
+# Without it the row of a quantised product would stand without the dense one's time beside it.
+def test_kernels_stand_beside_the_dense_product(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    rows = [
+        case("kernels", model="t5-base", op=op, kernel=kernel, precision=precision)
+        for op in ("gemm_qkv", "gemm_out")
+        for kernel, precisions in (("own", PRECISIONS), ("library", ("bf16",)))
+        for precision in precisions
+    ]
+    found = results(tmp_path / "run", rows, slow={(1, "w4a16"): 1.25})
+    groups = format_groups(found)
+    assert [(group.case.text("op"), group.case.text("kernel")) for group in groups] == [
+        ("gemm_out", "own"),
+        ("gemm_qkv", "own"),
+    ]
+    texts = [cell.text for cell in column(found, "over bf16")]
+    assert sorted(texts) == sorted(2 * ["–", "baseline", "2.00×", "1.25×", "0.80× slower"])
+    assert cli("report", tmp_path / "run", "--out", tmp_path / "out").code == 0
+    assert not list((tmp_path / "out" / "figures").glob("kernels-speedup*"))
+
+
 # Without it every page of plain bf16 would carry empty figures.
 def test_no_column_without_several_precisions(tmp_path: Path) -> None:
     found = results(tmp_path / "run", [decoder(batch) for batch in (1, 8)])
