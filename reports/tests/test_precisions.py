@@ -232,11 +232,33 @@ def test_a_loss_is_said_in_its_cell(tmp_path: Path, cli: Callable[..., Outcome])
     assert losses_text(format_groups(found)) == (
         "Of 9 cases with a bf16 case beside them, 1 is slower than bf16; its cell says so."
     )
+    even = results(tmp_path / "even", grid((1,)), slow={(1, "w8a16"): 1.0015})
+    assert "1 is slower than bf16 (1 with an interval that holds 1); its" in losses_text(format_groups(even))
     assert cli("report", tmp_path / "run", "--out", tmp_path / "out").code == 0
     text = (tmp_path / "out" / "report.html").read_text()
     assert "1 is slower than bf16; its cell says so" in text
     assert 'class="num bad"' in text
     assert text.count("synthetic weights") > 9
+
+
+# Without it the row of a quantised product would stand without the dense one's time beside it.
+def test_kernels_stand_beside_the_dense_product(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    rows = [
+        case("kernels", model="t5-base", op=op, kernel=kernel, precision=precision)
+        for op in ("gemm_qkv", "gemm_out")
+        for kernel, precisions in (("own", PRECISIONS), ("library", ("bf16",)))
+        for precision in precisions
+    ]
+    found = results(tmp_path / "run", rows, slow={(1, "w4a16"): 1.25})
+    groups = format_groups(found)
+    assert [(group.case.text("op"), group.case.text("kernel")) for group in groups] == [
+        ("gemm_out", "own"),
+        ("gemm_qkv", "own"),
+    ]
+    texts = [cell.text for cell in column(found, "over bf16")]
+    assert sorted(texts) == sorted(2 * ["–", "baseline", "2.00×", "1.25×", "0.80× slower"])
+    assert cli("report", tmp_path / "run", "--out", tmp_path / "out").code == 0
+    assert not list((tmp_path / "out" / "figures").glob("kernels-speedup*"))
 
 
 # Without it every page of plain bf16 would carry empty figures.

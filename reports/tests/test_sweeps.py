@@ -55,6 +55,16 @@ def test_ids_are_committed(name: str) -> None:
     assert "\n".join(lines) in text
 
 
+# Breaks when a committed id is that of another case: an id is a pure function of what the name spells.
+def test_every_committed_id_follows_from_its_name() -> None:
+    for line in golden():
+        given, name = line.split(" ")
+        suite, *parts = name.split("/")
+        axes = case(suite, **dict(part.split(":", 1) for part in parts))
+        numbers = {axis: int(axes[axis]) for axis in ("batch", "src", "tgt", "tp", "dp")}
+        assert case_id(axes | numbers) == given, name
+
+
 def shard(number: int) -> list[dict[str, Any]]:
     return [axes for axes in cases("precision.json") if re.search(PRECISION_SHARDS[number], case_name(axes))]
 

@@ -15,6 +15,8 @@ from tandem_reports.stats.small_samples import MIN_WORKERS, Interval, ratio_inte
 
 BF16 = {"precision": "bf16", "kv": "same", "calibration": "none", "head": "same"}
 """The format that others are measured against, axis by axis; all but the precision are defaults."""
+GROUPED = (*MODEL_SUITES, "kernels")
+"""The suites whose cases compute in a format."""
 ORDER = ("bf16", "fp32", "tf32", "fp16", "fp8", "int8", "w8a16", "w4a16")
 
 
@@ -113,7 +115,7 @@ def _place(result: CaseResult) -> tuple[object, ...]:
 def _groups(results: Iterable[CaseResult]) -> Iterator[list[CaseResult]]:
     found: dict[tuple[object, ...], list[CaseResult]] = {}
     for result in results:
-        if result.case.suite in MODEL_SUITES:
+        if result.case.suite in GROUPED:
             key = (result.run.label, result.case.suite, rest_of(result.case))
             found.setdefault(key, []).append(result)
     yield from found.values()
@@ -123,6 +125,7 @@ def _order(case: Case) -> tuple[object, ...]:
     """As names read, but with the batches of one shape together."""
     return (
         SUITES.index(case.suite),
+        case.text("op"),
         case.text("model"),
         *(case.integer(a) for a in ("src", "tgt", "batch")),
         case.name,

@@ -52,7 +52,7 @@ def losses_text(groups: Sequence[FormatGroup]) -> str:
     )
     if not slower:
         return f"None of the {beside} is slower than bf16."
-    end = (
-        "is slower than bf16; its cell says so" if slower == 1 else "are slower than bf16; their cells say so"
-    )
-    return f"Of {beside}, {slower} {end}."
+    doubtful = sum(f.loses and f.interval is not None and f.interval.high >= 1 for f in known)
+    doubt = f" ({doubtful} with an interval that holds 1)" if doubtful else ""
+    verb, whose = ("is", "its cell says") if slower == 1 else ("are", "their cells say")
+    return f"Of {beside}, {slower} {verb} slower than bf16{doubt}; {whose} so."

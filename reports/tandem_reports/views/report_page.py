@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tandem_reports import __version__, formats
 from tandem_reports.gate.precisions import format_groups
 from tandem_reports.reading.audit import SampleAudit
+from tandem_reports.reading.records import MODEL_SUITES
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.cases import MARKS, CaseResult, Mark, by_suite, collect, marks
 from tandem_reports.views import glossary, page
@@ -150,7 +151,8 @@ def build(
         measured = [result for result in found if result.ok]
         figures = list(lines.get(suite, []))
         bars = floors(suite, measured)
-        groups = format_groups(found)
+        # Single kernels have their speed-ups in the table: a heat map of each would be a page of its own.
+        groups = format_groups(found) if suite in MODEL_SUITES else []
         by_format = (speedups(suite, groups), pareto(suite, groups), footprints(suite, groups))
         figures += [figure for figure in (bars, *by_format) if figure is not None]
         table = case_table(measured, marks_of) if measured else None
