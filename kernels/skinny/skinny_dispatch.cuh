@@ -96,6 +96,8 @@ SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
   }
   if (config.kind != SkinnyConfig::Kind::kMma) return nullptr;
   switch (100 * config.rows + config.batch) {
+    case 808:
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<Format, 8, 8>, false>;
     case 1608:
       return mma.template operator()<16, 8>();
     case 1616:
