@@ -184,15 +184,17 @@ TEST(SkinnyMap, StagedPiecesAreThoseOfTheLane) {
 TEST(SkinnyMap, DiagonalHoldsEachGroupsSum) {
   Fragments f{};
   std::array<int, 4> d[32] = {};
-  int want[8] = {};
+  int want[2][8] = {};
   for (int lane = 0; lane < 32; ++lane) {
     for (int half = 0; half < 2; ++half) {
       for (int i = 0; i < 2; ++i) {
         const int x = 1 + lane * 7 + half * 3 + i;
-        const int w = 5 + lane * lane + half + 2 * i;
-        f.a[lane][2 * half][i] = x;  // rows 8 and up stay zero
-        f.b[lane][half][i] = w;
-        want[MmaMap::group(lane)] += x * w;
+        f.b[lane][half][i] = x;
+        for (int row = 0; row < 2; ++row) {
+          const int w = 5 + lane * lane + half + 2 * i + 1000 * row;
+          f.a[lane][2 * half + row][i] = w;
+          want[row][MmaMap::group(lane)] += x * w;
+        }
       }
     }
   }
@@ -201,7 +203,10 @@ TEST(SkinnyMap, DiagonalHoldsEachGroupsSum) {
   for (int lane = 0; lane < 32; ++lane) {
     if (!DiagonalMap::holds(lane)) continue;
     ++held[MmaMap::group(lane)];
-    EXPECT_EQ(d[lane][static_cast<size_t>(DiagonalMap::index(lane))], want[MmaMap::group(lane)]) << lane;
+    for (int row = 0; row < 2; ++row) {
+      const int index = DiagonalMap::index(lane) + 2 * row;
+      EXPECT_EQ(d[lane][static_cast<size_t>(index)], want[row][MmaMap::group(lane)]) << lane;
+    }
   }
   for (int count : held) EXPECT_EQ(count, 1);
 }
