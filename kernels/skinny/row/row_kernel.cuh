@@ -357,9 +357,13 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
           const auto* scales = static_cast<const __nv_bfloat16*>(a.scales) +
                                static_cast<int64_t>(weights_row) * ceil_div(p.k, kScaleGroup) +
                                k0 / kScaleGroup;
+          // The lane that holds a short last group's sum may be past k itself.
+          const int group_left = left + MmaMap::thread(lane) * kV;
 #pragma unroll
-          for (int u = 0; u < kRowUnits; ++u)
-            core.scales[j][u] = u * kUnit < left ? to_float(__ldg(scales + u * (kUnit / kScaleGroup))) : 0.0f;
+          for (int u = 0; u < kRowUnits; ++u) {
+            core.scales[j][u] =
+                u * kUnit < group_left ? to_float(__ldg(scales + u * (kUnit / kScaleGroup))) : 0.0f;
+          }
         }
       }
       const int column = column_of(next);
