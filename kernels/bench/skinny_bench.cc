@@ -3,6 +3,7 @@
 //   skinny_bench            the chosen config of every shape and row count, and the chain of a transformer-big step
 //   skinny_bench --sweep    the best of all configs, as rows for the table kMeasured in skinny_plan.cc
 //   --models                the products of all presets' decode steps, or with --head their heads
+//   --format w8a16,...      weights of codes: w8a16, w4a16, fp8, int8; bytes are theirs with their scales
 //   --library               also what the library's searched algorithm takes, as a plain graph node
 
 #include <cuda_runtime_api.h>
@@ -11,7 +12,9 @@
 #include <cmath>
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,6 +27,8 @@
 #include "harness/base/half.h"
 #include "harness/base/host_device.h"
 #include "harness/base/stats.h"
+#include "harness/weights/values/quantise.h"
+#include "kernels/bench/code_matrix.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
 #include "kernels/gemm/gemm.h"
@@ -58,8 +63,27 @@ struct Options {
   bool head = false;
   bool chain = true;
   bool f32 = false;
+  std::optional<DType> w_dtype;      // of codes
+  std::optional<DType> input_dtype;  // what x is quantised to
   int samples = 15;
 };
+
+/// Sets the types of a format by its name.
+void set_format(Options& o, const std::string& name) {
+  if (name == "bf16") return;
+  if (o.f32) throw UsageError("--format and --f32 exclude each other");
+  if (name == "w8a16") {
+    o.w_dtype = DType::kI8;
+  } else if (name == "w4a16") {
+    o.w_dtype = DType::kI4;
+  } else if (name == "fp8") {
+    o.w_dtype = o.input_dtype = DType::kF8;
+  } else if (name == "int8") {
+    o.w_dtype = o.input_dtype = DType::kI8;
+  } else {
+    throw UsageError("--format must be bf16, w8a16, w4a16, fp8 or int8");
+  }
+}
 
 uint16_t bf16_of(std::mt19937_64& engine, float scale) {
   return float_to_bf16(std::normal_distribution<float>(0, scale)(engine));
@@ -124,16 +148,31 @@ class Bench {
       : options_(options), n_(n), k_(k), stream_(stream) {
     int l2 = 0;
     TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, 0));
-    bytes_ = tensor_bytes(type_of(options), static_cast<int64_t>(n) * k);
+    if (options.w_dtype) {
+      CodeMatrix codes(*options.w_dtype, n, k);
+      w_ = DeviceBuffer::of(codes.bytes);
+      scales_at_ = codes.scales_at;
+      bytes_ = codes.used;
+      host_w_ = std::move(codes.values);
+    } else {
+      const float scale = 1 / std::sqrt(static_cast<float>(k));
+      w_ = random_buffer(static_cast<int64_t>(n) * k, type_of(options), scale, 1, &host_w_);
+      bytes_ = w_.bytes();
+    }
+    stride_ = round_up(w_.bytes(), int64_t{256});
     copies_ = static_cast<int>(std::max<int64_t>(2, ceil_div(5 * static_cast<int64_t>(l2) / 2, bytes_)));
-    const float scale = 1 / std::sqrt(static_cast<float>(k));
-    w_ = random_buffer(static_cast<int64_t>(n) * k, type_of(options), scale, 1, &host_w_);
-    pool_ = DeviceBuffer(bytes_ * copies_);
+    pool_ = DeviceBuffer(stride_ * copies_);
     for (int i = 0; i < copies_; ++i) {
-      TANDEM_CUDA_CHECK(cudaMemcpy(pool_.data<char>() + i * bytes_, w_.data(), static_cast<size_t>(bytes_),
-                                   cudaMemcpyDeviceToDevice));
+      TANDEM_CUDA_CHECK(cudaMemcpy(pool_.data<char>() + i * stride_, w_.data(),
+                                   static_cast<size_t>(w_.bytes()), cudaMemcpyDeviceToDevice));
     }
     x_ = random_buffer(static_cast<int64_t>(kSkinnyMaxRows) * k, type_of(options), 1, 2, &host_x_);
+    std::vector<float> x_max(kSkinnyMaxRows);
+    for (size_t i = 0; i < host_x_.size(); ++i) {
+      float& max = x_max[i / static_cast<size_t>(k)];
+      max = std::max(max, std::abs(host_x_[i]));
+    }
+    x_max_ = DeviceBuffer::of(x_max);
     y_ = DeviceBuffer(tensor_bytes(DType::kF32, static_cast<int64_t>(kSkinnyMaxRows) * n));
     ids_ = DeviceBuffer(4 * kSkinnyMaxRows);
     workspace_ = DeviceBuffer(head_workspace_bytes(kSkinnyMaxRows));
@@ -143,18 +182,29 @@ class Bench {
   int64_t bytes() const { return bytes_; }
   cudaStream_t stream() const { return stream_; }
   SkinnyProblem problem(int m) const {
-    return {.dtype = type_of(options_), .m = m, .n = n_, .k = k_, .head = options_.head};
+    return {.dtype = type_of(options_),
+            .w_dtype = options_.w_dtype,
+            .input_dtype = options_.input_dtype,
+            .m = m,
+            .n = n_,
+            .k = k_,
+            .head = options_.head};
   }
 
   void launch(int m, const SkinnyConfig& config, int copy, bool dependent, bool logits = false) {
-    const void* w = pool_.data<char>() + copy * bytes_;
+    const char* w = pool_.data<char>() + copy * stride_;
+    const void* scales = options_.w_dtype ? w + scales_at_ : nullptr;
     if (options_.head) {
       launch_head_argmax({.dtype = type_of(options_),
+                          .w_dtype = options_.w_dtype,
                           .m = m,
                           .vocab = n_,
                           .k = k_,
                           .x = x_.data(),
                           .w = w,
+                          .scales = scales,
+                          .input_dtype = options_.input_dtype,
+                          .x_max = x_max_.data<float>(),
                           .next_ids = ids_.data<int32_t>(),
                           .logits = logits ? y_.data<float>() : nullptr,
                           .workspace = workspace_.data(),
@@ -163,11 +213,15 @@ class Bench {
                          stream_);
     } else {
       launch_skinny({.dtype = type_of(options_),
+                     .w_dtype = options_.w_dtype,
                      .m = m,
                      .n = n_,
                      .k = k_,
                      .x = x_.data(),
                      .w = w,
+                     .scales = scales,
+                     .input_dtype = options_.input_dtype,
+                     .x_max = x_max_.data<float>(),
                      .y = y_.data(),
                      .y_float = logits,
                      .dependent = dependent,
@@ -182,6 +236,17 @@ class Bench {
     launch(m, config, copies_ - 1, false, true);
     TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
     const auto y = y_.to_host<float>();
+    std::vector<float> x(host_x_.begin(), host_x_.begin() + static_cast<int64_t>(m) * k_);
+    if (options_.input_dtype) {
+      const Storage storage{.dtype = *options_.input_dtype, .scale_group = Storage::kWholeRow};
+      std::vector<uint32_t> codes(static_cast<size_t>(k_));
+      for (int i = 0; i < m; ++i) {
+        const std::span<float> row(&x[static_cast<size_t>(i) * k_], codes.size());
+        float scale = 0;
+        quantise_row(storage, row, codes, {&scale, 1});
+        dequantise_row(storage, codes, {&scale, 1}, row);
+      }
+    }
     std::mt19937_64 engine(std::random_device{}());
     double wrong = 0;
     double norm = 0;
@@ -190,8 +255,7 @@ class Bench {
       const int64_t column =
           sample < 8 ? n_ - 1 - sample : std::uniform_int_distribution<int>(0, n_ - 1)(engine);
       double sum = 0;
-      for (int j = 0; j < k_; ++j)
-        sum += static_cast<double>(host_x_[row * k_ + j]) * host_w_[column * k_ + j];
+      for (int j = 0; j < k_; ++j) sum += static_cast<double>(x[row * k_ + j]) * host_w_[column * k_ + j];
       const double d = y[row * n_ + column] - sum;
       wrong += d * d;
       norm += sum * sum;
@@ -215,9 +279,11 @@ class Bench {
   Options options_;
   int n_, k_;
   cudaStream_t stream_;
-  int64_t bytes_ = 0;
+  int64_t bytes_ = 0;   // of weights and scales
+  int64_t stride_ = 0;  // from copy to copy
+  int64_t scales_at_ = 0;
   int copies_ = 0;
-  DeviceBuffer w_, pool_, x_, y_, ids_, workspace_;
+  DeviceBuffer w_, pool_, x_, x_max_, y_, ids_, workspace_;
   std::vector<float> host_w_, host_x_;
 };
 
@@ -232,7 +298,7 @@ void table_row(Bench& bench, int n, int k, int m, const SkinnyConfig& config, co
   const double chained = bench.time_us(m, config, true, o.samples);
   const double floor = static_cast<double>(bench.bytes()) / kStreamBytesPerUs;
   const std::string library =
-      o.library ? fmt::format("{:>8.2f}", library_us(o, n, k, m, bench.stream())) : "";
+      o.library && !o.w_dtype ? fmt::format("{:>8.2f}", library_us(o, n, k, m, bench.stream())) : "";
   fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} {:>6.2f}{}\n", n, k, m,
              config_text(config), floor, plain, chained, static_cast<double>(bench.bytes()) / chained / 1e3,
              chained / floor, library);
@@ -261,7 +327,7 @@ void sweep_row(Bench& bench, int n, int k, int m, const Options& o) {
   const std::string tail = best.kind == SkinnyConfig::Kind::kRow ? fmt::format(", {}", best.warps) : "";
   const auto& second = all[all.size() > 1 ? 1 : 0];
   const std::string library =
-      o.library ? fmt::format("; library {:.2f}", library_us(o, n, k, m, bench.stream())) : "";
+      o.library && !o.w_dtype ? fmt::format("; library {:.2f}", library_us(o, n, k, m, bench.stream())) : "";
   fmt::print(
       "    {{{}, {}, {}, {{Kind::{}, {}, {}, {}, {}, {}{}}}}},  // {:.2f} us; 2nd {} {:.2f}; chosen {} "
       "{:.2f}{}\n",
@@ -370,7 +436,7 @@ void run(const Options& o) {
       }
     }
   }
-  if (o.chain && !o.sweep && o.n.empty() && !o.models) {
+  if (o.chain && !o.sweep && o.n.empty() && !o.models && !o.w_dtype) {
     for (int m : o.m) chain(m, o, stream);
   }
   TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
@@ -391,13 +457,20 @@ int main(int argc, char** argv) {
   app.add_flag("--models", options.models, "the shapes of every preset");
   app.add_flag("--library", options.library, "time the library's product too");
   app.add_flag("--head", options.head, "the vocabulary head with arg-max instead of a product");
+  std::vector<std::string> formats{"bf16"};
+  app.add_option("--format", formats, "bf16, or of codes: w8a16 w4a16 fp8 int8")->delimiter(',');
   app.add_flag("--f32", options.f32, "fp32 instead of bf16");
   app.add_flag("--chain,!--no-chain", options.chain, "the chain of a transformer-big step");
   try {
     app.parse(argc, argv);
     if (options.n.size() != options.k.size())
       throw tandem::UsageError("--n and --k must have as many values");
-    tandem::kernels::run(options);
+    for (const std::string& format : formats) {
+      tandem::kernels::Options one = options;
+      tandem::kernels::set_format(one, format);
+      if (formats.size() > 1) fmt::print("{}\n", format);
+      tandem::kernels::run(one);
+    }
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const tandem::Error& error) {

@@ -5,6 +5,7 @@
 
 #include "kernels/skinny/row/row_kernel.cuh"
 #include "kernels/skinny/skinny_kernels.h"
+#include "kernels/skinny/tiled/codes_core.cuh"
 #include "kernels/skinny/tiled/dot_kernel.cuh"
 #include "kernels/skinny/tiled/mma_kernel.cuh"
 
@@ -49,21 +50,21 @@ template <typename T>
 SkinnyKernel find_mma(int rows, int batch, bool head) {
   switch (100 * rows + batch) {
     case 808:
-      return head ? nullptr : &skinny_mma_kernel<MmaCore<PlainFormat<T>, 8, 8>, false>;
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 8, 8>, false>;
     case 816:
-      return head ? nullptr : &skinny_mma_kernel<MmaCore<PlainFormat<T>, 8, 16>, false>;
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 8, 16>, false>;
     case 1608:
-      return pick_mma<MmaCore<PlainFormat<T>, 16, 8>>(head);
+      return pick_mma<MmaCore<T, 16, 8>>(head);
     case 1616:
-      return pick_mma<MmaCore<PlainFormat<T>, 16, 16>>(head);
+      return pick_mma<MmaCore<T, 16, 16>>(head);
     case 1632:
-      return pick_mma<MmaCore<PlainFormat<T>, 16, 32>>(head);
+      return pick_mma<MmaCore<T, 16, 32>>(head);
     case 1664:
-      return head ? nullptr : &skinny_mma_kernel<MmaCore<PlainFormat<T>, 16, 64>, false>;
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 16, 64>, false>;
     case 3232:
-      return head ? nullptr : &skinny_mma_kernel<MmaCore<PlainFormat<T>, 32, 32>, false>;
+      return head ? nullptr : &skinny_mma_kernel<MmaCore<T, 32, 32>, false>;
     case 3264:
-      return pick_mma<MmaCore<PlainFormat<T>, 32, 64>>(head);
+      return pick_mma<MmaCore<T, 32, 64>>(head);
     default:
       return nullptr;
   }
@@ -85,8 +86,8 @@ template <class Format>
 SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
   constexpr bool kHasHead = !Format::kGroupScales;
   const auto mma = [&]<int kRows, int kBatch>() -> SkinnyKernel {
-    if (!head) return &skinny_mma_kernel<MmaCore<Format, kRows, kBatch>, false>;
-    if constexpr (kHasHead) return &skinny_mma_kernel<MmaCore<Format, kRows, kBatch>, true>;
+    if (!head) return &skinny_mma_kernel<CodesCore<Format, kRows, kBatch>, false>;
+    if constexpr (kHasHead) return &skinny_mma_kernel<CodesCore<Format, kRows, kBatch>, true>;
     return nullptr;
   };
   if (config.kind == SkinnyConfig::Kind::kRow) {
@@ -96,6 +97,8 @@ SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
   }
   if (config.kind != SkinnyConfig::Kind::kMma) return nullptr;
   switch (100 * config.rows + config.batch) {
+    case 808:
+      return head ? nullptr : &skinny_mma_kernel<CodesCore<Format, 8, 8>, false>;
     case 1608:
       return mma.template operator()<16, 8>();
     case 1616:
@@ -103,7 +106,7 @@ SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
     case 1632:
       return mma.template operator()<16, 32>();
     case 1664:
-      return head ? nullptr : &skinny_mma_kernel<MmaCore<Format, 16, 64>, false>;
+      return head ? nullptr : &skinny_mma_kernel<CodesCore<Format, 16, 64>, false>;
     case 3264:
       return mma.template operator()<32, 64>();
     default:

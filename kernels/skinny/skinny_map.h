@@ -156,10 +156,11 @@ struct MmaMap {
   TANDEM_HD static constexpr int acc_column(int lane, int i) { return 2 * thread(lane) + (i & 1); }
 };
 
-/// Products on the diagonal: every group of four lanes multiplies its own 16 bytes of one weight row (as column `group` of B)
-/// with its own x (as row `group` of A). The sum of those is where the group meets itself; the rest of the tile is not used.
+/// Products on the diagonal: every group of four lanes multiplies its own 16 bytes of two weight rows (as rows `group` and
+/// group + 8 of A) with its own x (as column `group` of B). The sums of those are where the group meets itself; the rest of the
+/// tile is not used.
 struct DiagonalMap {
-  /// Does the lane hold its group's sum, and in which accumulator register?
+  /// Does the lane hold its group's sums, and in which accumulator register the first row's? The second's is two further.
   TANDEM_HD static constexpr bool holds(int lane) { return MmaMap::thread(lane) == MmaMap::group(lane) / 2; }
   TANDEM_HD static constexpr int index(int lane) { return MmaMap::group(lane) & 1; }
 };

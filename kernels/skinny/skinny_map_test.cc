@@ -7,11 +7,13 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <vector>
 
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_plan.h"
+#include "kernels/skinny/formats/weight_format.h"
 
 namespace tandem::kernels {
 namespace {
@@ -140,6 +142,75 @@ TEST(SkinnyMap, ChunksOfWarpsAddUp) {
   }
 }
 
+/// How quantised weights are stored and what they are multiplied with.
+struct Stored {
+  std::optional<DType> weights;
+  std::optional<DType> inputs;
+};
+constexpr Stored kStored[] = {{},
+                              {DType::kI8, std::nullopt},
+                              {DType::kI4, std::nullopt},
+                              {DType::kF8, DType::kF8},
+                              {DType::kI8, DType::kI8}};
+
+// A lane must find the x of its own codes where it reads, 16 bytes after 16 bytes, and no two elements may share a place.
+TEST(SkinnyMap, StagedPiecesAreThoseOfTheLane) {
+  for (const Stored& stored : kStored) {
+    const WeightFormat f = weight_format({.w_dtype = stored.weights, .input_dtype = stored.inputs});
+    const int piece = 16 / f.x_bytes;
+    ASSERT_EQ(f.pieces() * piece, f.elements());
+    for (int lanes : {MmaMap::kLanes, 32}) {
+      const int unit = lanes * f.elements();
+      std::vector<int> staged(static_cast<size_t>(3 * unit), -1);
+      for (int k = 0; k < 3 * unit; ++k) {
+        int& place = staged.at(static_cast<size_t>(staged_at(k, lanes, f.pieces(), piece)));
+        EXPECT_EQ(place, -1);
+        place = k;
+      }
+      for (int u = 0; u < 3; ++u) {
+        for (int lane = 0; lane < lanes; ++lane) {
+          for (int e = 0; e < f.elements(); ++e) {
+            const int from = u * unit + (e / piece * lanes + lane) * piece + e % piece;
+            EXPECT_EQ(staged[static_cast<size_t>(from)], u * unit + lane * f.elements() + e);
+          }
+        }
+      }
+    }
+    EXPECT_EQ(MmaMap::kLanes * f.elements() == kScaleGroup, f.group_scales);
+  }
+}
+
+// The kernel of one row takes from a tile what four lanes multiplied with their own x: another place has other lanes' x.
+TEST(SkinnyMap, DiagonalHoldsEachGroupsSum) {
+  Fragments f{};
+  std::array<int, 4> d[32] = {};
+  int want[2][8] = {};
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int half = 0; half < 2; ++half) {
+      for (int i = 0; i < 2; ++i) {
+        const int x = 1 + lane * 7 + half * 3 + i;
+        f.b[lane][half][i] = x;
+        for (int row = 0; row < 2; ++row) {
+          const int w = 5 + lane * lane + half + 2 * i + 1000 * row;
+          f.a[lane][2 * half + row][i] = w;
+          want[row][MmaMap::group(lane)] += x * w;
+        }
+      }
+    }
+  }
+  mma_by_the_book(f, d);
+  int held[8] = {};
+  for (int lane = 0; lane < 32; ++lane) {
+    if (!DiagonalMap::holds(lane)) continue;
+    ++held[MmaMap::group(lane)];
+    for (int row = 0; row < 2; ++row) {
+      const int index = DiagonalMap::index(lane) + 2 * row;
+      EXPECT_EQ(d[lane][static_cast<size_t>(index)], want[row][MmaMap::group(lane)]) << lane;
+    }
+  }
+  for (int count : held) EXPECT_EQ(count, 1);
+}
+
 // The order of candidates must be total, or the arg-max would depend on which block finishes first.
 TEST(SkinnyMap, BetterIsAStrictTotalOrder) {
   const float inf = std::numeric_limits<float>::infinity();
@@ -155,257 +226,6 @@ TEST(SkinnyMap, BetterIsAStrictTotalOrder) {
     EXPECT_FALSE(better(std::nanf(""), 0, a.first, a.second));
   }
   EXPECT_TRUE(better(2.0f, 4, 2.0f, 5));
-}
-
-constexpr SkinnyCard kH200;
-constexpr SkinnyCard kA100{.multiprocessors = 108, .shared_bytes = 166912, .sm90a = false};
-constexpr SkinnyCard kSmall{.multiprocessors = 3, .shared_bytes = 101376, .sm90a = true};
-
-std::string text(const SkinnyConfig& c, const SkinnyProblem& p) {
-  return config_text(c) + " m " + std::to_string(p.m) + " n " + std::to_string(p.n) + " k " +
-         std::to_string(p.k) + (p.gated ? " gated" : "") + (p.norm ? " norm" : "") + (p.head ? " head" : "");
-}
-
-/// Walks a plan as the kernels do: every weight must be read by one warp of one block, every output written by one block.
-void check_walk(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
-  const SkinnyPlan p = plan_skinny(c, problem, card);
-  const std::string what = text(c, problem);
-  const int w_rows = problem.gated ? 2 * problem.n : problem.n;
-  std::vector<int> reads(static_cast<size_t>(w_rows) * p.units);
-  const int stride = p.grid_x >> p.cluster_shift;
-  ASSERT_EQ(p.grid_x % p.cluster(), 0) << what;
-  for (int block = 0; block < p.grid_x; ++block) {
-    const UnitRange slice = slice_units(p, block % p.cluster());
-    for (int tile = block >> p.cluster_shift; tile < p.tiles; tile += stride) {
-      for (int warp = 0; warp < c.warps; ++warp) {
-        const int group = warp >> p.wk_shift;
-        for (int chunk = 0; chunk < p.chunks; ++chunk) {
-          const UnitRange range = chunk_range(p, slice, chunk);
-          const UnitRange mine = warp_units(p, range, warp & (p.warps_k() - 1));
-          if (c.kind == SkinnyConfig::Kind::kRow) {
-            ASSERT_LE(mine.end - mine.begin, kRowUnits) << what << ": more than the registers hold";
-          }
-          for (int unit = mine.begin; unit < mine.end; ++unit) {
-            for (int j = 0; j < c.rows; ++j) {
-              const bool pair = c.kind == SkinnyConfig::Kind::kRow;
-              const int r = pair ? row_of_pair(p, group, j) : group * c.rows + j;
-              const int row = weight_row(p, tile, r);
-              ASSERT_LT(row, w_rows) << what;
-              const int outputs = p.tile_outputs();
-              const bool real = tile * outputs + r % outputs < p.n;
-              if (real) ++reads[static_cast<size_t>(row) * p.units + unit];
-              // What epilogues assume: row `local + outputs` of a gated tile is the up row of `local`.
-              if (real && p.gated) {
-                EXPECT_EQ(row, tile * outputs + r % outputs + (r >= outputs ? p.n : 0)) << what;
-              }
-            }
-          }
-        }
-      }
-    }
-  }
-  for (int count : reads) ASSERT_EQ(count, 1) << what;
-
-  std::vector<int> owners(static_cast<size_t>(p.batch) << p.output_shift());
-  for (int rank = 0; rank < p.cluster(); ++rank) {
-    for (int i = 0; i < p.share(); ++i) {
-      const size_t output = static_cast<size_t>(rank << p.share_shift) + i;
-      if (p.cluster() > 1 && output < owners.size()) ++owners[output];
-    }
-  }
-  if (p.cluster() > 1) {
-    for (int count : owners) ASSERT_EQ(count, 1) << what;
-    EXPECT_EQ(p.grid_x, p.tiles * p.cluster()) << what << ": the exchange serves one tile";
-  }
-  EXPECT_GE(p.grid_y * c.batch, problem.m) << what;
-  if (problem.head) {
-    EXPECT_LE(p.grid_x, kHeadMaxBlocks) << what;
-  }
-}
-
-/// The same for the kernel of one row.
-void check_shared_of_row(const SkinnyPlan& p, const SkinnyProblem& problem, const std::string& what) {
-  const int bytes = static_cast<int>(dtype_bytes(problem.dtype));
-  EXPECT_GE(p.x_stride, p.units * p.unit) << what;
-  EXPECT_GE(p.red_offset, p.x_stride * bytes) << what;
-  EXPECT_GE(p.bias_offset, p.red_offset + (problem.norm ? 4 * problem.k : 0)) << what;
-  EXPECT_GE(p.norm_offset, p.bias_offset + kRowMaxWarps * 8 + 2 * kRowMaxWarps * 2 * 4) << what;
-  EXPECT_GE(p.shared_bytes, p.norm_offset + (problem.norm ? 2 * bytes * problem.k : 0)) << what;
-  for (int offset : {p.red_offset, p.bias_offset, p.norm_offset}) EXPECT_EQ(offset % 16, 0) << what;
-}
-
-/// Regions in shared memory: in order, aligned, large enough, and within the card.
-void check_shared(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
-  const SkinnyPlan p = plan_skinny(c, problem, card);
-  const std::string what = text(c, problem);
-  const int bytes = static_cast<int>(dtype_bytes(problem.dtype));
-  EXPECT_LE(p.shared_bytes, card.shared_bytes) << what;
-  if (c.kind == SkinnyConfig::Kind::kRow) return check_shared_of_row(p, problem, what);
-  const bool mma = c.kind == SkinnyConfig::Kind::kMma;
-  const int staged = problem.norm ? p.units : p.resident ? ceil_div(p.units, p.cluster()) : p.chunk_units;
-  EXPECT_GE(p.x_stride, staged * p.unit) << what;
-  EXPECT_EQ(p.x_stride * bytes / 64 % 2, 1) << what;
-  EXPECT_EQ(p.x_stride * bytes % 64, 0) << what;
-  if (p.resident) {
-    EXPECT_LE(p.chunks, kSkinnyStages) << what;
-  }
-  EXPECT_GE(p.chunks * p.chunk_units, ceil_div(p.units, p.cluster())) << what;
-  if (!mma || problem.norm) {
-    EXPECT_EQ(p.chunks, 1) << what;
-  }
-  EXPECT_GE(p.ring_offset, (p.resident ? 1 : kSkinnyStages) * c.batch * p.x_stride * bytes) << what;
-  const int ring = mma ? kSkinnyWarps * mma_depth(c.rows) * c.rows / 8 * 512 : 0;
-  EXPECT_GE(p.red_offset, p.ring_offset + ring) << what;
-  const int pass_rows = std::min(c.batch, kSkinnyPassRows);
-  EXPECT_GE(p.bias_offset, p.red_offset + 4 * p.warps_k() * pass_rows * p.red_ld) << what;
-  if (problem.norm) {
-    EXPECT_GE(p.bias_offset, p.red_offset + 4 * p.norm_warps * problem.k) << what;
-    EXPECT_GE(p.norm_warps, 1) << what;
-    EXPECT_LE(p.norm_warps, kSkinnyWarps) << what;
-    EXPECT_GE(p.recv_offset, p.norm_offset + 2 * bytes * problem.k) << what;
-  }
-  EXPECT_GE(p.norm_offset, p.bias_offset + 4 * p.tile_rows()) << what;
-  if (p.cluster() > 1) {
-    EXPECT_GE(p.barrier_offset, p.recv_offset + 4 * p.recv_floats()) << what;
-  }
-  EXPECT_GE(p.shared_bytes, p.barrier_offset + (mma ? 8 * (kSkinnyStages + 1) : 0)) << what;
-  for (int offset :
-       {p.ring_offset, p.red_offset, p.bias_offset, p.norm_offset, p.recv_offset, p.barrier_offset}) {
-    EXPECT_EQ(offset % 16, 0) << what;
-  }
-  EXPECT_LE(p.tile_rows(), kSkinnyThreads) << what << ": a thread a row loads the bias";
-}
-
-// A weight skipped or read twice, an output of nobody or two blocks, or overlapping shared memory would be a wrong result.
-TEST(SkinnyPlan, EveryConfigCoversEverySizeOnce) {
-  long plans = 0;
-  for (const SkinnyCard& card : {kH200, kSmall}) {
-    for (DType dtype : {DType::kF32, DType::kBF16}) {
-      for (const auto& [n, k] :
-           std::vector<std::pair<int, int>>{{1, 8}, {7, 24}, {37, 264}, {130, 520}, {300, 2056}}) {
-        for (int m : {1, 3, 8, 13, 33, 64}) {
-          for (const auto& [gated, norm, head] :
-               {std::array{false, false, false}, std::array{true, false, false},
-                std::array{false, true, false}, std::array{false, false, true}}) {
-            const SkinnyProblem problem{
-                .dtype = dtype, .m = m, .n = n, .k = k, .gated = gated, .norm = norm, .head = head};
-            if (norm && !skinny_norm_supports(m, k)) continue;
-            const auto configs = all_configs(problem, card);
-            ASSERT_FALSE(configs.empty()) << text({}, problem);
-            for (const SkinnyConfig& c : configs) {
-              if (c.kind == SkinnyConfig::Kind::kWide) continue;  // wide_map_test.cc
-              check_walk(c, problem, card);
-              check_shared(c, problem, card);
-              ++plans;
-            }
-          }
-        }
-      }
-    }
-  }
-  EXPECT_GT(plans, 1000);
-}
-
-// A size without a config would stop a model from running.
-TEST(SkinnyPlan, EverySupportedSizeHasAConfig) {
-  const std::vector<std::pair<int, int>> sizes = {
-      {1, 8},        {512, 512},   {2048, 512},  {768, 3072},  {1024, 1024},   {3072, 1024}, {1024, 16384},
-      {16384, 1024}, {8192, 2048}, {2048, 8192}, {1000, 1000}, {32000, 32768}, {50265, 768}, {256206, 2048}};
-  for (const SkinnyCard& card : {kH200, kA100}) {
-    for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-      for (const auto& [n, k] : sizes) {
-        for (int m : {1, 2, 3, 4, 5, 8, 12, 16, 31, 32, 47, 64}) {
-          for (const bool norm : {false, true}) {
-            if (norm && !skinny_norm_supports(m, k)) continue;
-            for (const bool head : {false, true}) {
-              for (const bool gated : {false, true}) {
-                if (head && gated) continue;
-                const SkinnyProblem problem{
-                    .dtype = dtype, .m = m, .n = n, .k = k, .gated = gated, .norm = norm, .head = head};
-                ASSERT_TRUE(skinny_supports(dtype, m, n, k));
-                const SkinnyConfig c = choose_skinny(problem, card);
-                EXPECT_EQ(config_problem(c, problem, card), "") << text(c, problem);
-                EXPECT_EQ(c.cluster > 1 && !card.sm90a, false);
-                if (c.kind != SkinnyConfig::Kind::kWide) check_shared(c, problem, card);
-              }
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
-// Rows whose 16-byte pieces met in a bank would halve the rate at which x is read (and the sums are stored).
-TEST(SkinnyPlan, StridesSpreadOverTheBanks) {
-  for (int k : {32, 64, 512, 768, 1000, 1024, 4096}) {
-    for (const SkinnyConfig& c : all_configs({.m = 16, .n = 256, .k = k}, kH200)) {
-      if (c.kind != SkinnyConfig::Kind::kMma) continue;
-      const SkinnyPlan p = plan_skinny(c, {.m = 16, .n = 256, .k = k}, kH200);
-      for (int first = 0; first < 32; first += 8) {  // 8 lanes read 16 bytes each at a time
-        std::set<int> banks;
-        for (int lane = first; lane < first + 8; ++lane) {
-          const int byte = (MmaMap::group(lane) * p.x_stride + MmaMap::load_k(lane)) * 2;
-          for (int i = 0; i < 4; ++i) banks.insert((byte / 4 + i) % 32);
-        }
-        EXPECT_EQ(banks.size(), 32u) << config_text(c) << " k " << k;
-      }
-      for (int first = 0; first < 32; first += 16) {  // 16 lanes store 8 bytes each at a time
-        std::set<int> banks;
-        for (int lane = first; lane < first + 16; ++lane) {
-          const int word = MmaMap::acc_row(lane, 0) * p.red_ld + MmaMap::acc_column(lane, 0);
-          banks.insert({word % 32, (word + 1) % 32});
-        }
-        EXPECT_EQ(banks.size(), 32u) << config_text(c) << " k " << k;
-      }
-    }
-  }
-}
-
-// The reasons must name what is wrong: they reach the user who asked for a config.
-TEST(SkinnyPlan, SaysWhatIsWrongWithAConfig) {
-  const SkinnyProblem problem{.m = 8, .n = 64, .k = 64};
-  SkinnyConfig c{.kind = SkinnyConfig::Kind::kMma,
-                 .rows = 16,
-                 .batch = 8,
-                 .warps_n = 8,
-                 .cluster = 1,
-                 .blocks_per_sm = 2};
-  EXPECT_EQ(config_problem(c, problem, kH200), "");
-  auto with = [&](auto change) {
-    SkinnyConfig other = c;
-    change(other);
-    return config_problem(other, problem, kH200);
-  };
-  EXPECT_NE(with([](auto& o) { o.rows = 12; }), "");
-  EXPECT_NE(with([](auto& o) { o.warps_n = 3; }), "");
-  EXPECT_NE(with([](auto& o) { o.cluster = 16; }), "");
-  EXPECT_NE(with([](auto& o) { o.blocks_per_sm = 0; }), "");
-  c.cluster = 2;
-  EXPECT_EQ(config_problem(c, problem, kH200), "");
-  EXPECT_NE(config_problem(c, problem, kA100), "");
-  EXPECT_NE(config_problem(c, {.m = 8, .n = 64, .k = 64, .head = true}, kH200), "");
-  EXPECT_NE(config_problem(c, {.m = 9, .n = 64, .k = 64}, kH200), "");
-  EXPECT_NE(config_problem(c, {.dtype = DType::kF32, .m = 8, .n = 64, .k = 64}, kH200), "");
-}
-
-// The engine asks before it plans: what is refused here goes to the library.
-TEST(SkinnyShape, SaysWhatItSupports) {
-  EXPECT_TRUE(skinny_supports(DType::kBF16, 64, 50265, 768));
-  EXPECT_FALSE(skinny_supports(DType::kBF16, 65, 1024, 1024));
-  EXPECT_FALSE(skinny_supports(DType::kBF16, 0, 1024, 1024));
-  EXPECT_FALSE(skinny_supports(DType::kBF16, 1, 1024, 1020));
-  EXPECT_FALSE(skinny_supports(DType::kI8, 1, 1024, 1024));
-  EXPECT_FALSE(skinny_supports(DType::kF32, 1, 1024, kSkinnyMaxK + 8));
-  EXPECT_TRUE(norm_prologue_pays(1, 1024));
-  EXPECT_FALSE(norm_prologue_pays(64, 1024));
-  for (int m = 1; m <= kSkinnyMaxRows; ++m) {
-    for (int k = 8; k <= 4096; k += 8) {
-      if (norm_prologue_pays(m, k)) {
-        EXPECT_TRUE(skinny_norm_supports(m, k));
-      }
-    }
-  }
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ struct Shape {
 constexpr Shape kShapes[] = {
     {Kind::kDot, 1, 1, true, false, true, false},         {Kind::kDot, 2, 1, true, true, true, true},
     {Kind::kDot, 2, 2, true, true, true, true},           {Kind::kDot, 2, 4, true, true, true, true},
-    {Kind::kDot, 2, 8, true, false, true, true},          {Kind::kMma, 8, 8, false, true, true, false},
+    {Kind::kDot, 2, 8, true, false, true, true},          {Kind::kMma, 8, 8, false, true, true, false, true},
     {Kind::kMma, 8, 16, false, true, true, false},        {Kind::kMma, 16, 8, false, true, true, true, true},
     {Kind::kMma, 16, 16, false, true, true, true, true},  {Kind::kMma, 16, 32, false, true, true, true, true},
     {Kind::kMma, 16, 64, false, true, true, false, true}, {Kind::kMma, 32, 32, false, true, true, false},
@@ -175,6 +175,8 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
 
   // Staged x: all of a block's slice if that leaves room for the multiprocessor's other blocks, in several chunks when it is
   // large, so that the product starts on the first one; else a ring of chunks.
+  // With codes no room for rows past m: those are read too, but nobody reads what becomes of them.
+  const int staged_rows = format.plain() ? c.batch : p.batch;
   const int slice = ceil_div(p.units, c.cluster);
   const int unit_bytes = p.unit * format.x_bytes;
   auto stride_bytes = [&](int units) { return (units * unit_bytes) | 64; };
@@ -183,9 +185,9 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
   int staged_units = problem.norm ? p.units : slice;
   p.chunk_units = staged_units;
   if (mma && !problem.norm) {
-    p.resident = c.batch * stride_bytes(slice) <= budget;
+    p.resident = staged_rows * stride_bytes(slice) <= budget;
     const int wanted = p.resident ? kChunkBytes : budget / kSkinnyStages;
-    int fits = std::max(1, (wanted / c.batch - 64) / unit_bytes);
+    int fits = std::max(1, (wanted / staged_rows - 64) / unit_bytes);
     if (p.resident) fits = std::max(fits, ceil_div(slice, kSkinnyStages));
     if (fits > p.warps_k()) fits = fits / p.warps_k() * p.warps_k();  // even parts for the warps
     if (p.resident) fits = std::max(fits, ceil_div(slice, kSkinnyStages));
@@ -194,14 +196,17 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
   }
   p.chunks = ceil_div(slice, p.chunk_units);
   p.x_stride = stride_bytes(staged_units) / format.x_bytes;
-  p.buffer_elements = p.resident ? 0 : c.batch * p.x_stride;
-  p.ring_offset = (p.resident ? 1 : kSkinnyStages) * c.batch * p.x_stride * format.x_bytes;
+  p.buffer_elements = p.resident ? 0 : staged_rows * p.x_stride;
+  p.ring_offset = (p.resident ? 1 : kSkinnyStages) * staged_rows * p.x_stride * format.x_bytes;
   p.red_offset = p.ring_offset + ring_bytes;
   p.bias_offset = p.red_offset + red_bytes;
   p.norm_offset = p.bias_offset + bias_bytes;
   p.recv_offset = p.norm_offset + norm_bytes;
   p.barrier_offset = p.recv_offset + recv_bytes;
   p.shared_bytes = p.barrier_offset + barrier_bytes;
+  const int rows_read =
+      ((p.resident ? 0 : kSkinnyStages - 1) * staged_rows + c.batch) * p.x_stride * format.x_bytes;
+  if (mma) p.shared_bytes = std::max(p.shared_bytes, rows_read);
   return p;
 }
 
@@ -280,7 +285,7 @@ double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   const double port = per_sm * (w_block + x_block) / kPort;
   // Blocks of a multiprocessor at a time; they hide each other's waits.
   const double resident =
-      std::min(card.shared_bytes / (p.shared_bytes + 1024), blocks_by_registers(c, format));
+      std::clamp(card.shared_bytes / (p.shared_bytes + 1024), 1, blocks_by_registers(c, format));
   const double shared_by = std::min(resident, per_sm);
   const double waits =
       per_sm * kBlock_us + (std::ceil(per_sm / resident) - 1) * kWave_us +

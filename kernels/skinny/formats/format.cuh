@@ -21,27 +21,16 @@ namespace tandem::kernels {
 /// Elements of T, multiplied as they are.
 template <typename Element>
 struct PlainFormat {
-  using T = Element;       // of activations, bias and y
-  using X = Element;       // of staged x
-  using Stored = Element;  // what pointers to weights count
-  using Acc = float;
+  using T = Element;                      // of activations, bias and y
+  using X = Element;                      // of staged x
+  using Stored = Element;                 // what pointers to weights count
   static constexpr int kStoredShift = 0;  // log2 of the elements of a Stored
   static constexpr int kElements = kVec<Element>;
   static constexpr int kPieces = 1;
-  static constexpr int kParts = 1;
   static constexpr bool kPlain = true;
   static constexpr bool kRowScales = false;
   static constexpr bool kGroupScales = false;
   static constexpr bool kQuantises = false;
-
-  __device__ static void unpack(const uint32_t (&stored)[4], uint32_t (&words)[4]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = stored[i];
-  }
-  __device__ static void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                  uint32_t b0, uint32_t b1) {
-    mma_16816<T>(c, a0, a1, a2, a3, b0, b1);
-  }
 };
 
 __device__ inline uint32_t subtract_bf16x2(uint32_t a, uint32_t b) {

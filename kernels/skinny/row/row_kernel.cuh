@@ -254,31 +254,25 @@ requires(!Format::kPlain) struct RowCore<Format> {
 #pragma unroll
     for (int u = 0; u < kRowUnits; ++u) {
       if (u >= units) break;
-      Acc c[2][4] = {};
+      Acc c[4] = {};
 #pragma unroll
       for (int part = 0; part < Format::kParts; ++part) {
-        uint32_t xw[4 * kPartPieces];
+        uint32_t first[4 * kPartPieces];
+        uint32_t second[4 * kPartPieces];
+        Format::unpack(stored_part<Format>(w[0][u], part).words, first);
+        Format::unpack(stored_part<Format>(w[1][u], part).words, second);
 #pragma unroll
-        for (int i = 0; i < kPartPieces; ++i) {
-          const uint4 raw =
-              *reinterpret_cast<const uint4*>(x + u * kUnit + (part * kPartPieces + i) * kWarp * kPiece);
-          xw[4 * i] = raw.x;
-          xw[4 * i + 1] = raw.y;
-          xw[4 * i + 2] = raw.z;
-          xw[4 * i + 3] = raw.w;
-        }
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          uint32_t ww[4 * kPartPieces];
-          Format::unpack(stored_part<Format>(w[j][u], part).words, ww);
-#pragma unroll
-          for (int i = 0; i < 4 * kPartPieces; i += 2)
-            Format::multiply(c[j], xw[i], 0, xw[i + 1], 0, ww[i], ww[i + 1]);
+        for (int piece = 0; piece < kPartPieces; ++piece) {
+          const X* from = x + u * kUnit + (part * kPartPieces + piece) * kWarp * kPiece;
+          const uint4 xw = *reinterpret_cast<const uint4*>(from);
+          const int i = 4 * piece;
+          Format::multiply(c, first[i], second[i], first[i + 1], second[i + 1], xw.x, xw.y);
+          Format::multiply(c, first[i + 2], second[i + 2], first[i + 3], second[i + 3], xw.z, xw.w);
         }
       }
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const Acc own = DiagonalMap::index(lane) != 0 ? c[j][1] : c[j][0];
+        const Acc own = DiagonalMap::index(lane) != 0 ? c[2 * j + 1] : c[2 * j];
         const float part = DiagonalMap::holds(lane) ? static_cast<float>(own) : 0.0f;
         if constexpr (Format::kGroupScales) {
           sum[j] = fmaf(part, scales[j][u], sum[j]);
@@ -363,9 +357,13 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
           const auto* scales = static_cast<const __nv_bfloat16*>(a.scales) +
                                static_cast<int64_t>(weights_row) * ceil_div(p.k, kScaleGroup) +
                                k0 / kScaleGroup;
+          // The lane that holds a short last group's sum may be past k itself.
+          const int group_left = left + MmaMap::thread(lane) * kV;
 #pragma unroll
-          for (int u = 0; u < kRowUnits; ++u)
-            core.scales[j][u] = u * kUnit < left ? to_float(__ldg(scales + u * (kUnit / kScaleGroup))) : 0.0f;
+          for (int u = 0; u < kRowUnits; ++u) {
+            core.scales[j][u] =
+                u * kUnit < group_left ? to_float(__ldg(scales + u * (kUnit / kScaleGroup))) : 0.0f;
+          }
         }
       }
       const int column = column_of(next);

@@ -1,4 +1,4 @@
-// The two ways to multiply: which weights a warp takes, and what it does with them.
+// The two ways to multiply weights as they are (codes: codes_core.cuh): which weights a warp takes, and what it does with them.
 //
 // A core says how many 16-byte loads of weights a lane needs for one unit of k (kLoads), which rows and which k those are,
 // how many units a warp keeps in flight (kDepth), and how the sums leave the registers.
@@ -85,56 +85,55 @@ struct DotCore {
 
 /// Tensor cores. A warp owns kRows weight rows, kRows / 8 tiles of the n8 operand; the rows of x are the m16 operand, of
 /// which the lower half is zero when kBatch is 8.
-template <class StreamFormat, int kRows, int kBatch>
+template <typename Element, int kRows, int kBatch>
 struct MmaCore {
-  using Format = StreamFormat;
-  using T = typename Format::T;
-  using X = typename Format::X;
-  using Acc = typename Format::Acc;
+  using Format = PlainFormat<Element>;
+  using T = Element;
+  using X = Element;
   static_assert(sizeof(T) == 2);
   static constexpr int kLoads = kRows / 8;
   static constexpr int kRowsPerWarp = kRows;
   static constexpr int kPasses = ceil_div(kBatch, kSkinnyPassRows);
   static constexpr int kPassRows = kBatch < kSkinnyPassRows ? kBatch : kSkinnyPassRows;
-  static constexpr int kUnit = MmaMap::kLanes * Format::kElements;
+  static constexpr int kUnit = MmaMap::kUnit;
   static constexpr int kDepth = mma_depth(kRows);
-  static constexpr int kMinBlocks = mma_blocks(kRows, kBatch, Format::kPieces);
+  static constexpr int kMinBlocks = mma_blocks(kRows, kBatch, 1);  // resident on a multiprocessor
   static constexpr bool kOneChunk = false;
 
-  Acc acc[kPasses][kLoads][4];
+  float acc[kPasses][kLoads][4];
 
   __device__ static int local_row(int lane, int load) { return 8 * load + MmaMap::group(lane); }
-  __device__ static int lane_k(int lane) { return MmaMap::load_k(lane, Format::kElements); }
+  __device__ static int lane_k(int lane) { return MmaMap::load_k(lane); }
 
   __device__ void clear() {
 #pragma unroll
-    for (int i = 0; i < kPasses; ++i) clear(acc[i]);
+    for (int i = 0; i < kPasses; ++i) {
+#pragma unroll
+      for (int j = 0; j < kLoads; ++j) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) acc[i][j][r] = 0.0f;
+      }
+    }
   }
 
-  __device__ void consume(const uint4 (&w)[kLoads], const X* x, int x_stride, int lane) {
-    static_assert(Format::kParts == 1);
-    Words ww;
-    unpack(w, 0, ww);
+  __device__ void consume(const uint4 (&w)[kLoads], const T* x, int x_stride, int lane) {
+    const T* mine = x + MmaMap::group(lane) * x_stride + lane_k(lane);
 #pragma unroll
-    for (int i = 0; i < kPasses; ++i) multiply_pass(acc[i], ww, x, x_stride, lane, 16 * i);
-  }
-
-  /// The same where a unit of k has a scale of its own: scale[j][i] is that of the weight row of accumulators i and i + 2.
-  __device__ void consume(const uint4 (&w)[kLoads], const X* x, int x_stride, int lane,
-                          const float (&scale)[kLoads][2]) {
-#pragma unroll 1
-    for (int part = 0; part < Format::kParts; ++part, x += kPartPieces * MmaMap::kLanes * kVec<X>) {
-      Words ww;
-      unpack(w, part, ww);
+    for (int i = 0; i < kPasses; ++i) {
+      // Rows at and past m hold whatever shared memory held: rows of the product that nobody reads.
+      const uint4 top = *reinterpret_cast<const uint4*>(mine + 16 * i * x_stride);
+      const uint4 low = kBatch == 8 ? make_uint4(0, 0, 0, 0)
+                                    : *reinterpret_cast<const uint4*>(mine + (16 * i + 8) * x_stride);
+      const uint32_t tw[4] = {top.x, top.y, top.z, top.w};
+      const uint32_t lw[4] = {low.x, low.y, low.z, low.w};
 #pragma unroll
-      for (int i = 0; i < kPasses; ++i) {
-        Acc sums[kLoads][4];
-        clear(sums);
-        multiply_pass(sums, ww, x, x_stride, lane, 16 * i);
+      for (int step = 0; step < 2; ++step) {
+        constexpr auto word = MmaMap::word;
 #pragma unroll
         for (int j = 0; j < kLoads; ++j) {
-#pragma unroll
-          for (int r = 0; r < 4; ++r) acc[i][j][r] = fmaf(sums[j][r], scale[j][r & 1], acc[i][j][r]);
+          const uint32_t ww[4] = {w[j].x, w[j].y, w[j].z, w[j].w};
+          mma_16816<T>(acc[i][j], tw[word(step, 0)], lw[word(step, 0)], tw[word(step, 1)], lw[word(step, 1)],
+                       ww[word(step, 0)], ww[word(step, 1)]);
         }
       }
     }
@@ -149,51 +148,8 @@ struct MmaCore {
       for (int j = 0; j < kLoads; ++j) {
         const int b = MmaMap::acc_row(lane, 2 * half);
         const int row = first_row + 8 * j + MmaMap::acc_column(lane, 0);
-        *reinterpret_cast<float2*>(red + b * ld + row) = make_float2(
-            static_cast<float>(acc[kPass][j][2 * half]), static_cast<float>(acc[kPass][j][2 * half + 1]));
-      }
-    }
-  }
-
- private:
-  __device__ static void clear(Acc (&sums)[kLoads][4]) {
-#pragma unroll
-    for (int j = 0; j < kLoads; ++j) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) sums[j][r] = 0;
-    }
-  }
-
-  static constexpr int kPartPieces = Format::kPieces / Format::kParts;
-  using Words = uint32_t[kLoads][4 * kPartPieces];
-
-  __device__ static void unpack(const uint4 (&w)[kLoads], int part, Words& ww) {
-#pragma unroll
-    for (int j = 0; j < kLoads; ++j) Format::unpack(stored_part<Format>(w[j], part).words, ww[j]);
-  }
-
-  /// Adds the products of a part of a unit of k with rows [row, row + 16) of x.
-  __device__ static void multiply_pass(Acc (&sums)[kLoads][4], const Words& ww, const X* x, int x_stride,
-                                       int lane, int row) {
-    const X* mine = x + MmaMap::group(lane) * x_stride + MmaMap::thread(lane) * kVec<X>;
-#pragma unroll
-    for (int piece = 0; piece < kPartPieces; ++piece) {
-      // Rows at and past m hold whatever shared memory held: rows of the product that nobody reads.
-      const X* at = mine + row * x_stride + piece * MmaMap::kLanes * kVec<X>;
-      const uint4 top = *reinterpret_cast<const uint4*>(at);
-      const uint4 low =
-          kBatch == 8 ? make_uint4(0, 0, 0, 0) : *reinterpret_cast<const uint4*>(at + 8 * x_stride);
-      const uint32_t tw[4] = {top.x, top.y, top.z, top.w};
-      const uint32_t lw[4] = {low.x, low.y, low.z, low.w};
-#pragma unroll
-      for (int step = 0; step < 2; ++step) {
-        constexpr auto word = MmaMap::word;
-#pragma unroll
-        for (int j = 0; j < kLoads; ++j) {
-          Format::multiply(sums[j], tw[word(step, 0)], lw[word(step, 0)], tw[word(step, 1)],
-                           lw[word(step, 1)], ww[j][4 * piece + word(step, 0)],
-                           ww[j][4 * piece + word(step, 1)]);
-        }
+        *reinterpret_cast<float2*>(red + b * ld + row) =
+            make_float2(acc[kPass][j][2 * half], acc[kPass][j][2 * half + 1]);
       }
     }
   }

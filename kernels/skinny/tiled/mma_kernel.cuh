@@ -173,19 +173,18 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
         uint4 w[Core::kLoads];
 #pragma unroll
         for (int r = 0; r < Core::kLoads; ++r) w[r] = ring[(slot * Core::kLoads + r) * kWarp];
-        if constexpr (Format::kGroupScales) {
-          const uint32_t both = scale_ring[slot * kWarp];  // of lanes that copy none: not used
-          const float own = __uint_as_float((scales + unit) % 2 != 0 ? both & 0xffff0000u : both << 16);
-          float scale[Core::kLoads][2];
+        if constexpr (Format::kPlain) {
+          core.consume(w, x, p.x_stride, at.lane);
+        } else {
+          float scale[Core::kLoads] = {};
+          if constexpr (Format::kGroupScales) {
+            const uint32_t both = scale_ring[slot * kWarp];  // of lanes that copy none: not used
+            const float own = __uint_as_float((scales + unit) % 2 != 0 ? both & 0xffff0000u : both << 16);
 #pragma unroll
-          for (int r = 0; r < Core::kLoads; ++r) {
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-              scale[r][i] = __shfl_sync(0xffffffffu, own, 8 * r + MmaMap::acc_column(at.lane, i));
+            for (int r = 0; r < Core::kLoads; ++r)
+              scale[r] = __shfl_sync(0xffffffffu, own, Core::local_row(at.lane, r));
           }
           core.consume(w, x, p.x_stride, at.lane, scale);
-        } else {
-          core.consume(w, x, p.x_stride, at.lane);
         }
         produce();
         if (++slot == Core::kDepth) slot = 0;
