@@ -245,8 +245,7 @@ __device__ inline void store_rows(const DecodeArgs& a, const DecodeTask& t, cons
       T* to = output<T>(a, t, row) + S::result_element(lane, jj, 0);
       *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
     }
-    if (a.out_max == nullptr) continue;
-      // Lanes with the same remainder by 4 share the row.
+    if (a.out_max == nullptr) continue;  // below, lanes with the same remainder by 4 share the row
 #pragma unroll
     for (int m = 4; m < kWarp; m <<= 1) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, m));
     if (lane < 4 && row < t.rows) raise_row_max(a.out_max + t.first_row + row, largest);
