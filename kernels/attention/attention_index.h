@@ -178,12 +178,13 @@ struct DecodeGrid {
 // permutations below make every load 16 contiguous bytes (8 elements, one chunk).
 
 /// Scores: operand B, key 8 * tile + key_of(lane), chunk step. One chunk feeds two k16 steps: elements 0-3, then 4-7.
-/// Operand A (the queries) is row key_of(lane), the same chunk.
+/// Operand A (the queries) is row key_of(lane), the same chunk. `pairs`: chunks of steps 2 i and 2 i + 1 are neighbours, so
+/// that one load brings both; here and for values.
 TANDEM_HD constexpr int score_fragment_key(int lane) {
   return lane >> 2;
 }
-TANDEM_HD constexpr int score_fragment_chunk(int lane, int step) {
-  return 4 * step + (lane & 3);
+TANDEM_HD constexpr int score_fragment_chunk(int lane, int step, bool pairs = false) {
+  return pairs ? 8 * (step >> 1) + 2 * (lane & 3) + (step & 1) : 4 * step + (lane & 3);
 }
 /// Result of scores tile: this lane's two columns are keys 8 * tile + score_column(lane) and the next.
 TANDEM_HD constexpr int score_column(int lane) {
@@ -196,13 +197,13 @@ TANDEM_HD constexpr int value_fragment_key(int lane, int which) {
   return 2 * (lane & 3) + (which & 1) + 8 * (which >> 1);
 }
 /// Chunk of those keys for 64-element block `block`; product i of the block takes elements 2 i and 2 i + 1 of every chunk.
-TANDEM_HD constexpr int value_fragment_chunk(int lane, int block) {
-  return 8 * block + (lane >> 2);
+TANDEM_HD constexpr int value_fragment_chunk(int lane, int block, bool pairs = false) {
+  return pairs ? 2 * (lane >> 2) + block : 8 * block + (lane >> 2);
 }
 /// Result of product i: accumulators 0, 1 are this element for query rows score_column(lane) and the next; 2, 3 are the
 /// element after it.
-TANDEM_HD constexpr int value_result_element(int lane, int block, int i) {
-  return 64 * block + 8 * (lane >> 2) + 2 * i;
+TANDEM_HD constexpr int value_result_element(int lane, int block, int i, bool pairs = false) {
+  return 8 * value_fragment_chunk(lane, block, pairs) + 2 * i;
 }
 
 }  // namespace tandem::kernels

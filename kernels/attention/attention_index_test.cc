@@ -227,7 +227,8 @@ std::array<std::array<int, 4>, 32> emulate_mma(const Fragments& a,
 TEST(DecodeFragments, ScoresAreDotProducts) {
   std::mt19937_64 random(test_seed());
   const auto draw = [&] { return static_cast<int>(random() % 19) - 9; };
-  for (const int dim : {32, 64, 128}) {
+  for (const auto& [dim, pairs] :
+       {std::pair{32, false}, {64, false}, {128, false}, {64, true}, {128, true}}) {
     std::vector<std::vector<int>> q(8, std::vector<int>(dim));
     std::vector<std::vector<int>> k(8, std::vector<int>(dim));
     for (auto& row : q) std::generate(row.begin(), row.end(), draw);
@@ -239,7 +240,7 @@ TEST(DecodeFragments, ScoresAreDotProducts) {
         std::array<std::array<int, 4>, 32> b{};
         for (int lane = 0; lane < 32; ++lane) {
           const int row = score_fragment_key(lane);
-          const int at = 8 * score_fragment_chunk(lane, step) + 4 * part;
+          const int at = 8 * score_fragment_chunk(lane, step, pairs) + 4 * part;
           for (int h = 0; h < 2; ++h) {
             a[lane][0 + h] = q[row][at + h];      // a0
             a[lane][4 + h] = q[row][at + 2 + h];  // a2
@@ -271,62 +272,68 @@ TEST(DecodeFragments, WeightedSumsAreWeightedSums) {
   int v[16][128];
   for (auto& row : p) std::generate(std::begin(row), std::end(row), draw);
   for (auto& row : v) std::generate(std::begin(row), std::end(row), draw);
-  std::set<std::pair<int, int>> produced;
-  for (int block = 0; block < 2; ++block) {
-    for (int i = 0; i < 4; ++i) {
-      Fragments a{};
-      std::array<std::array<int, 4>, 32> b{};
-      for (int lane = 0; lane < 32; ++lane) {
-        const int at = 8 * value_fragment_chunk(lane, block) + 2 * i;
-        const int keys[4] = {value_fragment_key(lane, 0), value_fragment_key(lane, 1),
-                             value_fragment_key(lane, 2), value_fragment_key(lane, 3)};
-        for (int h = 0; h < 2; ++h) {
-          a[lane][0 + h] = v[keys[h]][at];      // low halves of two keys
-          a[lane][2 + h] = v[keys[h]][at + 1];  // high halves
-          a[lane][4 + h] = v[keys[2 + h]][at];
-          a[lane][6 + h] = v[keys[2 + h]][at + 1];
-          b[lane][0 + h] = p[lane / 4][score_column(lane) + h];      // scores tile 0 as it came out
-          b[lane][2 + h] = p[lane / 4][8 + score_column(lane) + h];  // scores tile 1
+  for (const bool pairs : {false, true}) {
+    std::set<std::pair<int, int>> produced;
+    for (int block = 0; block < 2; ++block) {
+      for (int i = 0; i < 4; ++i) {
+        Fragments a{};
+        std::array<std::array<int, 4>, 32> b{};
+        for (int lane = 0; lane < 32; ++lane) {
+          const int at = 8 * value_fragment_chunk(lane, block, pairs) + 2 * i;
+          const int keys[4] = {value_fragment_key(lane, 0), value_fragment_key(lane, 1),
+                               value_fragment_key(lane, 2), value_fragment_key(lane, 3)};
+          for (int h = 0; h < 2; ++h) {
+            a[lane][0 + h] = v[keys[h]][at];      // low halves of two keys
+            a[lane][2 + h] = v[keys[h]][at + 1];  // high halves
+            a[lane][4 + h] = v[keys[2 + h]][at];
+            a[lane][6 + h] = v[keys[2 + h]][at + 1];
+            b[lane][0 + h] = p[lane / 4][score_column(lane) + h];      // scores tile 0 as it came out
+            b[lane][2 + h] = p[lane / 4][8 + score_column(lane) + h];  // scores tile 1
+          }
         }
-      }
-      const auto c = emulate_mma(a, b);
-      for (int lane = 0; lane < 32; ++lane) {
-        for (int e = 0; e < 4; ++e) {
-          const int row = score_column(lane) + e % 2;
-          const int element = value_result_element(lane, block, i) + e / 2;
-          int want = 0;
-          for (int key = 0; key < 16; ++key) want += p[row][key] * v[key][element];
-          ASSERT_EQ(c[lane][e], want) << "lane " << lane << " product " << i;
-          produced.insert({row, element});
+        const auto c = emulate_mma(a, b);
+        for (int lane = 0; lane < 32; ++lane) {
+          for (int e = 0; e < 4; ++e) {
+            const int row = score_column(lane) + e % 2;
+            const int element = value_result_element(lane, block, i, pairs) + e / 2;
+            int want = 0;
+            for (int key = 0; key < 16; ++key) want += p[row][key] * v[key][element];
+            ASSERT_EQ(c[lane][e], want) << "lane " << lane << " product " << i;
+            produced.insert({row, element});
+          }
         }
       }
     }
+    ASSERT_EQ(produced.size(), 8u * 128u);
   }
-  ASSERT_EQ(produced.size(), 8u * 128u);
 }
 
 // The new token's chunks are written by the lanes that hold them: a chunk nobody holds stays stale in the cache.
 TEST(DecodeFragments, EveryChunkIsLoadedOnce) {
-  std::set<std::pair<int, int>> keys;
-  for (int u = 0; u < 2; ++u) {
+  for (const bool pairs : {false, true}) {
+    std::set<std::pair<int, int>> keys;
+    for (int u = 0; u < 2; ++u) {
+      for (int lane = 0; lane < 32; ++lane) {
+        for (int step = 0; step < 4; ++step) {
+          ASSERT_TRUE(keys.insert({8 * u + score_fragment_key(lane), score_fragment_chunk(lane, step, pairs)})
+                          .second);
+        }
+      }
+    }
+    EXPECT_EQ(keys.size(), 16u * 16u);
+    std::set<std::pair<int, int>> values;
     for (int lane = 0; lane < 32; ++lane) {
-      for (int step = 0; step < 4; ++step) {
-        ASSERT_TRUE(keys.insert({8 * u + score_fragment_key(lane), score_fragment_chunk(lane, step)}).second);
+      for (int which = 0; which < 4; ++which) {
+        for (int block = 0; block < 2; ++block) {
+          ASSERT_TRUE(
+              values.insert({value_fragment_key(lane, which), value_fragment_chunk(lane, block, pairs)})
+                  .second);
+        }
       }
     }
+    EXPECT_EQ(values.size(), 16u * 16u);
+    EXPECT_EQ(keys, values);
   }
-  EXPECT_EQ(keys.size(), 16u * 16u);
-  std::set<std::pair<int, int>> values;
-  for (int lane = 0; lane < 32; ++lane) {
-    for (int which = 0; which < 4; ++which) {
-      for (int block = 0; block < 2; ++block) {
-        ASSERT_TRUE(
-            values.insert({value_fragment_key(lane, which), value_fragment_chunk(lane, block)}).second);
-      }
-    }
-  }
-  EXPECT_EQ(values.size(), 16u * 16u);
-  EXPECT_EQ(keys, values);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <exception>
 #include <functional>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,7 @@
 #include "kernels/attention/relative_bias.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
+#include "kernels/quantise/quantise.h"
 
 namespace tandem::kernels {
 namespace {
@@ -54,6 +56,60 @@ std::vector<float> fetch(const DeviceBuffer& from, int64_t at, int rows, int col
   std::vector<float> v(raw.size());
   std::transform(raw.begin(), raw.end(), v.begin(), bf16_to_float);
   return v;
+}
+
+/// Keys and values as a kernel reads them, and as bf16 for the check.
+struct KvBuffer {
+  DeviceBuffer values;  ///< bf16; of codes those times their scales
+  DeviceBuffer codes;   ///< none: the kernel reads `values`
+  /// [layers, heads, tokens] where a layer is [tokens, heads, dim]; [layers, 1, rows] where it is [rows, dim]
+  DeviceBuffer scales;
+
+  const char* data() const { return (codes.bytes() != 0 ? codes : values).data<char>(); }
+  const float* layer_scales(int64_t first) const {
+    return scales.bytes() != 0 ? scales.data<float>() + first : nullptr;
+  }
+};
+
+/// Random bf16, quantised where `kv` says so. A layer is [tokens, heads, dim].
+KvBuffer random_kv(std::optional<DType> kv, int layers, int64_t tokens, int heads, int dim, uint64_t key) {
+  KvBuffer b;
+  const int64_t layer = tokens * heads * dim;
+  b.values = random_bf16(layers * layer, key);
+  if (!kv) return b;
+  b.codes = DeviceBuffer(layers * layer);
+  b.scales = DeviceBuffer(tensor_bytes(DType::kF32, layers * tokens * heads));
+  const DeviceBuffer in_order(b.scales.bytes());
+  for (int l = 0; l < layers; ++l) {
+    QuantiseRowsParams p{.code_dtype = *kv,
+                         .rows = tokens,
+                         .cols = static_cast<int64_t>(heads) * dim,
+                         .group = dim,
+                         .x = b.values.data<uint16_t>() + l * layer,
+                         .codes = b.codes.data<char>() + l * layer,
+                         .scales = in_order.data<float>() + l * tokens * heads};
+    launch_quantise_rows(p, nullptr);
+    p.scales = b.scales.data<float>() + l * tokens * heads;
+    p.scale_stride = 1;
+    p.scale_group_stride = tokens;
+    launch_quantise_rows(p, nullptr);
+  }
+  launch_dequantise({.code_dtype = *kv,
+                     .rows = layers * tokens * heads,
+                     .cols = dim,
+                     .codes = b.codes.data(),
+                     .scales = in_order.data(),
+                     .y = b.values.data()},
+                    nullptr);
+  TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+  return b;
+}
+
+double kv_bytes(std::optional<DType> kv, int64_t elements, int dim) {
+  return kv ? static_cast<double>(elements) * (1 + 4.0 / dim) : 2.0 * static_cast<double>(elements);
+}
+std::string kv_name(std::optional<DType> kv) {
+  return kv ? " kv " + std::string(dtype_name(*kv)) : "";
 }
 
 struct Sample {
@@ -155,30 +211,35 @@ int layer_count(double layer_bytes) {
 }
 
 void bench_self(Bench& bench, int batch, int heads, int dim, int length, int workers, bool bias,
-                Overlap overlap) {
+                Overlap overlap, std::optional<DType> kv = {}) {
   const std::string name = "self b" + std::to_string(batch) + " h" + std::to_string(heads) + " d" +
                            std::to_string(dim) + " len" + std::to_string(length) + (bias ? " bias" : "") +
-                           " workers" + std::to_string(workers) + " " + overlap_name(overlap);
+                           " workers" + std::to_string(workers) + " " + overlap_name(overlap) + kv_name(kv);
   if (!bench.wanted(name)) return;
   const int inner = heads * dim;
   const int64_t cache = static_cast<int64_t>(batch) * inner * length;
-  const double bytes = 4.0 * cache;
+  const int64_t element_bytes = kv ? 1 : 2;
+  const double bytes = kv_bytes(kv, 2 * cache, dim);
   const int layers = layer_count(bytes);
   const DeviceBuffer qkv = random_bf16(static_cast<int64_t>(batch) * 3 * inner, stream_key(2, "qkv"));
-  const DeviceBuffer k = random_bf16(layers * cache, stream_key(2, "k"));
-  const DeviceBuffer v = random_bf16(layers * cache, stream_key(2, "v"));
+  const KvBuffer k = random_kv(kv, layers, cache / dim, 1, dim, stream_key(2, "k"));
+  const KvBuffer v = random_kv(kv, layers, cache / dim, 1, dim, stream_key(2, "v"));
   const DeviceBuffer out(static_cast<int64_t>(layers) * batch * inner * 2);
   const DeviceBuffer position = DeviceBuffer::of(std::vector<int32_t>{length - 1});
   const DeviceBuffer distance = bias ? bench.distance_bias(heads, false) : DeviceBuffer();
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   const auto work = [&](cudaStream_t stream) {
     for (int layer = 0; layer < layers; ++layer) {
-      launch_decode_self_attention({.q = qkv.data(),
+      const int64_t scales = layer * cache / dim;
+      launch_decode_self_attention({.kv_dtype = kv,
+                                    .q = qkv.data(),
                                     .k = qkv.data<uint16_t>() + inner,
                                     .v = qkv.data<uint16_t>() + 2 * inner,
                                     .qkv_stride = 3 * inner,
-                                    .k_cache = k.data<uint16_t>() + layer * cache,
-                                    .v_cache = v.data<uint16_t>() + layer * cache,
+                                    .k_cache = const_cast<char*>(k.data()) + layer * cache * element_bytes,
+                                    .v_cache = const_cast<char*>(v.data()) + layer * cache * element_bytes,
+                                    .k_scales = const_cast<float*>(k.layer_scales(scales)),
+                                    .v_scales = const_cast<float*>(v.layer_scales(scales)),
                                     .out = out.data<uint16_t>() + static_cast<int64_t>(layer) * batch * inner,
                                     .out_stride = inner,
                                     .position = position.data<int32_t>(),
@@ -204,10 +265,15 @@ void bench_self(Bench& bench, int batch, int heads, int dim, int length, int wor
     const int layer = static_cast<int>(uniform_below(3, 3 * i + 2, layers));
     const int64_t at = layer * cache + (static_cast<int64_t>(row) * heads + head) * length * dim;
     Sample s{.q = fetch(qkv, static_cast<int64_t>(row) * 3 * inner + head * dim, 1, dim, dim),
-             .k = fetch(k, at, length, dim, dim),
-             .v = fetch(v, at, length, dim, dim),
+             .k = fetch(k.values, at, length, dim, dim),
+             .v = fetch(v.values, at, length, dim, dim),
              .out = fetch(out, (static_cast<int64_t>(layer) * batch + row) * inner + head * dim, 1, dim, dim),
              .bias = {}};
+    if (kv) {  // the new token's, not quantised here
+      const int64_t from = static_cast<int64_t>(row) * 3 * inner + inner + head * dim;
+      std::ranges::copy(fetch(qkv, from, 1, dim, dim), s.k.end() - dim);
+      std::ranges::copy(fetch(qkv, from + inner, 1, dim, dim), s.v.end() - dim);
+    }
     if (bias) {
       const std::vector<float> all = distance.to_host<float>();
       for (int j = 0; j < length; ++j) {
@@ -221,19 +287,21 @@ void bench_self(Bench& bench, int batch, int heads, int dim, int length, int wor
 }
 
 void bench_cross(Bench& bench, int sources, int beams, int heads, int dim, int length, int workers,
-                 bool head_major, Overlap overlap) {
+                 bool head_major, Overlap overlap, std::optional<DType> kv_type = {}) {
   const std::string name = "cross b" + std::to_string(sources) + " beams" + std::to_string(beams) + " h" +
                            std::to_string(heads) + " d" + std::to_string(dim) + " src" +
                            std::to_string(length) + (head_major ? " head-major" : " token-major") +
-                           " workers" + std::to_string(workers) + " " + overlap_name(overlap);
+                           " workers" + std::to_string(workers) + " " + overlap_name(overlap) +
+                           kv_name(kv_type);
   if (!bench.wanted(name)) return;
   const int inner = heads * dim;
   const int rows = sources * beams;
+  const int64_t element_bytes = kv_type ? 1 : 2;
   const int64_t tokens = static_cast<int64_t>(sources) * length;
-  const double bytes = 4.0 * tokens * inner;
+  const double bytes = kv_bytes(kv_type, 2 * tokens * inner, dim);
   const int layers = layer_count(bytes);
   const DeviceBuffer q = random_bf16(static_cast<int64_t>(rows) * inner, stream_key(4, "q"));
-  const DeviceBuffer kv = random_bf16(layers * tokens * 2 * inner, stream_key(4, "kv"));
+  const KvBuffer kv = random_kv(kv_type, layers, tokens, 2 * heads, dim, stream_key(4, "kv"));
   const DeviceBuffer out(static_cast<int64_t>(layers) * rows * inner * 2);
   std::vector<int32_t> offsets(sources + 1);
   for (int s = 0; s <= sources; ++s) offsets[s] = s * length;
@@ -244,13 +312,19 @@ void bench_cross(Bench& bench, int sources, int beams, int heads, int dim, int l
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   const auto work = [&](cudaStream_t stream) {
     for (int layer = 0; layer < layers; ++layer) {
-      const uint16_t* k = kv.data<uint16_t>() + layer * tokens * 2 * inner;
-      launch_decode_cross_attention({.q = q.data(),
+      const char* k = kv.data() + layer * tokens * 2 * inner * element_bytes;
+      const float* scales = kv.layer_scales(layer * tokens * 2 * heads);
+      launch_decode_cross_attention({.kv_dtype = kv_type,
+                                     .q = q.data(),
                                      .q_stride = inner,
                                      .k = k,
-                                     .v = k + v_at,
+                                     .v = k + v_at * element_bytes,
                                      .token_stride = token_stride,
                                      .head_stride = head_stride,
+                                     .k_scales = scales,
+                                     .v_scales = kv_type ? scales + heads * tokens : nullptr,
+                                     .scale_token_stride = 1,
+                                     .scale_head_stride = tokens,
                                      .offsets = device_offsets.data<int32_t>(),
                                      .out = out.data<uint16_t>() + static_cast<int64_t>(layer) * rows * inner,
                                      .out_stride = inner,
@@ -277,8 +351,8 @@ void bench_cross(Bench& bench, int sources, int beams, int heads, int dim, int l
                        static_cast<int64_t>(row / beams) * length * token_stride + head * head_stride;
     check.add(
         {.q = fetch(q, static_cast<int64_t>(row) * inner + head * dim, 1, dim, dim),
-         .k = fetch(kv, at, length, dim, token_stride),
-         .v = fetch(kv, at + v_at, length, dim, token_stride),
+         .k = fetch(kv.values, at, length, dim, token_stride),
+         .v = fetch(kv.values, at + v_at, length, dim, token_stride),
          .out = fetch(out, (static_cast<int64_t>(layer) * rows + row) * inner + head * dim, 1, dim, dim),
          .bias = {}},
         scale);
@@ -386,6 +460,17 @@ void run(Bench& bench) {
     bench_cross(bench, 64, 4, 16, 64, 512, 0, head_major, Overlap::kReady);
     bench_cross(bench, 64, 8, 16, 64, 512, 0, head_major, Overlap::kReady);
     bench_cross(bench, 8, 4, 16, 64, 128, 0, head_major, Overlap::kReady);
+  }
+  for (const std::optional<DType> kv :
+       {std::optional<DType>(), std::optional(DType::kF8), std::optional(DType::kI8)}) {
+    for (const int batch : {1, 8, 64}) {
+      for (const int length : {128, 512}) {
+        for (const auto& [heads, dim] : {std::pair{16, 64}, {32, 128}}) {
+          bench_self(bench, batch, heads, dim, length, 0, false, Overlap::kReady, kv);
+          bench_cross(bench, batch, 1, heads, dim, length, 0, false, Overlap::kReady, kv);
+        }
+      }
+    }
   }
   for (const bool bias : {false, true}) {
     bench_encoder(bench, 8, 16, 64, 512, bias, false);

@@ -242,11 +242,10 @@ __device__ inline void store_rows(const DecodeArgs& a, const DecodeTask& t, cons
         words[i] = alive ? pack2<T>(state.o[jj][i][column] * factor, state.o[jj][i][2 + column] * factor) : 0;
         if (a.out_max != nullptr) largest = max(largest, largest_of<T>(words[i]));
       }
-      T* to = output<T>(a, t, row) + value_result_element(lane, jj, 0);
+      T* to = output<T>(a, t, row) + S::result_element(lane, jj, 0);
       *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
     }
-    if (a.out_max == nullptr) continue;
-      // Lanes with the same remainder by 4 share the row.
+    if (a.out_max == nullptr) continue;  // below, lanes with the same remainder by 4 share the row
 #pragma unroll
     for (int m = 4; m < kWarp; m <<= 1) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, m));
     if (lane < 4 && row < t.rows) raise_row_max(a.out_max + t.first_row + row, largest);
@@ -269,7 +268,7 @@ __device__ inline void leave_partial(const DecodeArgs& a, const DecodeTask& t, c
     for (int jj = 0; jj < S::kBlocks; ++jj) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int element = value_result_element(lane, jj, i);
+        const int element = S::result_element(lane, jj, i);
         if (element >= a.head_dim) continue;
         *reinterpret_cast<float2*>(mine.sums + row * a.head_dim + element) =
             make_float2(state.o[jj][i][column], state.o[jj][i][2 + column]);
@@ -315,9 +314,9 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_mma_kern
                               (indirect ? 0 : t.source * a.scale_source_stride);
   const Stream stream{
       .k = static_cast<const char*>(a.k) + from + score_fragment_key(lane) * token_bytes +
-           S::kChunkBytes * score_fragment_chunk(lane, 0),
+           S::kChunkBytes * S::key_chunk(lane, 0),
       .v = static_cast<const char*>(a.v) + from + value_fragment_key(lane, 0) * token_bytes +
-           S::kChunkBytes * value_fragment_chunk(lane, 0),
+           S::kChunkBytes * S::value_chunk(lane, 0),
       .ancestry = indirect ? a.ancestry + static_cast<int64_t>(t.source) * a.max_length : nullptr,
       .source_bytes = S::kBytes * a.source_stride,
       .token_bytes = token_bytes,
@@ -347,7 +346,7 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_mma_kern
 #pragma unroll
     for (int j = 0; j < S::kSteps; ++j) {
       const bool exists = (lane >> 2) < t.rows && key_chunk_exists<S>(stream, lane, j);
-      q.chunks[j] = exists ? load_once(query + 8 * score_fragment_chunk(lane, j)) : make_uint4(0, 0, 0, 0);
+      q.chunks[j] = exists ? load_once(query + 8 * S::key_chunk(lane, j)) : make_uint4(0, 0, 0, 0);
     }
     to_product(q);
     const float scale = S::kCodes ? q.factor * (a.scale * kLog2E) : a.scale * kLog2E;

@@ -55,6 +55,16 @@ struct Shape {
   static constexpr int kBlocks = (kSteps + 1) / 2;  // of 64 elements of a value
   static constexpr int kMinBlocks = kSteps == 4 ? 2 : kCodes && !kSelf ? 4 : 3;
   static_assert(kKeys <= kWarp);
+  // Two chunks of codes are one load of 16 bytes.
+  static constexpr bool kKeyPairs = kCodes && kExact && kSteps % 2 == 0;
+  static constexpr bool kValuePairs = kCodes && kExact && kBlocks == 2;
+  __device__ static int key_chunk(int lane, int step) { return score_fragment_chunk(lane, step, kKeyPairs); }
+  __device__ static int value_chunk(int lane, int block) {
+    return value_fragment_chunk(lane, block, kValuePairs);
+  }
+  __device__ static int result_element(int lane, int block, int i) {
+    return value_result_element(lane, block, i, kValuePairs);
+  }
 };
 
 template <typename S>
@@ -83,11 +93,11 @@ struct Stream {
 /// A lane holds a chunk of a key beyond the head: only where the head is narrower than the fragments.
 template <typename S>
 __device__ inline bool key_chunk_exists(const Stream& s, int lane, int step) {
-  return S::kExact || score_fragment_chunk(lane, step) < s.chunks;
+  return S::kExact || S::key_chunk(lane, step) < s.chunks;
 }
 template <typename S>
 __device__ inline bool value_chunk_exists(const Stream& s, int lane, int block) {
-  return (S::kExact && S::kSteps >= 2) || value_fragment_chunk(lane, block) < s.chunks;
+  return (S::kExact && S::kSteps >= 2) || S::value_chunk(lane, block) < s.chunks;
 }
 
 /// Lane i: the cache row that holds key tile + i (rows beyond the limit are never used).
@@ -107,18 +117,50 @@ __device__ inline float load_scale(const float* scales, const Stream& s, int til
   return load_once_4(scales + tile * s.scale_token_stride + ancestors * s.scale_source_stride);
 }
 
+/// Two chunks that are neighbours.
+__device__ inline void load_pair(uint2& first, uint2& second, const char* at, bool read) {
+  const uint4 both = read ? load_once(at) : make_uint4(0, 0, 0, 0);
+  first = make_uint2(both.x, both.y);
+  second = make_uint2(both.z, both.w);
+}
+
+/// This lane's chunks of one key, the first at `at`.
+template <typename S>
+__device__ inline void load_key(typename S::Chunk (&k)[S::kSteps], const Stream& s, const char* at, bool read,
+                                int lane) {
+  if constexpr (S::kKeyPairs) {
+#pragma unroll
+    for (int j = 0; j < S::kSteps; j += 2) load_pair(k[j], k[j + 1], at + 4 * S::kChunkBytes * j, read);
+  } else {
+#pragma unroll
+    for (int j = 0; j < S::kSteps; ++j) {
+      k[j] = read && key_chunk_exists<S>(s, lane, j) ? S::Elements::load(at + 4 * S::kChunkBytes * j)
+                                                     : S::Elements::zeros();
+    }
+  }
+}
+/// The same of one key's value.
+template <typename S>
+__device__ inline void load_value(typename S::Chunk (&v)[S::kBlocks], const Stream& s, const char* at,
+                                  bool read, int lane) {
+  if constexpr (S::kValuePairs) {
+    load_pair(v[0], v[1], at, read);
+  } else {
+#pragma unroll
+    for (int jj = 0; jj < S::kBlocks; ++jj) {
+      v[jj] = read && value_chunk_exists<S>(s, lane, jj) ? S::Elements::load(at + 8 * S::kChunkBytes * jj)
+                                                         : S::Elements::zeros();
+    }
+  }
+}
+
 template <typename S>
 __device__ inline void load_keys(Tile<S>& x, const Stream& s, int tile, int ancestors, int lane) {
   const char* p = s.k + tile * s.token_bytes;
   if constexpr (S::kCodes) x.k_scale = load_scale(s.k_scales, s, tile, ancestors, lane);
   if (whole<S>(s, tile)) {
 #pragma unroll
-    for (int u = 0; u < S::kTiles; ++u) {
-#pragma unroll
-      for (int j = 0; j < S::kSteps; ++j) {
-        x.k[u][j] = S::Elements::load(p + u * 8 * s.token_bytes + 4 * S::kChunkBytes * j);
-      }
-    }
+    for (int u = 0; u < S::kTiles; ++u) load_key<S>(x.k[u], s, p + u * 8 * s.token_bytes, true, lane);
     return;
   }
 #pragma unroll
@@ -128,12 +170,7 @@ __device__ inline void load_keys(Tile<S>& x, const Stream& s, int tile, int ance
     if constexpr (S::kSelf) {
       if (s.ancestry != nullptr) at += __shfl_sync(0xffffffffu, ancestors, local) * s.source_bytes;
     }
-    const bool read = tile + local < s.limit;
-#pragma unroll
-    for (int j = 0; j < S::kSteps; ++j) {
-      x.k[u][j] = read && key_chunk_exists<S>(s, lane, j) ? S::Elements::load(at + 4 * S::kChunkBytes * j)
-                                                          : S::Elements::zeros();
-    }
+    load_key<S>(x.k[u], s, at, tile + local < s.limit, lane);
   }
 }
 
@@ -146,12 +183,7 @@ __device__ inline void load_values(Tile<S>& x, const Stream& s, int tile, int an
     for (int m = 0; m < S::kGroups; ++m) {
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
-#pragma unroll
-        for (int jj = 0; jj < S::kBlocks; ++jj) {
-          const char* at = p + (16 * m + value_fragment_key(0, w)) * s.token_bytes;
-          x.v[m][w][jj] = value_chunk_exists<S>(s, lane, jj) ? S::Elements::load(at + 8 * S::kChunkBytes * jj)
-                                                             : S::Elements::zeros();
-        }
+        load_value<S>(x.v[m][w], s, p + (16 * m + value_fragment_key(0, w)) * s.token_bytes, true, lane);
       }
     }
     return;
@@ -165,13 +197,7 @@ __device__ inline void load_values(Tile<S>& x, const Stream& s, int tile, int an
       if constexpr (S::kSelf) {
         if (s.ancestry != nullptr) at += __shfl_sync(0xffffffffu, ancestors, local) * s.source_bytes;
       }
-      const bool read = tile + local < s.limit;
-#pragma unroll
-      for (int jj = 0; jj < S::kBlocks; ++jj) {
-        x.v[m][w][jj] = read && value_chunk_exists<S>(s, lane, jj)
-                            ? S::Elements::load(at + 8 * S::kChunkBytes * jj)
-                            : S::Elements::zeros();
-      }
+      load_value<S>(x.v[m][w], s, at, tile + local < s.limit, lane);
     }
   }
 }
@@ -196,7 +222,7 @@ __device__ inline void append_plain(Tile<S>& x, const Stream& s, int local, cons
 #pragma unroll
     for (int j = 0; j < S::kSteps; ++j) {
       if (!key_chunk_exists<S>(s, lane, j)) continue;
-      const int at = 16 * score_fragment_chunk(lane, j);
+      const int at = 16 * S::key_chunk(lane, j);
       x.k[u][j] = load_once(token.k + at);
       *reinterpret_cast<uint4*>(token.cache_k + at) = x.k[u][j];
     }
@@ -209,7 +235,7 @@ __device__ inline void append_plain(Tile<S>& x, const Stream& s, int local, cons
 #pragma unroll
       for (int jj = 0; jj < S::kBlocks; ++jj) {
         if (!value_chunk_exists<S>(s, lane, jj)) continue;
-        const int at = 16 * value_fragment_chunk(lane, jj);
+        const int at = 16 * S::value_chunk(lane, jj);
         x.v[m][w][jj] = load_once(token.v + at);
         *reinterpret_cast<uint4*>(token.cache_v + at) = x.v[m][w][jj];
       }
@@ -248,7 +274,7 @@ __device__ inline void append_codes(Tile<S>& x, const Stream& s, int local, cons
   };
 #pragma unroll
   for (int j = 0; j < S::kSteps; ++j) {
-    const uint2 mine = fetch(score_fragment_chunk(lane, j));
+    const uint2 mine = fetch(S::key_chunk(lane, j));
 #pragma unroll
     for (int u = 0; u < S::kTiles; ++u) {
       if (8 * u + score_fragment_key(lane) == local) x.k[u][j] = mine;
@@ -256,7 +282,7 @@ __device__ inline void append_codes(Tile<S>& x, const Stream& s, int local, cons
   }
 #pragma unroll
   for (int jj = 0; jj < S::kBlocks; ++jj) {
-    const uint2 mine = fetch(kHalf + value_fragment_chunk(lane, jj));
+    const uint2 mine = fetch(kHalf + S::value_chunk(lane, jj));
 #pragma unroll
     for (int m = 0; m < S::kGroups; ++m) {
 #pragma unroll
