@@ -90,6 +90,7 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
   auto runner = s.runner(b, matrix.weights(), copies);
   upload_max(*runner, x_max, rows);
   runner->build_graph();
+  op.unit = matrix.unit();
   op.bytes_read = matrix.stored_bytes() + static_cast<double>(rows) * matrix.input_row_bytes(!own);
   op.bytes_written = static_cast<double>(s.bytes(rows * out));
   op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
@@ -232,6 +233,7 @@ OpWorkload head_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
+  op.unit = matrix.unit();
   op.bytes_read = matrix.stored_bytes() + static_cast<double>(rows) * matrix.input_row_bytes(!own);
   op.bytes_written = static_cast<double>(tensor_bytes(DType::kI32, rows));
   op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(vocab) * static_cast<double>(d);
