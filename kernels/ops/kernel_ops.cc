@@ -7,6 +7,7 @@
 #include <span>
 
 #include "harness/base/error.h"
+#include "kernels/gemm/problem.h"
 #include "kernels/ops/op_matrix.h"
 #include "kernels/ops/op_setup.h"
 #include "kernels/ops/op_workloads.h"
@@ -270,7 +271,7 @@ OpWorkload head_op(const OpSetup& s) {
 
 }  // namespace
 
-void check_kernels_op(const Case& c, const ModelConfig&) {
+void check_kernels_op(const Case& c, const ModelConfig& config) {
   const KernelChoice kernel = parse_kernel(c.kernel);
   const bool dense = c.op.starts_with("gemm_") || c.op == "head_argmax";
   if (kernel == KernelChoice::kLibrary && !dense) {
@@ -279,6 +280,13 @@ void check_kernels_op(const Case& c, const ModelConfig&) {
   if (kernel == KernelChoice::kOwn && dense && c.batch > kSkinnyMaxRows) {
     throw ImpossibleCase(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}",
                                      kSkinnyMaxRows, c.batch));
+  }
+  const DType head = storage_of(weight_form(c), TensorUse::kHead).dtype;
+  if (c.op == "gemm_head" && kernel != KernelChoice::kOwn && quantises_activations(weight_form(c)) &&
+      !library_takes(head, activation_dtype(c.precision), config.vocab, config.d_model)) {
+    throw ImpossibleCase(fmt::format(
+        "op: gemm_head: the library has no {} product of {} columns; head_argmax pads them, own takes them",
+        precision_name(c.precision), config.vocab));
   }
   const bool keeps = c.op == "decode_self_attention" || c.op == "cross_attention";
   if (!dense && !keeps && weight_dtype(c.precision) != activation_dtype(c.precision)) {
