@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <string_view>
+
 #include "harness/base/error.h"
 #include "kernels/engine/engine_test_util.h"
 
@@ -10,7 +12,8 @@ namespace {
 
 /// Prepares, repeats and checks an operation; says what it measured.
 void expect_op_works(CudaEngine& engine, const Case& c, const ModelConfig& config) {
-  SCOPED_TRACE(fmt::format("{} {} {} {}", c.op, c.kernel, precision_name(c.precision), c.batch));
+  SCOPED_TRACE(fmt::format("{} {} {} {} kv {} {}", c.model, c.op, c.kernel, precision_name(c.precision), c.kv,
+                           c.batch));
   OpWorkload op = engine.prepare_op(c, config);
   double us = 0;
   for (int i = 0; i < 3; ++i) us = op.workload->repeat().total_us;
@@ -30,22 +33,48 @@ TEST(KernelOps, EachComputesWhatItSays) {
       for (const char* kernel : {"own", "library"}) {
         for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kFp8,
                                           Precision::kInt8, Precision::kW8a16, Precision::kW4a16}) {
-          Case c;
-          c.suite = Suite::kKernels;
-          c.op = name;
-          c.model = model;
-          c.kernel = kernel;
-          c.precision = precision;
-          c.batch = 5;
-          c.src = 33;
-          c.tgt = 19;
-          try {
-            engine.check_supported(c);
-          } catch (const ImpossibleCase&) {
-            continue;  // no library computes it
+          for (const char* kv : {"same", "fp8", "int8"}) {
+            Case c;
+            c.suite = Suite::kKernels;
+            c.op = name;
+            c.model = model;
+            c.kernel = kernel;
+            c.precision = precision;
+            c.kv = kv;
+            c.batch = 5;
+            c.src = 33;
+            c.tgt = 19;
+            if (std::string_view(kv) != "same" && !axis_used(c.suite, name, "kv")) continue;
+            try {
+              engine.check_supported(c);
+            } catch (const ImpossibleCase&) {
+              continue;  // no library computes it, or nothing of it is quantised
+            }
+            expect_op_works(engine, c, config);
           }
-          expect_op_works(engine, c, config);
         }
+      }
+    }
+  }
+}
+
+// Products of an encoder's size go through the library, with passes around it for the quantised formats.
+TEST(KernelOps, ManyRows) {
+  TANDEM_NEED_DEVICE();
+  CudaEngine engine({});
+  for (const char* model : {"tiny", "flan-t5-base"}) {
+    for (const char* op : {"gemm_qkv", "gemm_out", "gemm_ffn_up", "gemm_ffn_down"}) {
+      for (const Precision precision :
+           {Precision::kBf16, Precision::kFp8, Precision::kInt8, Precision::kW8a16, Precision::kW4a16}) {
+        Case c;
+        c.suite = Suite::kKernels;
+        c.op = op;
+        c.model = model;
+        c.kernel = "library";
+        c.precision = precision;
+        c.batch = 333;
+        engine.check_supported(c);
+        expect_op_works(engine, c, load_model(model));
       }
     }
   }

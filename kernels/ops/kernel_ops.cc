@@ -7,6 +7,7 @@
 #include <span>
 
 #include "harness/base/error.h"
+#include "kernels/gemm/problem.h"
 #include "kernels/ops/op_matrix.h"
 #include "kernels/ops/op_setup.h"
 #include "kernels/ops/op_workloads.h"
@@ -90,6 +91,7 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
   auto runner = s.runner(b, matrix.weights(), copies);
   upload_max(*runner, x_max, rows);
   runner->build_graph();
+  op.unit = matrix.unit();
   op.bytes_read = matrix.stored_bytes() + static_cast<double>(rows) * matrix.input_row_bytes(!own);
   op.bytes_written = static_cast<double>(s.bytes(rows * out));
   op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
@@ -232,6 +234,7 @@ OpWorkload head_op(const OpSetup& s) {
   runner->build_graph();
 
   OpWorkload op;
+  op.unit = matrix.unit();
   op.bytes_read = matrix.stored_bytes() + static_cast<double>(rows) * matrix.input_row_bytes(!own);
   op.bytes_written = static_cast<double>(tensor_bytes(DType::kI32, rows));
   op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(vocab) * static_cast<double>(d);
@@ -268,7 +271,7 @@ OpWorkload head_op(const OpSetup& s) {
 
 }  // namespace
 
-void check_kernels_op(const Case& c, const ModelConfig&) {
+void check_kernels_op(const Case& c, const ModelConfig& config) {
   const KernelChoice kernel = parse_kernel(c.kernel);
   const bool dense = c.op.starts_with("gemm_") || c.op == "head_argmax";
   if (kernel == KernelChoice::kLibrary && !dense) {
@@ -277,6 +280,13 @@ void check_kernels_op(const Case& c, const ModelConfig&) {
   if (kernel == KernelChoice::kOwn && dense && c.batch > kSkinnyMaxRows) {
     throw ImpossibleCase(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}",
                                      kSkinnyMaxRows, c.batch));
+  }
+  const DType head = storage_of(weight_form(c), TensorUse::kHead).dtype;
+  if (c.op == "gemm_head" && kernel != KernelChoice::kOwn && quantises_activations(weight_form(c)) &&
+      !library_takes(head, activation_dtype(c.precision), config.vocab, config.d_model)) {
+    throw ImpossibleCase(fmt::format(
+        "op: gemm_head: the library has no {} product of {} columns; head_argmax pads them, own takes them",
+        precision_name(c.precision), config.vocab));
   }
   const bool keeps = c.op == "decode_self_attention" || c.op == "cross_attention";
   if (!dense && !keeps && weight_dtype(c.precision) != activation_dtype(c.precision)) {

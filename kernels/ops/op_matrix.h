@@ -23,6 +23,10 @@ class OpMatrix {
   DenseWeight copy(int i) const;
   /// Of one copy: values and scales.
   double stored_bytes() const { return static_cast<double>(rows_ * storage_.row_bytes(cols_)); }
+  /// Whose rate its products have: a matrix in the type of activations is not multiplied in the precision's format.
+  ComputeUnit unit() const {
+    return storage_.dtype == dtype_ ? ComputeUnit::kActivations : ComputeUnit::kProduct;
+  }
   /// Bytes of one row of inputs as the product reads it from memory.
   double input_row_bytes(bool library) const;
 
