@@ -45,7 +45,8 @@ void check_axes(const Case& c) {
 }
 
 /// What the kernels ask of the model's sizes.
-void check_model(const ModelConfig& c, Precision precision) {
+void check_model(const ModelConfig& c, const Case& asked) {
+  const Precision precision = asked.precision;
   const bool codes = quantises_activations({.precision = precision});
   const auto multiple_of = [&](int unit, std::string_view field, int value) {
     if (value % unit != 0) {
@@ -58,7 +59,8 @@ void check_model(const ModelConfig& c, Precision precision) {
   multiple_of(unit, "d_model", c.d_model);
   multiple_of(8, "head_dim", c.head_dim);
   multiple_of(unit, "encoder heads * head_dim", c.inner(c.encoder));
-  multiple_of(unit, "decoder heads * head_dim", c.inner(c.decoder));
+  const bool narrow_kv = dtype_bits(kv_dtype(precision, parse_kv(asked.kv))) == 8;
+  multiple_of(narrow_kv ? 16 : unit, "decoder heads * head_dim", c.inner(c.decoder));
   multiple_of(unit, "encoder.d_ff", c.encoder.d_ff);
   multiple_of(unit, "decoder.d_ff", c.decoder.d_ff);
   if (c.head_dim > 128)
@@ -122,7 +124,7 @@ void CudaEngine::check_supported(const Case& c) const {
   check_axes(c);
   if (c.suite == Suite::kLimits) return check_limits_op(c);
   const ModelConfig config = load_model(c.model);
-  check_model(config, c.precision);
+  check_model(config, c);
   check_card(c);
   if (c.suite == Suite::kKernels) return check_kernels_op(c, config);
   if (!is_model_suite(c.suite)) return;
@@ -135,7 +137,7 @@ void CudaEngine::check_supported(const Case& c) const {
 void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm& form) {
   const auto start = std::chrono::steady_clock::now();
   check_axes(c);
-  check_model(config, c.precision);
+  check_model(config, c);
   device_->activate();
   model_.reset();
   const bool checkpoint = parse_weights(c.weights).checkpoint;
