@@ -225,6 +225,7 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.write(o.sum);
                    a.write(o.y);
                    a.write(o.y_max);
+                   a.write(o.codes);
                    a.write(o.scales);
                  },
                  [&](const DenseOp& o) {

@@ -64,7 +64,7 @@ struct PlanTensor {
 };
 
 // Products of fp8 and int8 quantise the rows that they multiply, one scale a row (DenseWeight::input_dtype). They find the scale
-// in one of three ways: they normalise the rows themselves; whoever wrote the rows left each row's largest magnitude beside
+// in one of four ways: they normalise the rows themselves; they have a single row; whoever wrote the rows left each row's largest magnitude beside
 // them (`y_max`, `x_max`: f32 [1, rows], of the values as stored); or the rows are codes already, with their scales (`scales`,
 // `x_scales`: f32 [1, rows]).
 
@@ -93,9 +93,10 @@ struct NormOp {
   PlanTensor x = {};         ///< [rows, d_model]
   PlanTensor residual = {};  ///< [rows, d_model] or empty
   PlanTensor sum = {};       ///< [rows, d_model] or empty; may be the place of x or residual, never of y
-  PlanTensor y = {};         ///< [rows, d_model]; may be the place of x or residual
+  PlanTensor y = {};         ///< [rows, d_model] or, with codes, empty; may be the place of x or residual
   PlanTensor y_max = {};     ///< written, or empty
-  PlanTensor scales = {};    ///< not empty: y holds codes of the rows in the type of activations
+  PlanTensor codes = {};     ///< f8 or i8 [rows, d_model], or empty: of y in the type of activations
+  PlanTensor scales = {};    ///< of the codes
   NormWeight weight = {};
 };
 
@@ -105,7 +106,7 @@ struct DenseOp {
   PlanTensor residual = {};  ///< [rows, out] or empty
   PlanTensor y = {};         ///< [rows, out]
   PlanTensor norm_out = {};  ///< [rows, in] or empty: norm(x), for a later residual
-  PlanTensor x_max = {};     ///< own kernel, of a product that quantises rows without a norm
+  PlanTensor x_max = {};     ///< own kernel, of a product that quantises several rows without a norm
   PlanTensor x_scales = {};  ///< library: x holds codes
   PlanTensor y_max = {};     ///< own kernel: raised, or empty
   /// Library: what its way to the product needs. i32 [rows, width of weight]: the sums of codes of 8-bit integers. In the

@@ -19,7 +19,7 @@ constexpr int kWorkspaceAlignment = 256;
 constexpr int kScalesAlignment = 16;
 /// 0: sums of fp8 products leave the tensor cores' own registers, of about 14 bits, for fp32 ones every few steps over k.
 /// 1: they stay there, which is faster, and the error grows with k.
-constexpr int8_t kFastAccumulation = 0;
+constexpr int8_t kFastAccumulation = 1;
 
 cublasLtEpilogue_t lt_epilogue(GemmEpilogue e) {
   switch (e) {

@@ -48,7 +48,7 @@ __device__ uint32_t row_max(uint32_t v, float* partial) {
 }
 
 __device__ inline bool codes_wanted(const NormParams& p) {
-  return p.scales != nullptr;
+  return p.codes != nullptr;
 }
 __device__ inline bool max_wanted(const NormParams& p) {
   return p.y_max != nullptr || codes_wanted(p);
@@ -66,10 +66,10 @@ __device__ inline void store_y_codes(const NormParams& p, int64_t i, const Divid
   float v[V];
 #pragma unroll
   for (int j = 0; j < V; ++j) v[j] = as_stored<T>(y[j]);
-  if (p.y_dtype == DType::kF8) {
-    store_codes<DType::kF8>(p.y, i, divide, v);
+  if (p.code_dtype == DType::kF8) {
+    store_codes<DType::kF8>(p.codes, i, divide, v);
   } else {
-    store_codes<DType::kI8>(p.y, i, divide, v);
+    store_codes<DType::kI8>(p.codes, i, divide, v);
   }
 }
 
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : block_limit<T, FLOATS>()) 
 #pragma unroll
     for (int j = 0; j < V; ++j) s[c][j] *= scale * g[j];
     beta.add_to(false, s[c]);  // zeros when there is none
-    if (i < p.d && !codes_wanted(p)) store_row<T>(p.y, start + i, sizeof(T) == 4, s[c]);
+    if (i < p.d && p.y != nullptr) store_row<T>(p.y, start + i, sizeof(T) == 4, s[c]);
   }
   if (!max_wanted(p)) return;
 
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : block_limit<T, FLOATS>()) 
     for (int j = 0; j < V; ++j) largest = max(largest, magnitude_bits(as_stored<T>(s[c][j])));
   }
   largest = row_max<WARP>(largest, partial[2]);
-  const Divider divide(scale_of(largest, p.y_dtype.value_or(p.dtype)));
+  const Divider divide(scale_of(largest, p.code_dtype));
   if (place == 0) store_max(p, row, largest, divide.scale());
   if (!codes_wanted(p)) return;
 #pragma unroll
@@ -248,15 +248,15 @@ __global__ void __launch_bounds__(kAnyBlock) norm_any_kernel(NormParams p) {
     }
     largest = row_max<false>(largest, partial[2]);
   }
-  const Divider divide(scale_of(largest, p.y_dtype.value_or(p.dtype)));
+  const Divider divide(scale_of(largest, p.code_dtype));
   for (int i = static_cast<int>(threadIdx.x); i < p.d; i += kAnyBlock) {
     const float s[1] = {element(i)};
     const float y[1] = {normalised(s[0], i)};
     if (p.sum != nullptr) store_row<T>(p.sum, start + i, p.stream_dtype == DType::kF32, s);
+    if (p.y != nullptr) store_row<T>(p.y, start + i, sizeof(T) == 4, y);
     if constexpr (CODES) {
       store_y_codes<T>(p, start + i, divide, y);
     } else {
-      store_row<T>(p.y, start + i, sizeof(T) == 4, y);
       if (p.y_max != nullptr) largest = max(largest, magnitude_bits(as_stored<T>(y[0])));
     }
   }
@@ -296,7 +296,7 @@ bool vectors_fit(const NormParams& p) {
   const int64_t d_bytes = tensor_bytes(p.dtype, p.d);
   uintptr_t bits = static_cast<uintptr_t>(d_bytes);
   for (const void* q : {p.x, p.bias, p.residual, static_cast<const void*>(p.sum), p.gamma, p.beta,
-                        static_cast<const void*>(p.y)}) {
+                        static_cast<const void*>(p.y), static_cast<const void*>(p.codes)}) {
     bits |= reinterpret_cast<uintptr_t>(q);
   }
   return bits % 16 == 0;
@@ -306,7 +306,7 @@ template <typename T, bool MIXED>
 void dispatch(const NormParams& p, cudaStream_t stream) {
   constexpr int V = kVec<T>;
   if (!vectors_fit(p) || p.d > 32 * kMaxLongBlock) {
-    return p.scales != nullptr ? launch_any<T, true>(p, stream) : launch_any<T, false>(p, stream);
+    return codes_wanted(p) ? launch_any<T, true>(p, stream) : launch_any<T, false>(p, stream);
   }
   if (p.rows >= kManyRows) {
     if (p.d <= 16 * kWarp) return launch_warps<T, 16, MIXED>(p, stream);
@@ -340,16 +340,16 @@ void check(const NormParams& p) {
   if (!type_fits(p.stream_dtype)) refuse("stream_dtype must be dtype or f32");
   if (p.d < 1) refuse("d must be at least 1");
   if (p.rows < 0 || p.rows > 0x7fffffff) refuse("rows must be in 0 .. 2147483647");
-  if (p.x == nullptr || p.gamma == nullptr || p.y == nullptr) refuse("x, gamma and y must not be null");
-  if (p.sum == p.y) refuse("sum and y must be two buffers");
-  const DType y_dtype = p.y_dtype.value_or(p.dtype);
-  const bool codes = y_dtype == DType::kF8 || y_dtype == DType::kI8;
-  if (!codes && y_dtype != p.dtype) refuse("y_dtype must be dtype, f8 or i8");
-  if (codes != (p.scales != nullptr)) refuse("scales belong to codes, and to them alone");
-  if (codes && (p.y == p.x || p.y == p.residual)) refuse("codes need a buffer of their own");
+  if (p.x == nullptr || p.gamma == nullptr) refuse("x and gamma must not be null");
+  if (p.y == nullptr && p.codes == nullptr) refuse("y must not be null without codes");
+  if (p.sum == p.y && p.y != nullptr) refuse("sum and y must be two buffers");
+  if (p.code_dtype != DType::kF8 && p.code_dtype != DType::kI8) refuse("code_dtype must be f8 or i8");
+  if ((p.codes != nullptr) != (p.scales != nullptr)) refuse("codes and scales belong together");
+  if (p.codes != nullptr && (p.codes == p.x || p.codes == p.residual || p.codes == p.sum || p.codes == p.y))
+    refuse("codes need a buffer of their own");
   // Elements are read and written by the same thread only while a buffer holds one type.
   if (p.y == p.x && p.x_dtype != p.dtype) refuse("y may be x's buffer only with x_dtype = dtype");
-  if (p.y == p.residual && p.stream_dtype != p.dtype)
+  if (p.y != nullptr && p.y == p.residual && p.stream_dtype != p.dtype)
     refuse("y may be residual's buffer only with stream_dtype = dtype");
   if (p.sum == p.x && p.x_dtype != p.stream_dtype)
     refuse("sum may be x's buffer only with x_dtype = stream_dtype");

@@ -15,7 +15,7 @@ namespace tandem::kernels {
 /// the unrounded s; mean and variance in fp32, in two passes (E[x^2] - E[x]^2 cancels). Pre-norm sublayers
 /// pass residual and sum (the same buffer may serve as both); post-norm sublayers pass residual only.
 struct NormParams {
-  DType dtype = DType::kBF16;         ///< gamma, beta, bias, and y unless y_dtype says otherwise
+  DType dtype = DType::kBF16;         ///< gamma, beta, bias, y
   DType x_dtype = DType::kBF16;       ///< x: dtype or kF32
   DType stream_dtype = DType::kBF16;  ///< residual and sum: dtype or kF32
   Norm norm = Norm::kLayer;
@@ -28,13 +28,14 @@ struct NormParams {
   void* sum = nullptr;             ///< [rows, d], or null; may be residual's or x's buffer (same type)
   const void* gamma = nullptr;     ///< [d]
   const void* beta = nullptr;      ///< [d], or null
-  void* y = nullptr;               ///< [rows, d]; may be x's or residual's buffer (same type), never sum's
-  /// kF8 or kI8: y is rounded to dtype, then quantised with one scale a row, as tandem::quantise_row does, and holds the
-  /// codes. None, or dtype: y is of dtype.
-  std::optional<DType> y_dtype = {};
-  float* scales = nullptr;  ///< [rows]: of the codes; null without
-  float* y_max = nullptr;   ///< [rows]: the largest magnitude of each row of y rounded to dtype, or null
-  bool dependent = false;   ///< programmatic dependent launch
+  void* y =
+      nullptr;  ///< [rows, d], or null with codes; may be x's or residual's buffer (same type), never sum's
+  /// [rows, d] or null: y, rounded to dtype, as codes with one scale a row, as tandem::quantise_row makes them.
+  void* codes = nullptr;
+  DType code_dtype = DType::kF8;  ///< kF8 or kI8
+  float* scales = nullptr;        ///< [rows]: of the codes; null without
+  float* y_max = nullptr;  ///< [rows]: the largest magnitude of each row of y rounded to dtype, or null
+  bool dependent = false;  ///< programmatic dependent launch
 };
 
 /// Any d >= 1; 16-byte accesses when d and every pointer allow it. Throws UsageError naming the wrong field.

@@ -283,29 +283,37 @@ void check_codes(NormParams p, int64_t shift, bool nan_row, bool in_place_sum, R
   p.gamma = gamma.data();
   std::vector<float> plain;
   std::vector<float> maxima[3];
+  std::vector<uint8_t> plain_bytes;
   std::vector<uint8_t> sums[3];
   int run = 0;
-  for (const std::optional<DType> y_dtype :
+  for (const std::optional<DType> code_dtype :
        {std::optional<DType>(), std::optional(DType::kF8), std::optional(DType::kI8)}) {
     const DeviceTensor device_residual(residual, p.stream_dtype, shift);
-    const DeviceTensor y(p.rows * p.d, y_dtype.value_or(p.dtype), shift);
+    const DeviceTensor y(p.rows * p.d, p.dtype, shift);
+    const DeviceTensor codes(p.rows * p.d, code_dtype.value_or(DType::kF8), shift);
     const DeviceTensor y_max(p.rows, DType::kF32);
     const DeviceTensor scales(p.rows, DType::kF32);
+    const bool both = !code_dtype || random.coin();
     p.residual = device_residual.data();
     p.sum = in_place_sum ? device_residual.data() : nullptr;
-    p.y = y.data();
-    p.y_dtype = y_dtype;
+    p.y = both ? y.data() : nullptr;
+    p.codes = code_dtype ? codes.data() : nullptr;
+    p.code_dtype = code_dtype.value_or(DType::kF8);
     p.y_max = static_cast<float*>(y_max.data());
-    p.scales = y_dtype ? static_cast<float*>(scales.data()) : nullptr;
+    p.scales = code_dtype ? static_cast<float*>(scales.data()) : nullptr;
     launch_norm(p, nullptr);
     maxima[run] = y_max.values();
     sums[run] = device_residual.bytes();
-    if (!y_dtype) {
+    if (!code_dtype) {
       plain = y.values();
+      plain_bytes = y.bytes();
     } else {
-      const HostCodes want = host_codes(plain, p.d, *y_dtype);
+      const HostCodes want = host_codes(plain, p.d, *code_dtype);
       expect_scales(scales.values(), want.scales, what);
-      expect_codes(y.bytes(), want.codes, what);
+      expect_codes(codes.bytes(), want.codes, what);
+      if (both) {
+        EXPECT_TRUE(y.bytes() == plain_bytes) << what << ": codes change y";
+      }
       EXPECT_TRUE(sums[run] == sums[0]) << what << ": codes change the sum";
     }
     ++run;
@@ -390,20 +398,17 @@ TEST(Norm, RefusesWrongParameters) {
   });
   refused([](NormParams& p) { p.x_dtype = DType::kF32; });
   float scales = 0;
+  int8_t codes = 0;
+  refused([](NormParams& p) { p.y = nullptr; });  // neither y nor codes
   refused([&](NormParams& p) {
-    p.y_dtype = DType::kF16;
-    p.y = &other;
+    p.codes = &codes;
+    p.scales = &scales;
+    p.code_dtype = DType::kF16;
   });
+  refused([&](NormParams& p) { p.codes = &codes; });    // without scales
+  refused([&](NormParams& p) { p.scales = &scales; });  // without codes
   refused([&](NormParams& p) {
-    p.y_dtype = DType::kF8;  // without scales
-    p.y = &other;
-  });
-  refused([&](NormParams& p) {
-    p.scales = &scales;  // without codes
-    p.y = &other;
-  });
-  refused([&](NormParams& p) {
-    p.y_dtype = DType::kI8;  // in x's place
+    p.codes = &dummy;  // in x's place
     p.scales = &scales;
   });
 }

@@ -40,7 +40,7 @@ double activate(Activation activation, double x) {
 /// Where an own product of `weight` finds the largest magnitude of each row of x, which the graph of a model's step leaves
 /// beside them; empty when it wants none.
 PlanTensor max_of(PlanBuilder& b, const PlanTensor& x, const DenseWeight& weight) {
-  if (!weight.input_dtype) return {};
+  if (!weight.input_dtype || x.rows == 1) return {};
   return b.state("x_max", DType::kF32, 1, x.rows, BufferRole::kInput);
 }
 void upload_max(OpRunner& runner, const PlanTensor& x_max, int64_t rows) {

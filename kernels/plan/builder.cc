@@ -192,10 +192,10 @@ PlanTensor PlanBuilder::raised_max(int64_t rows) {
 }
 
 PlanTensor PlanBuilder::row_max(PhaseKind kind, const PlanTensor& x, const DenseWeight& weight) {
-  if (!weight.input_dtype) return {};
+  if (!weight.input_dtype || x.rows == 1) return {};
   for (auto op = plan_.ops.rbegin(); op != plan_.ops.rend(); ++op) {
     auto* norm = std::get_if<NormOp>(&op->body);
-    if (norm != nullptr && norm->y.buffer == x.buffer && norm->scales.empty()) {
+    if (norm != nullptr && norm->y.buffer == x.buffer) {
       if (norm->y_max.empty()) norm->y_max = scratch(phase_path(op->phase) + ".max", DType::kF32, 1, x.rows);
       return norm->y_max;
     }
@@ -254,12 +254,13 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* no
 PlanBuilder::LibraryInput PlanBuilder::library_input(const Stream& x, const Dense& what,
                                                      PlanTensor* normalised) {
   const std::optional<DType> narrow = what.weight.input_dtype;
-  if (narrow && x.pending && normalised == nullptr) {  // the norm writes codes at once
+  if (narrow && x.pending) {  // the norm writes codes at once
     const std::string name = phase_path(phase(PhaseKind::kNorm));
     const LibraryInput in{.x = scratch(name + ".codes", *narrow, x.rows.rows, x.rows.cols),
                           .scales = scratch(name + ".scales", DType::kF32, 1, x.rows.rows)};
-    add(PhaseKind::kNorm,
-        NormOp{.x = x.rows, .residual = x.addend, .y = in.x, .scales = in.scales, .weight = *x.pending});
+    NormOp op{.x = x.rows, .residual = x.addend, .codes = in.x, .scales = in.scales, .weight = *x.pending};
+    if (normalised != nullptr) op.y = *normalised = activations(PhaseKind::kNorm, x.rows.rows, x.rows.cols);
+    add(PhaseKind::kNorm, op);
     return in;
   }
   const PlanTensor rows = materialise(x);

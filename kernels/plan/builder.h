@@ -138,7 +138,7 @@ class PlanBuilder {
   bool skinny(int64_t rows, int64_t n, int64_t k, DType weight) const;
   LibraryInput library_input(const Stream& x, const Dense& what, PlanTensor* normalised);
   void library_dense(const LibraryInput& in, const Dense& what, const PlanTensor& y);
-  /// Where the product may find the largest magnitude of each row of x; empty unless it quantises them.
+  /// Where the product may find the largest magnitude of each row of x; empty unless it quantises them, and several.
   PlanTensor row_max(PhaseKind kind, const PlanTensor& x, const DenseWeight& weight);
   /// Row maxima that operations of this section raise, zeroed by its embedding; empty where it has none.
   PlanTensor raised_max(int64_t rows);

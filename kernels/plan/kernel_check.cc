@@ -43,7 +43,10 @@ class KernelCheck {
     require("x", o.x, or_wide(gamma));
     require("residual", o.residual, or_wide(gamma));
     require("sum", o.sum, o.residual.empty() ? or_wide(gamma) : Types{type(o.residual)});
-    require("y", o.y, o.scales.empty() ? Types{gamma} : kCodes);
+    require("y", o.y, {gamma});
+    require("codes", o.codes, kCodes);
+    require(!o.y.empty() || !o.codes.empty(), "it needs `y` or `codes`");
+    require(o.codes.empty() == o.scales.empty(), "`codes` go with `scales`");
     require("y_max", o.y_max, kFloat);
     require("scales", o.scales, kFloat);
   }
@@ -167,8 +170,8 @@ class KernelCheck {
     const DType dtype = matrix(w);
     require("x", x, norm ? or_wide(dtype) : Types{dtype});
     require("x_max", x_max, kFloat);
-    require(x_max.empty() == (norm || !w.input_dtype),
-            "`x_max` goes with rows that are quantised without a norm");
+    require(x_max.empty() == (norm || !w.input_dtype || x.rows == 1),
+            "`x_max` goes with several rows that are quantised without a norm");
     if (!norm) return;
     require("norm.gamma", norm->gamma, {dtype});
     require("norm.beta", norm->beta, {dtype});

@@ -75,7 +75,7 @@ void check_format(const Params& p, int n) {
   }
   require(p.scales != nullptr && aligned(p.scales), "scales",
           "must be there with quantised weights, on 16 bytes");
-  require(p.x_max != nullptr || p.norm.has_value() || !p.input_dtype.has_value(), "x_max",
+  require(p.x_max != nullptr || p.norm.has_value() || !p.input_dtype.has_value() || p.m == 1, "x_max",
           "must be there when x is quantised without a norm");
 }
 
@@ -126,6 +126,9 @@ void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const Skinny
   const SkinnyConfig config = asked != nullptr ? *asked : choose_skinny(problem, card);
   const std::string why_not = config_problem(config, problem, card);
   require(why_not.empty(), "config", why_not);
+  const bool quantises = problem.input_dtype.has_value() && !problem.norm;
+  require(!quantises || args.x_max != nullptr || config.kind == SkinnyConfig::Kind::kRow, "x_max",
+          "must be there when x is quantised without a norm by another kernel than that of one row");
   if (config.kind == SkinnyConfig::Kind::kWide) {
     launch_wide({.args = args, .problem = problem, .config = config, .dependent = dependent}, stream);
     return;

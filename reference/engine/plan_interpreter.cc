@@ -264,8 +264,8 @@ void PlanInterpreter::apply(const NormOp& op) {
   const Matrix x = op.residual.empty() ? read(op.x) : add(read(op.x), read(op.residual));
   if (!op.sum.empty()) write(op.sum, x);
   const Matrix y = norm(op.weight, x);
-  if (!op.scales.empty()) return write_codes(op.y, op.scales, in_activation_type(y), y.cols);
-  write(op.y, y);
+  if (!op.codes.empty()) write_codes(op.codes, op.scales, in_activation_type(y), y.cols);
+  if (!op.y.empty()) write(op.y, y);
   if (!op.y_max.empty()) write_max(op.y_max, op.y);
 }
 

@@ -24,14 +24,18 @@ class Attributes {
     require(o.learned.empty() == (config_.position != Position::kLearned),
             "`learned` goes with a model of learned positions");
   }
-  void operator()(const NormOp& o) const { norm(o.weight); }
+  void operator()(const NormOp& o) const {
+    norm(o.weight);
+    require(!o.y.empty() || !o.codes.empty(), "it needs `y` or `codes`");
+    require(o.codes.empty() == o.scales.empty(), "`codes` go with `scales`");
+  }
   void operator()(const DenseOp& o) const {
     if (o.norm) norm(*o.norm);
     require(!o.gated || o.activation, "`gated` needs an activation");
     matrix(o.weight);
     const bool narrow = o.weight.input_dtype.has_value();
     const bool own = o.kernel == DenseKernel::kSkinny;
-    require(o.x_max.empty() == !(narrow && own && !o.norm),
+    require(o.x_max.empty() == !(narrow && own && !o.norm && o.x.rows > 1),
             "`x_max` goes with rows quantised by the own kernel");
     require(o.x_scales.empty() == !(narrow && !own), "`x_scales` go with rows quantised for the library");
     require(own || o.y_max.empty(), "the library leaves no row maxima");
@@ -55,7 +59,7 @@ class Attributes {
   void operator()(const HeadOp& o) const {
     if (o.norm) norm(*o.norm);
     matrix(o.weight);
-    require(o.x_max.empty() == (o.norm || !o.weight.input_dtype),
+    require(o.x_max.empty() == (o.norm || !o.weight.input_dtype || o.x.rows == 1),
             "`x_max` goes with rows that are quantised without a norm");
     require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
   }

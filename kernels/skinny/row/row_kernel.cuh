@@ -46,32 +46,55 @@ __device__ inline void row_stage_rest(const SkinnyArgs& a, typename Format::X* x
   }
 }
 
+/// The largest of `bits` over the block. maxima: uint32_t [warps], free until the caller's next barrier.
+__device__ inline uint32_t row_block_max(uint32_t bits, uint32_t* maxima) {
+  bits = __reduce_max_sync(0xffffffffu, bits);
+  if (threadIdx.x % kWarp == 0) maxima[threadIdx.x / kWarp] = bits;
+  __syncthreads();
+#pragma unroll 1
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) bits = ::max(bits, maxima[w]);
+  return bits;
+}
+
+/// The larger of `pairs` and the magnitudes of eight bf16, in both halves; a NaN's are above all.
+__device__ inline uint32_t raise_pairs(uint32_t pairs, const uint4& raw) {
+  const uint32_t low = __vmaxu2(raw.x & 0x7fff7fffu, raw.y & 0x7fff7fffu);
+  const uint32_t high = __vmaxu2(raw.z & 0x7fff7fffu, raw.w & 0x7fff7fffu);
+  return __vmaxu2(pairs, __vmaxu2(low, high));
+}
+
 /// Row `row` of x to shared memory. The caller synchronises after it. Returns the row's scale, with Format::kQuantises.
 template <class Format>
-__device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* xs, int row) {
+__device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* xs, uint32_t* maxima,
+                                      int row) {
   using T = typename Format::T;
   const T* x = static_cast<const T*>(a.x) + row * a.ldx;
   const int step = static_cast<int>(blockDim.x) * kVec<T>;
   if constexpr (!Format::kPlain) row_stage_rest<Format>(a, xs);
   if constexpr (Format::kQuantises) {
-    constexpr int kBatch = 4;  // loads in flight
-    const float max = __ldcg(a.x_max + row);
-    RowQuantiser q{};
+    // All of the thread's pieces in flight at once, and kept; of a row longer than that the rest is read twice.
+    constexpr int kHeld = 8;
+    const int first = static_cast<int>(threadIdx.x) * kVec<T>;
+    uint4 raw[kHeld];
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j)
+      raw[j] = first + j * step < a.plan.k ? load_fresh(x + first + j * step) : make_uint4(0, 0, 0, 0);
+    uint32_t pairs = 0;  // the largest magnitude of even and of odd elements
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) pairs = raise_pairs(pairs, raw[j]);
 #pragma unroll 1
-    for (int first = static_cast<int>(threadIdx.x) * kVec<T>, i = first; i < a.plan.k; i += kBatch * step) {
-      uint4 raw[kBatch];
+    for (int i = first + kHeld * step; i < a.plan.k; i += step) pairs = raise_pairs(pairs, load_fresh(x + i));
+    const uint32_t max = row_block_max(::max(pairs << 16, pairs & 0xffff0000u), maxima);
+    const RowQuantiser q = row_quantiser(float_of_bits(max), Format::kLargest);
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        if (i + j * step < a.plan.k) raw[j] = load_fresh(x + i + j * step);
-      }
-      if (i == first) q = row_quantiser(max, Format::kLargest);
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        if (i + j * step < a.plan.k)
-          store_codes<Format>(xs + staged_place<Format, kWarp>(i + j * step), raw[j], q);
-      }
+    for (int j = 0; j < kHeld; ++j) {
+      if (first + j * step < a.plan.k)
+        store_codes<Format>(xs + staged_place<Format, kWarp>(first + j * step), raw[j], q);
     }
-    return row_scale(max, Format::kLargest);
+#pragma unroll 1
+    for (int i = first + kHeld * step; i < a.plan.k; i += step)
+      store_codes<Format>(xs + staged_place<Format, kWarp>(i), load_fresh(x + i), q);
+    return q.scale;
   } else {
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step)
@@ -179,12 +202,7 @@ __device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* 
   }
   if constexpr (!Format::kPlain) row_stage_rest<Format>(a, xs);
   if constexpr (Format::kQuantises) {
-    auto* maxima = reinterpret_cast<uint32_t*>(stats + kRowMaxWarps);
-    max = __reduce_max_sync(0xffffffffu, max);
-    if (threadIdx.x % kWarp == 0) maxima[warp] = max;
-    __syncthreads();
-#pragma unroll 1
-    for (int w = 0; w < warps; ++w) max = ::max(max, maxima[w]);
+    max = row_block_max(max, reinterpret_cast<uint32_t*>(stats + kRowMaxWarps));
     const RowQuantiser q = row_quantiser(float_of_bits(max), Format::kLargest);
 #pragma unroll 1
     for (int i = first; i < k; i += step) {
@@ -392,7 +410,10 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
             row_stage_norm<Format>(a, xs, reinterpret_cast<float*>(shared + p.red_offset),
                                    reinterpret_cast<float2*>(shared + p.bias_offset), norm_weights, row);
       } else {
-        x_scale = row_stage_raw<Format>(a, xs, row);
+        x_scale = row_stage_raw<Format>(
+            a, xs,
+            reinterpret_cast<uint32_t*>(reinterpret_cast<float2*>(shared + p.bias_offset) + kRowMaxWarps),
+            row);
       }
       if constexpr (!Format::kPlain && !kHead) {
         if (threadIdx.x == 0) *row_y_max(p, shared) = 0;
