@@ -97,6 +97,13 @@ struct OpWorkload {
 /// How a case of suite_generate chooses its tgt tokens: by its `decode`, ended by eos only where it stops there.
 GenerationConfig case_generation(const Case& c, const ModelConfig& config);
 
+/// How activations go into products, and keys and values into their cache.
+enum class Inputs : uint8_t {
+  kOwn,          ///< as the case has it
+  kRounded,      ///< the same, rounded to bf16 first: what an engine with activations of bf16 cannot but do
+  kUnquantised,  ///< as they are
+};
+
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -109,7 +116,8 @@ class Engine {
 
   /// Loads the weights that all cases of `c`'s group share. Throws OutOfMemory. Called again, replaces what was loaded.
   /// `config` is the model (a witness is smaller than c.model); `c` fixes weights, precision, kv, sparsity, tp. The values
-  /// are those of `form`: weight_form(c) itself, or another case's form when this engine computes the fp32 truth for it.
+  /// are those of `form`: weight_form(c) itself, or another case's form when this engine computes the fp32 truth for it,
+  /// which quantises no activations.
   /// Throws ImpossibleCase for a form that it cannot hold, before anything is allocated.
   virtual void load(const Case& c, const ModelConfig& config, const WeightForm& form) = 0;
   /// Wall time of the last load.
@@ -136,6 +144,9 @@ class Engine {
 
   /// A check by a second way of the loaded group, for an engine that has one and is itself the reference.
   virtual std::optional<CheckResult> self_check(const Case&, const TransformerBatch&) { return std::nullopt; }
+
+  /// From now on the loaded model takes its inputs so. Says whether this engine can, which only the reference must.
+  virtual bool take(Inputs) { return false; }
 
   /// Prepares an operation of suite_kernels, suite_memory or suite_limits.
   virtual OpWorkload prepare_op(const Case& c, const ModelConfig& config) = 0;

@@ -15,11 +15,36 @@
 namespace tandem {
 namespace {
 
+/// A quantised case may be this many times as wrong as the reference becomes when its activations are rounded to bf16 first.
+constexpr double kRoundingSlack = 4;
+/// The same where whole activations are quantised: an engine that is right turns codes as independent rounding does. Beside the
+/// change by rounding, which a single row may show too small by luck, stands what quantising itself changes.
+constexpr double kTurnedSlack = 2;
 /// Scores of two beams' sequences so near, relative, may change their order by rounding.
 constexpr double kNearScores = 1e-4;
 
 int layers_through(const Case& c, const ModelConfig& config) {
   return config.encoder.layers + (c.suite == Suite::kEncoder ? 0 : config.decoder.layers);
+}
+
+/// How much rounding through this many layers grows over that through four.
+double growth(int layers) {
+  return std::sqrt(std::max(1.0, layers / 4.0));
+}
+
+/// Are activations, keys or values of the case quantised? Then a rounding in the last bits turns whole codes, and only the
+/// case itself shows what that does.
+bool quantises(const Case& c) {
+  return quantises_activations(weight_form(c)) || dtype_bits(kv_dtype(c.precision, parse_kv(c.kv))) == 8;
+}
+
+/// The same case with nothing held in fewer bits than fp32; its weights may still be those of another form.
+Case in_fp32(Case c) {
+  c.precision = Precision::kFp32;
+  c.kv = "same";
+  c.calibration = "none";
+  c.head = "same";
+  return c;
 }
 
 Output run_once(Engine& engine, const Case& c, const TransformerBatch& batch) {
@@ -81,39 +106,83 @@ TokenGrid grid_of(const Case& c, const ModelConfig& config, const Computed& got)
           .eos_id = c.stop == "eos" ? config.eos_id : -1};
 }
 
-/// Compares with the truth, which `reference` (already loaded) computes as `truth_case`.
-void judge(const Case& c, const Case& truth_case, const ModelConfig& config, const TransformerBatch& batch,
-           const Computed& got, Engine& reference, const std::string& reference_name, Validation& v) {
+/// What a case is compared with.
+struct Truth {
+  Engine& engine;  ///< loaded
+  Case c;          ///< what it computes
+  std::string name;
+  std::optional<double> tolerance = {};  ///< else the precision's, or that of quantised_tolerance
+};
+
+Output compute_truth(const Truth& truth, const TransformerBatch& batch, const Computed& got) {
+  if (truth.c.suite == Suite::kGenerate) return truth.engine.forced_logits(batch, got.inputs, got.steps);
+  return run_once(truth.engine, truth.c, batch);
+}
+
+/// The relative change of `exact`, which the engine has just computed, when it takes its inputs otherwise.
+double change(const Truth& truth, Inputs inputs, const TransformerBatch& batch, const Computed& got,
+              const Output& exact) {
+  if (!truth.engine.take(inputs))
+    throw Error(fmt::format("validation: engine '{}' takes its inputs in one way only", truth.engine.name()));
+  const Output other = compute_truth(truth, batch, got);
+  truth.engine.take(Inputs::kOwn);
+  return compare(other.values, exact.values, exact.cols).relative_l2;
+}
+
+/// The tolerance of a case that quantises, and how it was made.
+std::pair<double, std::string> quantised_tolerance(const Truth& truth, const TransformerBatch& batch,
+                                                   const Computed& got, const Output& exact) {
+  const double rounding = change(truth, Inputs::kRounded, batch, got, exact);
+  std::string how = fmt::format("rounding its activations to bf16 changes it by {:.3g}", rounding);
+  if (!quantises_activations(weight_form(truth.c))) return {kRoundingSlack * rounding, how};
+  const double quantising = change(truth, Inputs::kUnquantised, batch, got, exact);
+  how += fmt::format(", quantising them by {:.3g}", quantising);
+  return {std::min(kRoundingSlack * rounding, kTurnedSlack * std::max(rounding, quantising)), how};
+}
+
+/// Compares with the truth, and gives it back.
+Output judge(const Case& c, const ModelConfig& config, const TransformerBatch& batch, const Computed& got,
+             const Truth& by, Validation& v) {
   const bool generate = c.suite == Suite::kGenerate;
-  const Output truth = generate ? reference.forced_logits(batch, got.inputs, got.steps)
-                                : run_once(reference, truth_case, batch);
+  Output truth = compute_truth(by, batch, got);
   const Output& own = generate ? got.logits : got.own;
   const Comparison comparison = compare(own.values, truth.values, truth.cols);
-  const double tol = tolerance(c.precision, layers_through(c, config));
+  std::string name = by.name;
+  double tol = 0;
+  if (by.tolerance) {
+    tol = *by.tolerance;
+  } else if (quantises(c)) {
+    const auto [own_tolerance, how] = quantised_tolerance(by, batch, got, truth);
+    tol = own_tolerance;
+    name += fmt::format(" ({})", how);
+  } else {
+    tol = tolerance(c.precision, layers_through(c, config));
+  }
 
   Check& check = v.check ? *v.check : v.check.emplace();
-  check.reference += (check.reference.empty() ? "" : " + ") + reference_name;
+  check.reference += (check.reference.empty() ? "" : " + ") + name;
   check.error = std::max(check.error.value_or(0), comparison.relative_l2);
   check.tolerance = tol;
   if (!comparison.within(tol)) {
     v.status = Status::kInvalid;
     check.where = comparison.where;
     v.reason = fmt::format("relative L2 error {:.3g} over {:.3g} against {}: {}", comparison.relative_l2, tol,
-                           reference_name, comparison.where);
+                           name, comparison.where);
     if (!std::isfinite(comparison.relative_l2)) check.error.reset();
-    return;
+    return truth;
   }
   // Arg-maxes along a sequence say nothing of one that was drawn or searched: judge_sequences does.
-  if (c.suite == Suite::kEncoder || c.decode != "greedy") return;
+  if (c.suite == Suite::kEncoder || c.decode != "greedy") return truth;
   const TokenComparison tokens = compare_tokens(grid_of(c, config, got), own, truth);
   check.tokens_compared = check.tokens_compared.value_or(0) + tokens.compared;
   check.tokens_excused = check.tokens_excused.value_or(0) + tokens.excused;
   check.tokens_equal = check.tokens_equal.value_or(true) && tokens.wrong == 0;
-  if (tokens.wrong == 0) return;
+  if (tokens.wrong == 0) return truth;
   v.status = Status::kInvalid;
   check.where = tokens.where;
-  v.reason = fmt::format("{} of {} tokens differ from {}: {}", tokens.wrong, tokens.compared, reference_name,
-                         tokens.where);
+  v.reason =
+      fmt::format("{} of {} tokens differ from {}: {}", tokens.wrong, tokens.compared, name, tokens.where);
+  return truth;
 }
 
 /// What a search or a draw chose: whole sequences of both engines in fp32, whatever the precision of the case, so that few
@@ -121,8 +190,7 @@ void judge(const Case& c, const Case& truth_case, const ModelConfig& config, con
 void judge_sequences(const Case& c, const ModelConfig& config, const TransformerBatch& batch, Engine& engine,
                      Engine& reference, Validation& v) {
   if (c.decode == "greedy" || v.status != Status::kOk) return;
-  Case exact = c;
-  exact.precision = Precision::kFp32;
+  const Case exact = in_fp32(c);
   const GenerationConfig g = case_generation(exact, config);
   engine.load(exact, config, weight_form(exact));
   reference.load(exact, config, weight_form(exact));
@@ -154,7 +222,8 @@ void judge_sequences(const Case& c, const ModelConfig& config, const Transformer
 }
 
 /// Too large for the reference: a witness of the same code path against it, then the whole case against the engine's own
-/// fp32 on weights rounded alike (for an fp32 case: against the library's kernels).
+/// fp32 on weights rounded alike (for an fp32 case: against the library's kernels). Where activations are quantised that
+/// fp32 is another computation: the whole case may be as far from it as 4 times the witness, grown with its layers.
 Computed validate_large(const Case& c, const ModelConfig& config, const TransformerBatch& batch,
                         Engine& engine, const ValidateOptions& options, Validation& v) {
   const Witness w = make_witness(c, config, options.reference_flops);
@@ -163,18 +232,25 @@ Computed validate_large(const Case& c, const ModelConfig& config, const Transfor
   const Computed witness = compute(engine, w.c, w.config, witness_batch, options.max_logits);
   const auto reference = options.reference();
   reference->load(w.c, w.config, weight_form(c));
-  judge(w.c, w.c, w.config, witness_batch, witness, *reference, "reference on a witness", v);
+  const Truth small{.engine = *reference, .c = w.c, .name = "reference on a witness"};
+  const Output exact = judge(w.c, w.config, witness_batch, witness, small, v);
+  Truth truth{.engine = engine, .c = in_fp32(c), .name = "fp32 on the card"};
+  if (quantises(c)) {
+    const double apart = change(small, Inputs::kUnquantised, witness_batch, witness, exact);
+    truth.tolerance =
+        kRoundingSlack * apart * growth(layers_through(c, config)) / growth(layers_through(w.c, w.config));
+    truth.name += fmt::format(" (the witness is {:.3g} from its own)", apart);
+  } else if (c.precision == Precision::kFp32) {
+    truth.c.kernel = "library";
+    truth.name = "library kernels";
+  }
   judge_sequences(w.c, w.config, witness_batch, engine, *reference, v);
 
   engine.load(c, config, weight_form(c));
   Computed got = compute(engine, c, config, batch, options.max_logits);
   if (v.status != Status::kOk) return got;
-  Case truth = c;
-  truth.precision = Precision::kFp32;
-  const bool fp32 = c.precision == Precision::kFp32;
-  if (fp32) truth.kernel = "library";
-  engine.load(truth, config, weight_form(c));
-  judge(c, truth, config, batch, got, engine, fp32 ? "library kernels" : "fp32 on the card", v);
+  engine.load(truth.c, config, weight_form(c));
+  judge(c, config, batch, got, truth, v);
   return got;
 }
 
@@ -182,12 +258,8 @@ Computed validate_large(const Case& c, const ModelConfig& config, const Transfor
 /// tokens. Loads that model. An engine that cannot hold it leaves the accuracy out, with the reason in `v`.
 void measure_accuracy(const Case& c, const ModelConfig& config, const TransformerBatch& batch,
                       const Computed& got, Engine& engine, Validation& v) {
-  Case dense = c;
-  dense.precision = Precision::kFp32;
-  dense.kv = "same";
+  Case dense = in_fp32(c);
   dense.sparsity = "dense";
-  dense.calibration = "none";
-  dense.head = "same";
   const bool generate = c.suite == Suite::kGenerate;
   Output truth;
   try {
@@ -239,7 +311,7 @@ void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& o
     got = compute(engine, c, config, batch, options.max_logits);
     const auto reference = options.reference();
     reference->load(c, config, weight_form(c));
-    judge(c, c, config, batch, got, *reference, std::string(kTruthEngine), v);
+    judge(c, config, batch, got, {.engine = *reference, .c = c, .name = std::string(kTruthEngine)}, v);
     judge_sequences(c, config, batch, engine, *reference, v);
   } else {
     got = validate_large(c, config, batch, engine, options, v);
@@ -259,19 +331,21 @@ void validate_op(const Case& c, Engine& engine, Validation& v) {
 }  // namespace
 
 double tolerance(Precision precision, int layers) {
-  const double growth = std::sqrt(std::max(1.0, layers / 4.0));
+  const double grown = growth(layers);
   switch (precision) {
     case Precision::kFp32:
-      return 1e-5 * growth;
+      return 1e-5 * grown;
     case Precision::kTf32:
-      return 2e-3 * growth;
+      return 2e-3 * grown;
     case Precision::kFp16:
-      return 4e-3 * growth;
+      return 4e-3 * grown;
     case Precision::kBf16:
-      return 2e-2 * growth;
+    case Precision::kW8a16:
+    case Precision::kW4a16:
+      return 2e-2 * grown;
     default:
-      throw ImpossibleCase(fmt::format("precision: '{}' has no tolerance yet; fp32 tf32 fp16 bf16",
-                                       precision_name(precision)));
+      throw Error(fmt::format("precision: '{}' has no tolerance of its own, but each case its",
+                              precision_name(precision)));
   }
 }
 

@@ -37,7 +37,10 @@ struct ValidateOptions {
 };
 
 /// Largest relative L2 error of logits (encoder output) that passes: the precision's, times sqrt(layers / 4) from four
-/// layers on. `layers` counts the layers that the output went through. Throws ImpossibleCase for a precision without one.
+/// layers on. `layers` counts the layers that the output went through. Where activations, keys or values are quantised a
+/// case has its own, from the reference: 4 times the change there when activations are rounded to bf16 before products and
+/// before the cache; for fp8 and int8 no more than twice the larger of that and of what quantising itself changes. Throws
+/// Error for these two.
 double tolerance(Precision precision, int layers);
 
 /// SHA-256 over shape, values and tokens.

@@ -1,5 +1,6 @@
 #include "harness/run/validate.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "harness/run/case_cost.h"
@@ -26,7 +27,8 @@ Validation validate_case(Fault fault, const Case& c, double reference_flops = 1e
   FakeEngine engine("cuda", fault);
   ValidateOptions options;
   options.reference_flops = reference_flops;
-  options.reference = [] { return std::make_unique<FakeEngine>("reference", Fault::kNone); };
+  const bool lossy = fault == Fault::kLossy || fault == Fault::kCannotRound;
+  options.reference = [=] { return std::make_unique<FakeEngine>("reference", lossy ? fault : Fault::kNone); };
   return validate(c, engine, options);
 }
 
@@ -110,6 +112,57 @@ TEST(Validate, ReferenceChecksItself) {
   FakeEngine good("reference", Fault::kNone), bad("reference", Fault::kSelfCheck);
   EXPECT_EQ(validate(c, good, {}).status, Status::kOk);
   EXPECT_EQ(validate(c, bad, {}).status, Status::kInvalid);
+}
+
+// Breaks when a quantised case is judged by a tolerance that is not its own, or the record does not say how that was made.
+TEST(Validate, QuantisedCasesAreJudgedByWhatRoundingChanges) {
+  for (Suite suite : {Suite::kEncoder, Suite::kDecoder, Suite::kGenerate}) {
+    for (const auto& [precision, kv] : {std::pair("fp8", "same"), {"int8", "16bit"}, {"bf16", "int8"}}) {
+      Case c = tiny_case(suite);
+      c.precision = parse_precision(precision);
+      c.kv = kv;
+      SCOPED_TRACE(case_name(c));
+      const bool activations = c.precision != Precision::kBf16;
+      const Validation v = validate_case(Fault::kRounding, c);
+      ASSERT_EQ(v.status, Status::kOk) << v.reason.value_or("");
+      EXPECT_NEAR(*v.check->tolerance,
+                  activations ? 2 * FakeEngine::kQuantisingChange : 4 * FakeEngine::kRoundingChange, 1e-6);
+      EXPECT_NEAR(*v.check->error, 3 * FakeEngine::kRoundingChange, 1e-6);
+      EXPECT_EQ(v.check->reference,
+                fmt::format("reference (rounding its activations to bf16 changes it by 0.000977{})",
+                            activations ? ", quantising them by 0.00171" : ""));
+      EXPECT_EQ(validate_case(Fault::kTooWrong, c).status, Status::kInvalid);
+      EXPECT_EQ(validate_case(Fault::kNan, c).status, Status::kInvalid);
+      EXPECT_EQ(validate_case(Fault::kCannotRound, c).status, Status::kError);
+    }
+  }
+}
+
+// Breaks when a form of 8- or 4-bit weights, whose activations are plain, is not held to bf16's tolerance.
+TEST(Validate, WeightOnlyFormsHaveTheToleranceOfTheirActivations) {
+  EXPECT_EQ(tolerance(Precision::kW8a16, 12), tolerance(Precision::kBf16, 12));
+  EXPECT_EQ(tolerance(Precision::kW4a16, 2), tolerance(Precision::kBf16, 2));
+  EXPECT_THROW(tolerance(Precision::kFp8, 2), Error);
+  Case c = tiny_case(Suite::kDecoder);
+  c.precision = Precision::kW4a16;
+  EXPECT_EQ(validate_case(Fault::kTooWrong, c).check->tolerance, 2e-2);
+}
+
+// A quantised case that is too large for the reference is held to two tolerances: its witness to the reference's rounding,
+// the whole to 4 times what the witness is from its own fp32.
+// Breaks when either is left out, or the second is as tight as if fp32 quantised too.
+TEST(Validate, LargeQuantisedCases) {
+  Case c = tiny_case(Suite::kDecoder);
+  c.precision = Precision::kInt8;
+  const Validation v = validate_case(Fault::kLossy, c, 1e4);
+  ASSERT_EQ(v.status, Status::kOk) << v.reason.value_or("");
+  EXPECT_EQ(
+      v.check->reference,
+      "reference on a witness (rounding its activations to bf16 changes it by 0.000977, quantising them by "
+      "0.00171) + fp32 on the card (the witness is 0.00171 from its own)");
+  EXPECT_NEAR(*v.check->tolerance, 4 * FakeEngine::kQuantisingChange, 1e-6);
+  EXPECT_EQ(validate_case(Fault::kScale, c, 1e4).status, Status::kInvalid);
+  EXPECT_EQ(validate_case(Fault::kTooWrong, c, 1e4).status, Status::kInvalid);
 }
 
 // Breaks when a lossy form passes and nothing says what it costs, or what is said is not of the dense fp32 model.

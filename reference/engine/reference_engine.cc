@@ -39,12 +39,6 @@ void check_operation(const Case& c) {
   only("kv", c.kv, "same");
 }
 
-/// What the axes of the case hold in 8 bits, beside weights and what their products quantise.
-Numerics numerics_of(const Case& c) {
-  const DType kv = kv_dtype(c.precision, parse_kv(c.kv));
-  return {.kv = dtype_bits(kv) == 8 ? kv : DType::kF32};
-}
-
 CheckResult result(std::string reference, const Comparison& c) {
   return {.reference = std::move(reference),
           .error = std::max(c.relative_l2, c.worst_row_l2 / kRowSlack),
@@ -84,6 +78,15 @@ CheckResult check_decoder(const LoadedModel& m, const TransformerBatch& source,
 
 }  // namespace
 
+void LoadedModel::compute_as(const Case& c, Inputs inputs) {
+  const bool own = inputs != Inputs::kUnquantised;
+  WeightLayout layout = host.layout;
+  layout.form.precision = own ? c.precision : Precision::kFp32;
+  weights = bind_weights(layout, host.arena.data());
+  const DType kv = kv_dtype(c.precision, parse_kv(c.kv));
+  numerics = {.kv = own && dtype_bits(kv) == 8 ? kv : DType::kF32, .bf16_inputs = inputs == Inputs::kRounded};
+}
+
 void ReferenceEngine::check_supported(const Case& c) const {
   if (c.suite == Suite::kCollectives) {
     throw ImpossibleCase("suite: engine 'reference' is one process, suite_collectives needs several ranks");
@@ -106,11 +109,8 @@ void ReferenceEngine::load(const Case& c, const ModelConfig& config, const Weigh
   model->config = config;
   model->host = host_weights(config, *source, form);
   for (const std::string& line : source->warnings()) std::cerr << line << '\n';
-  // The fp32 truth of a quantised form has the form's values, and activations in fp32.
-  WeightLayout layout = model->host.layout;
-  layout.form.precision = c.precision;
-  model->weights = bind_weights(layout, model->host.arena.data());
-  model->numerics = numerics_of(c);
+  model->compute_as(c);
+  loaded_case_ = c;
   model_ = std::move(model);
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
 }
@@ -166,6 +166,12 @@ std::optional<CheckResult> ReferenceEngine::self_check(const Case& c, const Tran
   if (c.suite == Suite::kEncoder) return check_encoder(m, batch);
   // For suite_decoder these are the very tokens of the case; suite_generate's own would prove no more.
   return check_decoder(m, batch, decoder_prefix(m.config, batch.size(), c.tgt, kInputSeed), c.tgt);
+}
+
+bool ReferenceEngine::take(Inputs inputs) {
+  loaded();
+  model_->compute_as(loaded_case_, inputs);
+  return true;
 }
 
 OpWorkload ReferenceEngine::prepare_op(const Case& c, const ModelConfig& config) {

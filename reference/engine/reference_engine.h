@@ -17,6 +17,10 @@ struct LoadedModel {
   HostWeights host;
   ModelWeights weights;  ///< views into host
   Numerics numerics = {};
+
+  /// Makes the views, and sets what `c` quantises beside the values of host. The fp32 truth of a quantised form has the form's
+  /// values, and activations in fp32.
+  void compute_as(const Case& c, Inputs inputs = Inputs::kOwn);
 };
 
 /// Every precision computes the same way: the values of the weights' form, in fp32, with sums in double. Activations, keys
@@ -42,6 +46,8 @@ class ReferenceEngine : public Engine {
   /// stands around it, so that they agree bit for bit and no code of a quantised row turns.
   std::optional<CheckResult> self_check(const Case& c, const TransformerBatch& batch) override;
 
+  bool take(Inputs inputs) override;
+
   /// suite_limits: stream and product of this CPU. suite_kernels: the reference's operations. suite_memory: host levels.
   OpWorkload prepare_op(const Case& c, const ModelConfig& config) override;
 
@@ -49,7 +55,8 @@ class ReferenceEngine : public Engine {
   const LoadedModel& loaded() const;
 
   // Shared with the workloads, which outlive a second load.
-  std::shared_ptr<const LoadedModel> model_;
+  std::shared_ptr<LoadedModel> model_;
+  Case loaded_case_;
   double load_us_ = 0;
 };
 

@@ -188,6 +188,35 @@ TEST_F(ReferenceEngineTest, TheFp32TruthOfAFormQuantisesNoActivations) {
   EXPECT_EQ(truth.values, logits_of(engine, batch, Precision::kW8a16));
 }
 
+// Breaks when the change that a tolerance stands on is no change, is not of the case's own form, or stays switched on.
+TEST_F(ReferenceEngineTest, TakesItsInputsAsAsked) {
+  for (const Suite suite : kModelSuites) {
+    for (const Precision p : {Precision::kInt8, Precision::kFp8, Precision::kBf16}) {
+      Case c = tiny_case(suite);
+      c.precision = p;
+      if (p == Precision::kBf16 && suite != Suite::kEncoder) c.kv = "int8";
+      engine.load(c, config, weight_form(c));
+      const std::vector<int32_t> tokens = decoder_prefix(config, 3, 6, kInputSeed);
+      const auto compute = [&](Inputs inputs) {
+        EXPECT_TRUE(engine.take(inputs));
+        return suite == Suite::kGenerate ? engine.forced_logits(batch, tokens, 6).values
+                                         : run_twice(engine, c, batch).values;
+      };
+      const std::vector<float> exact = compute(Inputs::kOwn);
+      const double change = relative_l2(compute(Inputs::kRounded), exact);
+      EXPECT_GT(change, 1e-4) << case_name(c);
+      EXPECT_LT(change, 0.5) << case_name(c);
+      const std::vector<float> plain = compute(Inputs::kUnquantised);
+      EXPECT_EQ(compute(Inputs::kOwn), exact);
+      Case truth = c;
+      truth.precision = Precision::kFp32;
+      truth.kv = "same";
+      engine.load(truth, config, weight_form(c));
+      EXPECT_EQ(compute(Inputs::kOwn), plain);
+    }
+  }
+}
+
 // Breaks when beams or drawn tokens are decoded along another cache than the case's.
 TEST_F(ReferenceEngineTest, SearchesUseTheCacheOfTheCase) {
   GenerationConfig g;

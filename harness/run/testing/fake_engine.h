@@ -25,8 +25,11 @@ enum class Fault {
   kSelfCheck,
   kSearch,
   kNearSearch,
-  kLossy,   ///< an 8-bit K/V cache costs a little
-  kNoDense  ///< cannot hold the dense fp32 model
+  kLossy,        ///< a lossy form costs a little
+  kNoDense,      ///< cannot hold the dense fp32 model
+  kRounding,     ///< three times as wrong as rounding makes the reference
+  kTooWrong,     ///< five times
+  kCannotRound,  ///< the reference takes its inputs in one way only
 };
 
 class FakeEngine : public Engine {
@@ -81,6 +84,11 @@ class FakeEngine : public Engine {
     return CheckResult{"a second way", fault_ == Fault::kSelfCheck ? 1.0 : 0.0, 1e-5, "row 0"};
   }
 
+  bool take(Inputs inputs) override {
+    inputs_ = inputs;
+    return name_ == "reference" && fault_ != Fault::kCannotRound;
+  }
+
   OpWorkload prepare_op(const Case& c, const ModelConfig&) override {
     OpWorkload op;
     op.workload = std::make_unique<Work>(*this, c, TransformerBatch{});
@@ -88,6 +96,9 @@ class FakeEngine : public Engine {
     op.check = [this] { return CheckResult{"sum", fault_ == Fault::kNan ? NAN : 0.0, 1e-6, "element 3"}; };
     return op;
   }
+
+  /// What rounding its inputs, and leaving them unquantised, changes in the reference, relative.
+  static constexpr float kRoundingChange = 0x1p-10f, kQuantisingChange = 1.75f * 0x1p-10f;
 
   int loads = 0;
 
@@ -100,6 +111,10 @@ class FakeEngine : public Engine {
       if (fault_ == Fault::kScale) logit *= 1.5f;
       if (fault_ == Fault::kLossy && lossy_ && v == 3) logit += 1e-5f;
       if (fault_ == Fault::kNan && v == 3) logit = NAN;
+      if (inputs_ == Inputs::kRounded) logit *= 1 + kRoundingChange;
+      if (inputs_ == Inputs::kUnquantised) logit *= 1 + kQuantisingChange;
+      if (fault_ == Fault::kRounding && lossy_) logit *= 1 + 3 * kRoundingChange;
+      if (fault_ == Fault::kTooWrong && lossy_) logit *= 1 + 5 * kRoundingChange;
       out.push_back(logit);
     }
   }
@@ -163,6 +178,7 @@ class FakeEngine : public Engine {
   Fault fault_;
   ModelConfig config_;
   bool lossy_ = false;
+  Inputs inputs_ = Inputs::kOwn;
 };
 
 }  // namespace tandem::testing
