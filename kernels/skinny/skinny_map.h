@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "harness/base/host_device.h"
+#include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {
 
@@ -130,6 +131,12 @@ TANDEM_HD constexpr int staged_at(int i, int lanes, int pieces, int piece) {
   const int in_unit = i % (lanes * pieces * piece);
   const int number = in_unit / piece;
   return i - in_unit + ((number % pieces) * lanes + number / pieces) * piece + i % piece;
+}
+
+/// Of TileEnds: a bias a weight row; for codes also its scale, and for each row of x scale, largest output and quantiser.
+TANDEM_HD constexpr int tile_ends_bytes(int tile_rows, bool codes) {
+  const int bytes = codes ? 4 * 2 * tile_rows + kSkinnyMaxRows * (4 + 4 + 16) : 4 * tile_rows;
+  return round_up(bytes, 16);
 }
 
 /// Neighbours of a row of 4-bit weights that share a scale: a unit of k of an mma warp, and what four lanes load at a time.
