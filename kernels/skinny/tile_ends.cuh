@@ -15,7 +15,7 @@ struct TileEnds {
   float* row_scales;   // [tile rows], of weights of codes
   float* x_scales;     // [kSkinnyMaxRows], of x that is quantised
   uint32_t* y_max;     // [kSkinnyMaxRows], bits of magnitudes
-  float4* quantisers;  // [kSkinnyMaxRows]: how x is divided by its scales
+  float4* quantisers;  // [kSkinnyMaxRows]: how x is divided by its scales, then alone
 
   __device__ TileEnds(const SkinnyPlan& p, unsigned char* shared)
       : bias(reinterpret_cast<float*>(shared + p.bias_offset)),
