@@ -8,7 +8,7 @@
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_config.h"
 #include "kernels/skinny/formats/row_quantiser.h"
-#include "kernels/skinny/skinny_shape.h"
+#include "kernels/skinny/tile_ends.cuh"
 #include "kernels/skinny/words.cuh"
 
 namespace tandem::kernels {
@@ -78,20 +78,6 @@ __device__ inline float sum_warps(const SkinnyPlan& p, const float* red, int b, 
   }
   return sum;
 }
-
-/// What the epilogue of a tile reads of shared memory, from plan.bias_offset on.
-struct TileEnds {
-  float* bias;        // [tile rows]
-  float* row_scales;  // [tile rows], with quantised weights
-  float* x_scales;    // [kSkinnyMaxRows], with quantised x
-  uint32_t* y_max;    // [kSkinnyMaxRows], bits of magnitudes
-
-  __device__ TileEnds(const SkinnyPlan& p, unsigned char* shared)
-      : bias(reinterpret_cast<float*>(shared + p.bias_offset)),
-        row_scales(bias + p.tile_rows()),
-        x_scales(row_scales + p.tile_rows()),
-        y_max(reinterpret_cast<uint32_t*>(x_scales + kSkinnyMaxRows)) {}
-};
 
 /// The sum of codes of row `local` of the tile and row b of x as a number.
 template <class Format>

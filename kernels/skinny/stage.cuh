@@ -6,6 +6,7 @@
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_config.h"
 #include "kernels/skinny/formats/format.cuh"
+#include "kernels/skinny/tile_ends.cuh"
 #include "kernels/skinny/words.cuh"
 
 namespace tandem::kernels {
@@ -47,41 +48,51 @@ __device__ inline void store_codes(typename Format::X* to, const uint4& raw, con
 }
 
 /// stage_raw for rows that are quantised on the way. Not in the background: when it returns, this thread has written its part.
+/// The first call of a block, by all threads together, also brings the rows' scales.
 template <class Format>
 __device__ inline void stage_codes(const SkinnyArgs& a, typename Format::X* to, const UnitRange& range,
-                                   int rows) {
+                                   int rows, const TileEnds& ends, bool first) {
   using T = typename Format::T;
   constexpr int kV = kVec<T>;
-  constexpr int kBatch = 4;  // loads in flight
-  const int warp = threadIdx.x / kWarp;
-  const int lane = threadIdx.x % kWarp;
+  constexpr int kBatch = 4;  // loads in flight, of several rows when a warp has them
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / kWarp;
   const int rows_shift = rows >= 8 ? 3 : rows >= 4 ? 2 : rows >= 2 ? 1 : 0;
-  const int first = (((warp >> rows_shift) * kWarp) + lane) * kV;
+  const int first_row = warp & ((1 << rows_shift) - 1);
   const int step = (kSkinnyWarps >> rows_shift) * kWarp * kV;
   const int k0 = range.begin * a.plan.unit;
   const int length = (range.end - range.begin) * a.plan.unit;
+  const T* x = static_cast<const T*>(a.x) + k0;
+  float max = 0.0f;  // under way together with the first loads of x
+  if (first && thread < rows) max = __ldcg(a.x_max + thread);
+  int row = first_row;
+  int i = first_row < rows ? ((warp >> rows_shift) * kWarp + thread % kWarp) * kV : length;
 #pragma unroll 1
-  for (int r = warp & ((1 << rows_shift) - 1); r < rows; r += 1 << rows_shift) {
-    const T* from = static_cast<const T*>(a.x) + r * a.ldx + k0;
-    const float max = __ldcg(a.x_max + r);  // under way together with the first loads of x
-    RowQuantiser q{};
-#pragma unroll 1
-    for (int i = first; i < length; i += kBatch * step) {
-      uint4 raw[kBatch];
+  do {
+    uint4 raw[kBatch];
+    int row_of[kBatch];
+    int place[kBatch];
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const int at = i + j * step;
-        raw[j] = at < length && k0 + at < a.plan.k ? load_fresh(from + at) : make_uint4(0, 0, 0, 0);
-      }
-      if (i == first) q = row_quantiser(max, Format::kLargest);
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        const int at = i + j * step;
-        if (at < length)
-          store_codes<Format>(to + r * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(at), raw[j], q);
+    for (int j = 0; j < kBatch; ++j) {
+      row_of[j] = row;
+      place[j] = i < length ? row * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(i) : -1;
+      raw[j] = i < length && k0 + i < a.plan.k ? load_fresh(x + row * a.ldx + i) : make_uint4(0, 0, 0, 0);
+      row += 1 << rows_shift;
+      if (row >= rows) {
+        row = first_row;
+        i += step;
       }
     }
-  }
+    if (first) {
+      if (thread < rows) ends.keep(thread, row_quantiser(max, Format::kLargest));
+      __syncthreads();
+      first = false;
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      if (place[j] >= 0) store_codes<Format>(to + place[j], raw[j], ends.quantiser(row_of[j]));
+    }
+  } while (i < length);
 }
 
 /// Starts the copy of gamma and beta to shared memory [2][k]. They are weights: may run before pdl_wait.
@@ -149,11 +160,11 @@ __device__ inline float row_to_scratch(const U* x, float* scratch, int k, int la
 
 /// Normalises rows [row0, row0 + rows) of x into `to`, zeros past k. A warp owns a row; mean and variance in fp32, in two
 /// passes. `scratch`: float [norm_warps][k]; `weights`: gamma, beta. The caller synchronises before and after. Rows that are
-/// quantised leave their scales in x_scales.
+/// quantised leave their scales in `ends`.
 template <class Format>
 __device__ inline void stage_norm(const SkinnyArgs& a, typename Format::X* to, float* scratch,
                                   const typename Format::T* weights, int row0, int rows,
-                                  float* x_scales = nullptr) {
+                                  const TileEnds& ends) {
   using T = typename Format::T;
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
@@ -216,7 +227,7 @@ __device__ inline void stage_norm(const SkinnyArgs& a, typename Format::X* to, f
     if constexpr (Format::kQuantises) {
       const RowQuantiser q =
           row_quantiser(float_of_bits(__reduce_max_sync(0xffffffffu, max)), Format::kLargest);
-      if (lane == 0) x_scales[r] = q.scale;
+      if (lane == 0) ends.x_scales[r] = q.scale;
 #pragma unroll 1
       for (int i = lane * 4; i < padded; i += kWarp * 4) {
         const float4 v =

@@ -161,9 +161,7 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
   }
   if (problem.head) red_bytes = std::max(red_bytes, 1024);
   red_bytes = round_up(red_bytes, 16);
-  // Quantised weights: also scales of the tile's rows, scales and largest outputs of the rows of x (TileEnds).
-  const int end_floats = format.plain() ? p.tile_rows() : 2 * p.tile_rows() + 2 * kSkinnyMaxRows;
-  const int bias_bytes = round_up(4 * end_floats, 16);
+  const int bias_bytes = tile_ends_bytes(p.tile_rows(), !format.plain(), format.quantises);
   const int norm_bytes = problem.norm ? 2 * bytes * problem.k : 0;
   while (p.cluster() << p.share_shift < p.batch << p.output_shift()) ++p.share_shift;
   const int recv_bytes = c.cluster == 1 ? 0 : round_up(4 * p.recv_floats(), 16);

@@ -145,8 +145,9 @@ void check_shared(const SkinnyConfig& c, const SkinnyProblem& problem, const Ski
     EXPECT_LE(p.norm_warps, kSkinnyWarps) << what;
     EXPECT_GE(p.recv_offset, p.norm_offset + 2 * bytes * problem.k) << what;
   }
-  const int ends = format.plain() ? p.tile_rows() : 2 * p.tile_rows() + 2 * kSkinnyMaxRows;
-  EXPECT_GE(p.norm_offset, p.bias_offset + 4 * ends) << what;
+  const int row_words = format.quantises ? 6 : 2;
+  const int ends = 4 * (format.plain() ? p.tile_rows() : 2 * p.tile_rows() + row_words * kSkinnyMaxRows);
+  EXPECT_GE(p.norm_offset, p.bias_offset + ends) << what;
   if (p.cluster() > 1) {
     EXPECT_GE(p.barrier_offset, p.recv_offset + 4 * p.recv_floats()) << what;
   }

@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
     const int buffer = number & (kSkinnyStages - 1);
     X* to = p.resident ? xs + (range.begin - at.slice.begin) * Core::kUnit : xs + buffer * p.buffer_elements;
     if constexpr (Format::kQuantises) {
-      stage_codes<Format>(a, to, range, rows);
+      stage_codes<Format>(a, to, range, rows, ends, number == 0);
       barrier_arrive_written(shared_address(barriers + buffer));
     } else {
       stage_raw<Format>(a, to, range, 0, rows);
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   if (normed) {
     cp_async_wait<Core::kDepth>();
     __syncthreads();
-    stage_norm<Format>(a, xs, red, norm_weights, 0, rows, ends.x_scales);
+    stage_norm<Format>(a, xs, red, norm_weights, 0, rows, ends);
     __syncthreads();
   } else {
 #pragma unroll 1
@@ -139,10 +139,6 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
     if constexpr (Format::kRowScales) {
       if (static_cast<int>(threadIdx.x) < p.tile_rows())
         my_scale = static_cast<const float*>(a.scales)[weight_row(p, tile, threadIdx.x)];
-    }
-    [[maybe_unused]] float my_max = 0.0f;
-    if constexpr (Format::kQuantises) {
-      if (!normed && static_cast<int>(threadIdx.x) < rows) my_max = __ldcg(a.x_max + threadIdx.x);
     }
     [[maybe_unused]] int scales = 0;
     if constexpr (Format::kGroupScales) scales = first_scale<Core>(p, at, tile);
@@ -198,10 +194,6 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
       if (b0 == 0 && static_cast<int>(threadIdx.x) < p.tile_rows()) {
         ends.bias[threadIdx.x] = to_float(my_bias);
         if constexpr (Format::kRowScales) ends.row_scales[threadIdx.x] = my_scale;
-      }
-      if constexpr (Format::kQuantises) {
-        if (b0 == 0 && !normed && static_cast<int>(threadIdx.x) < rows)
-          ends.x_scales[threadIdx.x] = row_scale(my_max, Format::kLargest);
       }
       core.template store<decltype(pass)::value>(red + at.wk * kPassRows * p.red_ld, p.red_ld, at.local,
                                                  at.lane);
