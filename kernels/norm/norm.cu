@@ -306,7 +306,7 @@ template <typename T, bool MIXED>
 void dispatch(const NormParams& p, cudaStream_t stream) {
   constexpr int V = kVec<T>;
   if (!vectors_fit(p) || p.d > 32 * kMaxLongBlock) {
-    return codes_wanted(p) ? launch_any<T, true>(p, stream) : launch_any<T, false>(p, stream);
+    return p.codes != nullptr ? launch_any<T, true>(p, stream) : launch_any<T, false>(p, stream);
   }
   if (p.rows >= kManyRows) {
     if (p.d <= 16 * kWarp) return launch_warps<T, 16, MIXED>(p, stream);
