@@ -1,1 +1,1 @@
-"""Tandem's models, seeded weights, inputs and stopping rule in Python: what an engine needs to measure the same."""
+"""Tandem's models, seeded weights, inputs, stopping rule and passes in Python: what an engine needs to measure the same."""

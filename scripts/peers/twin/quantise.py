@@ -32,11 +32,21 @@ def to_f8(values: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.where(np.signbit(values), code | 0x80, code)
 
 
-def to_bf16(value: np.float32) -> np.float32:
-    """Rounded to bf16, as fp32."""
-    bits = int(np.float32(value).view(np.uint32))
-    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    return np.uint32(bits).view(np.float32)
+def decode(kind: str, codes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What codes stand for, before their scale."""
+    if kind == "f8":
+        values = f8_values()[codes & 0x7F]
+        return np.asarray(np.where(codes & 0x80, -values, values), dtype=np.float32)
+    sign = 0x80 if kind == "i8" else 0x8
+    values = ((codes & (2 * sign - 1)) ^ sign) - sign
+    return np.asarray(values, dtype=np.float32)
+
+
+def to_bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each value rounded to bf16, as fp32."""
+    bits = values.view(np.uint32).astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32)
 
 
 def quantise_row(
@@ -47,9 +57,10 @@ def quantise_row(
     codes, scales = [], []
     for first in range(0, len(values), width):
         group = values[first : first + width].astype(np.float32)
-        scale = np.float32(np.max(np.abs(group)) / np.float32(LARGEST[kind]))
+        scale = np.abs(group).max(keepdims=True) / np.float32(LARGEST[kind])
         if kind == "i4":
             scale = to_bf16(scale)
+        scale = scale[0]
         scales.append(scale)
         scaled = group / scale if scale > 0 else np.zeros_like(group)
         if kind == "f8":
