@@ -1,6 +1,6 @@
 """What engine `reference` says of the accuracy of every form, against the twin's pass in numpy.
 
-fixtures/accuracy.json holds what the records said when it was made; the suites run again where built.
+recorded/accuracy.json holds what the records said when it was made; the suites run again where built.
 TANDEM_WRITE_TABLE=1 writes the table anew from such a run.
 """
 
@@ -18,7 +18,7 @@ from twin import forward
 from twin import model as tandem_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TABLE = Path(__file__).parent / "fixtures" / "accuracy.json"
+TABLE = Path(__file__).parent / "recorded" / "accuracy.json"
 AXES = ("suite", "model", "weights", "batch", "src", "tgt", "precision", "kv", "head")
 SUITES = ("encoder", "decoder", "generate")
 # Biased; gated, pre-norm rms with relative positions and no bias; learned positions, a bias on the head too.
