@@ -1,7 +1,9 @@
 // `tandem generate` end to end: the binaries as a user has them.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+
 #include <sys/wait.h>
+#include <algorithm>
 
 #include <cstdio>
 
@@ -96,6 +98,24 @@ TEST_F(Generate, SuitesMeasureTheSameSources) {
   ASSERT_EQ(ran.lines.size(), 2u);
   EXPECT_NE(ran.lines[0].find("/weights:checkpoint/lengths:ids:" + ids), std::string::npos) << ran.lines[0];
   EXPECT_NE(ran.lines[0].find("/batch:5/"), std::string::npos) << ran.lines[0];
+}
+
+// Breaks when a comma inside a value separates two: the values that sweep files take could not be given by hand.
+TEST_F(Generate, ValuesOfASuitesFlagsMayHoldCommas) {
+  const std::string suite = (fs::path(TANDEM_BINARY).parent_path() / "suite_generate").string();
+  const Ran ran =
+      run("--model tiny --src 4 --tgt 2 --precision fp32 --engine auto,reference --weights "
+          "seed:0,outliers,seed:1 "
+          "--decode greedy,top_k:4,temperature:0.8 --benchmark_list_tests",
+          suite);
+  EXPECT_EQ(ran.code, 0) << ran.errors;
+  const auto listed = [&](const char* part) {
+    return std::ranges::count_if(ran.lines,
+                                 [&](const std::string& l) { return l.find(part) != std::string::npos; });
+  };
+  EXPECT_GE(listed("weights:seed:0,outliers"), 2);
+  EXPECT_GE(listed("weights:seed:1"), 2);
+  EXPECT_GE(listed("decode:top_k:4,temperature:0.8"), 2);
 }
 
 // Without it bad input would crash, or give tokens that mean nothing.

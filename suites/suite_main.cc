@@ -103,13 +103,17 @@ std::vector<Case> cases_of(Suite suite, const Flags& flags, const EngineRegistry
   nlohmann::json group = {{"suite", suite_name(suite)}};
   std::string engine = best_engine(registry, flags.device);
   for (size_t i = 0; i < axes().size(); ++i) {
-    std::vector<std::string> values = flags.values[i];
-    if (values.empty()) continue;
-    if (axes()[i].name == "engine") {
-      for (std::string& v : values) {
-        if (v == "auto") v = engine;
-      }
+    // A comma may belong to a value, as in seed:0,outliers. `auto` is no value of a case.
+    Axis axis = axes()[i];
+    if (axis.name == "engine") {
+      axis.set = [&, set = axis.set](Case& c, const std::string& v) { set(c, v == "auto" ? engine : v); };
     }
+    std::vector<std::string> values;
+    for (const std::string& text : flags.values[i]) {
+      for (const std::string& v : split_values(axis, text))
+        values.push_back(axis.name == "engine" && v == "auto" ? engine : v);
+    }
+    if (values.empty()) continue;
     nlohmann::json list = nlohmann::json::array();
     for (const std::string& v : values) {
       if (axes()[i].integer) {
@@ -225,7 +229,6 @@ int run(Suite suite, int argc, char** argv) {
     const Axis& a = axes()[i];
     app.add_option(fmt::format("--{}", a.name), flags.values[i],
                    fmt::format("{} [{}] (default: {})", a.help, a.allowed, by_default(a)))
-        ->delimiter(',')
         ->group("Axes");
   }
   if (suite == Suite::kEncoder || suite == Suite::kGenerate) {

@@ -75,7 +75,10 @@ DeviceModel load_device_model(Device& device, MemoryResource& memory, const Devi
   const auto source = weight_source(params.weights, params.folder);
   materialise(*source, model.layout, target);
   for (const std::string& line : source->warnings()) std::cerr << line << '\n';
-  model.weights = bind_weights(model.layout, model.arena.data());
+  // The values may be another precision's; what products do with their rows is this one's.
+  WeightLayout computed = model.layout;
+  computed.form.precision = params.precision;
+  model.weights = bind_weights(computed, model.arena.data());
   device.synchronize();
   return model;
 }
