@@ -17,9 +17,10 @@ namespace {
 
 constexpr int kWorkspaceAlignment = 256;
 constexpr int kScalesAlignment = 16;
-/// 0: sums of fp8 products leave the tensor cores' own registers, of about 14 bits, for fp32 ones every few steps over k.
-/// 1: they stay there, which is faster, and the error grows with k.
-constexpr int8_t kFastAccumulation = 1;
+/// Up to this depth sums of fp8 products stay in the tensor cores' own registers, of about 14 bits (the library's fast
+/// accumulation); of deeper products they leave for fp32 ones every few steps over k. On an H200 passes of an encoder took 1.1
+/// to 1.2 times as long without it; the error of the sums was 0.2 % at 2048 and 1.8 % at 16384.
+constexpr int64_t kFastDepth = 4096;
 
 cublasLtEpilogue_t lt_epilogue(GemmEpilogue e) {
   switch (e) {
@@ -75,7 +76,8 @@ LtMatmul describe(const GemmProblem& p) {
     const auto mode = static_cast<int32_t>(CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
     set_attribute(d.operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
     set_attribute(d.operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
-    set_attribute(d.operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, kFastAccumulation);
+    set_attribute(d.operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM,
+                  static_cast<int8_t>(p.k <= kFastDepth ? 1 : 0));
     const auto placeholder = reinterpret_cast<const float*>(uintptr_t{4096});
     set_scales(d.operation, placeholder, placeholder);
   }

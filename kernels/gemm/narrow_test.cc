@@ -121,8 +121,10 @@ class Operands {
           summands += std::abs(residual_[at]);
         }
         const double want = activated(p.epilogue, v);
-        // Tensor cores add products of e4m3 with about 14 bits; a result that gets a residual is rounded twice.
-        const double arithmetic = 2e-3 * sum.size * scale + 1e-6;
+        // Tensor cores add products of e4m3 with about 14 bits, which a deeper sum fills; a result that gets a residual is
+        // rounded twice.
+        const double arithmetic =
+            (2e-3 + 2e-6 * static_cast<double>(std::min<int64_t>(p.k, 4096))) * sum.size * scale + 1e-6;
         // The library's GELU has a fast tanh, also where the result is fp32.
         const bool gelu = p.epilogue == GemmEpilogue::kGeluTanh || p.epilogue == GemmEpilogue::kBiasGeluTanh;
         const double rounding =

@@ -344,7 +344,10 @@ TEST(SkinnyCodes, RefusesWhatItCannotDo) {
     p.w_dtype = DType::kI4;
     p.input_dtype = DType::kI8;
   });
-  expect_refused("x_max", [](auto& p) { p.input_dtype = DType::kI8; });
+  expect_refused("x_max", [](auto& p) {
+    p.input_dtype = DType::kI8;
+    p.m = 2;  // one row finds it itself
+  });
   expect_refused("y_max", [](auto& p) {
     p.y_max = reinterpret_cast<float*>(memory + 80);
     p.y_float = true;
