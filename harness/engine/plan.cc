@@ -196,9 +196,9 @@ int64_t best_fit(std::vector<std::pair<int64_t, int64_t>> taken, int64_t start, 
 }  // namespace
 
 std::string_view op_name(const PlanOp& op) {
-  static constexpr std::array<std::string_view, 13> kNames = {
+  static constexpr std::array<std::string_view, 12> kNames = {
       "embed", "norm",   "dense",  "activation", "encoder_attention", "self_attention", "cross_attention",
-      "head",  "select", "choose", "beam",       "quantise",          "row_max"};
+      "head",  "select", "choose", "beam",       "quantise"};
   static_assert(kNames.size() == std::variant_size_v<decltype(PlanOp::body)>);
   return kNames[op.body.index()];
 }
@@ -217,26 +217,22 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.read(o.position);
                    a.read(o.sinusoids);
                    a.write(o.x);
-                   a.update(o.zeroed);
                  },
                  [&](const NormOp& o) {
                    a.read(o.x);
                    a.read(o.residual);
                    a.write(o.sum);
                    a.write(o.y);
-                   a.write(o.y_max);
                    a.write(o.codes);
                    a.write(o.scales);
                  },
                  [&](const DenseOp& o) {
                    a.read(o.x);
                    a.read(o.residual);
-                   a.read(o.x_max);
                    a.read(o.x_scales);
                    a.write(o.y);
                    a.write(o.norm_out);
                    a.write(o.scratch);
-                   a.update(o.y_max);
                  },
                  [&](const ActivationOp& o) {
                    a.read(o.x);
@@ -255,17 +251,15 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.update(o.k_scales);
                    a.update(o.v_scales);
                    a.write(o.out);
-                   a.update(o.out_max);
                  },
                  [&](const CrossAttentionOp& o) {
                    for (const PlanTensor& t : {o.q, o.k, o.v, o.k_scales, o.v_scales, o.offsets, o.finished})
                      a.read(t);
                    a.write(o.out);
-                   a.update(o.out_max);
                  },
                  [&](const HeadOp& o) {
                    a.read(o.x);
-                   a.read(o.x_max);
+                   a.read(o.x_scales);
                    a.select(o.state);
                  },
                  [&](const SelectOp& o) {
@@ -289,10 +283,6 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.read(o.x);
                    a.write(o.codes);
                    a.write(o.scales);
-                 },
-                 [&](const RowMaxOp& o) {
-                   a.read(o.x);
-                   a.write(o.max);
                  },
              },
              op.body);
@@ -323,7 +313,6 @@ std::vector<PlanWeight> weights_of(const PlanOp& op) {
                  [&](const ChooseOp& o) { w.add("bias", o.bias); },
                  [&](const BeamOp& o) { w.add("bias", o.bias); },
                  [&](const QuantiseOp&) {},
-                 [&](const RowMaxOp&) {},
              },
              op.body);
   return std::move(w.list);

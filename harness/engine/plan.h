@@ -63,10 +63,8 @@ struct PlanTensor {
   }
 };
 
-// Products of fp8 and int8 quantise the rows that they multiply, one scale a row (DenseWeight::input_dtype). They find the scale
-// in one of four ways: they normalise the rows themselves; they have a single row; whoever wrote the rows left each row's largest magnitude beside
-// them (`y_max`, `x_max`: f32 [1, rows], of the values as stored); or the rows are codes already, with their scales (`scales`,
-// `x_scales`: f32 [1, rows]).
+// Products of fp8 and int8 multiply rows that are quantised, one scale a row (DenseWeight::input_dtype). An own product of one
+// row does that itself; any other takes codes with their scales (`codes` of a norm, or QuantiseOp).
 
 /// Who computes a dense product.
 enum class DenseKernel : uint8_t {
@@ -82,7 +80,6 @@ struct EmbedOp {
   PlanTensor position = {};   ///< i32 [1, 1]; decoder
   PlanTensor sinusoids = {};  ///< f32 [rows, d_model]; sinusoidal positions
   PlanTensor x = {};          ///< [tokens, d_model]
-  PlanTensor zeroed = {};     ///< f32 or empty: set to 0, for the row maxima that later operations raise
   TensorView table = {};      ///< [vocab, d_model]
   TensorView learned = {};    ///< [position_offset + max_positions, d_model]; learned positions
 };
@@ -94,7 +91,6 @@ struct NormOp {
   PlanTensor residual = {};  ///< [rows, d_model] or empty
   PlanTensor sum = {};       ///< [rows, d_model] or empty; may be the place of x or residual, never of y
   PlanTensor y = {};         ///< [rows, d_model] or, with codes, empty; may be the place of x or residual
-  PlanTensor y_max = {};     ///< written, or empty
   PlanTensor codes = {};     ///< f8 or i8 [rows, d_model], or empty: of y in the type of activations
   PlanTensor scales = {};    ///< of the codes
   NormWeight weight = {};
@@ -106,9 +102,7 @@ struct DenseOp {
   PlanTensor residual = {};  ///< [rows, out] or empty
   PlanTensor y = {};         ///< [rows, out]
   PlanTensor norm_out = {};  ///< [rows, in] or empty: norm(x), for a later residual
-  PlanTensor x_max = {};     ///< own kernel, of a product that quantises several rows without a norm
-  PlanTensor x_scales = {};  ///< library: x holds codes
-  PlanTensor y_max = {};     ///< own kernel: raised, or empty
+  PlanTensor x_scales = {};  ///< f32 [1, rows] or empty: x holds codes
   /// Library: what its way to the product needs. i32 [rows, width of weight]: the sums of codes of 8-bit integers. In the
   /// type of activations, as weight: the matrix, where it is stored in another type than x has.
   PlanTensor scratch = {};
@@ -152,7 +146,6 @@ struct SelfAttentionOp {
   PlanTensor k_scales = {},
              v_scales = {};  ///< f32 [batch * heads * capacity, 1] of caches in 8 bits, else empty
   PlanTensor out = {};       ///< [batch, heads * head_dim]
-  PlanTensor out_max = {};   ///< raised, or empty
   PlanTensor position = {};  ///< i32 [1, 1]
   PlanTensor finished = {};  ///< i32 [1, batch], 0 or 1, or empty
   PlanTensor ancestry = {};  ///< i32 [batch, capacity] or empty: the row whose cache holds an earlier token
@@ -168,7 +161,6 @@ struct CrossAttentionOp {
   PlanTensor k_scales = {}, v_scales = {};  ///< f32 [heads, source tokens] of k and v in 8 bits, else empty
   PlanTensor offsets = {};                  ///< i32 [1, sources + 1]
   PlanTensor out = {};                      ///< as q
-  PlanTensor out_max = {};                  ///< raised, or empty
   PlanTensor finished = {};                 ///< i32 [1, rows], 0 or 1, or empty
   int heads = 0;
   int max_source = 0;
@@ -185,8 +177,8 @@ struct TokenState {
 
 /// Logits and arg-max in one kernel; the logits are not stored.
 struct HeadOp {
-  PlanTensor x = {};      ///< [batch, d_model]
-  PlanTensor x_max = {};  ///< as in DenseOp
+  PlanTensor x = {};         ///< [batch, d_model]
+  PlanTensor x_scales = {};  ///< as in DenseOp
   std::optional<NormWeight> norm = {};
   DenseWeight weight = {};  ///< [vocab, d_model]
   double scale = 1;
@@ -233,16 +225,10 @@ struct QuantiseOp {
   int64_t group = 0;
 };
 
-/// The largest magnitude of each row, of rows whose writer does not leave it.
-struct RowMaxOp {
-  PlanTensor x = {};    ///< [rows, cols]
-  PlanTensor max = {};  ///< f32 [1, rows]
-};
-
 struct PlanOp {
   Phase phase;
   std::variant<EmbedOp, NormOp, DenseOp, ActivationOp, EncoderAttentionOp, SelfAttentionOp, CrossAttentionOp,
-               HeadOp, SelectOp, ChooseOp, BeamOp, QuantiseOp, RowMaxOp>
+               HeadOp, SelectOp, ChooseOp, BeamOp, QuantiseOp>
       body;
 };
 /// "embed", "norm", "dense", ...

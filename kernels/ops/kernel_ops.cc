@@ -37,18 +37,6 @@ double activate(Activation activation, double x) {
   return x;
 }
 
-/// Where an own product of `weight` finds the largest magnitude of each row of x, which the graph of a model's step leaves
-/// beside them; empty when it wants none.
-PlanTensor max_of(PlanBuilder& b, const PlanTensor& x, const DenseWeight& weight) {
-  if (!weight.input_dtype || x.rows == 1) return {};
-  return b.state("x_max", DType::kF32, 1, x.rows, BufferRole::kInput);
-}
-void upload_max(OpRunner& runner, const PlanTensor& x_max, int64_t rows) {
-  if (x_max.empty()) return;
-  const std::vector<float> maxima = row_maxima(runner.run().floats("x"), rows);
-  runner.run().upload("x_max", maxima.data(), tensor_bytes(DType::kF32, rows));
-}
-
 struct DenseShape {
   PhaseKind kind;
   int64_t n;  // rows of the weight
@@ -69,27 +57,15 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor x = b.state("x", s.dtype, rows, shape.k, BufferRole::kInput);
   const bool own = b.own_product(x, matrix.copy(0));
-  const PlanTensor x_max = own ? max_of(b, x, matrix.copy(0)) : PlanTensor{};
   for (int i = 0; i < copies; ++i) {
     const PlanBuilder::Dense dense{
         .kind = shape.kind, .weight = matrix.copy(i), .activation = activation, .gated = gated};
-    const PlanTensor y =
-        x_max.empty() ? b.dense({.rows = x, .pending = {}}, dense) : b.activations(shape.kind, rows, out);
-    if (!x_max.empty()) {
-      b.add(shape.kind, DenseOp{.x = x,
-                                .y = y,
-                                .x_max = x_max,
-                                .weight = dense.weight,
-                                .activation = activation,
-                                .gated = gated,
-                                .kernel = DenseKernel::kSkinny});
-    }
+    const PlanTensor y = b.dense({.rows = x, .pending = {}}, dense);
     if (i + 1 == copies) b.keep(y, "y");
   }
 
   OpWorkload op;
   auto runner = s.runner(b, matrix.weights(), copies);
-  upload_max(*runner, x_max, rows);
   runner->build_graph();
   op.unit = matrix.unit();
   op.bytes_read = matrix.stored_bytes() + static_cast<double>(rows) * matrix.input_row_bytes(!own);
@@ -218,17 +194,8 @@ OpWorkload head_op(const OpSetup& s) {
       .tokens = b.state(plan_names::kTokens, DType::kI32, rows, s.c.tgt, BufferRole::kInput),
       .position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput)};
   const bool own = b.own_product(x, matrix.copy(0));
-  const PlanTensor x_max = own ? max_of(b, x, matrix.copy(0)) : PlanTensor{};
-  for (int i = 0; i < copies; ++i) {
-    if (x_max.empty()) {
-      b.head({.rows = x, .pending = {}}, matrix.copy(i), token);
-    } else {
-      b.add(PhaseKind::kHead,
-            HeadOp{.x = x, .x_max = x_max, .weight = matrix.copy(i), .scale = c.head_scale, .state = token});
-    }
-  }
+  for (int i = 0; i < copies; ++i) b.head({.rows = x, .pending = {}}, matrix.copy(i), token);
   auto runner = s.runner(b, matrix.weights(), copies);
-  upload_max(*runner, x_max, rows);
   const int32_t zero = 0;
   runner->run().upload(plan_names::kPosition, &zero, sizeof(zero));
   runner->build_graph();

@@ -77,11 +77,4 @@ std::vector<float> OpMatrix::input(std::span<const float> x) const {
   return input_dtype_ ? through_codes(*input_dtype_, x) : std::vector<float>(x.begin(), x.end());
 }
 
-std::vector<float> row_maxima(const std::vector<float>& x, int64_t rows) {
-  std::vector<float> maxima(static_cast<size_t>(rows));
-  const size_t cols = x.size() / maxima.size();
-  for (size_t i = 0; i < x.size(); ++i) maxima[i / cols] = std::max(maxima[i / cols], std::abs(x[i]));
-  return maxima;
-}
-
 }  // namespace tandem::kernels

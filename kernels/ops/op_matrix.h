@@ -49,7 +49,4 @@ class OpMatrix {
   std::shared_ptr<OpWeights> weights_;
 };
 
-/// The largest magnitude of each of `rows` rows: what an own product of 8-bit inputs finds beside them in a model's plan.
-std::vector<float> row_maxima(const std::vector<float>& x, int64_t rows);
-
 }  // namespace tandem::kernels

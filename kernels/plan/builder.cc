@@ -22,20 +22,6 @@ bool coded(DType dtype) {
   return dtype == DType::kF8 || dtype == DType::kI8 || dtype == DType::kI4;
 }
 
-/// Where an own kernel leaves the largest magnitudes of `x`, if that is what the operation writes as a whole.
-PlanTensor* raised_by(PlanOp& op, const PlanTensor& x) {
-  const auto writes = [&](const PlanTensor& t) {
-    return t.buffer == x.buffer && t.offset == x.offset && t.rows == x.rows && t.cols == x.cols;
-  };
-  if (auto* dense = std::get_if<DenseOp>(&op.body))
-    return dense->kernel == DenseKernel::kSkinny && writes(dense->y) ? &dense->y_max : nullptr;
-  if (auto* self = std::get_if<SelfAttentionOp>(&op.body))
-    return writes(self->out) ? &self->out_max : nullptr;
-  if (auto* cross = std::get_if<CrossAttentionOp>(&op.body))
-    return writes(cross->out) ? &cross->out_max : nullptr;
-  return nullptr;
-}
-
 }  // namespace
 
 KernelChoice parse_kernel(std::string_view text) {
@@ -159,6 +145,10 @@ bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k, DType weight) const
   if (request_.kernel == KernelChoice::kLibrary || rows > kSkinnyMaxRows) return false;
   // The library would read codes as a matrix of 16 bits that has to be made first, or quantise rows in a pass of its own.
   if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows && !coded(weight)) return false;
+  // Codes by codes of several rows are products of warpgroup tensor cores alone.
+  if (coded(weight) && quantises_activations({.precision = request_.precision}) && rows > 1 &&
+      request_.auto_own_rows < kAutoWideRows)
+    return false;
   return skinny_supports(dtype_, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k),
                          coded(weight) ? weight : dtype_);
 }
@@ -178,71 +168,31 @@ PlanBuilder::Quantised PlanBuilder::quantised(PhaseKind kind, const PlanTensor& 
   return q;
 }
 
-PlanTensor PlanBuilder::raised_max(int64_t rows) {
-  const auto first = static_cast<size_t>(plan_.sections[static_cast<size_t>(section_)].first);
-  auto* embed = first < plan_.ops.size() ? std::get_if<EmbedOp>(&plan_.ops[first].body) : nullptr;
-  if (embed == nullptr) return {};
-  PlanTensor& zeroed = embed->zeroed;
-  if (zeroed.empty()) zeroed = state(fmt::format("{}.row_max", section_name(section_)), DType::kF32, 1, 0);
-  const PlanTensor slot{
-      .buffer = zeroed.buffer, .offset = zeroed.cols, .rows = 1, .cols = rows, .stride = rows};
-  plan_.buffers.at(static_cast<size_t>(zeroed.buffer)).elements = zeroed.cols = zeroed.stride =
-      zeroed.cols + rows;
-  return slot;
-}
-
-PlanTensor PlanBuilder::row_max(PhaseKind kind, const PlanTensor& x, const DenseWeight& weight) {
-  if (!weight.input_dtype || x.rows == 1) return {};
-  for (auto op = plan_.ops.rbegin(); op != plan_.ops.rend(); ++op) {
-    auto* norm = std::get_if<NormOp>(&op->body);
-    if (norm != nullptr && norm->y.buffer == x.buffer) {
-      if (norm->y_max.empty()) norm->y_max = scratch(phase_path(op->phase) + ".max", DType::kF32, 1, x.rows);
-      return norm->y_max;
-    }
-    if (PlanTensor* raised = raised_by(*op, x)) {
-      if (raised->empty()) *raised = raised_max(x.rows);
-      if (!raised->empty()) return *raised;
-      break;
-    }
-  }
-  const PlanTensor max = scratch(phase_path(phase(kind)) + ".max", DType::kF32, 1, x.rows);
-  add(kind, RowMaxOp{.x = x, .max = max});
-  return max;
-}
-
 PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* normalised) {
   const int64_t rows = x.rows.rows;
   const int64_t k = what.weight.weight.cols;
   const int64_t width = what.weight.weight.rows;
   const int64_t n = what.gated ? width / 2 : width;
   const bool own = skinny(rows, n, k, what.weight.weight.dtype);
-  const bool fused =
-      own && x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
-
-  const DType out = what.residual.empty() ? dtype_ : stream_dtype_;
-  const auto result = [&] { return scratch(phase_path(phase(what.kind)), out, rows, n); };
-  if (!own) {
-    const LibraryInput in = library_input(x, what, normalised);
-    const PlanTensor y = result();
-    library_dense(in, what, y);
-    return y;
-  }
-  PlanTensor in = x.rows;
+  const bool fused = own && fuses_norm(x, what.weight);
   PlanTensor norm_out;
-  PlanTensor x_max;
+  ProductInput in{.x = x.rows};
   if (fused) {
     if (normalised != nullptr) norm_out = *normalised = activations(PhaseKind::kNorm, rows, k);
   } else {
-    in = materialise(x);
-    if (normalised != nullptr) *normalised = in;
-    x_max = row_max(what.kind, in, what.weight);
+    in = product_input(x, what, own, normalised);
   }
-  const PlanTensor y = result();
-  add(what.kind, DenseOp{.x = in,
+  const DType out = what.residual.empty() ? dtype_ : stream_dtype_;
+  const PlanTensor y = scratch(phase_path(phase(what.kind)), out, rows, n);
+  if (!own) {
+    library_dense(in, what, y);
+    return y;
+  }
+  add(what.kind, DenseOp{.x = in.x,
                          .residual = what.residual,
                          .y = y,
                          .norm_out = norm_out,
-                         .x_max = x_max,
+                         .x_scales = in.scales,
                          .weight = what.weight,
                          .norm = fused ? x.pending : std::nullopt,
                          .activation = what.activation,
@@ -251,12 +201,19 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* no
   return y;
 }
 
-PlanBuilder::LibraryInput PlanBuilder::library_input(const Stream& x, const Dense& what,
+bool PlanBuilder::fuses_norm(const Stream& x, const DenseWeight& weight) const {
+  const auto rows = static_cast<int>(x.rows.rows);
+  return x.pending && x.addend.empty() && norm_prologue_pays(rows, static_cast<int>(weight.weight.cols)) &&
+         (rows == 1 || !weight.input_dtype);
+}
+
+PlanBuilder::ProductInput PlanBuilder::product_input(const Stream& x, const Dense& what, bool own,
                                                      PlanTensor* normalised) {
-  const std::optional<DType> narrow = what.weight.input_dtype;
+  // An own product of one row quantises it.
+  const std::optional<DType> narrow = own && x.rows.rows == 1 ? std::nullopt : what.weight.input_dtype;
   if (narrow && x.pending) {  // the norm writes codes at once
     const std::string name = phase_path(phase(PhaseKind::kNorm));
-    const LibraryInput in{.x = scratch(name + ".codes", *narrow, x.rows.rows, x.rows.cols),
+    const ProductInput in{.x = scratch(name + ".codes", *narrow, x.rows.rows, x.rows.cols),
                           .scales = scratch(name + ".scales", DType::kF32, 1, x.rows.rows)};
     NormOp op{.x = x.rows, .residual = x.addend, .codes = in.x, .scales = in.scales, .weight = *x.pending};
     if (normalised != nullptr) op.y = *normalised = activations(PhaseKind::kNorm, x.rows.rows, x.rows.cols);
@@ -270,7 +227,7 @@ PlanBuilder::LibraryInput PlanBuilder::library_input(const Stream& x, const Dens
   return {.x = q.codes, .scales = q.scales};
 }
 
-void PlanBuilder::library_dense(const LibraryInput& in, const Dense& what, const PlanTensor& y) {
+void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const PlanTensor& y) {
   const DenseWeight& w = what.weight;
   DenseOp op{.x = in.x, .residual = what.residual, .y = y, .x_scales = in.scales, .weight = w};
   if (w.input_dtype ==
@@ -306,11 +263,12 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
   const double scale = config().head_scale;
   const bool own = skinny(rows, vocab, k, weight.weight.dtype);
   if (!request_.generation && own) {
-    const bool fused =
-        x.pending && x.addend.empty() && norm_prologue_pays(static_cast<int>(rows), static_cast<int>(k));
-    const PlanTensor in = fused ? x.rows : materialise(x);
-    add(PhaseKind::kHead, HeadOp{.x = in,
-                                 .x_max = fused ? PlanTensor{} : row_max(PhaseKind::kHead, in, weight),
+    const bool fused = fuses_norm(x, weight);
+    const ProductInput in =
+        fused ? ProductInput{.x = x.rows}
+              : product_input(x, {.kind = PhaseKind::kHead, .weight = weight}, own, nullptr);
+    add(PhaseKind::kHead, HeadOp{.x = in.x,
+                                 .x_scales = in.scales,
                                  .norm = fused ? x.pending : std::nullopt,
                                  .weight = weight,
                                  .scale = scale,
@@ -321,18 +279,11 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
   product.bias = {};
   // The own kernels have no scale; a head of codes is theirs all the same where it needs none.
   const bool skinny_logits = own && coded(weight.weight.dtype) && scale == 1;
-  LibraryInput in;
-  PlanTensor x_max;
-  if (skinny_logits) {
-    in.x = materialise(x);
-    x_max = row_max(PhaseKind::kHead, in.x, weight);
-  } else {
-    in = library_input(x, {.kind = PhaseKind::kHead, .weight = product}, nullptr);
-  }
+  const ProductInput in =
+      product_input(x, {.kind = PhaseKind::kHead, .weight = product}, skinny_logits, nullptr);
   const int64_t stride = round_up(vocab, kPlanRowElements);
   const PlanTensor logits = scratch(plan_names::kLogits, DType::kF32, rows, stride).columns(0, vocab);
-  DenseOp op{
-      .x = in.x, .y = logits, .x_max = x_max, .x_scales = in.scales, .weight = product, .scale = scale};
+  DenseOp op{.x = in.x, .y = logits, .x_scales = in.scales, .weight = product, .scale = scale};
   if (skinny_logits) {
     op.kernel = DenseKernel::kSkinny;
   } else if (weight.input_dtype == DType::kI8) {

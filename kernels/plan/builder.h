@@ -129,19 +129,17 @@ class PlanBuilder {
   StepPlan finish();
 
  private:
-  /// x as the library's product reads it: rows, or codes with their scales (empty for rows).
-  struct LibraryInput {
+  /// x as a product reads it: rows, or codes with their scales (empty for rows).
+  struct ProductInput {
     PlanTensor x;
     PlanTensor scales = {};
   };
 
   bool skinny(int64_t rows, int64_t n, int64_t k, DType weight) const;
-  LibraryInput library_input(const Stream& x, const Dense& what, PlanTensor* normalised);
-  void library_dense(const LibraryInput& in, const Dense& what, const PlanTensor& y);
-  /// Where the product may find the largest magnitude of each row of x; empty unless it quantises them, and several.
-  PlanTensor row_max(PhaseKind kind, const PlanTensor& x, const DenseWeight& weight);
-  /// Row maxima that operations of this section raise, zeroed by its embedding; empty where it has none.
-  PlanTensor raised_max(int64_t rows);
+  /// Does the own product with `weight` normalise its rows itself?
+  bool fuses_norm(const Stream& x, const DenseWeight& weight) const;
+  ProductInput product_input(const Stream& x, const Dense& what, bool own, PlanTensor* normalised);
+  void library_dense(const ProductInput& in, const Dense& what, const PlanTensor& y);
   void choose(const PlanTensor& logits, const TensorView& bias, const TokenState& state,
               const PlanTensor& ancestry);
 

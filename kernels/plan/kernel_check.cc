@@ -34,7 +34,6 @@ class KernelCheck {
     require("learned", o.learned, or_wide(table));
     require("sinusoids", o.sinusoids, {DType::kF32});
     require("x", o.x, or_wide(table));
-    require("zeroed", o.zeroed, kFloat);
   }
   void operator()(const NormOp& o) const {
     const DType gamma = o.weight.gamma.dtype;
@@ -47,17 +46,15 @@ class KernelCheck {
     require("codes", o.codes, kCodes);
     require(!o.y.empty() || !o.codes.empty(), "it needs `y` or `codes`");
     require(o.codes.empty() == o.scales.empty(), "`codes` go with `scales`");
-    require("y_max", o.y_max, kFloat);
     require("scales", o.scales, kFloat);
   }
   void operator()(const DenseOp& o) const {
     const DType type_of_rows = matrix(o.weight);
     if (o.kernel == DenseKernel::kLibrary) return library(o, type_of_rows);
     require(o.scale == 1, "the own products have no scale");
-    require(o.x_scales.empty() && o.scratch.empty(), "the own products quantise their rows themselves");
-    own_rows(o.x, o.x_max, o.norm, o.weight);
+    require(o.scratch.empty(), "`scratch` is the library's");
+    own_rows(o.x, o.x_scales, o.norm, o.weight);
     require("y", o.y, or_wide(type_of_rows));
-    require("y_max", o.y_max, kFloat);
     require("residual", o.residual, or_wide(type_of_rows));
     require("norm_out", o.norm_out, {type_of_rows});
     require("bias", o.weight.bias, {type_of_rows});
@@ -79,7 +76,6 @@ class KernelCheck {
       require(name, t, {type(o.q)});
     keys_values({"k_cache", o.k_cache, "k_scales", o.k_scales}, o.q);
     keys_values({"v_cache", o.v_cache, "v_scales", o.v_scales}, o.q);
-    require("out_max", o.out_max, kFloat);
     require("bias.table", o.bias.table, kFloats);
   }
   void operator()(const CrossAttentionOp& o) const {
@@ -87,11 +83,10 @@ class KernelCheck {
     require("out", o.out, {type(o.q)});
     keys_values({"k", o.k, "k_scales", o.k_scales}, o.q);
     keys_values({"v", o.v, "v_scales", o.v_scales}, o.q);
-    require("out_max", o.out_max, kFloat);
   }
   void operator()(const HeadOp& o) const {
     const DType type_of_rows = matrix(o.weight);
-    own_rows(o.x, o.x_max, o.norm, o.weight);
+    own_rows(o.x, o.x_scales, o.norm, o.weight);
     require("bias", o.weight.bias, {type_of_rows});
   }
   void operator()(const QuantiseOp& o) const {
@@ -100,10 +95,6 @@ class KernelCheck {
     require("scales", o.scales, kFloat);
     require(o.group > 0 && o.x.cols == o.group * o.scales.rows,
             "`group` must divide the columns into the scales");
-  }
-  void operator()(const RowMaxOp& o) const {
-    require("x", o.x, kFloats);
-    require("max", o.max, kFloat);
   }
   void operator()(const SelectOp& o) const { logits(o.logits, o.bias); }
   void operator()(const ChooseOp& o) const { logits(o.logits, o.bias); }
@@ -144,7 +135,6 @@ class KernelCheck {
   }
   void library(const DenseOp& o, DType type_of_rows) const {
     require(!o.norm && o.norm_out.empty(), "the library's products have no norm");
-    require(o.x_max.empty() && o.y_max.empty(), "the library's products know no row maxima");
     const std::optional<DType> codes = o.weight.input_dtype;
     require(codes == DType::kI8 || !o.gated, "the library's products have no gate");
     require("x", o.x, {codes ? *codes : type_of_rows});
@@ -165,13 +155,14 @@ class KernelCheck {
     require("bias", o.weight.bias, {type(o.y)});
   }
   /// The own products take fp32 rows through their norm only.
-  void own_rows(const PlanTensor& x, const PlanTensor& x_max, const std::optional<NormWeight>& norm,
+  void own_rows(const PlanTensor& x, const PlanTensor& x_scales, const std::optional<NormWeight>& norm,
                 const DenseWeight& w) const {
     const DType dtype = matrix(w);
-    require("x", x, norm ? or_wide(dtype) : Types{dtype});
-    require("x_max", x_max, kFloat);
-    require(x_max.empty() == (norm || !w.input_dtype || x.rows == 1),
-            "`x_max` goes with several rows that are quantised without a norm");
+    const bool codes = !x_scales.empty();
+    require(codes == (w.input_dtype && x.rows > 1), "codes of several rows go with `x_scales`");
+    require(!codes || !norm, "codes are normalised already");
+    require("x", x, codes ? Types{*w.input_dtype} : norm ? or_wide(dtype) : Types{dtype});
+    require("x_scales", x_scales, kFloat);
     if (!norm) return;
     require("norm.gamma", norm->gamma, {dtype});
     require("norm.beta", norm->beta, {dtype});

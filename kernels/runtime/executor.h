@@ -67,7 +67,6 @@ class PlanExecutor {
   void launch(const ChooseOp& op);
   void launch(const BeamOp& op);
   void launch(const QuantiseOp& op);
-  void launch(const RowMaxOp& op);
   void launch_skinny_dense(const DenseOp& op);
   void launch_library_dense(const DenseOp& op);
 

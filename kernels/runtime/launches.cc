@@ -9,7 +9,6 @@
 #include "kernels/embedding/embedding.h"
 #include "kernels/norm/norm.h"
 #include "kernels/quantise/quantise.h"
-#include "kernels/quantise/row_max.h"
 #include "kernels/runtime/executor.h"
 #include "kernels/skinny/skinny.h"
 
@@ -34,8 +33,6 @@ void PlanExecutor::launch(const EmbedOp& op) {
                     .table = op.table.data,
                     .scale = static_cast<float>(c.embedding_scale),
                     .x = at(op.x),
-                    .zero = at<float>(op.zeroed),
-                    .zero_count = op.zeroed.cols,
                     .dependent = dependent_};
   if (!op.sinusoids.empty()) {
     p.positions = at(op.sinusoids);
@@ -76,7 +73,6 @@ void PlanExecutor::launch(const NormOp& op) {
                .codes = at(op.codes),
                .code_dtype = type_or(op.codes, DType::kF8),
                .scales = at<float>(op.scales),
-               .y_max = at<float>(op.y_max),
                .dependent = dependent_},
               device_.stream());
 }
@@ -98,14 +94,13 @@ void PlanExecutor::launch_skinny_dense(const DenseOp& op) {
                  .w = op.weight.weight.data,
                  .scales = op.weight.scales.data,
                  .input_dtype = op.weight.input_dtype,
-                 .x_max = at<float>(op.x_max),
+                 .x_scales = at<float>(op.x_scales),
                  .bias = op.weight.bias.data,
                  .residual = at(op.residual),
                  .ld_residual = op.residual.stride,
                  .y = at(op.y),
                  .ldy = op.y.stride,
-                 .y_max = at<float>(op.y_max),
-                 .x_float = type(op.x) != dtype,
+                 .x_float = op.x_scales.empty() && type(op.x) != dtype,
                  .residual_float = !op.residual.empty() && type(op.residual) != dtype,
                  .y_float = type(op.y) != dtype,
                  .norm = std::nullopt,
@@ -224,7 +219,6 @@ void PlanExecutor::launch(const SelfAttentionOp& op) {
                                 .v_scales = at<float>(op.v_scales),
                                 .out = at(op.out),
                                 .out_stride = op.out.stride,
-                                .out_max = at<float>(op.out_max),
                                 .position = at<int32_t>(op.position),
                                 .finished = at<int32_t>(op.finished),
                                 .ancestry = at<int32_t>(op.ancestry),
@@ -257,7 +251,6 @@ void PlanExecutor::launch(const CrossAttentionOp& op) {
                                  .offsets = at<int32_t>(op.offsets),
                                  .out = at(op.out),
                                  .out_stride = op.out.stride,
-                                 .out_max = at<float>(op.out_max),
                                  .finished = at<int32_t>(op.finished),
                                  .sources = static_cast<int>(op.offsets.cols - 1),
                                  .rows_per_source = static_cast<int>(op.q.rows / (op.offsets.cols - 1)),
@@ -281,11 +274,11 @@ void PlanExecutor::launch(const HeadOp& op) {
                .k = static_cast<int>(op.x.cols),
                .x = at(op.x),
                .ldx = op.x.stride,
-               .x_float = type(op.x) != dtype,
+               .x_float = op.x_scales.empty() && type(op.x) != dtype,
                .w = op.weight.weight.data,
                .scales = op.weight.scales.data,
                .input_dtype = op.weight.input_dtype,
-               .x_max = at<float>(op.x_max),
+               .x_scales = at<float>(op.x_scales),
                .bias = op.weight.bias.data,
                .scale = static_cast<float>(op.scale),
                .norm = std::nullopt,
@@ -349,17 +342,6 @@ void PlanExecutor::launch(const QuantiseOp& op) {
                         .scale_group_stride = op.scales.stride,
                         .dependent = dependent_},
                        device_.stream());
-}
-
-void PlanExecutor::launch(const RowMaxOp& op) {
-  launch_row_max({.dtype = type(op.x),
-                  .rows = op.x.rows,
-                  .cols = op.x.cols,
-                  .x = at(op.x),
-                  .x_stride = op.x.stride,
-                  .max = at<float>(op.max),
-                  .dependent = dependent_},
-                 device_.stream());
 }
 
 }  // namespace tandem::kernels

@@ -257,7 +257,6 @@ void PlanInterpreter::apply(const EmbedOp& op) {
                                    .positions = positions,
                                    .table = in_fp32(op.table),
                                    .position_table = in_fp32(op.learned)}));
-  if (!op.zeroed.empty()) write(op.zeroed, Matrix(op.zeroed.rows, op.zeroed.cols));
 }
 
 void PlanInterpreter::apply(const NormOp& op) {
@@ -266,21 +265,15 @@ void PlanInterpreter::apply(const NormOp& op) {
   const Matrix y = norm(op.weight, x);
   if (!op.codes.empty()) write_codes(op.codes, op.scales, in_activation_type(y), y.cols);
   if (!op.y.empty()) write(op.y, y);
-  if (!op.y_max.empty()) write_max(op.y_max, op.y);
 }
 
 void PlanInterpreter::apply(const DenseOp& op) {
-  Matrix x = op.x_scales.empty() ? read(op.x) : read_codes(op.x, op.x_scales, op.x.cols);
-  if (op.norm) x = norm(*op.norm, x);
-  if (!op.norm_out.empty()) write(op.norm_out, x);
-  if (op.kernel == DenseKernel::kSkinny && op.weight.input_dtype)
-    x = quantised_input(std::move(x), op.x_max, *op.weight.input_dtype);
+  const Matrix x = product_input(op.x, op.x_scales, op.norm, op.norm_out, op.weight);
   const DenseWeight w = in_fp32(op.weight);
   Matrix y = head(x, w, op.scale);
   if (op.activation) y = activated(y, *op.activation, op.gated);
   if (!op.residual.empty()) y = add(y, read(op.residual));
   write(op.y, y);
-  if (!op.y_max.empty()) raise_max(op.y_max, op.y);
 }
 
 void PlanInterpreter::apply(const ActivationOp& op) {
@@ -374,7 +367,6 @@ void PlanInterpreter::apply(const SelfAttentionOp& op) {
     if (finished(op.finished, b)) std::fill_n(out.row(b), out.cols, 0.0f);
   }
   write(op.out, out);
-  if (!op.out_max.empty()) raise_max(op.out_max, op.out);
 }
 
 void PlanInterpreter::apply(const CrossAttentionOp& op) {
@@ -398,13 +390,10 @@ void PlanInterpreter::apply(const CrossAttentionOp& op) {
     if (finished(op.finished, b)) std::fill_n(out.row(b), out.cols, 0.0f);
   }
   write(op.out, out);
-  if (!op.out_max.empty()) raise_max(op.out_max, op.out);
 }
 
 void PlanInterpreter::apply(const HeadOp& op) {
-  Matrix x = read(op.x);
-  if (op.norm) x = norm(*op.norm, x);
-  if (op.weight.input_dtype) x = quantised_input(std::move(x), op.x_max, *op.weight.input_dtype);
+  const Matrix x = product_input(op.x, op.x_scales, op.norm, {}, op.weight);
   logits_ = head(x, in_fp32(op.weight), op.scale);
   choose(logits_, op.state);
 }

@@ -26,7 +26,6 @@ void refuse_unknown(const StepPlan& plan, int op);
 
 /// Values are stored in the types of the plan's buffers, so a bf16 plan rounds where the device rounds.
 /// Weights that the plan's operations point to are in host memory: fp32 whatever type activations have, or as they are stored.
-/// Row maxima that an operation is given are checked against the rows.
 class PlanInterpreter {
  public:
   /// Keeps a reference to the plan. The arena is all poison.
@@ -61,16 +60,13 @@ class PlanInterpreter {
   void apply(const ChooseOp& op);
   void apply(const BeamOp& op);
   void apply(const QuantiseOp& op);
-  void apply(const RowMaxOp& op);
 
-  /// x as a product has it that quantises its rows to `dtype`, by the row maxima it is given (empty: its own).
-  Matrix quantised_input(Matrix x, const PlanTensor& x_max, DType dtype) const;
+  /// x of a product: normalised, and quantised where its matrix asks for that.
+  Matrix product_input(const PlanTensor& x, const PlanTensor& x_scales, const std::optional<NormWeight>& norm,
+                       const PlanTensor& norm_out, const DenseWeight& w);
   Matrix in_activation_type(Matrix x) const;
   void write_codes(const PlanTensor& codes, const PlanTensor& scales, MatrixView x, int64_t group);
   Matrix read_codes(const PlanTensor& codes, const PlanTensor& scales, int64_t group) const;
-  void write_max(const PlanTensor& max, const PlanTensor& of);
-  void raise_max(const PlanTensor& max, const PlanTensor& of);
-  void check_max(const PlanTensor& max, MatrixView x) const;
   /// Views in fp32 of weights that may be stored in another type.
   TensorView in_fp32(const TensorView& t) const;
   NormWeight in_fp32(const NormWeight& w) const;

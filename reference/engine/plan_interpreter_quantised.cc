@@ -1,8 +1,7 @@
-// Rows of codes with scales, the row maxima that scales are made of, and weights as they are stored.
+// Rows of codes with scales, and weights as they are stored.
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <span>
 #include <utility>
@@ -16,16 +15,6 @@
 
 namespace tandem::reference {
 namespace {
-
-/// max |x| of a row. A NaN is no smaller than any number.
-float row_max(const float* row, int64_t cols) {
-  float most = 0;
-  for (int64_t i = 0; i < cols && !std::isnan(most); ++i) {
-    const float v = std::abs(row[i]);
-    if (!(v <= most)) most = v;
-  }
-  return most;
-}
 
 float of_bits(DType dtype, uint32_t bits) {
   switch (dtype) {
@@ -95,44 +84,18 @@ Matrix PlanInterpreter::in_activation_type(Matrix x) const {
   return x;
 }
 
-Matrix PlanInterpreter::quantised_input(Matrix x, const PlanTensor& x_max, DType dtype) const {
-  x = in_activation_type(std::move(x));
-  if (!x_max.empty()) check_max(x_max, x);
-  return quantised_rows(x, dtype);
+Matrix PlanInterpreter::product_input(const PlanTensor& x, const PlanTensor& x_scales,
+                                      const std::optional<NormWeight>& weight, const PlanTensor& norm_out,
+                                      const DenseWeight& w) {
+  if (!x_scales.empty()) return read_codes(x, x_scales, x.cols);
+  Matrix rows = read(x);
+  if (weight) rows = norm(*weight, rows);
+  if (!norm_out.empty()) write(norm_out, rows);
+  return w.input_dtype ? quantised_rows(in_activation_type(std::move(rows)), *w.input_dtype) : rows;
 }
 
 void PlanInterpreter::apply(const QuantiseOp& op) {
   write_codes(op.codes, op.scales, read(op.x), op.group);
-}
-
-// ---- Row maxima
-// -------------------------------------------------------------------------------------------------------
-
-void PlanInterpreter::write_max(const PlanTensor& max, const PlanTensor& of) {
-  const Matrix x = read(of);
-  for (int64_t r = 0; r < x.rows; ++r) write(max, 0, r, row_max(x.row(r), x.cols));
-}
-
-void PlanInterpreter::raise_max(const PlanTensor& max, const PlanTensor& of) {
-  const Matrix x = read(of);
-  for (int64_t r = 0; r < x.rows; ++r) {
-    const float pair[] = {read(max, 0, r), row_max(x.row(r), x.cols)};
-    write(max, 0, r, row_max(pair, 2));
-  }
-}
-
-void PlanInterpreter::check_max(const PlanTensor& max, MatrixView x) const {
-  for (int64_t r = 0; r < x.rows; ++r) {
-    const float given = read(max, 0, r);
-    const float own = row_max(x.row(r), x.cols);
-    if (given == own || (std::isnan(given) && std::isnan(own))) continue;
-    throw Error(fmt::format("{}: '{}' says that the largest magnitude of row {} is {}, but it is {}", where(),
-                            buffer(max).name, r, given, own));
-  }
-}
-
-void PlanInterpreter::apply(const RowMaxOp& op) {
-  write_max(op.max, op.x);
 }
 
 // ---- Weights

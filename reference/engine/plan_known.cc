@@ -33,12 +33,9 @@ class Attributes {
     if (o.norm) norm(*o.norm);
     require(!o.gated || o.activation, "`gated` needs an activation");
     matrix(o.weight);
-    const bool narrow = o.weight.input_dtype.has_value();
-    const bool own = o.kernel == DenseKernel::kSkinny;
-    require(o.x_max.empty() == !(narrow && own && !o.norm && o.x.rows > 1),
-            "`x_max` goes with rows quantised by the own kernel");
-    require(o.x_scales.empty() == !(narrow && !own), "`x_scales` go with rows quantised for the library");
-    require(own || o.y_max.empty(), "the library leaves no row maxima");
+    const bool alone = o.kernel == DenseKernel::kSkinny && o.x.rows == 1;
+    require(o.x_scales.empty() == !(o.weight.input_dtype && !alone),
+            "`x_scales` go with rows that are codes");
     require(o.norm_out.empty() || o.norm, "`norm_out` needs a norm");
   }
   void operator()(const ActivationOp&) const {}
@@ -59,15 +56,14 @@ class Attributes {
   void operator()(const HeadOp& o) const {
     if (o.norm) norm(*o.norm);
     matrix(o.weight);
-    require(o.x_max.empty() == (o.norm || !o.weight.input_dtype || o.x.rows == 1),
-            "`x_max` goes with rows that are quantised without a norm");
+    require(o.x_scales.empty() == !(o.weight.input_dtype && o.x.rows > 1),
+            "`x_scales` go with rows that are codes");
     require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
   }
   void operator()(const QuantiseOp& o) const {
     require(o.group > 0 && o.x.cols == o.group * o.scales.rows,
             "`group` must divide the columns into the scales");
   }
-  void operator()(const RowMaxOp&) const {}
   void operator()(const SelectOp&) const {
     require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
   }

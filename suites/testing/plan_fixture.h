@@ -56,7 +56,8 @@ struct Fixture {
             .batch = batch.size(),
             .source_tokens = batch.tokens(),
             .max_source = batch.max_length,
-            .capacity = kSteps};
+            .capacity = kSteps,
+            .auto_own_rows = lossy(form(cover)) ? kernels::kAutoWideRows : kernels::kAutoOwnRows};
   }
 
   CoverCase cover;
