@@ -108,7 +108,10 @@ SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
     case 1664:
       return head ? nullptr : &skinny_mma_kernel<CodesCore<Format, 16, 64>, false>;
     case 3264:
-      return mma.template operator()<32, 64>();
+      if constexpr (Format::kGroupScales)
+        return nullptr;  // the registers do not hold it
+      else
+        return mma.template operator()<32, 64>();
     default:
       return nullptr;
   }

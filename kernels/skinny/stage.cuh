@@ -12,10 +12,8 @@
 namespace tandem::kernels {
 
 /// Starts the copy of units [range) of rows [row0, row0 + rows) of x to `to` (rows x_stride apart); zeros past k.
-template <class Format>
-__device__ inline void stage_raw(const SkinnyArgs& a, typename Format::X* to, const UnitRange& range,
-                                 int row0, int rows) {
-  using T = typename Format::T;
+template <typename T>
+__device__ inline void stage_raw(const SkinnyArgs& a, T* to, const UnitRange& range, int row0, int rows) {
   constexpr int kV = kVec<T>;
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
@@ -32,68 +30,106 @@ __device__ inline void stage_raw(const SkinnyArgs& a, typename Format::X* to, co
 #pragma unroll 2
     for (int i = first; i < length; i += step) {
       const bool inside = k0 + i < a.plan.k;
-      cp_async_16(to + r * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(i),
-                  from + (inside ? k0 + i : 0), inside ? 16 : 0);
+      cp_async_16(to + r * a.plan.x_stride + i, from + (inside ? k0 + i : 0), inside ? 16 : 0);
     }
   }
 }
 
-/// Eight neighbours of a row of x as codes.
+/// Eight neighbours of a row of x, as codes if x is quantised.
 template <class Format>
-__device__ inline void store_codes(typename Format::X* to, const uint4& raw, const RowQuantiser& q) {
-  float v[8];
-  unpack_words<typename Format::T>(raw, v);
-  Format::store_codes(to, make_float4(v[0], v[1], v[2], v[3]), q);
-  Format::store_codes(to + 4, make_float4(v[4], v[5], v[6], v[7]), q);
+__device__ inline void store_staged(typename Format::X* to, const uint4& raw, const RowQuantiser& q) {
+  if constexpr (Format::kQuantises) {
+    float v[8];
+    unpack_words<typename Format::T>(raw, v);
+    Format::store_codes(to, make_float4(v[0], v[1], v[2], v[3]), q);
+    Format::store_codes(to + 4, make_float4(v[4], v[5], v[6], v[7]), q);
+  } else {
+    *reinterpret_cast<uint4*>(to) = raw;
+  }
 }
 
-/// stage_raw for rows that are quantised on the way. Not in the background: when it returns, this thread has written its part.
-/// The first call of a block, by all threads together, also brings the rows' scales.
-template <class Format>
-__device__ inline void stage_codes(const SkinnyArgs& a, typename Format::X* to, const UnitRange& range,
-                                   int rows, const TileEnds& ends, bool first) {
+/// stage_raw for weights of codes, whose x is quantised on the way or lies in another order: through registers, in two steps,
+/// so that a product can run while the first kBatch loads are under way (of several rows when a warp has them). Both steps take
+/// the same chunk.
+template <class Format, int kBatch>
+struct XStager {
   using T = typename Format::T;
-  constexpr int kV = kVec<T>;
-  constexpr int kBatch = 4;  // loads in flight, of several rows when a warp has them
-  const int thread = static_cast<int>(threadIdx.x);
-  const int warp = thread / kWarp;
-  const int rows_shift = rows >= 8 ? 3 : rows >= 4 ? 2 : rows >= 2 ? 1 : 0;
-  const int first_row = warp & ((1 << rows_shift) - 1);
-  const int step = (kSkinnyWarps >> rows_shift) * kWarp * kV;
-  const int k0 = range.begin * a.plan.unit;
-  const int length = (range.end - range.begin) * a.plan.unit;
-  const T* x = static_cast<const T*>(a.x) + k0;
-  float max = 0.0f;  // under way together with the first loads of x
-  if (first && thread < rows) max = __ldcg(a.x_max + thread);
-  int row = first_row;
-  int i = first_row < rows ? ((warp >> rows_shift) * kWarp + thread % kWarp) * kV : length;
-#pragma unroll 1
-  do {
-    uint4 raw[kBatch];
-    int row_of[kBatch];
-    int place[kBatch];
+  static constexpr int kV = kVec<T>;
+
+  uint4 raw[kBatch];
+  float max = 0.0f;  // of row threadIdx.x
+
+  /// Which piece of a chunk comes next: of the warp's rows in turn, then the next ones of these rows.
+  struct Place {
+    int row;
+    int i;
+    int first_row;
+    int row_step;
+    int step;
+    int length;
+
+    __device__ Place(const SkinnyArgs& a, const UnitRange& range, int rows) {
+      const int warp = static_cast<int>(threadIdx.x) / kWarp;
+      const int shift = rows >= 8 ? 3 : rows >= 4 ? 2 : rows >= 2 ? 1 : 0;
+      row_step = 1 << shift;
+      first_row = row = warp & (row_step - 1);
+      step = (kSkinnyWarps >> shift) * kWarp * kV;
+      length = (range.end - range.begin) * a.plan.unit;
+      i = row < rows ? ((warp >> shift) * kWarp + static_cast<int>(threadIdx.x) % kWarp) * kV : length;
+    }
+    __device__ void advance(int rows) {
+      row += row_step;
+      if (row < rows) return;
+      row = first_row;
+      i += step;
+    }
+  };
+
+  __device__ void load(const SkinnyArgs& a, const UnitRange& range, int rows, Place at) {
+    const int k0 = range.begin * a.plan.unit;
+    const T* x = static_cast<const T*>(a.x) + k0;
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      row_of[j] = row;
-      place[j] = i < length ? row * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(i) : -1;
-      raw[j] = i < length && k0 + i < a.plan.k ? load_fresh(x + row * a.ldx + i) : make_uint4(0, 0, 0, 0);
-      row += 1 << rows_shift;
-      if (row >= rows) {
-        row = first_row;
-        i += step;
+    for (int j = 0; j < kBatch; ++j, at.advance(rows)) {
+      raw[j] = at.i < at.length && k0 + at.i < a.plan.k ? load_fresh(x + at.row * a.ldx + at.i)
+                                                        : make_uint4(0, 0, 0, 0);
+    }
+  }
+
+  /// Asks for the chunk's first pieces. The block's first call also asks for the rows' maxima.
+  __device__ void request(const SkinnyArgs& a, const UnitRange& range, int rows, bool first) {
+    if constexpr (Format::kQuantises) {
+      if (first && static_cast<int>(threadIdx.x) < rows) max = __ldcg(a.x_max + threadIdx.x);
+    }
+    load(a, range, rows, Place(a, range, rows));
+  }
+
+  /// Writes this thread's part of the chunk. The block's first call, by all threads together, also leaves the rows' scales.
+  __device__ void finish(const SkinnyArgs& a, typename Format::X* to, const UnitRange& range, int rows,
+                         const TileEnds& ends, bool first) {
+    if constexpr (Format::kQuantises) {
+      if (first) {
+        if (static_cast<int>(threadIdx.x) < rows)
+          ends.keep(threadIdx.x, row_quantiser(max, Format::kLargest));
+        __syncthreads();
       }
     }
-    if (first) {
-      if (thread < rows) ends.keep(thread, row_quantiser(max, Format::kLargest));
-      __syncthreads();
-      first = false;
-    }
+    Place at(a, range, rows);
+    bool loaded = true;
+#pragma unroll 1
+    while (at.i < at.length) {
+      if (!loaded) load(a, range, rows, at);
+      loaded = false;
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      if (place[j] >= 0) store_codes<Format>(to + place[j], raw[j], ends.quantiser(row_of[j]));
+      for (int j = 0; j < kBatch; ++j, at.advance(rows)) {
+        if (at.i >= at.length) continue;
+        RowQuantiser q{};
+        if constexpr (Format::kQuantises) q = ends.quantiser(at.row);
+        store_staged<Format>(to + at.row * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(at.i),
+                             raw[j], q);
+      }
     }
-  } while (i < length);
-}
+  }
+};
 
 /// Starts the copy of gamma and beta to shared memory [2][k]. They are weights: may run before pdl_wait.
 template <typename T>

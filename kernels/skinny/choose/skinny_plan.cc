@@ -61,7 +61,7 @@ constexpr Shape kShapes[] = {
 
 bool kernel_exists(const SkinnyConfig& c, const SkinnyProblem& p) {
   const bool codes = !weight_format(p).plain();
-  if (p.head && p.weights() == DType::kI4) return false;
+  if (p.weights() == DType::kI4 && (p.head || (c.kind == Kind::kMma && c.rows == 32))) return false;
   return std::ranges::any_of(kShapes, [&](const Shape& s) {
     return s.kind == c.kind && s.rows == c.rows && s.batch == c.batch &&
            (codes                    ? s.codes
@@ -246,8 +246,16 @@ namespace {
 /// A multiprocessor's cycles for the instructions that make a product's words of what a warp loads at a time.
 double unpack_cycles(const WeightFormat& format) {
   if (format.plain() || format.x_bytes == 1) return 0;
-  const double instructions = format.bits == 4 ? 52 : format.quantises ? 16 : 32;
+  const double instructions = format.bits == 4 ? 68 : format.quantises ? 16 : 32;
   return instructions / 4;
+}
+
+/// Codes only. What a warp needs for a unit of k when it waits for nobody, in cycles: its instructions follow each other. From
+/// measured products (NVIDIA H200, 2026-11-29), less what was mended since.
+double unit_cycles(const SkinnyConfig& c, const WeightFormat& format) {
+  const double base = format.bits == 4 ? 1100 : format.x_bytes == 1 ? 450 : format.quantises ? 500 : 650;
+  const double tile = format.bits == 4 ? 250 : format.x_bytes == 1 ? 70 : 110;
+  return base * (0.5 + c.rows / 32.0) + tile * c.batch / 8 * std::max(1.0, c.rows / 16.0);
 }
 
 }  // namespace
@@ -305,13 +313,25 @@ double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   const double quantise = format.quantises ? x_block / bytes * 8.0 / 128.0 / kClock : 0.0;
   const double compute = units_sm * cycles / kClock + per_sm * quantise;
 
+  double serial = 0;
+  double exchange = c.cluster > 1 ? kCluster_us : 0.0;
+  if (!format.plain()) {
+    constexpr double kStage_us = 0.4;  // a chunk of x through registers, beyond what a product hides
+    constexpr double kStore_us =
+        2.4e-3;  // a partial sum that arrives in another block's memory: one at a time
+    const double waves = std::ceil(per_sm / resident);
+    const double warp_units = rounds * std::ceil(static_cast<double>(p.units) / c.cluster / p.warps_k());
+    serial = waves * (warp_units * unit_cycles(c, format) / kClock +
+                      (p.resident ? 1 : rounds) * p.chunks * kStage_us);
+    if (c.cluster > 1) exchange += waves * kStore_us * p.planes() * p.batch * p.tile_outputs();
+  }
+
   const double first_chunk = x_block / (p.resident ? p.chunks : p.chunks * rounds);
   const double exposed =
       std::min(per_sm, 4.0) * (first_chunk / kPort + quantise / (p.resident ? p.chunks : p.chunks * rounds));
   const double sums = 0.02 * p.warps_k() + per_sm * rounds * 4.0 * p.batch * p.tile_rows() *
                                                (p.warps_k() + (c.cluster > 1 ? 2 : 0)) / 200e3;
-  return std::max({memory, port, flight, compute}) + waits + exposed + sums +
-         (c.cluster > 1 ? kCluster_us : 0.0);
+  return std::max({memory, port, flight, compute, serial}) + waits + exposed + sums + exchange;
 }
 
 std::vector<SkinnyConfig> all_configs(const SkinnyProblem& problem, const SkinnyCard& card) {

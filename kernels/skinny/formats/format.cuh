@@ -33,19 +33,34 @@ struct PlainFormat {
   static constexpr bool kQuantises = false;
 };
 
-__device__ inline uint32_t subtract_bf16x2(uint32_t a, uint32_t b) {
-  const __nv_bfloat162 d =
-      __hsub2(reinterpret_cast<const __nv_bfloat162&>(a), reinterpret_cast<const __nv_bfloat162&>(b));
-  return reinterpret_cast<const uint32_t&>(d);
+/// a / 2 + b for two bf16. Not a sum, nor a product by 1, which the compiler makes a sum of: sums of two bf16 registers are a
+/// suspect of what w8a16 first lost (kernels/PERFORMANCE.md).
+__device__ inline uint32_t half_plus_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(0x3f003f00u), "r"(b));
+  return d;
 }
-/// Two bytes in bits 0..7 and 16..23 (int8), under 0x43 each, as bf16. 0x4300 is 128 and counts by ones up to 255, so the low
-/// seven bits of a code c give 128 + (c & 127); from that 128 goes, or 256 when c is negative.
+/// (a & mask) | b and (a & mask) ^ b, each one instruction.
+template <uint32_t kMask>
+__device__ inline uint32_t and_or(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(d) : "r"(a), "n"(kMask), "r"(b));
+  return d;
+}
+template <uint32_t kMask>
+__device__ inline uint32_t and_xor(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(d) : "r"(a), "n"(kMask), "r"(b));
+  return d;
+}
+// 0x4380 is 256 as bf16 and counts by twos up to 510.
+/// Two bytes in bits 0..7 and 16..23 (int8) as bf16: half of 256 + 2 (c & 127), less 128, or 256 when c is negative.
 __device__ inline uint32_t bf16x2_of_i8(uint32_t bytes) {
-  return subtract_bf16x2(bytes & 0xff7fff7fu, bytes & 0xff80ff80u);
+  return half_plus_bf16x2(and_or<0x007f007fu>(bytes, 0x43804380u), and_or<0x00800080u>(bytes, 0xc300c300u));
 }
-/// Two codes of 4 bits in bits 0..3 and 16..19 as bf16: 136 + code, less 136. Other bits do not matter.
+/// Two codes of 4 bits in bits 0..3 and 16..19 as bf16: half of 272 + 2 code, less 136.
 __device__ inline uint32_t bf16x2_of_i4(uint32_t nibbles) {
-  return subtract_bf16x2((nibbles & 0x000f000fu) ^ 0x43084308u, 0x43084308u);
+  return half_plus_bf16x2(and_xor<0x000f000fu>(nibbles, 0x43884388u), 0xc308c308u);
 }
 __device__ inline uint32_t f16x2_of_f8(uint32_t two_codes) {
   const __half2_raw raw = __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(two_codes), __NV_E4M3);
@@ -75,8 +90,8 @@ struct W8A16Format : CodeFormat<__nv_bfloat16, 16> {
   __device__ static void unpack(const uint32_t (&codes)[4], uint32_t (&words)[8]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      words[2 * i] = bf16x2_of_i8(__byte_perm(codes[i], 0x43434343u, 0x4140));
-      words[2 * i + 1] = bf16x2_of_i8(__byte_perm(codes[i], 0x43434343u, 0x4342));
+      words[2 * i] = bf16x2_of_i8(__byte_perm(codes[i], 0, 0x4140));
+      words[2 * i + 1] = bf16x2_of_i8(__byte_perm(codes[i], 0, 0x4342));
     }
   }
   __device__ static void multiply(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,

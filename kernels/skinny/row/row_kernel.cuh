@@ -70,8 +70,15 @@ __device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* x
   using T = typename Format::T;
   const T* x = static_cast<const T*>(a.x) + row * a.ldx;
   const int step = static_cast<int>(blockDim.x) * kVec<T>;
-  if constexpr (!Format::kPlain) row_stage_rest<Format>(a, xs);
-  if constexpr (Format::kQuantises) {
+  if constexpr (Format::kPlain) {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step)
+      cp_async_16(xs + i, x + i, 16);
+    cp_async_commit();
+    cp_async_wait<0>();
+    return 1.0f;
+  } else {
+    row_stage_rest<Format>(a, xs);
     // All of the thread's pieces in flight at once, and kept; of a row longer than that the rest is read twice.
     constexpr int kHeld = 8;
     const int first = static_cast<int>(threadIdx.x) * kVec<T>;
@@ -79,29 +86,26 @@ __device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* x
 #pragma unroll
     for (int j = 0; j < kHeld; ++j)
       raw[j] = first + j * step < a.plan.k ? load_fresh(x + first + j * step) : make_uint4(0, 0, 0, 0);
-    uint32_t pairs = 0;  // the largest magnitude of even and of odd elements
+    [[maybe_unused]] RowQuantiser q{};
+    if constexpr (Format::kQuantises) {
+      uint32_t pairs = 0;  // the largest magnitude of even and of odd elements
 #pragma unroll
-    for (int j = 0; j < kHeld; ++j) pairs = raise_pairs(pairs, raw[j]);
+      for (int j = 0; j < kHeld; ++j) pairs = raise_pairs(pairs, raw[j]);
 #pragma unroll 1
-    for (int i = first + kHeld * step; i < a.plan.k; i += step) pairs = raise_pairs(pairs, load_fresh(x + i));
-    const uint32_t max = row_block_max(::max(pairs << 16, pairs & 0xffff0000u), maxima);
-    const RowQuantiser q = row_quantiser(float_of_bits(max), Format::kLargest);
+      for (int i = first + kHeld * step; i < a.plan.k; i += step)
+        pairs = raise_pairs(pairs, load_fresh(x + i));
+      const uint32_t max = row_block_max(::max(pairs << 16, pairs & 0xffff0000u), maxima);
+      q = row_quantiser(float_of_bits(max), Format::kLargest);
+    }
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
       if (first + j * step < a.plan.k)
-        store_codes<Format>(xs + staged_place<Format, kWarp>(first + j * step), raw[j], q);
+        store_staged<Format>(xs + staged_place<Format, kWarp>(first + j * step), raw[j], q);
     }
 #pragma unroll 1
     for (int i = first + kHeld * step; i < a.plan.k; i += step)
-      store_codes<Format>(xs + staged_place<Format, kWarp>(i), load_fresh(x + i), q);
+      store_staged<Format>(xs + staged_place<Format, kWarp>(i), load_fresh(x + i), q);
     return q.scale;
-  } else {
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step)
-      cp_async_16(xs + staged_place<Format, kWarp>(i), x + i, 16);
-    cp_async_commit();
-    cp_async_wait<0>();
-    return 1.0f;
   }
 }
 

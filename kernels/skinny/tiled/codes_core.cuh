@@ -25,18 +25,33 @@ struct CodesCore {
   static constexpr int kMinBlocks =
       mma_blocks(kRows, kBatch, Format::kPieces);  // resident on a multiprocessor
   static constexpr bool kOneChunk = false;
+  static constexpr int kXLoads =
+      kBatch * Format::kPieces < 64 ? 4 : 2;          // of x, kept while a chunk is multiplied
   static constexpr int kTiles = kBatch / 8;           // of x
   static constexpr int kPairs = ceil_div(kLoads, 2);  // of loads: rows and rows + 8 of A
   static constexpr int kPartPieces = Format::kPieces / Format::kParts;
+  /// Tiles of x that are multiplied in turn, so that no product waits for the one before it.
+  static constexpr int kGroup = kTiles < 4 ? kTiles : 4;
+  /// Few sums would wait for each other: every other product adds to sums of its own.
+  static constexpr int kChains = kTiles * kPairs <= (Format::kGroupScales ? 1 : 2) ? 2 : 1;
 
-  Acc acc[kTiles][kPairs][4];
+  Acc acc[kChains][kTiles][kPairs][4];
 
   __device__ static int local_row(int lane, int load) { return 8 * load + MmaMap::group(lane); }
   __device__ static int lane_k(int lane) { return MmaMap::load_k(lane, Format::kElements); }
 
   __device__ void clear() {
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) clear(acc[i]);
+    for (int chain = 0; chain < kChains; ++chain) {
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+        for (int pair = 0; pair < kPairs; ++pair) {
+#pragma unroll
+          for (int r = 0; r < 4; ++r) acc[chain][i][pair][r] = 0;
+        }
+      }
+    }
   }
 
   /// w: this lane's 16 bytes of each load; x: the unit's first element of staged row 0; scale: with group scales, those of the
@@ -44,30 +59,27 @@ struct CodesCore {
   __device__ void consume(const uint4 (&w)[kLoads], const X* x, int x_stride, int lane,
                           const float (&scale)[kLoads]) {
     const X* mine = x + MmaMap::group(lane) * x_stride + MmaMap::thread(lane) * kVec<X>;
-#pragma unroll 1
+#pragma unroll(kTiles <= 2 ? Format::kParts : 1)
     for (int part = 0; part < Format::kParts; ++part, mine += kPartPieces * MmaMap::kLanes * kVec<X>) {
       uint32_t words[2 * kPairs][4 * kPartPieces] = {};
 #pragma unroll
       for (int j = 0; j < kLoads; ++j) Format::unpack(stored_part<Format>(w[j], part).words, words[j]);
 #pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
+      for (int tile = 0; tile < kTiles; tile += kGroup) {
+        Sums sums;
+        each_sum([&](int chain, int i, int pair, int r) {
+          sums[chain][i][pair][r] = Format::kGroupScales ? Acc{0} : acc[chain][tile + i][pair][r];
+        });
         // Rows at and past m hold whatever shared memory held: columns of the product that nobody reads.
-        const X* row = mine + 8 * i * x_stride;
-        if constexpr (Format::kGroupScales) {
-          Acc sums[kPairs][4];
-          clear(sums);
-          multiply(sums, words, row);
-#pragma unroll
-          for (int pair = 0; pair < kPairs; ++pair) {
-#pragma unroll
-            for (int r = 0; r < 4; ++r) {
-              const int load = min(2 * pair + r / 2, kLoads - 1);
-              acc[i][pair][r] = fmaf(sums[pair][r], scale[load], acc[i][pair][r]);
-            }
+        multiply(sums, words, mine + 8 * tile * x_stride, x_stride);
+        each_sum([&](int chain, int i, int pair, int r) {
+          Acc& to = acc[Format::kGroupScales ? 0 : chain][tile + i][pair][r];
+          if constexpr (Format::kGroupScales) {
+            to = fmaf(sums[chain][i][pair][r], scale[min(2 * pair + r / 2, kLoads - 1)], to);
+          } else {
+            to = sums[chain][i][pair][r];
           }
-        } else {
-          multiply(acc[i], words, row);
-        }
+        });
       }
     }
   }
@@ -82,39 +94,60 @@ struct CodesCore {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int b = 8 * half + MmaMap::acc_column(lane, i);
-          red[b * ld + first_row + local_row(lane, j)] =
-              static_cast<float>(acc[2 * kPass + half][j / 2][2 * (j % 2) + i]);
+          Acc sum = acc[0][2 * kPass + half][j / 2][2 * (j % 2) + i];
+          if constexpr (kChains == 2) sum += acc[1][2 * kPass + half][j / 2][2 * (j % 2) + i];
+          red[b * ld + first_row + local_row(lane, j)] = static_cast<float>(sum);
         }
       }
     }
   }
 
  private:
-  __device__ static void clear(Acc (&sums)[kPairs][4]) {
+  using Sums = Acc[kChains][kGroup][kPairs][4];
+
+  template <class F>
+  __device__ static void each_sum(F&& f) {
 #pragma unroll
-    for (int pair = 0; pair < kPairs; ++pair) {
+    for (int chain = 0; chain < kChains; ++chain) {
 #pragma unroll
-      for (int r = 0; r < 4; ++r) sums[pair][r] = 0;
+      for (int i = 0; i < kGroup; ++i) {
+#pragma unroll
+        for (int pair = 0; pair < kPairs; ++pair) {
+#pragma unroll
+          for (int r = 0; r < 4; ++r) f(chain, i, pair, r);
+        }
+      }
     }
   }
 
-  /// Adds the products of a part of a unit with eight rows of x. `row`: this lane's first piece of its row.
-  __device__ static void multiply(Acc (&sums)[kPairs][4],
-                                  const uint32_t (&words)[2 * kPairs][4 * kPartPieces], const X* row) {
+  /// Adds the products of a part of a unit with 8 kGroup rows of x. `rows`: this lane's first piece of the first of its rows.
+  __device__ static void multiply(Sums& sums, const uint32_t (&words)[2 * kPairs][4 * kPartPieces],
+                                  const X* rows, int x_stride) {
 #pragma unroll
     for (int piece = 0; piece < kPartPieces; ++piece) {
-      const uint4 raw = *reinterpret_cast<const uint4*>(row + piece * MmaMap::kLanes * kVec<X>);
-      const uint32_t xw[4] = {raw.x, raw.y, raw.z, raw.w};
+      uint32_t xw[kGroup][4];
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) {
+        const X* at = rows + 8 * i * x_stride + piece * MmaMap::kLanes * kVec<X>;
+        const uint4 raw = *reinterpret_cast<const uint4*>(at);
+        xw[i][0] = raw.x;
+        xw[i][1] = raw.y;
+        xw[i][2] = raw.z;
+        xw[i][3] = raw.w;
+      }
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
         const int first = MmaMap::word(step, 0);
         const int second = MmaMap::word(step, 1);
 #pragma unroll
-        for (int pair = 0; pair < kPairs; ++pair) {
-          const auto& top = words[2 * pair];
-          const auto& low = words[2 * pair + 1];
-          Format::multiply(sums[pair], top[4 * piece + first], low[4 * piece + first],
-                           top[4 * piece + second], low[4 * piece + second], xw[first], xw[second]);
+        for (int i = 0; i < kGroup; ++i) {
+#pragma unroll
+          for (int pair = 0; pair < kPairs; ++pair) {
+            const auto& top = words[2 * pair];
+            const auto& low = words[2 * pair + 1];
+            Format::multiply(sums[step % kChains][i][pair], top[4 * piece + first], low[4 * piece + first],
+                             top[4 * piece + second], low[4 * piece + second], xw[i][first], xw[i][second]);
+          }
         }
       }
     }

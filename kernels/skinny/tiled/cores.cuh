@@ -99,6 +99,7 @@ struct MmaCore {
   static constexpr int kDepth = mma_depth(kRows);
   static constexpr int kMinBlocks = mma_blocks(kRows, kBatch, 1);  // resident on a multiprocessor
   static constexpr bool kOneChunk = false;
+  static constexpr int kXLoads = 1;  // x comes by copies
 
   float acc[kPasses][kLoads][4];
 

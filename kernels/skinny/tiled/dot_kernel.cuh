@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
     __syncthreads();
     stage_norm<typename Core::Format>(a, xs, red, norm_weights, row0, rows, ends);
   } else {
-    stage_raw<typename Core::Format>(a, xs, UnitRange{0, p.units}, row0, rows);
+    stage_raw(a, xs, UnitRange{0, p.units}, row0, rows);
     cp_async_commit();
     cp_async_wait<0>();
   }

@@ -100,21 +100,24 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   __syncthreads();  // the barriers are initialised
 
   // Chunks of x are numbered over all tiles of the block; those of a resident slice are staged for the first tile only.
-  // Their copies belong to whatever group of weights is committed next; a barrier tells when they are complete.
-  // Chunks that are quantised are complete for a thread when it has staged its part, so one ahead is enough.
-  constexpr int kAhead = Format::kQuantises ? 1 : kSkinnyStages - 1;
-  auto stage = [&](int number) {
+  // Weights as they are: the copies belong to whatever group of weights is committed next; a barrier tells when they are
+  // complete. Codes: a thread asks for the next chunk before it multiplies one, and writes it after that.
+  XStager<Format, Core::kXLoads> stager;
+  enum class Step { kCopy, kRequest, kFinish };
+  auto stage = [&]<Step kStep>(int number) {
     const int last = p.resident ? p.chunks : p.chunks * ceil_div(p.tiles - first_tile, at.stride);
     if (number >= last) return;
     const UnitRange range = chunk_range(p, at.slice, number % p.chunks);
     const int buffer = number & (kSkinnyStages - 1);
     X* to = p.resident ? xs + (range.begin - at.slice.begin) * Core::kUnit : xs + buffer * p.buffer_elements;
-    if constexpr (Format::kQuantises) {
-      stage_codes<Format>(a, to, range, rows, ends, number == 0);
-      barrier_arrive_written(shared_address(barriers + buffer));
-    } else {
-      stage_raw<Format>(a, to, range, 0, rows);
+    if constexpr (kStep == Step::kCopy) {
+      stage_raw(a, to, range, 0, rows);
       cp_async_arrive(shared_address(barriers + buffer));
+    } else if constexpr (kStep == Step::kRequest) {
+      stager.request(a, range, rows, number == 0);
+    } else {
+      stager.finish(a, to, range, rows, ends, number == 0);
+      barrier_arrive_written(shared_address(barriers + buffer));
     }
   };
   if (normed) {
@@ -122,9 +125,12 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
     __syncthreads();
     stage_norm<Format>(a, xs, red, norm_weights, 0, rows, ends);
     __syncthreads();
-  } else {
+  } else if constexpr (Format::kPlain) {
 #pragma unroll 1
-    for (int s = 0; s < kAhead; ++s) stage(s);
+    for (int s = 0; s < kSkinnyStages - 1; ++s) stage.template operator()<Step::kCopy>(s);
+  } else {
+    stage.template operator()<Step::kRequest>(0);
+    stage.template operator()<Step::kFinish>(0);
   }
 
   Core core;
@@ -156,10 +162,12 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
         x = p.resident ? x - at.slice.begin * Core::kUnit
                        : x - range.begin * Core::kUnit + buffer * p.buffer_elements;
         if (round == 0 || !p.resident) {
-          // All are done with the buffer that is filled next. One chunk ahead that is so already: each thread has staged the
-          // chunk before this one, after it was done with the one whose buffer it is.
-          if (!p.resident && kAhead > 1) __syncthreads();
-          stage(number + kAhead);
+          if constexpr (Format::kPlain) {
+            if (!p.resident) __syncthreads();  // all are done with the buffer that is filled next
+            stage.template operator()<Step::kCopy>(number + kSkinnyStages - 1);
+          } else {
+            stage.template operator()<Step::kRequest>(number + 1);
+          }
           barrier_poll(barriers + buffer, (number / kSkinnyStages) & 1);
         }
       }
@@ -184,6 +192,11 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
         }
         produce();
         if (++slot == Core::kDepth) slot = 0;
+      }
+      if constexpr (!Format::kPlain) {
+        // The buffer is free: everybody has staged this chunk, after the one whose buffer it is was multiplied.
+        if (!normed && (round == 0 || !p.resident))
+          stage.template operator()<Step::kFinish>(round * p.chunks + chunk + 1);
       }
     }
     float* recv = reinterpret_cast<float*>(shared + p.recv_offset);
