@@ -59,12 +59,6 @@ DType kv_type(std::optional<DType> asked, DType dtype, const float* k_scales, co
   return kv;
 }
 
-void check_out_max(const float* out_max, DType dtype, std::string_view kernel) {
-  if (out_max != nullptr && dtype == DType::kF32) {
-    throw UsageError(fmt::format("{}: out_max needs dtype f16 or bf16", kernel));
-  }
-}
-
 void launch_decode(DType dtype, DType kv, bool self, const DecodeArgs& args, const DecodeLaunch& how) {
   switch (kv) {
     case DType::kF32:
@@ -85,7 +79,6 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
   check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
   const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
   const DType kv = kv_type(p.kv_dtype, p.dtype, p.k_scales, p.v_scales, kName);
-  check_out_max(p.out_max, p.dtype, kName);
   require_pointer(p.q, kName, "q");
   require_pointer(p.k, kName, "k");
   require_pointer(p.v, kName, "v");
@@ -108,7 +101,6 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .k_scales = p.k_scales,
       .v_scales = p.v_scales,
       .out = p.out,
-      .out_max = p.out_max,
       .position = p.position,
       .offsets = nullptr,
       .finished = p.finished,
@@ -141,7 +133,6 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
   check_common(p.head_dim, p.heads, p.scale, p.dtype, kName);
   const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
   const DType kv = kv_type(p.kv_dtype, p.dtype, p.k_scales, p.v_scales, kName);
-  check_out_max(p.out_max, p.dtype, kName);
   require_pointer(p.q, kName, "q");
   require_pointer(p.k, kName, "k");
   require_pointer(p.v, kName, "v");
@@ -178,7 +169,6 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .k_scales = const_cast<float*>(p.k_scales),
       .v_scales = const_cast<float*>(p.v_scales),
       .out = p.out,
-      .out_max = p.out_max,
       .position = nullptr,
       .offsets = p.offsets,
       .finished = p.finished,

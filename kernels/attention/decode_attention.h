@@ -31,9 +31,6 @@ struct DecodeSelfAttentionParams {
   float* v_scales = nullptr;  ///< [batch, heads, max_length]
   void* out = nullptr;        ///< [batch, heads * head_dim], rows out_stride apart
   int64_t out_stride = 0;     ///< elements
-  /// device [batch] or null, where dtype is of 16 bits: raised to the largest magnitude of a row of out as stored; never
-  /// lowered, so zeros go first. A NaN leaves NaN.
-  float* out_max = nullptr;
   /// device [1]: tokens already in the cache, 0 at the first step; the same for all rows; below max_length (the
   /// kernel traps otherwise)
   const int32_t* position = nullptr;
@@ -91,9 +88,8 @@ struct DecodeCrossAttentionParams {
   int64_t scale_head_stride = 0;   ///< floats
   /// device [sources + 1]: source s is tokens offsets[s] .. offsets[s + 1]
   const int32_t* offsets = nullptr;
-  void* out = nullptr;       ///< [sources * rows_per_source, heads * head_dim], rows out_stride apart
-  int64_t out_stride = 0;    ///< elements
-  float* out_max = nullptr;  ///< device [sources * rows_per_source] or null: as in self-attention
+  void* out = nullptr;     ///< [sources * rows_per_source, heads * head_dim], rows out_stride apart
+  int64_t out_stride = 0;  ///< elements
   /// device [sources * rows_per_source] or null; a finished row's output is zeros; K/V of a source whose rows are all
   /// finished are not read
   const int32_t* finished = nullptr;

@@ -68,9 +68,6 @@ void run_self(const SelfCase& c, uint64_t seed) {
   const std::vector<float> blank_scales(codes ? cache_size / c.head_dim : 0, kNan);
   const DeviceBuffer k_scales = DeviceBuffer::of(blank_scales);
   const DeviceBuffer v_scales = DeviceBuffer::of(blank_scales);
-  const bool measured = c.dtype != DType::kF32;
-  const std::vector<float> no_max(static_cast<size_t>(c.batch), 0.0f);
-  const DeviceBuffer out_max = DeviceBuffer::of(no_max);
   const DeviceBuffer qkv(tensor_bytes(c.dtype, c.batch * qkv_stride));
   const DeviceBuffer out(tensor_bytes(c.dtype, c.batch * out_stride));
   const DeviceBuffer position(sizeof(int32_t));
@@ -103,7 +100,6 @@ void run_self(const SelfCase& c, uint64_t seed) {
                                          .v_scales = v_scales.data<float>(),
                                          .out = out.data(),
                                          .out_stride = out_stride,
-                                         .out_max = measured ? out_max.data<float>() : nullptr,
                                          .position = position.data<int32_t>(),
                                          .finished = c.finish_row >= 0 ? finished.data<int32_t>() : nullptr,
                                          .ancestry = c.ancestry ? device_ancestry.data<int32_t>() : nullptr,
@@ -163,8 +159,6 @@ void run_self(const SelfCase& c, uint64_t seed) {
     TANDEM_CUDA_CHECK(cudaMemcpy(qkv.data(), now_bytes.data(), now_bytes.size(), cudaMemcpyHostToDevice));
     const auto blank = to_bytes(c.dtype, std::vector<float>(static_cast<size_t>(c.batch * out_stride), kNan));
     TANDEM_CUDA_CHECK(cudaMemcpy(out.data(), blank.data(), blank.size(), cudaMemcpyHostToDevice));
-    TANDEM_CUDA_CHECK(
-        cudaMemcpy(out_max.data(), no_max.data(), no_max.size() * sizeof(float), cudaMemcpyHostToDevice));
     TANDEM_CUDA_CHECK(cudaMemcpy(position.data(), &step, sizeof(step), cudaMemcpyHostToDevice));
     if (finishing) {
       const int32_t flag = 1;
@@ -219,10 +213,6 @@ void run_self(const SelfCase& c, uint64_t seed) {
       }
       for (int64_t i = inner; i < out_stride; ++i)
         ASSERT_TRUE(std::isnan(got[r * out_stride + i])) << "wrote padding";
-      if (!measured) continue;
-      float largest = 0;
-      for (int i = 0; i < inner; ++i) largest = std::max(largest, std::abs(got[r * out_stride + i]));
-      ASSERT_EQ(out_max.to_host<float>()[r], largest) << "the maximum of row " << r << " at step " << step;
     }
   }
   EXPECT_LE(error.value(), tolerance(c.dtype));
@@ -337,7 +327,7 @@ TEST_P(DecodeSelfAttention, Codes) {
   }
 }
 
-// A NaN in one head's key or value of codes must stay NaN there, and reach no other head or row; the row's maximum is NaN.
+// A NaN in one head's key or value of codes must stay NaN there, and reach no other head or row.
 TEST_P(DecodeSelfAttention, NanStaysWhereItIs) {
   constexpr int kBatch = 3, kHeads = 2, kDim = 64, kInner = kHeads * kDim, kLength = 40;
   for (const DType kv : kCodeTypes) {
@@ -347,7 +337,6 @@ TEST_P(DecodeSelfAttention, NanStaysWhereItIs) {
       const DeviceBuffer scales[2] = {DeviceBuffer(4 * kBatch * kHeads * kLength),
                                       DeviceBuffer(4 * kBatch * kHeads * kLength)};
       const DeviceBuffer out(2 * kBatch * kInner);
-      const DeviceBuffer out_max = DeviceBuffer::of(std::vector<float>{0, 0, 100});
       for (int step = 0; step < kLength; ++step) {
         std::vector<float> now =
             random_values(DType::kBF16, static_cast<size_t>(kBatch) * 3 * kInner, random_(), 1.0f);
@@ -365,7 +354,6 @@ TEST_P(DecodeSelfAttention, NanStaysWhereItIs) {
                                       .v_scales = scales[1].data<float>(),
                                       .out = out.data(),
                                       .out_stride = kInner,
-                                      .out_max = out_max.data<float>(),
                                       .position = position.data<int32_t>(),
                                       .batch = kBatch,
                                       .heads = kHeads,
@@ -378,10 +366,6 @@ TEST_P(DecodeSelfAttention, NanStaysWhereItIs) {
           ASSERT_EQ(std::isnan(got[i]), bad) << "element " << i << " at step " << step;
         }
       }
-      const std::vector<float> maxima = out_max.to_host<float>();
-      EXPECT_FALSE(std::isnan(maxima[0]));
-      EXPECT_TRUE(std::isnan(maxima[1]));
-      EXPECT_EQ(maxima[2], 100.0f) << "a maximum was lowered";
     }
   }
 }
@@ -443,10 +427,6 @@ TEST(DecodeAttentionErrors, NameTheField) {
   bad_self.kv_dtype = DType::kF8;
   bad_self.k_scales = &scales;
   EXPECT_NE(message(launch_decode_self_attention, bad_self).find("k_scales and v_scales"), std::string::npos);
-  bad_self = self;
-  bad_self.dtype = DType::kF32;
-  bad_self.out_max = &scales;
-  EXPECT_NE(message(launch_decode_self_attention, bad_self).find("out_max"), std::string::npos);
   auto bad_cross = cross;
   bad_cross.kv_dtype = DType::kI8;
   bad_cross.k_scales = bad_cross.v_scales = &scales;

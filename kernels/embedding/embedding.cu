@@ -34,10 +34,6 @@ __global__ void __launch_bounds__(kMaxBlock) embedding_kernel(EmbeddingParams p)
   touch_params(p);
   // In this order: a decode step begins here, and its kernels read ahead what the steps before it left.
   pdl_wait();
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < p.zero_count;
-       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-    p.zero[i] = 0.0f;
-  }
   pdl_launch_dependents();
   const int id = p.ids[token];
   int64_t row = 0;
@@ -92,9 +88,6 @@ void check(const EmbeddingParams& p) {
   if (p.out_dtype != p.dtype && p.out_dtype != DType::kF32) refuse("out_dtype must be dtype or f32");
   if (p.tokens < 0 || p.tokens > 0x7fffffff) refuse("tokens must be in 0 .. 2147483647");
   if (p.d < 1 || p.vocab < 1) refuse("d and vocab must be at least 1");
-  if (p.zero_count < 0 || (p.zero == nullptr && p.zero_count != 0)) {
-    refuse("zero_count must be at least 0, and 0 without zero");
-  }
   if (p.ids == nullptr || p.table == nullptr || p.x == nullptr) refuse("ids, table and x must not be null");
   if (p.positions == nullptr) return;
   if (p.positions_dtype != p.dtype && p.positions_dtype != DType::kF32) {
@@ -108,11 +101,7 @@ void check(const EmbeddingParams& p) {
 
 void launch_embedding(const EmbeddingParams& params, cudaStream_t stream) {
   check(params);
-  if (params.tokens == 0) {
-    if (params.zero_count == 0) return;
-    return TANDEM_CUDA_CHECK(
-        cudaMemsetAsync(params.zero, 0, sizeof(float) * static_cast<size_t>(params.zero_count), stream));
-  }
+  if (params.tokens == 0) return;
   switch (params.dtype) {
     case DType::kF16:
       return dispatch<__half>(params, stream);

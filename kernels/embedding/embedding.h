@@ -32,11 +32,7 @@ struct EmbeddingParams {
   int batch = 0;                     ///< sequences in offsets
   const int32_t* step = nullptr;     ///< [1]; exactly one of offsets and step when there are positions
   void* x = nullptr;                 ///< [tokens, d]
-  /// [zero_count] or null: set to zero after every earlier kernel has ended and before any later one passes its wait. What
-  /// the kernels of a step raise (maxima of rows) begins here.
-  float* zero = nullptr;
-  int64_t zero_count = 0;
-  bool dependent = false;  ///< programmatic dependent launch
+  bool dependent = false;            ///< programmatic dependent launch
 };
 
 /// Throws UsageError naming the wrong field.

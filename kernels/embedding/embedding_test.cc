@@ -140,31 +140,6 @@ TEST(Embedding, ReplayedGraphFollowsTheCounter) {
   }
 }
 
-// Without it: maxima that a step's kernels raise begin at those of the step before.
-TEST(Embedding, ZeroesWhatAStepRaises) {
-  TANDEM_NEEDS_DEVICE();
-  RandomValues random(test_seed());
-  for (const int64_t tokens : {0, 1, 3, 64}) {
-    for (const int64_t count : {int64_t{0}, int64_t{1}, random.between(2, 5000)}) {
-      const DeviceTensor table(std::vector<float>(4 * 24, 1.0f), DType::kBF16);
-      const DeviceBuffer ids = DeviceBuffer::of(std::vector<int32_t>(static_cast<size_t>(tokens) + 1, 3));
-      const DeviceTensor x(tokens * 24, DType::kBF16);
-      const DeviceTensor zero(count, DType::kF32);
-      launch_embedding({.tokens = tokens,
-                        .d = 24,
-                        .vocab = 4,
-                        .ids = ids.data<int32_t>(),
-                        .table = table.data(),
-                        .x = x.data(),
-                        .zero = count == 0 ? nullptr : static_cast<float*>(zero.data()),
-                        .zero_count = count},
-                       nullptr);
-      EXPECT_EQ(zero.values(), std::vector<float>(static_cast<size_t>(count), 0.0f));
-      EXPECT_EQ(x.values(), std::vector<float>(static_cast<size_t>(tokens) * 24, 1.0f));
-    }
-  }
-}
-
 // Without it: a bad id or a step past the table reads somebody else's memory and looks like an answer.
 TEST(Embedding, OutsideIsNan) {
   TANDEM_NEEDS_DEVICE();
@@ -234,7 +209,6 @@ TEST(Embedding, RefusesWrongParameters) {
   refused([](EmbeddingParams& p) { p.offsets = p.step; });
   refused([](EmbeddingParams& p) { p.ids = nullptr; });
   refused([](EmbeddingParams& p) { p.d = 0; });
-  refused([](EmbeddingParams& p) { p.zero_count = 1; });
 }
 
 }  // namespace

@@ -50,10 +50,6 @@ __device__ uint32_t row_max(uint32_t v, float* partial) {
 __device__ inline bool codes_wanted(const NormParams& p) {
   return p.codes != nullptr;
 }
-__device__ inline bool max_wanted(const NormParams& p) {
-  return p.y_max != nullptr || codes_wanted(p);
-}
-
 /// v as y's type without codes has it.
 template <typename T>
 __device__ inline float as_stored(float v) {
@@ -71,12 +67,6 @@ __device__ inline void store_y_codes(const NormParams& p, int64_t i, const Divid
   } else {
     store_codes<DType::kI8>(p.codes, i, divide, v);
   }
-}
-
-/// By one thread of a row.
-__device__ inline void store_max(const NormParams& p, int64_t row, uint32_t largest, float scale) {
-  if (p.y_max != nullptr) p.y_max[row] = __uint_as_float(largest);
-  if (codes_wanted(p)) p.scales[row] = scale;
 }
 
 /// A row in registers: FLOATS of it a thread. WARP: one warp owns it, otherwise the block does. MIXED: x or the residual
@@ -186,7 +176,7 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : block_limit<T, FLOATS>()) 
     beta.add_to(false, s[c]);  // zeros when there is none
     if (i < p.d && p.y != nullptr) store_row<T>(p.y, start + i, sizeof(T) == 4, s[c]);
   }
-  if (!max_wanted(p)) return;
+  if (!codes_wanted(p)) return;
 
   uint32_t largest = 0;
 #pragma unroll
@@ -197,8 +187,7 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : block_limit<T, FLOATS>()) 
   }
   largest = row_max<WARP>(largest, partial[2]);
   const Divider divide(scale_of(largest, p.code_dtype));
-  if (place == 0) store_max(p, row, largest, divide.scale());
-  if (!codes_wanted(p)) return;
+  if (place == 0) p.scales[row] = divide.scale();
 #pragma unroll
   for (int c = 0; c < CHUNKS; ++c) {
     const int i = (c * threads + place) * V;
@@ -254,15 +243,9 @@ __global__ void __launch_bounds__(kAnyBlock) norm_any_kernel(NormParams p) {
     const float y[1] = {normalised(s[0], i)};
     if (p.sum != nullptr) store_row<T>(p.sum, start + i, p.stream_dtype == DType::kF32, s);
     if (p.y != nullptr) store_row<T>(p.y, start + i, sizeof(T) == 4, y);
-    if constexpr (CODES) {
-      store_y_codes<T>(p, start + i, divide, y);
-    } else {
-      if (p.y_max != nullptr) largest = max(largest, magnitude_bits(as_stored<T>(y[0])));
-    }
+    if constexpr (CODES) store_y_codes<T>(p, start + i, divide, y);
   }
-  if (!max_wanted(p)) return;
-  if (!CODES) largest = row_max<false>(largest, partial[2]);
-  if (threadIdx.x == 0) store_max(p, blockIdx.x, largest, divide.scale());
+  if (CODES && threadIdx.x == 0) p.scales[blockIdx.x] = divide.scale();
 }
 
 template <typename T, int FLOATS, bool MIXED>

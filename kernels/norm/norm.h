@@ -34,8 +34,7 @@ struct NormParams {
   void* codes = nullptr;
   DType code_dtype = DType::kF8;  ///< kF8 or kI8
   float* scales = nullptr;        ///< [rows]: of the codes; null without
-  float* y_max = nullptr;  ///< [rows]: the largest magnitude of each row of y rounded to dtype, or null
-  bool dependent = false;  ///< programmatic dependent launch
+  bool dependent = false;         ///< programmatic dependent launch
 };
 
 /// Any d >= 1; 16-byte accesses when d and every pointer allow it. Throws UsageError naming the wrong field.

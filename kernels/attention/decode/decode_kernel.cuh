@@ -97,22 +97,6 @@ __device__ inline void store_pair(T* p, float first, float second) {
   }
 }
 
-/// The larger magnitude of two elements as T stores them, as bits.
-template <typename T>
-__device__ inline uint32_t largest_of(uint32_t packed) {
-  const float2 v = unpack2<T>(packed);
-  return max(magnitude_bits(v.x), magnitude_bits(v.y));
-}
-/// Raises a row's maximum. The order of raises does not change it, so the result is the same bits every time.
-__device__ inline void raise_row_max(float* row_max, uint32_t largest) {
-  if (largest != 0) atomicMax(reinterpret_cast<unsigned*>(row_max), largest);
-}
-/// The same by whole warps, one atomic for the largest over `lanes` neighbouring lanes (a power of two).
-__device__ inline void raise_row_max(float* row_max, uint32_t largest, int lanes) {
-  for (int m = 1; m < lanes; m <<= 1) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, m));
-  if ((threadIdx.x & static_cast<unsigned>(lanes - 1)) == 0) raise_row_max(row_max, largest);
-}
-
 /// Zeros for all rows of the warp's head, by the pair's first worker. Only after pdl_wait().
 template <typename T>
 __device__ inline void store_zeros(const DecodeArgs& a, const DecodeTask& t) {
@@ -203,9 +187,8 @@ __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeTask& 
   const int first_warp = t.warp & ~(group_warps - 1);
   const int thread = static_cast<int>(threadIdx.x) - first_warp * kWarp;
   const PairMap map = pair_map(a.head_dim, t.rows);
-  // The row's pair i as it was stored, as bits.
-  const auto finish = [&](int i) -> uint32_t {
-    if (i >= map.end() || map.pair(i) >= map.pairs) return 0;
+  for (int i = thread; i < map.end(); i += group_warps * kWarp) {
+    if (map.pair(i) >= map.pairs) continue;
     const int row = map.row(i);
     const int element = 2 * map.pair(i);
     Combined c = combine<kDecodeWarps>({-INFINITY, 0.0f, 0.0f, 0.0f}, shared, first_warp, group_warps, t.rows,
@@ -219,7 +202,7 @@ __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeTask& 
       if (element == 0) {
         store_cluster(cluster_address(shared_address(slot.stats + 2 * row), 0), c.maximum, c.total, barrier);
       }
-      return 0;
+      continue;
     }
     if (splits > 1) {
       barrier_wait(shared_address(shared), 0);
@@ -229,19 +212,8 @@ __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeTask& 
 #endif
     const bool alive = (t.live >> row & 1u) != 0;
     const float inverse = 1.0f / c.total;
-    const float first = alive ? c.first * inverse : 0.0f;
-    const float second = alive ? c.second * inverse : 0.0f;
-    store_pair(output<T>(a, t, row) + element, first, second);
-    if constexpr (sizeof(T) == 2) return largest_of<T>(pack2<T>(first, second));
-    return 0;
-  };
-  const int step = group_warps * kWarp;
-  for (int i = thread; i < round_up(map.end(), step); i += step) {
-    const uint32_t largest = finish(i);
-    if (sizeof(T) == 2 && a.out_max != nullptr) {
-      raise_row_max(a.out_max + t.first_row + min(map.row(i), t.rows - 1), largest,
-                    min(1 << map.shift, kWarp));
-    }
+    store_pair(output<T>(a, t, row) + element, alive ? c.first * inverse : 0.0f,
+               alive ? c.second * inverse : 0.0f);
   }
 }
 

@@ -20,7 +20,6 @@ struct DecodeArgs {
   float* k_scales;  ///< of codes; self: written at `position`; cross: read only
   float* v_scales;
   void* out;
-  float* out_max;           ///< or null
   const int32_t* position;  ///< self only
   const int32_t* offsets;   ///< cross only
   const int32_t* finished;

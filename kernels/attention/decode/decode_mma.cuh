@@ -232,7 +232,6 @@ __device__ inline void store_rows(const DecodeArgs& a, const DecodeTask& t, cons
     const int row = score_column(lane) + column;
     const float factor = __shfl_sync(0xffffffffu, inverse, 4 * row);
     const bool alive = row < t.rows && (t.live >> row & 1u) != 0;
-    uint32_t largest = 0;
 #pragma unroll
     for (int jj = 0; jj < S::kBlocks; ++jj) {
       if (row >= t.rows || !value_chunk_exists<S>(s, lane, jj)) continue;
@@ -240,15 +239,10 @@ __device__ inline void store_rows(const DecodeArgs& a, const DecodeTask& t, cons
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         words[i] = alive ? pack2<T>(state.o[jj][i][column] * factor, state.o[jj][i][2 + column] * factor) : 0;
-        if (a.out_max != nullptr) largest = max(largest, largest_of<T>(words[i]));
       }
       T* to = output<T>(a, t, row) + S::result_element(lane, jj, 0);
       *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
     }
-    if (a.out_max == nullptr) continue;  // below, lanes with the same remainder by 4 share the row
-#pragma unroll
-    for (int m = 4; m < kWarp; m <<= 1) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, m));
-    if (lane < 4 && row < t.rows) raise_row_max(a.out_max + t.first_row + row, largest);
   }
 }
 
