@@ -3,7 +3,8 @@
 //   skinny_bench            the chosen config of every shape and row count, and the chain of a transformer-big step
 //   skinny_bench --sweep    the best of all configs, as rows for the table kMeasured in skinny_plan.cc
 //   --models                the products of all presets' decode steps, or with --head their heads
-//   --format w8a16,...      weights of codes: w8a16, w4a16, fp8, int8; bytes are theirs with their scales
+//   --format w8a16,...      weights of codes: w8a16, w4a16, fp8, int8; bytes are theirs with their scales. Where the card can,
+//                           fp8 and int8 take x as codes; with --quantises always as bf16, which the kernel quantises
 //   --library               also what the library's searched algorithm takes, as a plain graph node
 
 #include <cuda_runtime_api.h>
@@ -65,6 +66,7 @@ struct Options {
   bool f32 = false;
   std::optional<DType> w_dtype;      // of codes
   std::optional<DType> input_dtype;  // what x is quantised to
+  bool quantises = false;            // by the kernel
   int samples = 15;
 };
 
@@ -173,10 +175,28 @@ class Bench {
       max = std::max(max, std::abs(host_x_[i]));
     }
     x_max_ = DeviceBuffer::of(x_max);
+    x_codes_ = options.input_dtype.has_value() && !options.quantises && skinny_card().sm90a;
+    if (options.input_dtype) quantise_x();
     y_ = DeviceBuffer(tensor_bytes(DType::kF32, static_cast<int64_t>(kSkinnyMaxRows) * n));
     ids_ = DeviceBuffer(4 * kSkinnyMaxRows);
     workspace_ = DeviceBuffer(head_workspace_bytes(kSkinnyMaxRows));
     TANDEM_CUDA_CHECK(cudaMemset(workspace_.data(), 0, static_cast<size_t>(workspace_.bytes())));
+  }
+
+  /// Makes codes and scales of x, and of the host's x what they stand for.
+  void quantise_x() {
+    const Storage storage{.dtype = *options_.input_dtype, .scale_group = Storage::kWholeRow};
+    std::vector<uint8_t> bytes(host_x_.size());
+    std::vector<float> scales(kSkinnyMaxRows);
+    std::vector<uint32_t> codes(static_cast<size_t>(k_));
+    for (size_t i = 0; i < scales.size(); ++i) {
+      const std::span<float> row(&host_x_[i * codes.size()], codes.size());
+      quantise_row(storage, row, codes, {&scales[i], 1});
+      dequantise_row(storage, codes, {&scales[i], 1}, row);
+      for (size_t j = 0; j < codes.size(); ++j) bytes[i * codes.size() + j] = static_cast<uint8_t>(codes[j]);
+    }
+    codes_ = DeviceBuffer::of(bytes);
+    x_scales_ = DeviceBuffer::of(scales);
   }
 
   int64_t bytes() const { return bytes_; }
@@ -188,7 +208,8 @@ class Bench {
             .m = m,
             .n = n_,
             .k = k_,
-            .head = options_.head};
+            .head = options_.head,
+            .x_codes = x_codes_};
   }
 
   void launch(int m, const SkinnyConfig& config, int copy, bool dependent, bool logits = false) {
@@ -200,11 +221,12 @@ class Bench {
                           .m = m,
                           .vocab = n_,
                           .k = k_,
-                          .x = x_.data(),
+                          .x = x_codes_ ? codes_.data() : x_.data(),
                           .w = w,
                           .scales = scales,
                           .input_dtype = options_.input_dtype,
-                          .x_max = x_max_.data<float>(),
+                          .x_max = x_codes_ ? nullptr : x_max_.data<float>(),
+                          .x_scales = x_codes_ ? x_scales_.data<float>() : nullptr,
                           .next_ids = ids_.data<int32_t>(),
                           .logits = logits ? y_.data<float>() : nullptr,
                           .workspace = workspace_.data(),
@@ -217,11 +239,12 @@ class Bench {
                      .m = m,
                      .n = n_,
                      .k = k_,
-                     .x = x_.data(),
+                     .x = x_codes_ ? codes_.data() : x_.data(),
                      .w = w,
                      .scales = scales,
                      .input_dtype = options_.input_dtype,
-                     .x_max = x_max_.data<float>(),
+                     .x_max = x_codes_ ? nullptr : x_max_.data<float>(),
+                     .x_scales = x_codes_ ? x_scales_.data<float>() : nullptr,
                      .y = y_.data(),
                      .y_float = logits,
                      .dependent = dependent,
@@ -236,17 +259,7 @@ class Bench {
     launch(m, config, copies_ - 1, false, true);
     TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
     const auto y = y_.to_host<float>();
-    std::vector<float> x(host_x_.begin(), host_x_.begin() + static_cast<int64_t>(m) * k_);
-    if (options_.input_dtype) {
-      const Storage storage{.dtype = *options_.input_dtype, .scale_group = Storage::kWholeRow};
-      std::vector<uint32_t> codes(static_cast<size_t>(k_));
-      for (int i = 0; i < m; ++i) {
-        const std::span<float> row(&x[static_cast<size_t>(i) * k_], codes.size());
-        float scale = 0;
-        quantise_row(storage, row, codes, {&scale, 1});
-        dequantise_row(storage, codes, {&scale, 1}, row);
-      }
-    }
+    const std::vector<float>& x = host_x_;
     std::mt19937_64 engine(std::random_device{}());
     double wrong = 0;
     double norm = 0;
@@ -283,7 +296,8 @@ class Bench {
   int64_t stride_ = 0;  // from copy to copy
   int64_t scales_at_ = 0;
   int copies_ = 0;
-  DeviceBuffer w_, pool_, x_, x_max_, y_, ids_, workspace_;
+  bool x_codes_ = false;
+  DeviceBuffer w_, pool_, x_, x_max_, codes_, x_scales_, y_, ids_, workspace_;
   std::vector<float> host_w_, host_x_;
 };
 
@@ -459,6 +473,7 @@ int main(int argc, char** argv) {
   app.add_flag("--head", options.head, "the vocabulary head with arg-max instead of a product");
   std::vector<std::string> formats{"bf16"};
   app.add_option("--format", formats, "bf16, or of codes: w8a16 w4a16 fp8 int8")->delimiter(',');
+  app.add_flag("--quantises", options.quantises, "fp8 and int8: x of bf16, quantised by the kernel");
   app.add_flag("--f32", options.f32, "fp32 instead of bf16");
   app.add_flag("--chain,!--no-chain", options.chain, "the chain of a transformer-big step");
   try {

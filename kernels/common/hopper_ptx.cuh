@@ -88,6 +88,14 @@ __device__ inline void hold(float (&c)[N][4]) {
   }
 }
 template <int N>
+__device__ inline void hold(int (&c)[N][4]) {
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) asm volatile("" : "+r"(c[j][e])::"memory");
+  }
+}
+template <int N>
 __device__ inline void hold(uint32_t (&c)[N][4]) {
 #pragma unroll
   for (int j = 0; j < N; ++j) {

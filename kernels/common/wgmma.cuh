@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 
@@ -22,23 +23,38 @@ namespace tandem::kernels {
 #define TANDEM_WGMMA_ROWS8(j)                                                                     \
   TANDEM_WGMMA_ROW(j), TANDEM_WGMMA_ROW(j + 1), TANDEM_WGMMA_ROW(j + 2), TANDEM_WGMMA_ROW(j + 3), \
       TANDEM_WGMMA_ROW(j + 4), TANDEM_WGMMA_ROW(j + 5), TANDEM_WGMMA_ROW(j + 6), TANDEM_WGMMA_ROW(j + 7)
-#define TANDEM_WGMMA_ROWS1 TANDEM_WGMMA_ROW(0)
-#define TANDEM_WGMMA_ROWS2 TANDEM_WGMMA_ROWS1, TANDEM_WGMMA_ROW(1)
-#define TANDEM_WGMMA_ROWS4 TANDEM_WGMMA_ROWS2, TANDEM_WGMMA_ROW(2), TANDEM_WGMMA_ROW(3)
-// COLUMNS / 8 groups of accumulators; A, B and P number the operands behind them.
-#define TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, COLUMNS, GROUPS, LIST, ROWS, A, B, P)                         \
-  template <>                                                                                             \
-  __device__ inline void wgmma_shared<T>(float(&c)[GROUPS][4], uint64_t a, uint64_t b, bool accumulate) { \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %" P ", 0; wgmma.mma_async.sync.aligned.m64n" COLUMNS     \
-                 "k16.f32." TYPE "." TYPE " {" LIST "}, %" A ", %" B ", p, 1, 1, 0, 0;}"                  \
-                 : ROWS                                                                                   \
-                 : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));                                              \
+#define TANDEM_WGMMA_FLOATS1 TANDEM_WGMMA_ROW(0)
+#define TANDEM_WGMMA_FLOATS2 TANDEM_WGMMA_FLOATS1, TANDEM_WGMMA_ROW(1)
+#define TANDEM_WGMMA_FLOATS4 TANDEM_WGMMA_FLOATS2, TANDEM_WGMMA_ROW(2), TANDEM_WGMMA_ROW(3)
+#define TANDEM_WGMMA_FLOATS8 TANDEM_WGMMA_ROWS8(0)
+#define TANDEM_WGMMA_INTS(j) "+r"(c[j][0]), "+r"(c[j][1]), "+r"(c[j][2]), "+r"(c[j][3])
+#define TANDEM_WGMMA_INTS1 TANDEM_WGMMA_INTS(0)
+#define TANDEM_WGMMA_INTS2 TANDEM_WGMMA_INTS1, TANDEM_WGMMA_INTS(1)
+#define TANDEM_WGMMA_INTS4 TANDEM_WGMMA_INTS2, TANDEM_WGMMA_INTS(2), TANDEM_WGMMA_INTS(3)
+#define TANDEM_WGMMA_INTS8 \
+  TANDEM_WGMMA_INTS4, TANDEM_WGMMA_INTS(4), TANDEM_WGMMA_INTS(5), TANDEM_WGMMA_INTS(6), TANDEM_WGMMA_INTS(7)
+// COLUMNS / 8 groups of accumulators C; A, B and P number the operands behind them. TYPES: k of the shape, accumulators, a, b.
+#define TANDEM_WGMMA_DEFINE_NARROW(T, C, TYPES, SCALES, COLUMNS, GROUPS, LIST, SUMS, A, B, P)         \
+  template <>                                                                                         \
+  __device__ inline void wgmma_shared<T>(C(&c)[GROUPS][4], uint64_t a, uint64_t b, bool accumulate) { \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %" P ", 0; wgmma.mma_async.sync.aligned.m64n" COLUMNS \
+                 "k" TYPES " {" LIST "}, %" A ", %" B ", p" SCALES ";}"                               \
+                 : SUMS                                                                               \
+                 : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));                                          \
   }
-#define TANDEM_WGMMA_DEFINE_ALL_NARROW(T, TYPE)                                                       \
-  TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, "8", 1, TANDEM_WGMMA_4, TANDEM_WGMMA_ROWS1, "4", "5", "6")      \
-  TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, "16", 2, TANDEM_WGMMA_8, TANDEM_WGMMA_ROWS2, "8", "9", "10")    \
-  TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, "32", 4, TANDEM_WGMMA_16, TANDEM_WGMMA_ROWS4, "16", "17", "18") \
-  TANDEM_WGMMA_DEFINE_NARROW(T, TYPE, "64", 8, TANDEM_WGMMA_32, TANDEM_WGMMA_ROWS8(0), "32", "33", "34")
+#define TANDEM_WGMMA_DEFINE_ALL_NARROW(T, C, TYPES, SCALES, SUMS)                                      \
+  TANDEM_WGMMA_DEFINE_NARROW(T, C, TYPES, SCALES, "8", 1, TANDEM_WGMMA_4, SUMS##1, "4", "5", "6")      \
+  TANDEM_WGMMA_DEFINE_NARROW(T, C, TYPES, SCALES, "16", 2, TANDEM_WGMMA_8, SUMS##2, "8", "9", "10")    \
+  TANDEM_WGMMA_DEFINE_NARROW(T, C, TYPES, SCALES, "32", 4, TANDEM_WGMMA_16, SUMS##4, "16", "17", "18") \
+  TANDEM_WGMMA_DEFINE_NARROW(T, C, TYPES, SCALES, "64", 8, TANDEM_WGMMA_32, SUMS##8, "32", "33", "34")
+#define TANDEM_WGMMA_DEFINE_FROM_REGISTERS(COLUMNS, GROUPS, LIST, SUMS, A0, A1, A2, A3, B, P)               \
+  __device__ inline void wgmma_from_registers(float(&c)[GROUPS][4], const uint32_t(&a)[4], uint64_t b,      \
+                                              bool accumulate) {                                            \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %" P ", 0; wgmma.mma_async.sync.aligned.m64n" COLUMNS       \
+                 "k16.f32.bf16.bf16 {" LIST "}, {%" A0 ", %" A1 ", %" A2 ", %" A3 "}, %" B ", p, 1, 1, 0;}" \
+                 : SUMS                                                                                     \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));            \
+  }
 #define TANDEM_WGMMA_DEFINE(T, TYPE)                                                                       \
   template <>                                                                                              \
   __device__ inline void wgmma_shared<T>(float(&c)[16][4], uint64_t a, uint64_t b, bool accumulate) {      \
@@ -65,7 +81,8 @@ namespace tandem::kernels {
   }
 
 /// c [64, N] (+)= a b^T, both in shared memory, a [64, 16] and b [N, 16] with the 16 contiguous, N the accumulators' 8, 16,
-/// 32, 64 or 128. c[j] of a thread: as mma.m16n8k16's accumulators for columns 8 j, rows 16 (warp % 4) onwards.
+/// 32, 64 or 128; of bytes [64, 32] and [N, 32]. c[j] of a thread: as mma.m16n8k16's accumulators for columns 8 j, rows 16
+/// (warp % 4) onwards. The sums of e4m3 keep 13 bits behind the point of the largest term: add few products at a time.
 template <typename T>
 __device__ inline void wgmma_shared(float (&c)[1][4], uint64_t a, uint64_t b, bool accumulate);
 template <typename T>
@@ -77,6 +94,16 @@ __device__ inline void wgmma_shared(float (&c)[8][4], uint64_t a, uint64_t b, bo
 template <typename T>
 __device__ inline void wgmma_shared(float (&c)[16][4], uint64_t a, uint64_t b, bool accumulate);
 
+/// The same of int8, exact 32-bit integers.
+template <typename T>
+__device__ inline void wgmma_shared(int (&c)[1][4], uint64_t a, uint64_t b, bool accumulate);
+template <typename T>
+__device__ inline void wgmma_shared(int (&c)[2][4], uint64_t a, uint64_t b, bool accumulate);
+template <typename T>
+__device__ inline void wgmma_shared(int (&c)[4][4], uint64_t a, uint64_t b, bool accumulate);
+template <typename T>
+__device__ inline void wgmma_shared(int (&c)[8][4], uint64_t a, uint64_t b, bool accumulate);
+
 /// c [64, 64 or 128] (+)= a b, a [64, 16] in registers as mma.m16n8k16's operand, b [16, 64 or 128] in shared memory with
 /// the columns contiguous ("transposed").
 template <typename T>
@@ -87,15 +114,33 @@ __device__ inline void wgmma_registers(float (&c)[16][4], const uint32_t (&a)[4]
 
 TANDEM_WGMMA_DEFINE(__half, "f16")
 TANDEM_WGMMA_DEFINE(__nv_bfloat16, "bf16")
-TANDEM_WGMMA_DEFINE_ALL_NARROW(__half, "f16")
-TANDEM_WGMMA_DEFINE_ALL_NARROW(__nv_bfloat16, "bf16")
+TANDEM_WGMMA_DEFINE_ALL_NARROW(__half, float, "16.f32.f16.f16", ", 1, 1, 0, 0", TANDEM_WGMMA_FLOATS)
+TANDEM_WGMMA_DEFINE_ALL_NARROW(__nv_bfloat16, float, "16.f32.bf16.bf16", ", 1, 1, 0, 0", TANDEM_WGMMA_FLOATS)
+TANDEM_WGMMA_DEFINE_ALL_NARROW(__nv_fp8_e4m3, float, "32.f32.e4m3.e4m3", ", 1, 1", TANDEM_WGMMA_FLOATS)
+TANDEM_WGMMA_DEFINE_ALL_NARROW(int8_t, int, "32.s32.s8.s8", "", TANDEM_WGMMA_INTS)
+
+// c [64, N] (+)= a b^T, a [64, 16] of bf16 in registers as mma.m16n8k16's operand, b [N, 16] as wgmma_shared has it, N 8 to 64.
+TANDEM_WGMMA_DEFINE_FROM_REGISTERS("8", 1, TANDEM_WGMMA_4, TANDEM_WGMMA_FLOATS1, "4", "5", "6", "7", "8", "9")
+TANDEM_WGMMA_DEFINE_FROM_REGISTERS("16", 2, TANDEM_WGMMA_8, TANDEM_WGMMA_FLOATS2, "8", "9", "10", "11", "12",
+                                   "13")
+TANDEM_WGMMA_DEFINE_FROM_REGISTERS("32", 4, TANDEM_WGMMA_16, TANDEM_WGMMA_FLOATS4, "16", "17", "18", "19",
+                                   "20", "21")
+TANDEM_WGMMA_DEFINE_FROM_REGISTERS("64", 8, TANDEM_WGMMA_32, TANDEM_WGMMA_FLOATS8, "32", "33", "34", "35",
+                                   "36", "37")
 
 #undef TANDEM_WGMMA_DEFINE
 #undef TANDEM_WGMMA_DEFINE_ALL_NARROW
 #undef TANDEM_WGMMA_DEFINE_NARROW
-#undef TANDEM_WGMMA_ROWS4
-#undef TANDEM_WGMMA_ROWS2
-#undef TANDEM_WGMMA_ROWS1
+#undef TANDEM_WGMMA_DEFINE_FROM_REGISTERS
+#undef TANDEM_WGMMA_INTS8
+#undef TANDEM_WGMMA_INTS4
+#undef TANDEM_WGMMA_INTS2
+#undef TANDEM_WGMMA_INTS1
+#undef TANDEM_WGMMA_INTS
+#undef TANDEM_WGMMA_FLOATS8
+#undef TANDEM_WGMMA_FLOATS4
+#undef TANDEM_WGMMA_FLOATS2
+#undef TANDEM_WGMMA_FLOATS1
 #undef TANDEM_WGMMA_ROWS8
 #undef TANDEM_WGMMA_ROW
 #undef TANDEM_WGMMA_64

@@ -128,7 +128,8 @@ struct Product {
   bool with_residual = false;
   bool in_place = false;
   bool with_y_max = false;
-  int pad = 0;  // elements between rows of x, residual and y
+  bool x_codes = false;  // x is codes with scales in memory
+  int pad = 0;           // elements between rows of x, residual and y
 
   std::vector<float> x, w, bias, residual, gamma, beta;
   std::vector<float> dense_x;  // [m, k]
@@ -138,6 +139,7 @@ struct Product {
   std::vector<double> normed;  // [m, k]
   std::vector<DeviceTensor> device;
   DeviceBuffer device_codes;
+  DeviceBuffer device_x_codes;
   std::vector<float> multiplied;  // what the truth was made of: x, or the normalised rows that a kernel wrote
 
   DType x_type() const { return params.x_float ? DType::kF32 : params.dtype; }
@@ -154,14 +156,18 @@ struct Product {
             .n = params.n,
             .k = params.k,
             .gated = params.gated,
-            .norm = params.norm.has_value()};
+            .norm = params.norm.has_value(),
+            .x_codes = x_codes};
   }
   std::string text() const {
     const SkinnyParams& p = params;
     const std::string norm = !p.norm ? "" : *p.norm == Norm::kLayer ? " layer" : " rms";
     const std::string_view activation = p.activation ? activation_name(*p.activation) : "linear";
-    const std::string format =
-        quantised() ? fmt::format(" w {}{}", dtype_name(w_type()), p.input_dtype ? " x too" : "") : "";
+    const std::string format = quantised() ? fmt::format(" w {}{}", dtype_name(w_type()),
+                                                         x_codes         ? " x is codes"
+                                                         : p.input_dtype ? " x too"
+                                                                         : "")
+                                           : "";
     return fmt::format("{}{} m {} n {} k {}{}{} {}{}{}{}{}{}{} pad {}", dtype_name(p.dtype), format, p.m, p.n,
                        p.k, norm, p.x_float ? " x_float" : "", activation, p.gated ? " gated" : "",
                        with_bias ? " bias" : "", with_residual ? (in_place ? " in place" : " residual") : "",
@@ -172,7 +178,7 @@ struct Product {
   void draw(RandomValues& random) {
     SkinnyParams& p = params;
     if (in_place) p.residual_float = p.y_float;
-    p.ldx = p.k + 8 * pad;
+    p.ldx = p.k + (x_codes ? 16 : 8) * pad;
     p.ldy = p.ld_residual = p.n + pad;
     x = random.normal(p.m * p.ldx, x_type(), p.norm ? 1.5f : 0.0f, p.norm ? 2.0f : 1.0f);
     w = random.normal(static_cast<int64_t>(w_rows()) * p.k, p.dtype, 0,
@@ -232,8 +238,23 @@ struct Product {
     }
     device.emplace_back(x_max, DType::kF32);
     if (p.input_dtype && !p.norm) p.x_max = static_cast<const float*>(device.back().data());
+    if (x_codes) make_x_codes();
     multiplied.clear();
     if (!p.norm || !quantised()) make_truth(dense_x);
+  }
+
+  /// x on the device as codes, rows ldx apart; between the rows codes that would show.
+  void make_x_codes() {
+    SkinnyParams& p = params;
+    const QuantisedRows rows(dense_x, p.k, *p.input_dtype);
+    std::vector<uint8_t> padded(static_cast<size_t>(p.m * p.ldx), 0x55);
+    for (int i = 0; i < p.m; ++i)
+      std::copy_n(&rows.codes[static_cast<size_t>(i) * p.k], p.k, &padded[static_cast<size_t>(i * p.ldx)]);
+    device_x_codes = DeviceBuffer::of(padded);
+    device.emplace_back(rows.scales, DType::kF32);
+    p.x = device_x_codes.data();
+    p.x_scales = static_cast<const float*>(device.back().data());
+    p.x_max = nullptr;
   }
 
   /// The truth for these rows [m, k] of what is multiplied.
@@ -258,6 +279,8 @@ struct Product {
   }
 
   double tolerance() const {
+    // The tensor cores add e4m3 with 13 bits behind the point of the largest term, here 128 products at a time.
+    if (x_codes && w_type() == DType::kF8) return params.y_float ? 1e-3 : 5e-3;
     if (!quantised()) return params.dtype == DType::kF32 ? 1e-5 : params.dtype == DType::kF16 ? 4e-3 : 1.5e-2;
     return params.y_float ? 2e-5 : 4e-3;  // of the sums in fp32, and of what is stored
   }
@@ -307,7 +330,8 @@ struct Product {
 
 /// Random features for given sizes; weights and x quantised as asked.
 inline Product random_product(RandomValues& random, DType dtype, int m, int n, int k,
-                              std::optional<DType> w_dtype = {}, std::optional<DType> input_dtype = {}) {
+                              std::optional<DType> w_dtype = {}, std::optional<DType> input_dtype = {},
+                              bool x_codes = false) {
   static constexpr Activation kAll[] = {Activation::kRelu, Activation::kGelu, Activation::kGeluTanh,
                                         Activation::kSilu, Activation::kTanh, Activation::kSigmoid};
   static const int kThere = 0;  // any address: draw() replaces it
@@ -319,9 +343,10 @@ inline Product random_product(RandomValues& random, DType dtype, int m, int n, i
   p.m = m;
   p.n = n;
   p.k = k;
-  p.gated = random.between(0, 3) == 0;
+  product.x_codes = x_codes;
+  p.gated = random.between(0, 3) == 0 && (!x_codes || n % 8 == 0);
   if (p.gated || random.coin()) p.activation = random.one_of(kAll);
-  if (skinny_norm_supports(m, k) && random.coin()) {
+  if (!x_codes && skinny_norm_supports(m, k) && random.coin()) {
     p.norm = random.coin() ? Norm::kLayer : Norm::kRms;
     p.beta = random.coin() ? &kThere : nullptr;
     p.norm_out = random.coin() ? const_cast<int*>(&kThere) : nullptr;

@@ -59,6 +59,7 @@ void check_format(const Params& p, int n) {
   if (stored == p.dtype) {
     require(p.scales == nullptr, "scales", "must be null without quantised weights");
     require(!p.input_dtype.has_value(), "input_dtype", "must be unset without quantised weights");
+    require(p.x_scales == nullptr, "x_scales", "must be null without quantised weights");
     return;
   }
   require(stored == DType::kI8 || stored == DType::kI4 || stored == DType::kF8, "w_dtype",
@@ -75,8 +76,14 @@ void check_format(const Params& p, int n) {
   }
   require(p.scales != nullptr && aligned(p.scales), "scales",
           "must be there with quantised weights, on 16 bytes");
+  if (p.x_scales != nullptr) {
+    require(p.input_dtype.has_value() && p.x_max == nullptr && !p.norm.has_value(), "x_scales",
+            "needs input_dtype, and neither x_max nor a norm");
+    require(p.ldx % 16 == 0, "ldx", "must be 0 or a multiple of 16 with x of codes");
+    return;
+  }
   require(p.x_max != nullptr || p.norm.has_value() || !p.input_dtype.has_value() || p.m == 1, "x_max",
-          "must be there when x is quantised without a norm");
+          "or x_scales must be there when x is quantised without a norm");
 }
 
 /// What SkinnyParams and HeadParams share.
@@ -113,6 +120,7 @@ SkinnyArgs common_args(const Params& p) {
   a.eps = p.eps;
   a.scales = p.scales;
   a.x_max = p.x_max;
+  a.x_scales = p.x_scales;
   a.activation = -1;
   if (p.norm.has_value()) {
     a.prologue = *p.norm == Norm::kLayer ? SkinnyPrologue::kLayerNorm : SkinnyPrologue::kRmsNorm;
@@ -205,7 +213,8 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
                               .n = p.n,
                               .k = p.k,
                               .gated = p.gated,
-                              .norm = p.norm.has_value()};
+                              .norm = p.norm.has_value(),
+                              .x_codes = p.x_scales != nullptr};
   launch_planned(args, problem, p.config, p.dependent, stream);
 }
 
@@ -248,7 +257,8 @@ void launch_head_argmax(const HeadParams& p, cudaStream_t stream) {
                               .n = p.vocab,
                               .k = p.k,
                               .norm = p.norm.has_value(),
-                              .head = true};
+                              .head = true,
+                              .x_codes = p.x_scales != nullptr};
   launch_planned(args, problem, p.config, p.dependent, stream);
 }
 

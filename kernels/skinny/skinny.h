@@ -43,6 +43,9 @@ struct SkinnyParams {
   std::optional<DType> input_dtype = std::nullopt;
   /// float [m]: the largest |x| of each row, with input_dtype and without a norm; else not read. Written by earlier kernels.
   const float* x_max = nullptr;
+  /// float [m] or null. Set: x holds codes of input_dtype, ldx a multiple of 16, and these are the scales of its rows. Needs
+  /// sm_90a and input_dtype, gated n a multiple of 8; excludes x_max and a norm.
+  const float* x_scales = nullptr;
   const void* bias = nullptr;      ///< [n] or null; gated: [2n]
   const void* residual = nullptr;  ///< [m, n] or null, added last; may be y itself (same layout, same type)
   int64_t ld_residual = 0;
@@ -89,9 +92,10 @@ struct HeadParams {
   int64_t ldx = 0;
   bool x_float = false;
   const void* w = nullptr;       ///< [vocab, k] row-major, dense
-  const void* scales = nullptr;  ///< these three as in SkinnyParams
+  const void* scales = nullptr;  ///< these four as in SkinnyParams
   std::optional<DType> input_dtype = std::nullopt;
   const float* x_max = nullptr;
+  const float* x_scales = nullptr;
   const void* bias = nullptr;  ///< [vocab] or null
   float scale = 1.0f;
 

@@ -26,5 +26,9 @@ using WideKernel = void (*)(CUtensorMap, CUtensorMap, WideArgs);
 
 WideKernel find_wide_f16(int batch, bool head);
 WideKernel find_wide_bf16(int batch, bool head);
+WideKernel find_wide_w8a16(int batch, bool head);
+WideKernel find_wide_w4a16(int batch, bool head);
+WideKernel find_wide_fp8(int batch, bool head);
+WideKernel find_wide_int8(int batch, bool head);
 
 }  // namespace tandem::kernels

@@ -106,7 +106,9 @@ SkinnyConfig row_config(const SkinnyProblem& problem, const SkinnyCard& card) {
 
 /// A head has tiles for every multiprocessor: within 2 % of the best of a sweep over the presets' vocabularies.
 SkinnyConfig wide_head_config(const SkinnyProblem& problem) {
-  const bool two_groups = problem.m <= 16 || problem.k <= 512;
+  // Codes that are unpacked take the work of both.
+  const bool unpacks = weight_format(problem).row_scales && !problem.input_dtype.has_value();
+  const bool two_groups = problem.m <= 16 || problem.k <= 512 || unpacks;
   return {.kind = Kind::kWide,
           .rows = 16,
           .batch = wide_batch(problem.m),
@@ -210,6 +212,7 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
 
 std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   if (c.kind == Kind::kWide) return wide_problem(c, problem, card);
+  if (problem.x_codes) return "must be wide for x of codes, which needs sm_90a";
   if (!kernel_exists(c, problem)) {
     return fmt::format("no {} {} kernel for weights of {} with {} rows a warp and {} rows of x",
                        kind_text(c.kind), problem.head ? "head" : "product", dtype_name(problem.weights()),
@@ -391,7 +394,7 @@ SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card)
   SkinnyConfig best;
   double best_us = std::numeric_limits<double>::infinity();
   const bool dot = !codes && (problem.dtype == DType::kF32 || problem.m <= 4);
-  const bool wide = !codes && !dot && !wide_configs(problem, card).empty();
+  const bool wide = !dot && !wide_configs(problem, card).empty();
   if (wide && problem.head) {
     const SkinnyConfig head = wide_head_config(problem);
     if (config_problem(head, problem, card).empty()) return head;

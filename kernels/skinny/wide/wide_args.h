@@ -20,6 +20,11 @@ struct WideArgs {
   bool vector;     // four neighbouring columns of y, and of residual, lie on a multiple of their size
   int activation;  // -1: none, else the value of tandem::Activation
   HeadArgs head;
+  // Of weights of codes.
+  const void* scales;     // float [n or 2n]; kI4: bf16 [n or 2n, groups]
+  const float* x_scales;  // [m], when x is codes
+  float* y_max;           // [m], or null
+  int groups;             // of k, with a scale a group
 };
 
 }  // namespace tandem::kernels

@@ -3,7 +3,7 @@
 namespace tandem::kernels {
 
 WideKernel find_wide_bf16(int batch, bool head) {
-  return find_wide<__nv_bfloat16>(batch, head);
+  return find_wide<WidePlain<__nv_bfloat16>>(batch, head);
 }
 
 }  // namespace tandem::kernels

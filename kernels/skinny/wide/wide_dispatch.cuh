@@ -1,4 +1,4 @@
-// The wide kernels of one element type, by config; wide_plan.cc lists the same ones.
+// The wide kernels of one format, by config; wide_plan.cc lists the same ones.
 #pragma once
 
 #include "kernels/skinny/skinny_kernels.h"
@@ -6,22 +6,26 @@
 
 namespace tandem::kernels {
 
-template <typename T, int kBatch>
+template <class Format, int kBatch>
 WideKernel pick_wide(bool head) {
-  return head ? &skinny_wide_kernel<T, kBatch, true> : &skinny_wide_kernel<T, kBatch, false>;
+  // The head's weights are never of 4 bits.
+  if constexpr (!Format::kGroupScales) {
+    if (head) return &skinny_wide_kernel<Format, kBatch, true>;
+  }
+  return head ? nullptr : &skinny_wide_kernel<Format, kBatch, false>;
 }
 
-template <typename T>
+template <class Format>
 WideKernel find_wide(int batch, bool head) {
   switch (batch) {
     case 8:
-      return pick_wide<T, 8>(head);
+      return pick_wide<Format, 8>(head);
     case 16:
-      return pick_wide<T, 16>(head);
+      return pick_wide<Format, 16>(head);
     case 32:
-      return pick_wide<T, 32>(head);
+      return pick_wide<Format, 32>(head);
     default:
-      return pick_wide<T, 64>(head);
+      return pick_wide<Format, 64>(head);
   }
 }
 

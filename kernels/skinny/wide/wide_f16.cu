@@ -3,7 +3,7 @@
 namespace tandem::kernels {
 
 WideKernel find_wide_f16(int batch, bool head) {
-  return find_wide<__half>(batch, head);
+  return find_wide<WidePlain<__half>>(batch, head);
 }
 
 }  // namespace tandem::kernels

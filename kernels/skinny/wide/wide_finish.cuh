@@ -9,6 +9,7 @@
 #include "kernels/common/hopper_ptx.cuh"
 #include "kernels/skinny/finish.cuh"
 #include "kernels/skinny/wide/wide_args.h"
+#include "kernels/skinny/wide/wide_format.cuh"
 
 namespace tandem::kernels {
 
@@ -167,6 +168,12 @@ __device__ inline void store_quad_any(void* p, int64_t at, bool is_float, bool v
 __device__ inline float4 add(const float4& a, const float4& b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
+__device__ inline float4 multiply(const float4& a, const float4& b) {
+  return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
+}
+__device__ inline float4 multiply(const float4& a, float b) {
+  return make_float4(a.x * b, a.y * b, a.z * b, a.w * b);
+}
 __device__ inline float relu(float v) {
   return v < 0.0f ? 0.0f : v;  // a NaN stays
 }
@@ -189,11 +196,36 @@ __device__ inline void load_residuals(const WideArgs& a, const WideColumns& at, 
   }
 }
 
-/// The blocks' parts of kWideRows sums, in the order of the blocks. `from`, `second` and `part` in bytes: the shared address
-/// of the first row's, how far behind it the next row's lies, and each next block's.
-template <int kBlocks>
-__device__ inline void sum_parts(uint32_t from, uint32_t second, uint32_t part, float4 (&sum)[kWideRows]) {
+/// The scales of the same rows of x, when it is codes.
+__device__ inline void load_x_scales(const WideArgs& a, const WideColumns& at, int rank, int rows, int row,
+                                     float (&scale)[kWideRows]) {
 #pragma unroll
+  for (int j = 0; j < kWideRows; ++j) {
+    const int b = row + j * at.step;
+    scale[j] = b < rows ? __ldcg(a.x_scales + (rank << a.plan.share_shift) + b) : 0.0f;
+  }
+}
+
+/// Raises the caller's maximum of row b of x by what a group of lanes stores of it, `lanes` of this warp, each up to four values.
+template <typename T>
+__device__ inline void raise_row_max(const WideArgs& a, uint32_t lanes, int b, int valid, const float4& v) {
+  const float all[4] = {v.x, v.y, v.z, v.w};
+  uint32_t magnitude = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i < valid) magnitude = max(magnitude, magnitude_bits(to_float(from_float<T>(all[i]))));
+  }
+  magnitude = __reduce_max_sync(lanes, magnitude);
+  // Bits of magnitudes are ordered as ints.
+  if (static_cast<int>(threadIdx.x) % kWarp == __ffs(static_cast<int>(lanes)) - 1)
+    atomicMax(reinterpret_cast<unsigned*>(a.y_max) + b, magnitude);
+}
+
+/// The blocks' parts of kWideRows sums, in the order of the blocks. `from`, `second` and `part` in bytes: the shared address
+/// of the first row's, how far behind it the next row's lies, and each next block's. kAtOnce: parts in flight, which take registers.
+template <int kBlocks, int kAtOnce>
+__device__ inline void sum_parts(uint32_t from, uint32_t second, uint32_t part, float4 (&sum)[kWideRows]) {
+#pragma unroll(kAtOnce)
   for (int source = 0; source < kBlocks; ++source, from += part) {
     const float4 first = load_shared_quad(from);
     const float4 next = load_shared_quad(from + second);
@@ -201,20 +233,36 @@ __device__ inline void sum_parts(uint32_t from, uint32_t second, uint32_t part, 
     sum[1] = source == 0 ? next : add(sum[1], next);
   }
 }
+template <class Format>
 __device__ inline void sum_parts(const WidePlan& p, uint32_t from, uint32_t second,
                                  float4 (&sum)[kWideRows]) {
+  constexpr int kAtOnce = Format::kCodes ? 4 : kWideMaxCluster;
   const uint32_t part = 4 * p.source_floats();
   switch (p.cluster_shift) {
     case 0:
-      return sum_parts<1>(from, second, part, sum);
+      return sum_parts<1, 1>(from, second, part, sum);
     case 1:
-      return sum_parts<2>(from, second, part, sum);
+      return sum_parts<2, 2>(from, second, part, sum);
     case 2:
-      return sum_parts<4>(from, second, part, sum);
+      return sum_parts<4, 4>(from, second, part, sum);
     case 3:
-      return sum_parts<8>(from, second, part, sum);
+      return sum_parts<8, std::min(8, kAtOnce)>(from, second, part, sum);
     default:
-      return sum_parts<kWideMaxCluster>(from, second, part, sum);
+      return sum_parts<kWideMaxCluster, kAtOnce>(from, second, part, sum);
+  }
+}
+
+/// Sums of codes as numbers. `row_scales`: shared address of those of the thread's weight rows.
+template <class Format>
+__device__ inline void to_numbers(float4 (&value)[kWideRows], uint32_t row_scales,
+                                  const float (&x_scale)[kWideRows]) {
+  if constexpr (Format::kRowScales) {
+    const float4 scale = load_shared_quad(row_scales);
+#pragma unroll
+    for (int j = 0; j < kWideRows; ++j) {
+      value[j] = multiply(value[j], scale);
+      if constexpr (Format::kXScales) value[j] = multiply(value[j], x_scale[j]);
+    }
   }
 }
 
@@ -222,21 +270,34 @@ __device__ inline void sum_parts(const WidePlan& p, uint32_t from, uint32_t seco
 ///
 /// A chain of small products waits for this code in every link, and its first pass runs from a cold instruction cache:
 /// what one row executes is kept short, what is rare is not inlined.
-template <typename T>
+template <class Format>
 __device__ inline void wide_finish(const WideArgs& a, const WideColumns& at, int rank, int rows,
-                                   uint32_t sums, uint32_t bias, float4 (&residual)[kWideRows]) {
+                                   uint32_t sums, uint32_t bias, float4 (&residual)[kWideRows],
+                                   float (&x_scale)[kWideRows]) {
+  using T = typename Format::T;
   const WidePlan& p = a.plan;
+  uint32_t lanes = 0;  // of this warp that write the same rows
+  if constexpr (Format::kCodes) {
+    const int quads = min(kWarp, p.tile_outputs() / 4);
+    const uint32_t few = (1u << (quads & (kWarp - 1))) - 1;
+    const uint32_t group = quads == kWarp ? 0xffffffffu : few << (threadIdx.x % kWarp & ~(quads - 1));
+    lanes = group & __ballot_sync(0xffffffffu, at.valid > 0);
+  }
   if (at.valid <= 0) return;
   const bool vector = a.vector && at.valid == 4;
   const float4 my_bias = load_shared_quad(bias + 4 * at.local);
 #pragma unroll 1
   for (int row = at.row; row < rows; row += kWideRows * at.step) {
-    if (row != at.row) load_residuals<T>(a, at, rank, rows, row, residual);
+    if (row != at.row) {
+      load_residuals<T>(a, at, rank, rows, row, residual);
+      if constexpr (Format::kXScales) load_x_scales(a, at, rank, rows, row, x_scale);
+    }
     const bool two = row + at.step < rows;
     const uint32_t from = sums + 4 * wide_sum_at(p, 0, 0, row, at.local);
     const uint32_t second = two ? 4 * at.step * p.ld : 0;
     float4 value[kWideRows];
-    sum_parts(p, from, second, value);
+    sum_parts<Format>(p, from, second, value);
+    to_numbers<Format>(value, bias + 4 * (p.tile_rows() + at.local), x_scale);
 #pragma unroll
     for (int j = 0; j < kWideRows; ++j) value[j] = add(value[j], my_bias);
     if (a.activation == static_cast<int>(Activation::kRelu)) {
@@ -256,7 +317,8 @@ __device__ inline void wide_finish(const WideArgs& a, const WideColumns& at, int
     if (p.gated) {
       const float4 up_bias = load_shared_quad(bias + 4 * (p.tile_outputs() + at.local));
       float4 up[kWideRows];
-      sum_parts(p, from + 4 * p.plane_floats(), second, up);
+      sum_parts<Format>(p, from + 4 * p.plane_floats(), second, up);
+      to_numbers<Format>(up, bias + 4 * (p.tile_rows() + p.tile_outputs() + at.local), x_scale);
 #pragma unroll
       for (int j = 0; j < kWideRows; ++j) {
         up[j] = add(up[j], up_bias);
@@ -264,10 +326,16 @@ __device__ inline void wide_finish(const WideArgs& a, const WideColumns& at, int
                                value[j].w * up[j].w);
       }
     }
-    const int64_t to = ((rank << p.share_shift) + row) * a.ldy + at.column;
+    const int b = (rank << p.share_shift) + row;
+    const int64_t to = b * a.ldy + at.column;
     store_quad_any<T>(a.y, to, a.y_float, vector, at.valid, add(value[0], residual[0]));
     if (two)
       store_quad_any<T>(a.y, to + at.step * a.ldy, a.y_float, vector, at.valid, add(value[1], residual[1]));
+    if constexpr (Format::kCodes) {
+      if (a.y_max == nullptr) continue;
+      raise_row_max<T>(a, lanes, b, at.valid, add(value[0], residual[0]));
+      if (two) raise_row_max<T>(a, lanes, b + at.step, at.valid, add(value[1], residual[1]));
+    }
   }
 }
 

@@ -6,6 +6,30 @@
 
 namespace tandem::kernels {
 
+/// The scales of the rows of x of a thread's candidates, once the previous kernel has written them.
+template <int kBatch>
+__device__ inline void load_head_scales(const WideArgs& a, int lane, float (&scales)[kBatch / 4]) {
+#pragma unroll
+  for (int s = 0; s < kBatch / 4; ++s) {
+    const int b = wide_batch_row(lane, s / 2, s % 2);
+    scales[s] = b < a.plan.m ? __ldcg(a.x_scales + b) : 0.0f;
+  }
+}
+
+/// Sums of codes as numbers. `x_scales`: of x that is codes, as wide_take's candidates.
+template <class Format, int kBatch, int kCount>
+__device__ inline void scale_sums(float (&c)[kBatch / 8][4], const float (&row_scale)[2],
+                                  const float (&x_scales)[kCount]) {
+#pragma unroll
+  for (int j = 0; j < kBatch / 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      c[j][e] *= row_scale[e / 2];
+      if constexpr (Format::kXScales) c[j][e] *= x_scales[2 * j + e % 2];
+    }
+  }
+}
+
 /// Folds a tile into the thread's candidates: of row 8 j + 2 (lane % 4) + i of x at [2 j + i]. Ids only grow, so of equals the
 /// first stays. `bias`: of the thread's two rows of w.
 template <int kBatch>

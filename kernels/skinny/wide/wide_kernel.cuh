@@ -1,20 +1,28 @@
-// Products on warpgroup tensor cores (sm_90a): up to 64 rows of x of a 16-bit type.
+// Products on warpgroup tensor cores (sm_90a): up to 64 rows of x of a 16-bit type, or of codes.
 //
 // A producer warp feeds a ring of stages through the tensor copy engine: a unit of k of 64 or 128 weight rows, and the same
 // unit of x. The ring's first weights are requested before the previous kernel has ended, x after it. One or two
 // warpgroups multiply straight out of shared memory, weights as the operand of 64 rows, so that neither weights nor x pass
-// through registers. The blocks of a cluster split k.
+// through registers; only weights of fewer bits than x do (wide_unpack.cuh). The blocks of a cluster split k.
 #pragma once
 
 #include "kernels/skinny/wide/wide_finish.cuh"
 #include "kernels/skinny/wide/wide_head.cuh"
+#include "kernels/skinny/wide/wide_product.cuh"
 #include "kernels/skinny/wide/wide_stream.cuh"
 
 namespace tandem::kernels {
 
-template <typename T, int kBatch, bool kHead>
+/// Blocks whose registers a multiprocessor holds, of two warpgroups each.
+template <class Format>
+constexpr int wide_blocks(int batch, bool head) {
+  return head || Format::kFreshSums || Format::kUnpacks ? 1 : 2;
+}
+
+template <class Format, int kBatch, bool kHead>
 __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared, const WideWalk& walk,
                                     int warp, unsigned char* memory, Candidate (&best)[kBatch / 4]) {
+  using T = typename Format::T;
   const WidePlan& p = a.plan;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int tid = static_cast<int>(threadIdx.x);
@@ -23,91 +31,108 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
   const T* bias = static_cast<const T*>(a.bias);
   const int rows = wide_owned_rows(p, walk.rank);
 
-  int stage = 0;
-  uint32_t parity = 0;
-  int busy = -1;  // the stage that the running products read
-  const auto release = [&] {
-    if (busy >= 0 && lane == 0) barrier_arrive(shared.empty(busy));
-  };
+  WideCursor at;
+  WideScales group_scales;
+  if constexpr (Format::kGroupScales)
+    group_scales.request(a, walk.first_tile, walk.first_unit, 0, warp, lane);
+  float head_x_scales[kHead && Format::kXScales ? kBatch / 4 : 1];
 
 #pragma unroll 1
   for (int tile = walk.first_tile; tile < p.tiles; tile += walk.stride) {
-    // The bias of what this thread finishes: for the head, of its two rows of w; else of weight row tid, plane by plane.
+    // Bias and scale of what this thread finishes: for the head, of its two rows of w; else of weight row tid, plane by plane.
     float my_bias[2] = {0.0f, 0.0f};
-    if (bias != nullptr) {
+    float my_scale[2] = {0.0f, 0.0f};
+    const auto load_ends = [&](int row, int i) {
+      if (bias != nullptr) my_bias[i] = to_float(bias[row]);
+      if constexpr (Format::kRowScales) my_scale[i] = static_cast<const float*>(a.scales)[row];
+    };
+    if (bias != nullptr || Format::kRowScales) {
       if constexpr (kHead) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int row = tile * p.tile_rows() + wide_output(false, warp, lane, half).column;
-          if (row < p.n) my_bias[half] = to_float(bias[row]);
+          if (row < p.n) load_ends(row, half);
         }
       } else if (tid < p.tile_rows()) {
         const int up = p.gated && tid >= p.tile_outputs() ? 1 : 0;
         const int column = tile * p.tile_outputs() + tid - (up ? p.tile_outputs() : 0);
-        if (column < p.n) my_bias[0] = to_float(bias[column + up * p.n]);
+        if (column < p.n) load_ends(column + up * p.n, 0);
       }
     }
-    if (tile == walk.first_tile) pdl_wait();
+    if (tile == walk.first_tile) {
+      pdl_wait();
+      if constexpr (kHead && Format::kXScales) load_head_scales<kBatch>(a, lane, head_x_scales);
+    }
     const WideColumns columns = wide_columns(p, tile, tid);
     float4 residual[kWideRows];
-    if constexpr (!kHead) load_residuals<T>(a, columns, walk.rank, rows, columns.row, residual);
+    float x_scale[kWideRows] = {1.0f, 1.0f};
+    // Sums of groups and all rows of x leave no registers for residuals.
+    constexpr bool kLate = Format::kGroupScales && kBatch == 64;
+    if constexpr (!kHead) {
+      if constexpr (!kLate) load_residuals<T>(a, columns, walk.rank, rows, columns.row, residual);
+      if constexpr (Format::kXScales) load_x_scales(a, columns, walk.rank, rows, columns.row, x_scale);
+    }
 
     float c[kBatch / 8][4] = {};
-#pragma unroll 1
-    for (int unit = 0; unit < walk.units; ++unit) {
-      const uint32_t weights = group_weights + stage * p.stage_bytes();
-      const uint32_t x = shared.base + (p.resident ? p.x_offset + unit * p.x_bytes()
-                                                   : stage * p.stage_bytes() + p.weight_bytes());
-      barrier_wait(shared.full(stage), parity);
-      wgmma_begin();
+    if constexpr (Format::kUnpacks) {
+      const uint32_t warp_weights = shared.base + warp * (kWideGroupRows / 4 * kWideRowBytes);
+      wide_multiply_unpacked<Format, kBatch>(a, shared, walk, tile, warp_weights, warp, lane, at,
+                                             group_scales, c);
+    } else if constexpr (std::is_same_v<typename Format::Acc, int>) {
+      int sums[kBatch / 8][4] = {};
+      wide_multiply<Format, kBatch>(p, shared, walk.units, group_weights, lane, at, sums);
 #pragma unroll
-      for (int step = 0; step < kWideUnit / 16; ++step) {
-        wgmma_shared<T>(c, tile_descriptor(weights + 32 * step, 0), tile_descriptor(x + 32 * step, 0), true);
+      for (int j = 0; j < kBatch / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) c[j][e] = static_cast<float>(sums[j][e]);
       }
-      wgmma_commit();
-      wgmma_wait<1>();
-      release();
-      busy = stage;
-      if (++stage == p.stages) {
-        stage = 0;
-        parity ^= 1;
-      }
+    } else {
+      wide_multiply<Format, kBatch>(p, shared, walk.units, group_weights, lane, at, c);
     }
-    wgmma_wait<0>();
-    hold(c);
-    release();
-    busy = -1;
 
     if constexpr (kHead) {
+      if constexpr (Format::kCodes) scale_sums<Format, kBatch>(c, my_scale, head_x_scales);
       wide_take<kBatch>(a, c, best, my_bias, tile, warp, lane);
     } else {
+      // What follows must not be computed before the products: it would take registers through all of them.
+      int end_lane = lane;
+      int end_warp = warp;
+      WideShared end_shared = shared;
+      if constexpr (Format::kCodes)
+        asm volatile(""
+                     : "+r"(end_lane), "+r"(end_warp), "+r"(end_shared.base), "+r"(end_shared.sums),
+                       "+r"(end_shared.barriers));
       if (p.cluster_shift > 0) cluster_wait();  // every block runs and has initialised its barriers
       // The previous tile is written; nobody reads a stage that sums are about to overwrite.
       if (p.cluster_shift == 0 || p.bulk_sums) consumers_sync(p);
-      if (tid < p.tile_rows()) store_shared(bias_shared + 4 * tid, my_bias[0]);
+      if (tid < p.tile_rows()) {
+        store_shared(bias_shared + 4 * tid, my_bias[0]);
+        if constexpr (Format::kRowScales) store_shared(bias_shared + 4 * (p.tile_rows() + tid), my_scale[0]);
+      }
       if (p.cluster_shift > 0 && !p.bulk_sums) {
-        wide_push_sums<kBatch>(p, c, shared, walk.rank, warp, lane);
+        wide_push_sums<kBatch>(p, c, end_shared, walk.rank, end_warp, end_lane);
       } else {
-        wide_store_sums<kBatch>(p, c, shared, warp, lane);
+        wide_store_sums<kBatch>(p, c, end_shared, end_warp, end_lane);
       }
       if (p.bulk_sums) fence_async_proxy();
       consumers_sync(p);
       if (p.bulk_sums) wide_send_sums(p, shared, walk.rank, tid);
       if (p.cluster_shift > 0) {
-        barrier_wait_cluster(
-            shared_address(reinterpret_cast<uint64_t*>(memory + p.barrier_offset) + 2 * p.stages));
+        barrier_wait_cluster(end_shared.pushed());
         if (p.bulk_sums) {
           __syncwarp();
           cluster_arrive_relaxed();  // what this block waited for has left its peers' memory
         }
       }
-      wide_finish<T>(a, columns, walk.rank, rows, shared.sums, bias_shared, residual);
+      if constexpr (kLate) load_residuals<T>(a, columns, walk.rank, rows, columns.row, residual);
+      wide_finish<Format>(a, columns, walk.rank, rows, shared.sums, bias_shared, residual, x_scale);
     }
   }
 }
 
-template <typename T, int kBatch, bool kHead>
-__global__ void __launch_bounds__(kWideMaxGroups* kWideGroupThreads + kWarp, kHead ? 1 : 2)
+template <class Format, int kBatch, bool kHead>
+__global__ void __launch_bounds__(kWideMaxGroups* kWideGroupThreads + kWarp,
+                                  wide_blocks<Format>(kBatch, kHead))
     skinny_wide_kernel(const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map,
                        const __grid_constant__ WideArgs a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -125,7 +150,7 @@ __global__ void __launch_bounds__(kWideMaxGroups* kWideGroupThreads + kWarp, kHe
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const WideWalk walk = wide_walk(p);
   const bool produces = warp == 4 * p.groups;
-  WideProducer producer{p, shared, walk, &w_map, &x_map, walk.first_tile};
+  WideProducer<Format> producer{p, shared, walk, &w_map, &x_map, walk.first_tile};
   if (produces) {
     if (lane < p.stages) {
       barrier_init(shared.full(lane), 1);
@@ -156,7 +181,7 @@ __global__ void __launch_bounds__(kWideMaxGroups* kWideGroupThreads + kWarp, kHe
     if (p.cluster_shift > 0) cluster_wait();
     if (p.bulk_sums) cluster_arrive_relaxed();
   } else {
-    wide_consume<T, kBatch, kHead>(a, shared, walk, warp, memory, best);
+    wide_consume<Format, kBatch, kHead>(a, shared, walk, warp, memory, best);
     if constexpr (kHead) {
       wide_share<kBatch>(best, reinterpret_cast<unsigned long long*>(memory + p.sums_offset), warp, lane);
     }

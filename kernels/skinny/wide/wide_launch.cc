@@ -15,31 +15,48 @@ bool quads_aligned(const void* p, int64_t stride, int element_bytes) {
   return stride % 4 == 0 && reinterpret_cast<uintptr_t>(p) % (4 * static_cast<size_t>(element_bytes)) == 0;
 }
 
-/// The weights as the copy engine reads them: boxes of a tile's rows and one unit of k. Gated: [n / 8][gate, up][8][k], so
-/// that every 8 gate rows are followed by their up rows.
-CUtensorMap weight_map(const WidePlan& p, DType dtype, const void* w) {
+/// The weights as the copy engine reads them: boxes of a tile's rows and one unit of k, codes as bytes. Gated: [n / 8][gate,
+/// up][8][k], so that every 8 gate rows are followed by their up rows.
+CUtensorMap weight_map(const WidePlan& p, const SkinnyProblem& problem, const void* w) {
+  const DType stored = problem.weights();
+  const DType type = stored == problem.dtype ? stored : DType::kU8;
+  const int64_t k = tensor_bytes(stored, p.k) / dtype_bytes(type);
+  const int unit = static_cast<int>(kWideRowBytes / dtype_bytes(type));
   if (!p.gated) {
     return tensor_map<2>({.user = kUser,
-                          .dtype = dtype,
+                          .dtype = type,
                           .data = w,
-                          .sizes = {p.k, p.n},
-                          .strides = {p.k},
-                          .box = {kWideUnit, p.tile_rows()}});
+                          .sizes = {k, p.n},
+                          .strides = {k},
+                          .box = {unit, p.tile_rows()}});
   }
-  const int64_t k = p.k;
   return tensor_map<4>({.user = kUser,
-                        .dtype = dtype,
+                        .dtype = type,
                         .data = w,
-                        .sizes = {p.k, 8, 2, p.n / 8},
+                        .sizes = {k, 8, 2, p.n / 8},
                         .strides = {k, p.n * k, 8 * k},
-                        .box = {kWideUnit, 8, 2, p.tile_rows() / 16}});
+                        .box = {unit, 8, 2, p.tile_rows() / 16}});
+}
+
+WideKernel find_kernel(const SkinnyProblem& problem, int batch) {
+  switch (problem.weights()) {
+    case DType::kI8:
+      return (problem.x_codes ? find_wide_int8 : find_wide_w8a16)(batch, problem.head);
+    case DType::kI4:
+      return find_wide_w4a16(batch, problem.head);
+    case DType::kF8:
+      return find_wide_fp8(batch, problem.head);
+    case DType::kF16:
+      return find_wide_f16(batch, problem.head);
+    default:
+      return find_wide_bf16(batch, problem.head);
+  }
 }
 
 }  // namespace
 
 void launch_wide(const WideLaunch& what, cudaStream_t stream) {
   const SkinnyArgs& a = what.args;
-  const DType dtype = what.problem.dtype;
   const SkinnyCard card = skinny_card();
   const WideArgs args{
       .plan = plan_wide(what.config, what.problem, card),
@@ -53,24 +70,29 @@ void launch_wide(const WideLaunch& what, cudaStream_t stream) {
       .vector = quads_aligned(a.y, a.ldy, a.y_float ? 4 : 2) &&
                 (a.residual == nullptr || quads_aligned(a.residual, a.ld_residual, a.residual_float ? 4 : 2)),
       .activation = a.activation,
-      .head = a.head};
+      .head = a.head,
+      .scales = a.scales,
+      .x_scales = a.x_scales,
+      .y_max = a.y_max,
+      .groups = ceil_div(what.problem.k, kScaleGroup)};
   const WidePlan& p = args.plan;
-  const WideKernel kernel = dtype == DType::kF16 ? find_wide_f16(p.batch, what.problem.head)
-                                                 : find_wide_bf16(p.batch, what.problem.head);
+  const WideKernel kernel = find_kernel(what.problem, p.batch);
   prepare_kernel(reinterpret_cast<const void*>(kernel), card);
-  const CUtensorMap x_map = tensor_map<2>({.user = kUser,
-                                           .dtype = dtype,
-                                           .data = a.x,
-                                           .sizes = {p.k, p.m},
-                                           .strides = {a.ldx},
-                                           .box = {kWideUnit, p.batch}});
+  const DType x_type = what.problem.x_codes ? DType::kU8 : what.problem.dtype;
+  const CUtensorMap x_map =
+      tensor_map<2>({.user = kUser,
+                     .dtype = x_type,
+                     .data = a.x,
+                     .sizes = {p.k, p.m},
+                     .strides = {a.ldx},
+                     .box = {static_cast<int>(kWideRowBytes / dtype_bytes(x_type)), p.batch}});
   launch(kernel,
          {.grid = dim3(static_cast<unsigned>(p.grid)),
           .block = dim3(static_cast<unsigned>(p.threads())),
           .shared_bytes = static_cast<size_t>(p.shared_bytes),
           .dependent = what.dependent,
           .cluster = p.cluster()},
-         stream, weight_map(p, dtype, a.w), x_map, args);
+         stream, weight_map(p, what.problem, a.w), x_map, args);
 }
 
 }  // namespace tandem::kernels

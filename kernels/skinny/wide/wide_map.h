@@ -1,9 +1,10 @@
 // Index arithmetic of the wide products: weights are the 64-row operand of warpgroup products, x the narrow one.
 // Shared by the kernel and by tests that walk it exhaustively on the CPU.
 //
-// Words: a tile is the set of weight rows a block works on at a time, 64 a warpgroup. k is cut into units of 64 elements
-// (128 bytes, the width of the copy engine's swizzle); the blocks of a cluster take consecutive slices of units. A stage
-// holds one unit of a tile, and of x where x does not stay in shared memory.
+// Words: a tile is the set of weight rows a block works on at a time, 64 a warpgroup. k is cut into units of what 128 stored
+// bytes of a weight row hold (the width of the copy engine's swizzle): 64 elements of 16 bits, 128 or 256 codes. The unit's x is
+// one box of 128 bytes a row, or where x has more bits than the weights 2 or 4 boxes. The blocks of a cluster take consecutive
+// slices of units. A stage holds one unit of a tile, and of x where x does not stay in shared memory.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,7 @@
 
 namespace tandem::kernels {
 
-inline constexpr int kWideUnit = 64;
-inline constexpr int kWideRowBytes = 2 * kWideUnit;
+inline constexpr int kWideRowBytes = 128;
 inline constexpr int kWideGroupRows = 64;  ///< weight rows of a warpgroup, 16 a warp
 inline constexpr int kWideGroupThreads = 128;
 inline constexpr int kWideMaxGroups = 2;
@@ -36,8 +36,11 @@ struct WidePlan {
   int tiles = 0;
   int cluster_shift = 0;   ///< log2 of the blocks that split k
   bool bulk_sums = false;  ///< partial sums leave as blocks, not one by one
-  int units = 0;           ///< ceil(k / 64)
+  int unit = 64;           ///< elements of k
+  int x_boxes = 1;         ///< of a unit
+  int units = 0;           ///< ceil(k / unit)
   int stages = 0;
+  int stage_bytes = 0;    ///< weights of a unit, and x unless it is resident
   bool resident = false;  ///< x stays in shared memory for the block's later tiles
   int share_shift = 0;    ///< log2 of the rows of x that one block of the cluster finishes
   int ld = 0;             ///< floats between rows of x in the partial sums; 4 modulo 16: stores hit all banks
@@ -46,7 +49,7 @@ struct WidePlan {
   int x_offset = 0;  ///< resident x: [units of the slice][batch][128 bytes]
   int sums_offset =
       0;  ///< float [cluster][planes][share][ld]: what is to be finished here; may lie over the stages
-  int bias_offset = 0;     ///< float [tile rows]: gate, then up
+  int bias_offset = 0;     ///< float [tile rows]: gate, then up; then the rows' scales, if they have any
   int barrier_offset = 0;  ///< uint64_t [2 stages + 1]
   int shared_bytes = 0;    ///< with room to begin at a multiple of 1024
 
@@ -60,8 +63,8 @@ struct WidePlan {
   TANDEM_HD constexpr int share() const { return 1 << share_shift; }
   TANDEM_HD constexpr int threads() const { return groups * kWideGroupThreads + 32; }
   TANDEM_HD constexpr int weight_bytes() const { return tile_rows() * kWideRowBytes; }  ///< of a stage
-  TANDEM_HD constexpr int x_bytes() const { return batch * kWideRowBytes; }             ///< of a unit
-  TANDEM_HD constexpr int stage_bytes() const { return weight_bytes() + (resident ? 0 : x_bytes()); }
+  TANDEM_HD constexpr int box_bytes() const { return batch * kWideRowBytes; }           ///< of x
+  TANDEM_HD constexpr int x_bytes() const { return x_boxes * box_bytes(); }             ///< of a unit
   TANDEM_HD constexpr int plane_floats() const { return share() * ld; }
   TANDEM_HD constexpr int source_floats() const { return planes() * plane_floats(); }
   TANDEM_HD constexpr int sums_floats() const { return cluster() * source_floats(); }
@@ -111,6 +114,38 @@ TANDEM_HD constexpr int wide_leaving_at(const WidePlan& p, int plane, int b, int
 TANDEM_HD constexpr int wide_pushed_bytes(const WidePlan& p, int slice) {
   const int row_floats = p.bulk_sums ? p.ld : p.tile_outputs();
   return 4 * p.cluster() * p.planes() * wide_owned_rows(p, slice) * row_floats;
+}
+
+// Weights of codes that are unpacked into registers: a step is a product of 16 k (m64nNk16). In it a lane has, of weight row
+// lane / 4 of its warp's 16 and of that + 8, the k 2t, 2t + 1, 2t + 8 and 2t + 9, where t is lane % 4.
+
+/// Byte, of the 128 of a weight row's unit, of the first of the lane's 8-bit codes of step `step`, half 0 (k 2t) or 1 (k 2t + 8).
+TANDEM_HD constexpr int wide_pair_of_bytes(int lane, int step, int half) {
+  return 16 * step + 8 * half + 2 * (lane & 3);
+}
+/// Of the byte with both 4-bit codes.
+TANDEM_HD constexpr int wide_pair_of_nibbles(int lane, int step, int half) {
+  return 8 * step + 4 * half + (lane & 3);
+}
+/// Where the copy engine puts byte `byte` of row `row` of a box.
+TANDEM_HD constexpr int wide_swizzled(int row, int byte) {
+  return row * kWideRowBytes + (byte ^ (row & 7) << 4);
+}
+
+/// Group scales travel in registers: of each weight row, a lane loads those of kWideLaneGroups neighbouring groups, its four
+/// lanes those of kWideScaleUnits units of 256 k.
+inline constexpr int kWideLaneGroups = 4;
+inline constexpr int kWideScaleUnits = 8;
+/// First group, from the first one of the batch of units, that the lane loads.
+TANDEM_HD constexpr int wide_lane_group(int lane) {
+  return kWideLaneGroups * (lane & 3);
+}
+/// Which lane, of the four of a row, has the two groups of unit `unit` (of the batch), and in which of its two words.
+TANDEM_HD constexpr int wide_scale_lane(int unit) {
+  return (unit & (kWideScaleUnits - 1)) >> 1;
+}
+TANDEM_HD constexpr int wide_scale_word(int unit) {
+  return unit & 1;
 }
 
 /// A candidate of the arg-max as a number whose order is that of better(): the larger number is the better candidate.

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/skinny/formats/weight_format.h"
 #include "kernels/skinny/wide/wide_plan.h"
 
 namespace tandem::kernels {
@@ -146,10 +147,10 @@ void check_plan(const SkinnyConfig& c, const SkinnyProblem& problem, const Skinn
   // Shared memory: in order, aligned, large enough, within the card.
   EXPECT_GE(p.stages, std::min(2, most_stages)) << what;
   EXPECT_LE(p.stages, kWideMaxStages) << what;
-  EXPECT_EQ(p.stage_bytes() % kWideAlignment, 0) << what;
+  EXPECT_EQ(p.stage_bytes % kWideAlignment, 0) << what;
   EXPECT_EQ(p.x_bytes() % kWideAlignment, 0) << what;
   EXPECT_EQ(p.x_offset % kWideAlignment, 0) << what;
-  const int stages_end = p.stages * p.stage_bytes();
+  const int stages_end = p.stages * p.stage_bytes;
   EXPECT_GE(p.x_offset, stages_end) << what;
   const int x_end = p.x_offset + (p.resident ? longest_slice * p.x_bytes() : 0);
   const int sums_bytes = problem.head ? 8 * 4 * p.groups * p.batch : 4 * p.sums_floats();
@@ -173,7 +174,8 @@ void check_plan(const SkinnyConfig& c, const SkinnyProblem& problem, const Skinn
     }
   }
   EXPECT_GE(p.bias_offset, std::max(x_end, p.sums_offset + sums_bytes)) << what;
-  EXPECT_GE(p.barrier_offset, p.bias_offset + 4 * p.tile_rows()) << what;
+  const int ends = weight_format(problem).row_scales ? 2 : 1;
+  EXPECT_GE(p.barrier_offset, p.bias_offset + 4 * ends * p.tile_rows()) << what;
   EXPECT_GE(p.shared_bytes, p.barrier_offset + 8 * (2 * p.stages + 1) + kWideAlignment) << what;
   EXPECT_LE(p.shared_bytes, card.shared_bytes) << what;
   for (int offset : {p.sums_offset, p.bias_offset, p.barrier_offset}) EXPECT_EQ(offset % 16, 0) << what;
@@ -181,23 +183,47 @@ void check_plan(const SkinnyConfig& c, const SkinnyProblem& problem, const Skinn
   EXPECT_GE(p.groups * kWideGroupThreads, problem.m) << what << ": a thread a row closes the step";
 }
 
+/// Sizes and features apart: what weights and x are stored as, and of how much k must be a multiple.
+struct Stored {
+  SkinnyProblem problem;
+  int k_step;
+};
+const Stored kStored[] = {
+    {{}, 8},
+    {{.w_dtype = DType::kI8}, 16},
+    {{.w_dtype = DType::kI4}, 32},
+    {{.w_dtype = DType::kF8, .input_dtype = DType::kF8, .x_codes = true}, 16},
+    {{.w_dtype = DType::kI8, .input_dtype = DType::kI8, .x_codes = true}, 16},
+};
+
 // A weight skipped or read twice, an output of nobody or two blocks, or overlapping shared memory would be a wrong result.
 TEST(WidePlan, EveryConfigCoversEverySizeOnce) {
   long plans = 0;
-  for (const SkinnyCard& card : {kH200, kSmall}) {
-    for (const auto& [n, k] :
-         std::vector<std::pair<int, int>>{{1, 8}, {7, 24}, {37, 264}, {130, 520}, {320, 1032}, {600, 4096}}) {
-      for (int m : {1, 5, 8, 13, 17, 33, 64}) {
-        for (const bool gated : {false, true}) {
-          for (const bool head : {false, true}) {
-            if (gated && (head || n % 8 != 0)) continue;
-            const SkinnyProblem problem{.m = m, .n = n, .k = k, .gated = gated, .head = head};
-            const auto configs = wide_configs(problem, card);
-            ASSERT_FALSE(configs.empty()) << text({}, problem);
-            for (const SkinnyConfig& c : configs) {
-              check_plan(c, problem, card);
-              EXPECT_GT(estimate_us(c, problem, card), 0) << text(c, problem);
-              ++plans;
+  const SkinnyCard cards[] = {kH200, kSmall};
+  for (const SkinnyCard& card : cards) {
+    for (const Stored& stored : kStored) {
+      for (const auto& [n, k] : std::vector<std::pair<int, int>>{
+               {1, 8}, {7, 24}, {37, 264}, {130, 520}, {320, 1032}, {600, 4096}}) {
+        for (int m : {1, 5, 8, 13, 17, 33, 64}) {
+          for (const bool gated : {false, true}) {
+            for (const bool head : {false, true}) {
+              if (gated && (head || n % 8 != 0)) continue;
+              if (head && stored.problem.weights() == DType::kI4) continue;
+              SkinnyProblem problem = stored.problem;
+              problem.m = m;
+              problem.n = n;
+              problem.k = round_up(k, stored.k_step);
+              problem.gated = gated;
+              problem.head = head;
+              const auto configs = wide_configs(problem, card);
+              // Two stages of 32 KiB of x need a real card's shared memory; others have the mma kernel.
+              const bool small = &card != &cards[0] && problem.weights() == DType::kI4 && m > 32;
+              ASSERT_TRUE(small || !configs.empty()) << text({}, problem);
+              for (const SkinnyConfig& c : configs) {
+                check_plan(c, problem, card);
+                EXPECT_GT(estimate_us(c, problem, card), 0) << text(c, problem);
+                ++plans;
+              }
             }
           }
         }
@@ -205,6 +231,110 @@ TEST(WidePlan, EveryConfigCoversEverySizeOnce) {
     }
   }
   EXPECT_GT(plans, 500);
+}
+
+// What a unit is in each format: a box of x that was too narrow would multiply half of the weights with the next unit's x.
+TEST(WidePlan, UnitsAre128StoredBytes) {
+  const std::pair<int, int> units[] = {
+      {64, 1}, {128, 2}, {256, 4}, {128, 1}, {128, 1}};  // elements, boxes of x
+  for (size_t i = 0; i < std::size(kStored); ++i) {
+    SkinnyProblem problem = kStored[i].problem;
+    problem.m = 8;
+    problem.n = 64;
+    problem.k = 1056;
+    const WidePlan p = plan_wide(wide_configs(problem, kH200).front(), problem, kH200);
+    EXPECT_EQ(p.unit, units[i].first);
+    EXPECT_EQ(p.x_boxes, units[i].second);
+    EXPECT_EQ(p.units, ceil_div(1056, p.unit));
+  }
+}
+
+// Codes of x have no other kernel: a size without a config, or a card that pretends to have one, would stop a model or be wrong.
+TEST(WidePlan, CodesOfXAreWideOrNothing) {
+  SkinnyCard old = kH200;
+  old.sm90a = false;
+  for (const Stored& stored : kStored) {
+    if (!stored.problem.x_codes) continue;
+    for (const auto& [n, k] : std::vector<std::pair<int, int>>{{1, 16},
+                                                               {1024, 1024},
+                                                               {8192, 8192},
+                                                               {1024, 16384},
+                                                               {16384, 4096},
+                                                               {256206, 1024},
+                                                               {64, 32768}}) {
+      for (int m : {1, 2, 8, 9, 33, 64}) {
+        for (const bool head : {false, true}) {
+          SkinnyProblem problem = stored.problem;
+          problem.m = m;
+          problem.n = n;
+          problem.k = k;
+          problem.head = head;
+          const SkinnyConfig c = choose_skinny(problem, kH200);
+          EXPECT_EQ(c.kind, SkinnyConfig::Kind::kWide) << text(c, problem);
+          EXPECT_EQ(config_problem(c, problem, kH200), "") << text(c, problem);
+          EXPECT_TRUE(all_configs(problem, old).empty());
+          EXPECT_NE(config_problem(choose_skinny(problem, old), problem, old), "");
+          problem.x_codes = false;  // to be quantised by the kernel: not this one's
+          EXPECT_TRUE(wide_configs(problem, kH200).empty());
+        }
+      }
+    }
+  }
+}
+
+// Weights that are unpacked: a lane must load the codes whose k the product has at that place of the operand (PTX ISA, "Register
+// Fragments for wgmma.mma_async.m64nNk16": register i of a lane has row lane / 4 + 8 (i % 2), k 2 (lane % 4) + 8 (i / 2) and the
+// next), x lying as it is.
+TEST(WideMap, LanesUnpackTheirOwnCodes) {
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int half = 0; half < 2; ++half) {
+      const int k = 2 * (lane % 4) + 8 * half;
+      for (int step = 0; step < 8; ++step) EXPECT_EQ(wide_pair_of_bytes(lane, step, half), 16 * step + k);
+      for (int step = 0; step < 16; ++step) {
+        const int byte = wide_pair_of_nibbles(lane, step, half);
+        EXPECT_EQ(2 * byte, 16 * step + k);
+        // What wide_unpack() takes of 16 bytes, the codes of two steps: byte lane % 4 of word 2 (step % 2) + half.
+        EXPECT_EQ(byte, 16 * (step / 2) + 4 * (2 * (step % 2) + half) + lane % 4);
+      }
+    }
+  }
+}
+
+// The swizzle is the copy engine's (PTX ISA, "Swizzling modes": the 16-byte pieces of a row are exchanged by the row's last three
+// bits), and a warp's loads must not meet in a bank.
+TEST(WideMap, SwizzledLoadsSpreadOverTheBanks) {
+  std::set<int> places;
+  for (int row = 0; row < 8; ++row) {
+    for (int byte = 0; byte < 128; ++byte) {
+      const int at = wide_swizzled(row, byte);
+      EXPECT_EQ(at / 128, row);
+      EXPECT_EQ(at % 128 / 16, byte / 16 ^ row);
+      EXPECT_EQ(at % 16, byte % 16);
+      places.insert(at);
+    }
+  }
+  EXPECT_EQ(places.size(), 1024u);
+  for (int step = 0; step < 8; ++step) {
+    for (int half = 0; half < 2; ++half) {
+      std::set<int> banks;
+      for (int lane = 0; lane < 32; ++lane)
+        banks.insert(wide_swizzled(lane / 4, wide_pair_of_bytes(lane, step, half)) / 4 % 32);
+      EXPECT_EQ(banks.size(), 16u) << "two lanes share a word, no two words a bank";
+    }
+    std::set<int> pieces;
+    for (int row = 0; row < 8; ++row) pieces.insert(wide_swizzled(row, 16 * step) / 16 % 8);
+    EXPECT_EQ(pieces.size(), 8u);
+  }
+}
+
+// Another unit's scale would be a wrong weight in every row of x.
+TEST(WideMap, GroupScalesComeFromTheLaneThatLoadedThem) {
+  for (int unit = 0; unit < 3 * kWideScaleUnits; ++unit) {
+    const int in_batch = unit % kWideScaleUnits;
+    const int first = wide_lane_group(wide_scale_lane(unit)) + 2 * wide_scale_word(unit);
+    EXPECT_EQ(first, 2 * in_batch) << "the unit's first group";
+  }
+  EXPECT_EQ(4 * kWideLaneGroups, 2 * kWideScaleUnits);
 }
 
 // Stores of the sums that met in a bank would take several turns.
@@ -262,6 +392,12 @@ TEST(WidePlan, SaysWhatIsWrongWithAConfig) {
   EXPECT_NE(config_problem(good, {.m = 8, .n = 64, .k = 512, .norm = true}, kH200), "");
   EXPECT_NE(config_problem(good, {.m = 8, .n = 60, .k = 512, .gated = true}, kH200), "");
   EXPECT_NE(config_problem(good, {.m = 8, .n = 64, .k = 512, .head = true}, kH200), "");
+  EXPECT_NE(config_problem(good, {.w_dtype = DType::kI8, .m = 8, .n = 64, .k = 512}, kH200), "") << "4 units";
+  SkinnyConfig alone = good;
+  alone.cluster = 1;
+  EXPECT_EQ(config_problem(alone, {.w_dtype = DType::kI8, .m = 8, .n = 64, .k = 512}, kH200), "");
+  EXPECT_NE(config_problem(alone, {.w_dtype = DType::kI4, .m = 8, .n = 64, .k = 512, .head = true}, kH200),
+            "");
 }
 
 // The grid's arg-max is a maximum of keys: if their order were not that of candidates, another token would be chosen.

@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "kernels/skinny/formats/weight_format.h"
+
 namespace tandem::kernels {
 namespace {
 
@@ -14,6 +16,22 @@ constexpr int kBatches[] = {8, 16, 32, 64};
 
 int log2_of(int power_of_two) {
   return std::bit_width(static_cast<unsigned>(power_of_two)) - 1;
+}
+/// Elements of k that 128 stored bytes of a weight row hold.
+int wide_unit(const SkinnyProblem& p) {
+  return 8 * kWideRowBytes / dtype_bits(p.weights());
+}
+int x_element_bytes(const SkinnyProblem& p) {
+  return p.x_codes ? 1 : static_cast<int>(dtype_bytes(p.dtype));
+}
+/// Do weights pass through registers (wide_unpack.cuh)?
+bool unpacks(const SkinnyProblem& p) {
+  return p.weights() != p.dtype && !p.x_codes;
+}
+/// Of a thread, about: what the compiler took.
+int registers(const SkinnyProblem& p, int batch) {
+  if (unpacks(p)) return 160;
+  return p.weights() != DType::kF8 ? 96 : batch == 64 ? 128 : 112;
 }
 }  // namespace
 
@@ -31,7 +49,9 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   p.groups = c.warps_n / 4;
   p.tiles = ceil_div(problem.n, p.tile_outputs());
   p.cluster_shift = log2_of(c.cluster);
-  p.units = ceil_div(problem.k, kWideUnit);
+  p.unit = wide_unit(problem);
+  p.x_boxes = p.unit * x_element_bytes(problem) / kWideRowBytes;
+  p.units = ceil_div(problem.k, p.unit);
   // A block that finishes all rows stores those past m too.
   const int shared_rows = c.cluster == 1 ? p.batch : p.m;
   while (p.cluster() << p.share_shift < shared_rows) ++p.share_shift;
@@ -46,7 +66,8 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   p.grid = columns * c.cluster;
 
   const int slice = ceil_div(p.units, c.cluster);
-  const int bias_bytes = round_up(4 * p.tile_rows(), 16);
+  const bool row_scales = weight_format(problem).row_scales;
+  const int bias_bytes = round_up(4 * p.tile_rows() * (row_scales ? 2 : 1), 16);
   const int barrier_bytes = 8 * (2 * kWideMaxStages + 1);
   // The head exchanges the keys of its warps, after the last tile.
   const int leaving_bytes = p.bulk_sums ? 4 * p.planes() * p.batch * p.ld : 0;
@@ -58,9 +79,10 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   // x stays if that leaves the weights a ring of 48 KiB.
   constexpr int kRingBytes = 48 << 10;
   p.resident = !one_tile && slice * p.x_bytes() + kRingBytes <= budget;
+  p.stage_bytes = p.weight_bytes() + (p.resident ? 0 : p.x_bytes());
   const int room = budget - (p.resident ? slice * p.x_bytes() : 0);
-  p.stages = std::min({room / p.stage_bytes(), kWideMaxStages, slice * ceil_div(p.tiles, columns)});
-  int at = std::max({p.stages * p.stage_bytes(), over_stages ? sums_bytes : 0, leaving_bytes});
+  p.stages = std::min({room / p.stage_bytes, kWideMaxStages, slice * ceil_div(p.tiles, columns)});
+  int at = std::max({p.stages * p.stage_bytes, over_stages ? sums_bytes : 0, leaving_bytes});
   at = round_up(at, kWideAlignment);
   p.x_offset = at;
   at += p.resident ? slice * p.x_bytes() : 0;
@@ -75,7 +97,9 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
 std::string wide_problem(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   if (!card.sm90a) return "wide needs sm_90a";
   if (problem.dtype == DType::kF32) return "wide has no f32";
-  if (problem.weights() != problem.dtype) return "wide has no quantised weights";
+  if (problem.input_dtype.has_value() != problem.x_codes)
+    return "wide takes x that is to be quantised as codes (x_scales)";
+  if (problem.head && problem.weights() == DType::kI4) return "the head takes no weights of i4";
   if (problem.norm) return "wide fuses no norm";
   if (c.rows != kWarpRows) return "wide takes 16 rows a warp";
   if (std::ranges::find(kBatches, c.batch) == std::end(kBatches)) return "batch must be 8, 16, 32 or 64";
@@ -84,7 +108,8 @@ std::string wide_problem(const SkinnyConfig& c, const SkinnyProblem& problem, co
   if (c.cluster < 1 || c.cluster > kWideMaxCluster || !std::has_single_bit(static_cast<unsigned>(c.cluster)))
     return "cluster must be 1, 2, 4, 8 or 16";
   if (c.cluster > 1 && problem.head) return "the head takes no cluster";
-  if (c.cluster > ceil_div(problem.k, kWideUnit)) return "cluster has more blocks than k has units of 64";
+  if (c.cluster > ceil_div(problem.k, wide_unit(problem)))
+    return fmt::format("cluster has more blocks than k has units of {}", wide_unit(problem));
   if (c.blocks_per_sm < 1 || c.blocks_per_sm > 4) return "blocks_per_sm must be 1 to 4";
   if (problem.gated && problem.n % 8 != 0) return "a gated product needs n a multiple of 8";
   const WidePlan p = plan_wide(c, problem, card);
@@ -132,6 +157,7 @@ double estimate_wide_us(const SkinnyConfig& c, const SkinnyProblem& problem, con
   constexpr double kCluster_us = 0.2;  // of an exchange, and again for each doubling above 4 blocks
   constexpr double kBlock_us = 0.3;    // of every further block on a multiprocessor
   constexpr double kWave_us = 0.7;     // blocks that have to wait for others to end
+  constexpr double kUnpack_us = 0.1;   // a multiprocessor's instructions for 8 KiB of 8-bit codes
   constexpr double kRound_us =
       1.5;  // of a block's further tile, whose stages wait for the outputs of the last
   const WidePlan p = plan_wide(c, problem, card);
@@ -140,14 +166,20 @@ double estimate_wide_us(const SkinnyConfig& c, const SkinnyProblem& problem, con
   const double x_block = slice * p.x_bytes() * (p.resident ? 1 : rounds);
   const double weights = static_cast<double>(p.tiles) * p.units * p.weight_bytes();
   const double per_sm = std::ceil(static_cast<double>(p.grid) / card.multiprocessors);
-  const double resident = std::max(1, card.shared_bytes / (p.shared_bytes + 1024));
+  const int by_registers = 65536 / (p.threads() * registers(problem, p.batch));
+  const double resident = std::clamp(card.shared_bytes / (p.shared_bytes + 1024), 1, by_registers);
   // A cluster needs its multiprocessors in one processing cluster, where some stay without.
   const double usable = card.multiprocessors * (c.cluster >= 8 ? 0.85 : c.cluster == 4 ? 0.97 : 1.0);
   const double waves = std::ceil(p.grid / (usable * resident));
 
   const double memory = std::max(weights / kStream, (weights + p.grid * x_block) / kL2);
-  const double unit_us = kUnit_us + 0.05 * (p.groups - 1) + 0.0012 * p.batch;
-  const double block = waves * rounds * slice * unit_us;
+  // Not measured yet: what unpacking adds. The sums of a group of 4-bit codes are added on their own.
+  const double unpack_us = !unpacks(problem) ? 0.0
+                           : p.x_boxes == 2  ? kUnpack_us
+                                             : 2 * kUnpack_us + 0.0008 * p.batch;
+  const double unit_us = kUnit_us + 0.05 * (p.groups - 1) + 0.0012 * p.batch * p.x_boxes + unpack_us;
+  const double issue = per_sm * rounds * slice * p.groups * unpack_us;
+  const double block = std::max(waves * rounds * slice * unit_us, issue);
   const double cluster = c.cluster == 1 ? 0 : kCluster_us * (1 + std::max(0, p.cluster_shift - 2));
   const double outputs = per_sm * rounds * p.batch * p.tile_rows() / c.cluster * 60e-6;
   return std::max(memory, block) + kLink_us + cluster + outputs + (per_sm - 1) * kBlock_us +

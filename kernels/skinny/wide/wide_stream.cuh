@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/skinny/wide/wide_finish.cuh"
+#include "kernels/skinny/wide/wide_format.cuh"
 
 namespace tandem::kernels {
 
@@ -30,6 +31,7 @@ __device__ inline WideWalk wide_walk(const WidePlan& p) {
 }
 
 /// The producer warp's first lane: the requests of one stage after the other.
+template <class Format>
 struct WideProducer {
   const WidePlan& p;
   const WideShared& shared;
@@ -45,12 +47,12 @@ struct WideProducer {
   __device__ void weights(int i, int stage) {
     const uint32_t barrier = shared.full(stage);
     barrier_arrive_expect(barrier, p.weight_bytes() + (has_x(i) ? p.x_bytes() : 0));
-    const uint32_t to = shared.base + stage * p.stage_bytes();
-    const int k = (walk.first_unit + unit) * kWideUnit;
+    const uint32_t to = shared.base + stage * p.stage_bytes;
+    const int column = (walk.first_unit + unit) * Format::kColumns;
     if (p.gated) {
-      copy_box(to, w_map, k, 0, 0, tile * (p.tile_outputs() / 8), barrier);
+      copy_box(to, w_map, column, 0, 0, tile * (p.tile_outputs() / 8), barrier);
     } else {
-      copy_box(to, w_map, k, tile * p.tile_rows(), barrier);
+      copy_box(to, w_map, column, tile * p.tile_rows(), barrier);
     }
     if (++unit == walk.units) {
       unit = 0;
@@ -60,12 +62,18 @@ struct WideProducer {
   /// The x of stage i, which is unit `u` of the slice.
   __device__ void x(int i, int u, int stage) const {
     if (!has_x(i)) return;
-    const uint32_t to = shared.base + (p.resident ? p.x_offset + u * p.x_bytes()
-                                                  : stage * p.stage_bytes() + p.weight_bytes());
-    copy_box(to, x_map, (walk.first_unit + u) * kWideUnit, 0, shared.full(stage));
+    const uint32_t to =
+        shared.base + (p.resident ? p.x_offset + u * p.x_bytes() : stage * p.stage_bytes + p.weight_bytes());
+#pragma unroll
+    for (int box = 0; box < Format::kXBoxes; ++box) {
+      copy_box(to + box * p.box_bytes(), x_map,
+               (walk.first_unit + u) * Format::kUnit + box * Format::kBoxColumns, 0, shared.full(stage));
+    }
   }
   /// What fits into the ring before anybody has read it.
-  __device__ int ahead() const { return min(p.stages, walk.total); }
+  __device__ int ahead() const {
+    return min(p.stages, walk.total);
+  }
   /// Everything that has to wait for the previous kernel, or for the consumers.
   __device__ void rest() {
     int u = 0;
