@@ -79,6 +79,7 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
       wide_multiply_unpacked<Format, kBatch>(a, shared, walk, tile, warp_weights, warp, lane, at,
                                              group_scales, c);
     } else if constexpr (std::is_same_v<typename Format::Acc, int>) {
+      // A block's sums leave as floats: exact below 2^24, above that rounded once, in the same way in every run.
       int sums[kBatch / 8][4] = {};
       wide_multiply<Format, kBatch>(p, shared, walk.units, group_weights, lane, at, sums);
 #pragma unroll
