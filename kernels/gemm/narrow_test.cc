@@ -124,7 +124,7 @@ class Operands {
         // Tensor cores add products of e4m3 with about 14 bits, which a deeper sum fills; a result that gets a residual is
         // rounded twice.
         const double arithmetic =
-            (2e-3 + 2e-6 * static_cast<double>(std::min<int64_t>(p.k, 4096))) * sum.size * scale + 1e-6;
+            (2e-3 + 4e-6 * static_cast<double>(std::min<int64_t>(p.k, 4096))) * sum.size * scale + 1e-6;
         // The library's GELU has a fast tanh, also where the result is fp32.
         const bool gelu = p.epilogue == GemmEpilogue::kGeluTanh || p.epilogue == GemmEpilogue::kBiasGeluTanh;
         const double rounding =

@@ -134,7 +134,7 @@ void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const Skinny
   const SkinnyConfig config = asked != nullptr ? *asked : choose_skinny(problem, card);
   const std::string why_not = config_problem(config, problem, card);
   require(why_not.empty(), "config", why_not);
-  const bool quantises = problem.input_dtype.has_value() && !problem.norm;
+  const bool quantises = problem.input_dtype.has_value() && !problem.x_codes && !problem.norm;
   require(!quantises || args.x_max != nullptr || config.kind == SkinnyConfig::Kind::kRow, "x_max",
           "must be there when x is quantised without a norm by another kernel than that of one row");
   if (config.kind == SkinnyConfig::Kind::kWide) {
