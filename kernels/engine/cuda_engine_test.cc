@@ -12,6 +12,7 @@
 #include "harness/base/testing/test_seed.h"
 #include "harness/run/validate.h"
 #include "kernels/engine/engine_test_util.h"
+#include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {
 namespace {
@@ -145,9 +146,12 @@ TEST_P(Formats, MatchTheReferenceInTheSameFormat) {
   Totals totals;
   int skipped = 0;
   for (size_t i = static_cast<size_t>(GetParam()); i < cases.size(); i += kFormatParts) {
-    fmt::print("{}\n", cases[i].text);
+    CoverCase c = cases[i];
+    // `auto` leaves codes by codes of several rows to the library.
+    if (c.kernel == "auto" && i % 2 == 1 && c.lengths.size() <= kSkinnyMaxRows) c.kernel = "own";
+    fmt::print("{} {}\n", c.kernel, c.text);
     try {
-      expect_matches_reference(engine, cases[i], totals);
+      expect_matches_reference(engine, c, totals);
     } catch (const ImpossibleCase& e) {
       ++skipped;
       fmt::print("skipped: {}\n", e.what());
