@@ -16,6 +16,7 @@
 #include "harness/base/testing/test_seed.h"
 #include "harness/engine/calibration.h"
 #include "harness/engine/compare.h"
+#include "harness/run/validate.h"
 #include "harness/weights/calibration/calibrated.h"
 #include "harness/weights/materialise.h"
 #include "harness/weights/values/seeded.h"
@@ -246,6 +247,43 @@ TEST(Calibration, IsChosenOnceAndShared) {
     return e.forced_logits(batch.source, batch.tokens, batch.steps).values;
   };
   EXPECT_EQ(logits(engine), logits(other));
+}
+
+/// The reference as the engine that is validated.
+class JudgedEngine : public reference::ReferenceEngine {
+ public:
+  std::string_view name() const override { return "judged"; }
+  EngineTraits traits() const override { return {.on_host = true, .is_truth = false}; }
+};
+
+/// A reference that must not observe for itself.
+class BlindReference : public reference::ReferenceEngine {
+ public:
+  CalibrationStats observed_inputs(const WeightLayout&) override { throw Error("observed for itself"); }
+};
+
+// Breaks when a validation leaves its two sides to choose scales of their own, or a case whose sequences are compared in fp32
+// asks for a calibration there.
+TEST(Calibration, ValidationHandsTheScalesOver) {
+  for (const char* decode : {"greedy", "beam:2"}) {
+    Case c;
+    c.suite = Suite::kGenerate;
+    c.model = "tiny";
+    c.weights = "seed:1,outliers";
+    c.batch = 2;
+    c.src = 9;
+    c.tgt = 5;
+    c.decode = decode;
+    for (const WeightForm& form : kForms) {
+      c.precision = form.precision;
+      c.calibration = form.calibration == Calibration::kAwq ? "awq" : "smoothquant";
+      JudgedEngine engine;
+      const Validation v =
+          validate(c, engine, {.reference = [] { return std::make_unique<BlindReference>(); }});
+      EXPECT_EQ(v.status, Status::kOk) << form_text(form) << ": " << v.reason.value_or("");
+      EXPECT_TRUE(v.accuracy);
+    }
+  }
 }
 
 }  // namespace
