@@ -15,6 +15,7 @@ struct Form {
   Precision precision = Precision::kBf16;
   std::string kv = "same";
   std::string head = "same";
+  std::string calibration = "none";
 };
 
 Record measured(Suite suite, const Form& form) {
@@ -35,6 +36,7 @@ Record measured(Suite suite, const Form& form) {
   c.precision = form.precision;
   c.kv = form.kv;
   c.head = form.head;
+  c.calibration = form.calibration;
   c = canonical(c);
   Worker worker(registry, {});
   return worker.measure_case(c, worker.validate_case(c));
@@ -50,10 +52,13 @@ TEST(PrecisionAxis, LossyFormsCarryTheirAccuracy) {
                              {Precision::kInt8},
                              {Precision::kFp8},
                              {Precision::kFp8, "16bit", "16bit"},
+                             {Precision::kW4a16, "same", "same", "awq"},
+                             {Precision::kInt8, "same", "same", "smoothquant"},
                              {Precision::kBf16, "int8"},
                              {Precision::kBf16, "fp8"}}) {
       if (suite == Suite::kEncoder && form.kv != "same") continue;  // it has no cache
-      SCOPED_TRACE(fmt::format("{} {} kv {}", suite_name(suite), precision_name(form.precision), form.kv));
+      SCOPED_TRACE(fmt::format("{} {} kv {} {}", suite_name(suite), precision_name(form.precision), form.kv,
+                               form.calibration));
       const Record r = measured(suite, form);
       ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
       ASSERT_TRUE(r.accuracy);

@@ -37,6 +37,10 @@ std::vector<std::vector<Sequence>> Engine::decode(const TransformerBatch&, const
   throw ImpossibleCase(fmt::format("decode: engine '{}' does not decode by rules", name()));
 }
 
+CalibrationStats Engine::observed_inputs(const WeightLayout&) {
+  throw ImpossibleCase(fmt::format("calibration: engine '{}' has none", name()));
+}
+
 GenerationConfig case_generation(const Case& c, const ModelConfig& config) {
   GenerationConfig g;
   g.decoder_start_id = config.decoder_start_id;

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "harness/cost/cost.h"
@@ -17,6 +18,7 @@
 #include "harness/model/generation.h"
 #include "harness/sweep/case.h"
 #include "harness/sweep/case_batch.h"
+#include "harness/weights/calibration/scales.h"
 #include "harness/weights/form.h"
 
 namespace tandem {
@@ -120,6 +122,13 @@ class Engine {
   /// which quantises no activations.
   /// Throws ImpossibleCase for a form that it cannot hold, before anything is allocated.
   virtual void load(const Case& c, const ModelConfig& config, const WeightForm& form) = 0;
+  /// Channels' scales for loads of the calibrated form that they are of; null before any was given. load_case()
+  /// (calibration.h) chooses them; an engine that is given another's holds the same values.
+  const std::shared_ptr<const ChannelScales>& scales() const { return scales_; }
+  void use_scales(std::shared_ptr<const ChannelScales> scales) { scales_ = std::move(scales); }
+  /// The inputs of the products of the loaded model, which is dense and in fp32, on calibration_batch(). `calibrated`: the
+  /// layout of the form that scales are wanted for. Throws ImpossibleCase where the engine cannot see them.
+  virtual CalibrationStats observed_inputs(const WeightLayout& calibrated);
   /// Wall time of the last load.
   virtual double load_us() const = 0;
   /// Bytes of the loaded weights as they are stored, scales and metadata included; absent where nothing is loaded or the
@@ -153,6 +162,9 @@ class Engine {
 
   /// What identifies the choices this engine made (GEMM algorithms): SHA-256 of the choice file, or empty.
   virtual std::string choices_sha256() const { return {}; }
+
+ private:
+  std::shared_ptr<const ChannelScales> scales_;
 };
 
 /// The ids that fill positions 0 .. steps-1 of the decoder before the step that suite_decoder measures: column 0 is the

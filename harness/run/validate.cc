@@ -8,6 +8,7 @@
 #include "harness/base/error.h"
 #include "harness/base/sha256.h"
 #include "harness/cost/cost.h"
+#include "harness/engine/calibration.h"
 #include "harness/engine/compare.h"
 #include "harness/run/accuracy.h"
 #include "harness/run/case_cost.h"
@@ -36,15 +37,6 @@ double growth(int layers) {
 /// case itself shows what that does.
 bool quantises(const Case& c) {
   return quantises_activations(weight_form(c)) || dtype_bits(kv_dtype(c.precision, parse_kv(c.kv))) == 8;
-}
-
-/// The same case with nothing held in fewer bits than fp32; its weights may still be those of another form.
-Case in_fp32(Case c) {
-  c.precision = Precision::kFp32;
-  c.kv = "same";
-  c.calibration = "none";
-  c.head = "same";
-  return c;
 }
 
 Output run_once(Engine& engine, const Case& c, const TransformerBatch& batch) {
@@ -228,9 +220,10 @@ Computed validate_large(const Case& c, const ModelConfig& config, const Transfor
                         Engine& engine, const ValidateOptions& options, Validation& v) {
   const Witness w = make_witness(c, config, options.reference_flops);
   const TransformerBatch witness_batch = case_batch(w.c, w.config);
-  engine.load(w.c, w.config, weight_form(c));
+  load_case(engine, w.c, w.config, weight_form(c));
   const Computed witness = compute(engine, w.c, w.config, witness_batch, options.max_logits);
   const auto reference = options.reference();
+  reference->use_scales(engine.scales());
   reference->load(w.c, w.config, weight_form(c));
   const Truth small{.engine = *reference, .c = w.c, .name = "reference on a witness"};
   const Output exact = judge(w.c, w.config, witness_batch, witness, small, v);
@@ -246,10 +239,10 @@ Computed validate_large(const Case& c, const ModelConfig& config, const Transfor
   }
   judge_sequences(w.c, w.config, witness_batch, engine, *reference, v);
 
-  engine.load(c, config, weight_form(c));
+  load_case(engine, c, config, weight_form(c));
   Computed got = compute(engine, c, config, batch, options.max_logits);
   if (v.status != Status::kOk) return got;
-  engine.load(truth.c, config, weight_form(c));
+  load_case(engine, truth.c, config, weight_form(c));
   judge(c, config, batch, got, truth, v);
   return got;
 }
@@ -297,7 +290,7 @@ void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& o
   Computed got;
 
   if (engine.traits().is_truth) {
-    engine.load(c, config, weight_form(c));
+    load_case(engine, c, config, weight_form(c));
     if (is_lossy(c)) {
       got = compute(engine, c, config, batch, options.max_logits);
     } else {
@@ -307,9 +300,10 @@ void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& o
     if (!self) throw Error("the reference gave no check of its own");
     record_check(*self, v);
   } else if (case_cost(c, config).flops() <= options.reference_flops) {
-    engine.load(c, config, weight_form(c));
+    load_case(engine, c, config, weight_form(c));
     got = compute(engine, c, config, batch, options.max_logits);
     const auto reference = options.reference();
+    reference->use_scales(engine.scales());
     reference->load(c, config, weight_form(c));
     judge(c, config, batch, got, {.engine = *reference, .c = c, .name = std::string(kTruthEngine)}, v);
     judge_sequences(c, config, batch, engine, *reference, v);

@@ -13,6 +13,7 @@
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
 #include "harness/base/sha256.h"
+#include "harness/engine/calibration.h"
 #include "harness/record/environment.h"
 #include "harness/run/case_cost.h"
 #include "harness/run/energy.h"
@@ -188,7 +189,7 @@ void Worker::load(const Case& c, const ModelConfig& config) {
   engine.check_supported(c);
   if (loaded_group_ == group_key(c)) return;
   loaded_group_.clear();
-  engine.load(c, config, weight_form(c));
+  load_case(engine, c, config, weight_form(c));
   loaded_group_ = group_key(c);
 }
 

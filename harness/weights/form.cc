@@ -27,8 +27,14 @@ void check_made(const WeightForm& form) {
     throw ImpossibleCase(
         fmt::format("sparsity: weights are made dense only, not '{}'", sparsity_text(form.sparsity)));
   }
-  if (form.calibration != Calibration::kNone)
-    throw ImpossibleCase("calibration: weights are made with none only");
+  const bool fits = form.calibration == Calibration::kNone ||
+                    (form.calibration == Calibration::kSmoothQuant
+                         ? quantises_activations(form)
+                         : quantised(form.precision) && !quantises_activations(form));
+  if (!fits) {
+    throw ImpossibleCase(fmt::format(
+        "calibration: smoothquant is for fp8 and int8, awq for w8a16 and w4a16; not '{}'", form_text(form)));
+  }
 }
 
 std::string form_text(const WeightForm& form) {

@@ -27,6 +27,7 @@ struct WholeTensor {
   float base = 0;  ///< 1 for norm gammas; the mean in general (seed_scale.h)
   int exponent = 0;
   bool outlier_rows = false;  ///< takes a per-row scale when outliers are asked for
+  bool head = false;          ///< read as the vocabulary head: not as the table that it may be tied to
   int64_t size() const { return rows * cols; }
 };
 

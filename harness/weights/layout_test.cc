@@ -414,7 +414,9 @@ TEST(Materialise, RefusesWhatIsNotMade) {
   };
   refused({.precision = Precision::kBf16, .sparsity = {.two_of_four = true}});
   refused({.precision = Precision::kFp8, .sparsity = {.unstructured = 0.5}});
-  refused({.precision = Precision::kW4a16, .calibration = Calibration::kAwq});
+  refused({.precision = Precision::kW4a16, .calibration = Calibration::kSmoothQuant});
+  refused({.precision = Precision::kInt8, .calibration = Calibration::kAwq});
+  refused({.precision = Precision::kBf16, .calibration = Calibration::kAwq});
 }
 
 // Breaks when a device that cannot fill, or a full cache, leaves a model without weights or with others.

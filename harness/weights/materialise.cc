@@ -193,6 +193,8 @@ void store_rectangle(const WeightSource& source, const WeightLayout& layout, con
 
 void materialise(const WeightSource& source, const WeightLayout& layout, const WeightTarget& target) {
   check_made(layout.form);
+  if (source.calibration() != layout.form.calibration)
+    throw Error(fmt::format("weights: '{}' needs values that were scaled for it", form_text(layout.form)));
   if (!target.host.empty()) {
     if (static_cast<int64_t>(target.host.size()) != layout.bytes)
       throw Error(fmt::format("weights: an arena of {} bytes for {}", target.host.size(), layout.bytes));

@@ -13,6 +13,7 @@
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/gemm/problem.h"
 #include "kernels/ops/op_workloads.h"
+#include "kernels/runtime/observed_inputs.h"
 #include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {
@@ -38,7 +39,7 @@ void check_axes(const Case& c) {
         precision_name(c.precision)));
   }
   only("sparsity", c.sparsity, "dense");
-  only("calibration", c.calibration, "none");
+  if (is_op_suite(c.suite)) only("calibration", c.calibration, "none");
   only("tp", std::to_string(c.tp), "1");
   only("dp", std::to_string(c.dp), "1");
   if (c.suite != Suite::kGenerate) only("decode", c.decode, "greedy");
@@ -150,10 +151,15 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
                          .weights = parse_weights(c.weights),
                          .precision = c.precision,
                          .form = form,
+                         .scales = scales(),
                          .folder = checkpoint ? c.model : "",
                          .content = checkpoint ? content_sha256(c.model) : "",
                          .level1 = c.memory == "level1"}));
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+}
+
+CalibrationStats CudaEngine::observed_inputs(const WeightLayout& calibrated) {
+  return kernels::observed_inputs(context(loaded_memory_), calibrated);
 }
 
 std::optional<int64_t> CudaEngine::weights_bytes() const {

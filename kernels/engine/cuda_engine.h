@@ -21,6 +21,7 @@ class CudaEngine : public Engine {
   /// Throws OutOfMemory, too, for a case whose plan is larger than the card.
   void check_supported(const Case& c) const override;
   void load(const Case& c, const ModelConfig& config, const WeightForm& form) override;
+  CalibrationStats observed_inputs(const WeightLayout& calibrated) override;
   double load_us() const override { return load_us_; }
   std::optional<int64_t> weights_bytes() const override;
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;

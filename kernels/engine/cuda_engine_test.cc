@@ -340,6 +340,7 @@ TEST(CudaEngine, RefusesWhatItCannotCompute) {
     c.kv = "int8";
   });
   refused("calibration", [](Case& c) {
+    c.suite = Suite::kMemory;
     c.precision = Precision::kInt8;
     c.calibration = "smoothquant";
   });

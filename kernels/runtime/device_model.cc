@@ -10,6 +10,7 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
+#include "harness/engine/calibration.h"
 #include "harness/memory/gpu_resource.h"
 #include "harness/memory/level1_cache.h"
 #include "harness/weights/materialise.h"
@@ -65,14 +66,17 @@ DeviceModel load_device_model(Device& device, MemoryResource& memory, const Devi
                     .weights = {}};
   model.arena = MemoryBlock(memory, model.weight_bytes());
   WeightTarget target = target_of(device, model);
+  const auto source = values_of_form(weight_source(params.weights, params.folder),
+                                     weight_layout(params.config, params.form), params.scales.get());
   std::optional<Level1Cache> cache;
   if (params.level1 && params.weights.checkpoint && !device.options().run_dir.empty()) {
     cache.emplace(Level1Cache::Options{.run_dir = device.options().run_dir,
                                        .cap_bytes = device.options().level1_bytes});
     target.cache = &*cache;
-    target.content = "checkpoint " + params.content;
+    const bool calibrated = params.form.calibration != Calibration::kNone;
+    target.content =
+        fmt::format("checkpoint {} {}", params.content, calibrated ? params.scales->digest() : "as it is");
   }
-  const auto source = weight_source(params.weights, params.folder);
   materialise(*source, model.layout, target);
   for (const std::string& line : source->warnings()) std::cerr << line << '\n';
   // The values may be another precision's; what products do with their rows is this one's.

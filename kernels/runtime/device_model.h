@@ -1,11 +1,13 @@
 // A model's weights on the card.
 #pragma once
 
+#include <memory>
 #include <string>
 
 #include "harness/base/precision.h"
 #include "harness/memory/memory_resource.h"
 #include "harness/model/config.h"
+#include "harness/weights/calibration/scales.h"
 #include "harness/weights/values/source.h"
 #include "harness/weights/weights.h"
 #include "kernels/runtime/device.h"
@@ -27,9 +29,10 @@ struct DeviceModelParams {
   WeightsSpec weights;
   Precision precision = Precision::kBf16;  ///< what is computed in; the storage is its own where the form is
   WeightForm form = {};                    ///< the values; another precision's only where fp32 is computed in
-  std::string folder = {};                 ///< of a checkpoint
-  std::string content = {};                ///< its SHA-256: what the Level-1 cache knows it by
-  bool level1 = true;                      ///< may use the Level-1 cache
+  std::shared_ptr<const ChannelScales> scales = {};  ///< of a calibrated form
+  std::string folder = {};                           ///< of a checkpoint
+  std::string content = {};                          ///< its SHA-256: what the Level-1 cache knows it by
+  bool level1 = true;                                ///< may use the Level-1 cache
 };
 
 /// Seeded weights are a pure function of seed, name and index and are made on the card itself, whatever the

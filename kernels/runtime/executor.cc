@@ -188,6 +188,16 @@ std::vector<float> PlanExecutor::floats(std::string_view buffer) const {
   return values;
 }
 
+std::vector<float> PlanExecutor::floats(const PlanTensor& t) const {
+  const std::vector<float> all = floats(plan_.buffers.at(static_cast<size_t>(t.buffer)).name);
+  std::vector<float> values;
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const auto row = all.begin() + t.offset + r * t.stride;
+    values.insert(values.end(), row, row + t.cols);
+  }
+  return values;
+}
+
 std::vector<int32_t> PlanExecutor::integers(std::string_view buffer) const {
   const PlanBuffer& b = plan_.buffer(buffer);
   if (b.dtype != DType::kI32) throw Error(fmt::format("plan: '{}' holds no 32-bit integers", buffer));
@@ -211,6 +221,7 @@ void PlanExecutor::run(PlanSection section, float* logits) {
   const OpRange& range = plan_.section(section);
   for (op_ = range.first; op_ < range.last; ++op_) {
     const PlanOp& op = plan_.ops[op_];
+    if (see_) see_(op);
     const PhaseRange phase(op.phase);
     // A section begins behind everything before it: its chain of dependent launches may then read ahead whatever earlier
     // sections and steps left (kv_ready of the attention kernels). A step keeps that promise by its first kernel, the

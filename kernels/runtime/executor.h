@@ -4,10 +4,12 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "harness/engine/plan.h"
@@ -53,6 +55,11 @@ class PlanExecutor {
   /// Copies a buffer to the host after everything enqueued, as fp32 or as integers.
   std::vector<float> floats(std::string_view buffer) const;
   std::vector<int32_t> integers(std::string_view buffer) const;
+  /// The same of a part of a buffer, row after row.
+  std::vector<float> floats(const PlanTensor& tensor) const;
+
+  /// Calls `see` with each operation before its launch: what it reads lies there then, behind everything enqueued.
+  void observe(std::function<void(const PlanOp&)> see) { see_ = std::move(see); }
 
  private:
   void launch(const EmbedOp& op);
@@ -100,7 +107,8 @@ class PlanExecutor {
   MemoryBlock head_workspace_;  // of the fused head or of the selection
   int op_ = 0;                  // the operation being launched
   float* logits_ = nullptr;     // where the running section's head stores its logits
-  bool dependent_ = false;      // does the next kernel follow one of the same section?
+  std::function<void(const PlanOp&)> see_;
+  bool dependent_ = false;  // does the next kernel follow one of the same section?
 };
 
 }  // namespace tandem::kernels

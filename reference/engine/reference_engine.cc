@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "harness/base/error.h"
+#include "harness/engine/calibration.h"
 #include "harness/engine/compare.h"
 #include "harness/sweep/values.h"
 #include "harness/weights/values/seeded.h"
@@ -37,6 +38,7 @@ void check_operation(const Case& c) {
                                      precision_name(c.precision)));
   }
   only("kv", c.kv, "same");
+  only("calibration", c.calibration, "none");
 }
 
 CheckResult result(std::string reference, const Comparison& c) {
@@ -92,7 +94,6 @@ void ReferenceEngine::check_supported(const Case& c) const {
     throw ImpossibleCase("suite: engine 'reference' is one process, suite_collectives needs several ranks");
   }
   if (is_op_suite(c.suite)) check_operation(c);
-  only("calibration", c.calibration, "none");
   only("sparsity", c.sparsity, "dense");
   only("tp", std::to_string(c.tp), "1");
   only("dp", std::to_string(c.dp), "1");
@@ -100,19 +101,35 @@ void ReferenceEngine::check_supported(const Case& c) const {
   only("kernel", c.kernel, "auto");
 }
 
+std::unique_ptr<WeightSource> ReferenceEngine::source(const Case& c) const {
+  return weight_source(parse_weights(c.weights), c.model);
+}
+
 void ReferenceEngine::load(const Case& c, const ModelConfig& config, const WeightForm& form) {
   const auto start = std::chrono::steady_clock::now();
   check_made(form);
+  const auto values = values_of_form(source(c), weight_layout(config, form), scales().get());
   model_.reset();
-  const auto source = weight_source(parse_weights(c.weights), c.model);
   auto model = std::make_shared<LoadedModel>();
   model->config = config;
-  model->host = host_weights(config, *source, form);
-  for (const std::string& line : source->warnings()) std::cerr << line << '\n';
+  model->host = host_weights(config, *values, form);
+  for (const std::string& line : values->warnings()) std::cerr << line << '\n';
   model->compute_as(c);
   loaded_case_ = c;
   model_ = std::move(model);
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+}
+
+CalibrationStats ReferenceEngine::observed_inputs(const WeightLayout& calibrated) {
+  const LoadedModel& m = loaded();
+  InputObserver observer(calibrated, m.host.layout, m.host.arena.data());
+  const CalibrationBatch batch = calibration_batch(m.config);
+  const Numerics numerics{.observe = [&](MatrixView x, const DenseWeight& w) {
+    if (InputStats* stats = observer.of(w.weight.data))
+      stats->add({x.data, static_cast<size_t>(x.rows * x.cols)}, x.rows);
+  }};
+  reference::forced_logits(m.config, m.weights, batch.source, batch.tokens, batch.steps, numerics);
+  return observer.take();
 }
 
 std::optional<int64_t> ReferenceEngine::weights_bytes() const {

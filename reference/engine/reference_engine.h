@@ -30,6 +30,7 @@ class ReferenceEngine : public Engine {
   std::string_view name() const override { return "reference"; }
   void check_supported(const Case& c) const override;
   void load(const Case& c, const ModelConfig& config, const WeightForm& form) override;
+  CalibrationStats observed_inputs(const WeightLayout& calibrated) override;
   double load_us() const override { return load_us_; }
   std::optional<int64_t> weights_bytes() const override;
 
@@ -50,6 +51,10 @@ class ReferenceEngine : public Engine {
 
   /// suite_limits: stream and product of this CPU. suite_kernels: the reference's operations. suite_memory: host levels.
   OpWorkload prepare_op(const Case& c, const ModelConfig& config) override;
+
+ protected:
+  /// Where the case's dense values come from.
+  virtual std::unique_ptr<WeightSource> source(const Case& c) const;
 
  private:
   const LoadedModel& loaded() const;

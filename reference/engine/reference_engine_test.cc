@@ -139,9 +139,11 @@ TEST_F(ReferenceEngineTest, WeightsAreRoundedAsStored) {
   const Output bf16 = run_twice(engine, c, batch);
   EXPECT_GT(relative_l2(bf16.values, exact.values), 1e-4);
   EXPECT_LT(relative_l2(bf16.values, exact.values), 2e-2);
+  EXPECT_THROW(engine.load(c, config, {.precision = Precision::kFp8, .calibration = Calibration::kAwq}),
+               ImpossibleCase);
   EXPECT_THROW(
-      engine.load(c, config, {.precision = Precision::kFp8, .calibration = Calibration::kSmoothQuant}),
-      ImpossibleCase);
+      engine.load(c, config, {.precision = Precision::kFp8, .calibration = Calibration::kSmoothQuant}), Error)
+      << "nobody has chosen its scales";
   EXPECT_EQ(run_twice(engine, c, batch).values, bf16.values) << "what was loaded stays";
 }
 
@@ -285,7 +287,10 @@ TEST_F(ReferenceEngineTest, NamesWhatItDoesNotCompute) {
     c.suite = Suite::kKernels;
     c.kv = "fp8";
   });
-  refused("calibration", [](Case& c) { c.calibration = "awq"; });
+  refused("calibration", [](Case& c) {
+    c.suite = Suite::kMemory;
+    c.calibration = "awq";
+  });
   refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
   refused("tp", [](Case& c) { c.tp = 2; });
   refused("dp", [](Case& c) { c.dp = 2; });

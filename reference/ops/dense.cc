@@ -15,6 +15,7 @@ Matrix dense(MatrixView x, const DenseWeight& w, const Numerics& numerics) {
   expect_shape(x, x.rows, weight.cols, "dense: input");
   if (!bias.empty()) expect_shape(bias, 1, weight.rows, "dense: bias");
 
+  if (numerics.observe) numerics.observe(x, w);
   Matrix rounded, quantised;
   if (numerics.bf16_inputs) x = rounded = bf16_values(x);
   if (w.input_dtype) x = quantised = quantised_rows(x, *w.input_dtype);

@@ -2,7 +2,10 @@
 // and read back at once, so that everything else goes on in fp32.
 #pragma once
 
+#include <functional>
+
 #include "harness/base/tensor.h"
+#include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
 
 namespace tandem::reference {
@@ -14,6 +17,8 @@ struct Numerics {
   /// Rows that go into a product, keys and values are rounded to bf16 first, as an engine that keeps its activations in
   /// bf16 does. Shows how much such rounding changes a result.
   bool bf16_inputs = false;
+  /// Sees the rows of every product and its matrix before the product.
+  std::function<void(MatrixView x, const DenseWeight& w)> observe = {};
 };
 
 /// Each row of x as kF8 or kI8 codes with one scale, times that scale (harness/weights/values/quantise.h). Throws Error for

@@ -41,6 +41,8 @@ class WeightSource {
   virtual std::string key() const = 0;
   /// The seed, where the values are a function of one: a device can then make them itself.
   virtual const WeightsSpec* seeded() const { return nullptr; }
+  /// What the values were scaled by beside themselves (calibration/scales.h): what a form asks for.
+  virtual Calibration calibration() const { return Calibration::kNone; }
   /// What an engine says on stderr after it has read them, a line each.
   virtual std::vector<std::string> warnings() const { return {}; }
 };
