@@ -305,6 +305,8 @@ json accuracy_to_json(const Accuracy& a) {
   return {{"relative_error", a.relative_error},
           {"kl", maybe(a.kl)},
           {"tokens_agree", maybe(a.tokens_agree)},
+          {"free_tokens_agree", maybe(a.free_tokens_agree)},
+          {"tokens", maybe(a.tokens)},
           {"teacher_forced", a.teacher_forced},
           {"against", a.against},
           {"synthetic_weights", a.synthetic_weights}};
@@ -320,6 +322,8 @@ Accuracy accuracy_from_json(const json& j) {
              .synthetic_weights = j.at("synthetic_weights").get<bool>()};
   read(j, "kl", a.kl);
   read(j, "tokens_agree", a.tokens_agree);
+  read(j, "free_tokens_agree", a.free_tokens_agree);
+  read(j, "tokens", a.tokens);
   return a;
 }
 

@@ -15,7 +15,7 @@
 
 namespace tandem {
 
-inline constexpr std::string_view kRecordSchema = "1.2.0";
+inline constexpr std::string_view kRecordSchema = "1.3.0";
 
 enum class Status : uint8_t { kOk, kInvalid, kSkipped, kOom, kCrashed, kTimeout, kRankLost, kError };
 std::string_view status_name(Status status);
@@ -50,12 +50,19 @@ struct Check {
   std::optional<std::string> digest = {}, digest_after = {};
 };
 
-/// What a lossy form costs, beside its times.
+/// What a lossy form costs, beside its times: measured once a group of cases, on 8 sequences of 32 source and 32 generated
+/// tokens. Of an encoder's output only the error and `tokens`.
 struct Accuracy {
   double relative_error = 0;                ///< relative L2 of the output, or of the logits
   std::optional<double> kl = {};            ///< mean KL divergence of the logits' distributions, in nats
-  std::optional<double> tokens_agree = {};  ///< fraction of the steps with the same arg-max
-  bool teacher_forced = false;              ///< both were fed the same tokens
+  std::optional<double> tokens_agree = {};  ///< fraction of `tokens` with the same arg-max
+  /// Fraction of the 256 generated tokens that are the dense model's, each model fed its own. Once two texts part they are
+  /// of different inputs, so that this is under tokens_agree and no error of the arithmetic.
+  std::optional<double> free_tokens_agree = {};
+  /// Places compared: 256 source tokens, or 256 logits of the next token; fewer steps of a vocabulary whose logits are too
+  /// many to hold. Absent in records before 1.3, which measured each case on its own inputs.
+  std::optional<int64_t> tokens = {};
+  bool teacher_forced = false;  ///< both were fed the same tokens: those that dense fp32 generates
   std::string against = "dense fp32";
   bool synthetic_weights = false;  ///< weights from a seed: what a trained model loses may differ
 };

@@ -105,6 +105,8 @@ TEST(Record, WhatTheSchemaDoesNotAllowIsRefusedAndNamed) {
       {"/accuracy/logits", 0.1, "accuracy.logits: is not a known field"},
       {"/accuracy/kl", "low", "accuracy.kl: \"low\" is not of type"},
       {"/accuracy/tokens_agree", 99, "accuracy.tokens_agree: 99 is over the maximum of 1"},
+      {"/accuracy/free_tokens_agree", 99, "accuracy.free_tokens_agree: 99 is over the maximum of 1"},
+      {"/accuracy/tokens", 0, "accuracy.tokens: 0 is under the minimum of 1"},
       {"/accuracy/teacher_forced", nullptr, "accuracy.teacher_forced: null is not of type"},
       {"/accuracy/against", "dense bf16", "accuracy.against: \"dense bf16\" is not one of"},
       {"/accuracy", json::object(), "accuracy.relative_error: missing"},

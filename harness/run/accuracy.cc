@@ -6,7 +6,9 @@
 #include <cmath>
 
 #include "harness/base/error.h"
+#include "harness/engine/calibration.h"
 #include "harness/engine/compare.h"
+#include "harness/run/passes.h"
 
 namespace tandem {
 namespace {
@@ -22,9 +24,9 @@ void check_shapes(const AccuracyInput& in) {
         "accuracy: outputs of {} x {} ({} values) and {} x {} ({} values); one shape is needed", in.own.rows,
         in.own.cols, in.own.values.size(), in.truth.rows, in.truth.cols, in.truth.values.size()));
   }
-  if (in.grid && int64_t{in.grid->steps} * in.grid->batch != in.own.rows) {
-    throw Error(fmt::format("accuracy: {} steps of {} sequences are not the {} rows of the logits",
-                            in.grid->steps, in.grid->batch, in.own.rows));
+  if (in.logits && (in.own.tokens.empty() || in.own.tokens.size() != in.truth.tokens.size())) {
+    throw Error(fmt::format("accuracy: {} and {} generated tokens; as many are needed", in.own.tokens.size(),
+                            in.truth.tokens.size()));
   }
 }
 
@@ -60,31 +62,91 @@ Row row_of(const Output& o, int64_t row) {
   return Row(o.values).subspan(static_cast<size_t>(row * o.cols), static_cast<size_t>(o.cols));
 }
 
+double equal_fraction(std::span<const int32_t> a, std::span<const int32_t> b) {
+  int64_t same = 0;
+  for (size_t i = 0; i < a.size(); ++i) same += a[i] == b[i] ? 1 : 0;
+  return static_cast<double>(same) / static_cast<double>(a.size());
+}
+
+constexpr int kSequences = 8, kSourceTokens = 32, kGeneratedTokens = 32;
+
+void load(Engine& engine, const Case& c, const ModelConfig& config) {
+  engine.check_supported(c);
+  load_case(engine, c, config, weight_form(c));
+}
+
 }  // namespace
 
 Accuracy compute_accuracy(const AccuracyInput& in) {
   check_shapes(in);
   Accuracy a{.relative_error = compare(in.own.values, in.truth.values, in.truth.cols).relative_l2,
-             .teacher_forced = in.teacher_forced,
+             .tokens = in.own.rows,
+             .teacher_forced = in.logits,
              .synthetic_weights = in.synthetic_weights};
-  if (!in.grid) return a;
-  const TokenGrid& grid = *in.grid;
-  int64_t rows = 0, same = 0;
+  if (!in.logits) return a;
+  int64_t same = 0;
   double kl = 0;
-  for (int b = 0; b < grid.batch; ++b) {
-    for (int t = 0; t < grid.steps; ++t) {
-      const int64_t at = int64_t{t} * grid.batch + b;
-      const Row truth = row_of(in.truth, at), own = row_of(in.own, at);
-      const auto want = arg_max(truth), have = arg_max(own);
-      ++rows;
-      if (want && want == have) ++same;
-      kl += divergence(truth, own);
-      if (grid.tokens[static_cast<size_t>(int64_t{b} * grid.stride + t)] == grid.eos_id) break;
-    }
+  for (int64_t row = 0; row < in.own.rows; ++row) {
+    const Row truth = row_of(in.truth, row), own = row_of(in.own, row);
+    const auto want = arg_max(truth), have = arg_max(own);
+    if (want && want == have) ++same;
+    kl += divergence(truth, own);
   }
-  if (std::isfinite(kl)) a.kl = kl / static_cast<double>(rows);
-  a.tokens_agree = static_cast<double>(same) / static_cast<double>(rows);
+  const auto rows = static_cast<double>(in.own.rows);
+  if (std::isfinite(kl)) a.kl = kl / rows;
+  a.tokens_agree = static_cast<double>(same) / rows;
+  a.free_tokens_agree = equal_fraction(in.own.tokens, in.truth.tokens);
   return a;
+}
+
+Case accuracy_case(const Case& c) {
+  Case a = c;
+  if (c.suite == Suite::kDecoder) a.suite = Suite::kGenerate;
+  a.batch = kSequences;
+  a.src = kSourceTokens;
+  a.tgt = kGeneratedTokens;
+  a.lengths = "full";
+  a.decode = "greedy";
+  a.stop = "fixed";
+  a.kernel = "auto";  // the first case of a group must not decide what the others' records say
+  return a;
+}
+
+GroupAccuracy measure_accuracy(const Case& c, const ModelConfig& config, Engine& engine, int64_t max_logits) {
+  const Case lossy = accuracy_case(c);
+  Case dense = in_fp32(lossy);
+  dense.sparsity = "dense";
+  const bool logits = lossy.suite == Suite::kGenerate;
+  const int steps = logit_steps(config, lossy.batch, lossy.tgt, max_logits);
+  std::string_view what = "8 sequences of 32 tokens";
+  try {
+    check_combination(lossy);
+    const TransformerBatch batch = case_batch(lossy, config);
+    what = "the dense fp32 model";
+    load(engine, dense, config);
+    Output truth = run_once(engine, dense, batch);
+    std::vector<int32_t> inputs;
+    const auto add_logits = [&](Output& generated) {
+      Output forced = engine.forced_logits(batch, inputs, steps);
+      forced.tokens = std::move(generated.tokens);
+      generated = std::move(forced);
+    };
+    if (logits) {
+      inputs = retrace_inputs(config, truth, lossy.batch, lossy.tgt, steps);
+      add_logits(truth);
+    }
+    what = "the model itself";
+    load(engine, lossy, config);
+    Output own = run_once(engine, lossy, batch);
+    if (logits) add_logits(own);
+    return {
+        .accuracy = compute_accuracy(
+            {.own = own, .truth = truth, .logits = logits, .synthetic_weights = c.weights != "checkpoint"})};
+  } catch (const ImpossibleCase& e) {
+    return {.reason = fmt::format("{}: {}", what, e.what())};
+  } catch (const OutOfMemory& e) {
+    return {.reason = fmt::format("{}: {}", what, e.what())};
+  }
 }
 
 }  // namespace tandem

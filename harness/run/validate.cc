@@ -10,8 +10,8 @@
 #include "harness/cost/cost.h"
 #include "harness/engine/calibration.h"
 #include "harness/engine/compare.h"
-#include "harness/run/accuracy.h"
 #include "harness/run/case_cost.h"
+#include "harness/run/passes.h"
 
 namespace tandem {
 namespace {
@@ -39,25 +39,6 @@ bool quantises(const Case& c) {
   return quantises_activations(weight_form(c)) || dtype_bits(kv_dtype(c.precision, parse_kv(c.kv))) == 8;
 }
 
-Output run_once(Engine& engine, const Case& c, const TransformerBatch& batch) {
-  const auto workload = engine.prepare(c, batch);
-  workload->repeat();
-  return workload->output();
-}
-
-/// Decoder inputs that make the engine retrace a generation: start id, then the generated tokens but the last.
-std::vector<int32_t> forced_inputs(const ModelConfig& config, const Output& generated, int batch, int tgt,
-                                   int steps) {
-  std::vector<int32_t> inputs(static_cast<size_t>(batch) * steps);
-  for (int b = 0; b < batch; ++b) {
-    for (int t = 0; t < steps; ++t) {
-      inputs[static_cast<size_t>(b) * steps + t] =
-          t == 0 ? config.decoder_start_id : generated.tokens[static_cast<size_t>(b) * tgt + t - 1];
-    }
-  }
-  return inputs;
-}
-
 /// What is compared of one case: the engine's own output, and for suite_generate the logits along its own tokens.
 struct Computed {
   Output own;
@@ -71,9 +52,8 @@ Computed compute(Engine& engine, const Case& c, const ModelConfig& config, const
   Computed out;
   out.own = run_once(engine, c, batch);
   if (c.suite == Suite::kGenerate) {
-    const int64_t per_step = static_cast<int64_t>(c.batch) * config.vocab;
-    out.steps = static_cast<int>(std::clamp<int64_t>(max_logits / per_step, 1, c.tgt));
-    out.inputs = forced_inputs(config, out.own, c.batch, c.tgt, out.steps);
+    out.steps = logit_steps(config, c.batch, c.tgt, max_logits);
+    out.inputs = retrace_inputs(config, out.own, c.batch, c.tgt, out.steps);
     out.logits = engine.forced_logits(batch, out.inputs, out.steps);
   }
   return out;
@@ -247,40 +227,23 @@ Computed validate_large(const Case& c, const ModelConfig& config, const Transfor
   return got;
 }
 
-/// What a lossy case costs: its output beside that of the same model, dense and in fp32 on the same engine, along the same
-/// tokens. Loads that model. An engine that cannot hold it leaves the accuracy out, with the reason in `v`.
-void measure_accuracy(const Case& c, const ModelConfig& config, const TransformerBatch& batch,
-                      const Computed& got, Engine& engine, Validation& v) {
-  Case dense = in_fp32(c);
-  dense.sparsity = "dense";
-  const bool generate = c.suite == Suite::kGenerate;
-  Output truth;
-  try {
-    engine.check_supported(dense);
-    engine.load(dense, config, weight_form(dense));
-    truth = generate ? engine.forced_logits(batch, got.inputs, got.steps) : run_once(engine, dense, batch);
-  } catch (const ImpossibleCase& e) {
-    v.reason = e.what();
-    return;
-  } catch (const OutOfMemory& e) {
-    v.reason = e.what();
-    return;
+/// A lossy case that is right passes only with the accuracy of its group, which the first case of it measures.
+void state_accuracy(const Case& c, const ModelConfig& config, Engine& engine, const ValidateOptions& options,
+                    Validation& v) {
+  if (v.status != Status::kOk || !is_lossy(c)) return;
+  AccuracyByGroup here;
+  AccuracyByGroup& known = options.accuracies != nullptr ? *options.accuracies : here;
+  const std::string key = group_key(c);
+  auto found = known.find(key);
+  if (found == known.end())
+    found = known.emplace(key, measure_accuracy(c, config, engine, options.max_logits)).first;
+  const auto& [accuracy, reason] = found->second;
+  if (const auto fault = accuracy_fault(c, accuracy)) {  // not a number: no line can carry it
+    v.status = accuracy ? Status::kInvalid : Status::kError;
+    v.reason = reason ? fmt::format("{} ({})", *fault, *reason) : *fault;
+  } else {
+    v.accuracy = accuracy;
   }
-  const bool logits = c.suite != Suite::kEncoder;
-  v.accuracy = compute_accuracy({.own = generate ? got.logits : got.own,
-                                 .truth = truth,
-                                 .grid = logits ? std::optional(grid_of(c, config, got)) : std::nullopt,
-                                 .teacher_forced = logits,
-                                 .synthetic_weights = c.weights != "checkpoint"});
-}
-
-/// A lossy case that is right passes only with its accuracy.
-void require_accuracy(const Case& c, Validation& v) {
-  const auto fault = accuracy_fault(c, v.accuracy);
-  if (v.status != Status::kOk || !fault) return;
-  v.status = v.accuracy ? Status::kInvalid : Status::kError;
-  v.reason = v.reason ? fmt::format("{} (the dense fp32 model: {})", *fault, *v.reason) : *fault;
-  v.accuracy.reset();  // not a number: no line can carry it
 }
 
 void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& options, Validation& v) {
@@ -291,11 +254,7 @@ void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& o
 
   if (engine.traits().is_truth) {
     load_case(engine, c, config, weight_form(c));
-    if (is_lossy(c)) {
-      got = compute(engine, c, config, batch, options.max_logits);
-    } else {
-      got.own = run_once(engine, c, batch);
-    }
+    got.own = run_once(engine, c, batch);
     const auto self = engine.self_check(c, batch);
     if (!self) throw Error("the reference gave no check of its own");
     record_check(*self, v);
@@ -311,8 +270,7 @@ void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& o
     got = validate_large(c, config, batch, engine, options, v);
   }
   v.check->digest = digest(got.own);
-  if (is_lossy(c) && v.status == Status::kOk) measure_accuracy(c, config, batch, got, engine, v);
-  require_accuracy(c, v);
+  state_accuracy(c, config, engine, options, v);
 }
 
 void validate_op(const Case& c, Engine& engine, Validation& v) {

@@ -11,6 +11,7 @@
 
 #include "harness/engine/engine.h"
 #include "harness/record/record.h"
+#include "harness/run/accuracy.h"
 
 namespace tandem {
 
@@ -30,8 +31,10 @@ Validation validation_from_json(const nlohmann::json& j);
 struct ValidateOptions {
   /// Cases of more operations than this are checked by a witness and by the engine's own fp32 instead of the reference.
   double reference_flops = 3e9;
-  /// Logits compared of a case checked against the engine's own fp32, as elements held at once.
+  /// Logits compared of a case checked against the engine's own fp32, and of an accuracy, as elements held at once.
   int64_t max_logits = int64_t{1} << 25;
+  /// What was measured for other cases of this process, which this one adds to; null: nothing is kept.
+  AccuracyByGroup* accuracies = nullptr;
   /// Makes the reference engine.
   std::function<std::unique_ptr<Engine>()> reference;
 };

@@ -117,6 +117,7 @@ Validation Worker::validate_case(const Case& c) {
   loaded_group_.clear();  // validation loads witnesses and fp32 twins over whatever was there
   ValidateOptions options;
   options.reference = [this] { return registry_.make(std::string(kTruthEngine), options_.engine); };
+  options.accuracies = &accuracies_;
   return validate(c, engine_for(c), options);
 }
 

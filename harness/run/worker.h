@@ -85,6 +85,7 @@ class Worker {
   std::unique_ptr<Tracer> tracer_;  // before the engine: it must be there when CUDA starts, and outlives it
   std::unique_ptr<Engine> engine_;
   std::string engine_name_, loaded_group_;
+  AccuracyByGroup accuracies_;
   std::unique_ptr<ClockReader> clocks_;
 };
 

@@ -102,6 +102,47 @@ TEST_F(WorkerTest, TheRecordCarriesTheAccuracyAndTheWeights) {
   EXPECT_NE(r.reason->find("accuracy: missing"), std::string::npos) << *r.reason;
 }
 
+// Breaks when the dense fp32 model is loaded, and the accuracy measured, for every case anew, another group gets this one's,
+// or a group that has none is asked again.
+TEST_F(WorkerTest, AccuracyIsMeasuredOnceAGroup) {
+  int dense = 0;
+  struct Counting : FakeEngine {
+    Counting(const std::string& name, Fault fault, int* n) : FakeEngine(name, fault), n_(n) {}
+    void check_supported(const Case& c) const override {
+      if (!is_lossy(c)) ++*n_;  // asked before each load
+      FakeEngine::check_supported(c);
+    }
+    int* n_;
+  };
+  const auto validations = [&](Fault fault) {
+    EngineRegistry engines = registry(fault);
+    engines.make = [&](const std::string& name, const EngineOptions&) -> std::unique_ptr<Engine> {
+      return std::make_unique<Counting>(name, name == "reference" ? Fault::kNone : fault, &dense);
+    };
+    Worker worker(engines, options());
+    Case a = tiny(Suite::kDecoder);
+    a.engine = "cuda";
+    a.sparsity = "2:4";
+    a.batch = 1;
+    Case b = a, other = a;
+    b.batch = 64;
+    b.tgt = 9;
+    other.suite = Suite::kEncoder;
+    dense = 0;
+    std::vector<Validation> found = {worker.validate_case(a), worker.validate_case(b)};
+    EXPECT_EQ(dense, 1);
+    found.push_back(worker.validate_case(other));
+    EXPECT_EQ(dense, 2);
+    return found;
+  };
+  const auto of = validations(Fault::kLossyText);
+  ASSERT_TRUE(of[0].accuracy && of[1].accuracy && of[2].accuracy) << of[0].reason.value_or("");
+  EXPECT_EQ(accuracy_to_json(*of[0].accuracy), accuracy_to_json(*of[1].accuracy));
+  EXPECT_EQ(of[0].accuracy->tokens, 256);
+  EXPECT_FALSE(of[2].accuracy->tokens_agree);
+  for (const Validation& v : validations(Fault::kNoDense)) EXPECT_EQ(v.status, Status::kError);
+}
+
 // Breaks when clocks or energy are read from another card than the one that computes: on this machine CUDA's device 0 is the
 // second on the bus.
 TEST_F(WorkerTest, ClocksAndEnergyAreOfTheCardInUse) {

@@ -237,7 +237,8 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path, cli: Callable[..., Out
 
 
 ACCURACY: dict[str, Any] = {
-    "relative_error": 0.03, "kl": 0.001, "tokens_agree": 0.98, "teacher_forced": True,
+    "relative_error": 0.03, "kl": 0.001, "tokens_agree": 0.98, "free_tokens_agree": 0.75, "tokens": 256,
+    "teacher_forced": True,
     "against": "dense fp32", "synthetic_weights": False,
 }  # fmt: skip
 RANK: dict[str, Any] = {
@@ -255,6 +256,11 @@ def test_accuracy_ranks_and_weights_arrive(good_record: dict[str, Any]) -> None:
     parsed = parse_record(record, "line")
     assert parsed.accuracy is not None
     assert (parsed.accuracy.kl, parsed.accuracy.against) == (0.001, "dense fp32")
+    assert (parsed.accuracy.free_tokens_agree, parsed.accuracy.tokens) == (0.75, 256)
+    older = {name: value for name, value in ACCURACY.items() if name not in ("free_tokens_agree", "tokens")}
+    earlier = parse_record(record | {"schema": "1.2.0", "accuracy": older}, "line").accuracy
+    assert earlier is not None
+    assert (earlier.free_tokens_agree, earlier.tokens) == (None, None)
     assert (parsed.ranks[0].card, parsed.ranks[0].wait_us) == ("H200", 0.5)
     assert (parsed.weights_bytes, parsed.fraction_kept) == (7, 0.5)
 
@@ -276,6 +282,8 @@ def test_axes_that_older_records_lack_stand_at_their_default(good_record: dict[s
     ("path", "value", "message"),
     [
         ("accuracy.tokens_agree", 98, "tokens_agree: must be a fraction"),
+        ("accuracy.free_tokens_agree", 1.5, "free_tokens_agree: must be a fraction"),
+        ("accuracy.tokens", 0, "tokens: must be a whole number of at least 1"),
         ("accuracy.relative_error", ..., "relative_error: is missing"),
         ("accuracy.relative_error", None, "relative_error: must be a finite number"),
         ("accuracy.kl", -1, "kl: must be a finite number of at least 0"),

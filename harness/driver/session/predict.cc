@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "harness/engine/calibration.h"
+#include "harness/run/accuracy.h"
 #include "harness/run/case_cost.h"
 #include "harness/run/measure.h"
 #include "harness/run/validate.h"
@@ -62,6 +64,13 @@ Prediction predict(const Case& c, const PredictOptions& options) {
     // The reference computes the case or its witness.
     const double reference_flops = std::min(p.flops.value_or(0), ValidateOptions{}.reference_flops);
     p.validate_s = 2 * once_s + 2 * reference_flops / (kCpuFlops * options.cores);
+  }
+  if (is_model_suite(c.suite) && is_lossy(c)) {
+    // Two models, each loaded, generating and fed a text.
+    const Case accuracy = in_fp32(accuracy_case(c));
+    const Cost cost = case_cost(accuracy, config);
+    const Prediction pass{.floor_us = {}, .flops = cost.flops(), .bytes = cost.bytes()};
+    p.accuracy_s = 2 * p.load_s + 4e-6 * repetition_us(accuracy, pass, options);
   }
   return p;
 }

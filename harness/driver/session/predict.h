@@ -19,8 +19,10 @@ struct Prediction {
       floor_us;  ///< absent where a ceiling is missing or the suite has no cost of a model pass
   std::optional<double> flops, bytes;
   double load_s = 0;      ///< making the weights, once a process
-  double validate_s = 0;  ///< the validation pass of the case
-  double measure_s = 0;   ///< warm-up and samples of one worker
+  double validate_s = 0;  ///< the validation pass of the case, without its accuracy
+  double accuracy_s =
+      0;  ///< of a lossy case: its group's accuracy, which the pass of the first of them measures
+  double measure_s = 0;  ///< warm-up and samples of one worker
 };
 
 /// Throws what load_model throws.

@@ -29,6 +29,17 @@ TEST(Predict, TimeOutsGrowWithTheCase) {
   EXPECT_EQ(show_us(812.4), "812 us");
 }
 
+// Without it the check of a small lossy case would be killed while it measures the accuracy on 256 tokens.
+TEST(Predict, LossyCasesHaveTimeForTheirAccuracy) {
+  Case c{
+      .model = "transformer-base", .src = 8, .tgt = 4, .precision = Precision::kFp32, .engine = "reference"};
+  const PredictOptions options{.cores = 2};
+  EXPECT_EQ(predict(c, options).accuracy_s, 0);
+  c.precision = Precision::kInt8;
+  EXPECT_GT(predict(c, options).accuracy_s, 30);
+  EXPECT_LT(predict(c, options).validate_s, 6);
+}
+
 // Without it the listing would promise the reference's time for another size of case than the validation pass gives it.
 TEST(Predict, TheReferenceChecksAtMostWhatTheValidationPassGivesIt) {
   Case c{.suite = Suite::kEncoder, .model = "transformer-big", .batch = 64, .src = 512, .engine = "cuda"};

@@ -18,7 +18,8 @@
 //   {"id": ID, "status": "ok" | "invalid" | "oom" | "error" | "skipped", "reason": TEXT or null, "check": CHECK or null,
 //    "accuracy": ACCURACY or null}
 // where CHECK is the `check` of record.schema.json: what it was compared with, the error, the tolerance, a digest of the
-// output. ACCURACY, its `accuracy`, says what a lossy precision, kv or sparsity costs against the dense fp32 model: a model's
+// output. ACCURACY, its `accuracy`, says what a lossy precision, kv or sparsity costs against the dense fp32 model on 8
+// sequences of 32 source and 32 generated tokens (accuracy_case() of harness/run/accuracy.h): a model's
 // pass in such a form is not ok without it, any other may leave it out. The driver keeps these lines in DIR/validation.jsonl. Only cases that are ok are timed.
 //
 // Timing: for each case exactly one line of JSON on stdout, flushed, in the order of FILE. It is a record as in

@@ -184,7 +184,8 @@ void Session::validate_group(const std::vector<const Item*>& group, Progress& pr
   std::vector<WorkerTask> tasks;
   std::map<std::string, const Item*> by_id;
   for (const Item* item : group) {
-    tasks.push_back({item->c, item->id, timeout_s(item->predicted.validate_s + 2 * item->predicted.load_s)});
+    const Prediction& p = item->predicted;
+    tasks.push_back({item->c, item->id, timeout_s(p.validate_s + p.accuracy_s + 2 * p.load_s)});
     by_id[item->id] = item;
   }
   run_workers(tasks, call_for(group[0]->c, {"--validate"}), [&](const TaskOutcome& outcome) {

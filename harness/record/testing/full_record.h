@@ -51,6 +51,8 @@ inline Record full_record() {
   r.accuracy = Accuracy{.relative_error = 0.01,
                         .kl = 0.002,
                         .tokens_agree = 0.99,
+                        .free_tokens_agree = 0.75,
+                        .tokens = 256,
                         .teacher_forced = true,
                         .synthetic_weights = true};
   r.ranks = {{.rank = 1,

@@ -26,6 +26,7 @@ enum class Fault {
   kSearch,
   kNearSearch,
   kLossy,        ///< a lossy form costs a little
+  kLossyText,    ///< a lossy form takes another token at step 2
   kNoDense,      ///< cannot hold the dense fp32 model
   kRounding,     ///< three times as wrong as rounding makes the reference
   kTooWrong,     ///< five times
@@ -110,6 +111,7 @@ class FakeEngine : public Engine {
       float logit = static_cast<float>(centred_sum(7, index)) * power_of_two(-16);
       if (fault_ == Fault::kScale) logit *= 1.5f;
       if (fault_ == Fault::kLossy && lossy_ && v == 3) logit += 1e-5f;
+      if (fault_ == Fault::kLossyText && lossy_ && step == 2 && v == 5) logit += 100;
       if (fault_ == Fault::kNan && v == 3) logit = NAN;
       if (inputs_ == Inputs::kRounded) logit *= 1 + kRoundingChange;
       if (inputs_ == Inputs::kUnquantised) logit *= 1 + kQuantisingChange;

@@ -45,7 +45,8 @@ Says of every case whether build B is slower than build A, from paired workers:
   not-comparable   another card, driver, clock setting, regime or L2 state
   missing, failed  measured in A but not in B; a new failure in B
   inaccurate       a lossy case (8-bit or 4-bit types, sparsity) whose error against dense fp32 is over 1.1
-                   times A's and beyond noise; where a side does not state its accuracy it is not-comparable
+                   times A's and beyond noise; where a side does not state its accuracy, or states it
+                   on other tokens, it is not-comparable
 
 Give two runs, or one duet: a folder that holds the runs a and b, whose workers of the same index ran next to
 each other. Pairs of two separate runs share nothing but an index, so that drift between the runs counts as a

@@ -1,7 +1,8 @@
 """Accuracy of lossy cases side by side: does B lose more than A?
 
-A build that is faster because it computes less well must not pass. Accuracy is computed once for a case, on
-inputs that its seed gives, and repeats bit for bit: no test is needed, only a limit.
+A build that is faster because it computes less well must not pass. Accuracy is measured once for a group of
+cases, on inputs that the seed gives, and repeats bit for bit: no test is needed, only a limit. Free-running
+text is not judged: from the first token that differs, near a tie by chance, it is another text.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def rule(growth: float) -> str:
     return (
         f"A lossy case is inaccurate where one of its errors against dense fp32 is over {1 + growth:g} times "
         f"A's and beyond it by more than noise ({noise}). "
-        "Where a side does not state its accuracy the case is not comparable."
+        "Where a side does not state its accuracy, or states it on other tokens, the case is not comparable."
     )
 
 
@@ -92,6 +93,9 @@ def judge(a: CaseResult, b: CaseResult, growth: float = GROWTH) -> Finding:
         return Finding("not-comparable", _missing("accuracy", x, y))
     if x.teacher_forced != y.teacher_forced:
         return Finding("not-comparable", f"teacher-forced in {'A' if x.teacher_forced else 'B'} alone")
+    if x.tokens != y.tokens:
+        counts = ["the case's own inputs" if n is None else f"{n} tokens" for n in (x.tokens, y.tokens)]
+        return Finding("not-comparable", "accuracy on {} in A, on {} in B".format(*counts))
     worse, missing = [], []
     of_a, of_b = errors(x), errors(y)
     for name, noise in NOISE.items():

@@ -84,11 +84,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What a lossy form costs, against the dense fp32 model; of an encoder's output the error only."""
+    """What a lossy form costs, against the dense fp32 model; of an encoder's output the error only.
+
+    `tokens` are the places compared; None in records before 1.3, which compared each case's own inputs. Of
+    `free_tokens_agree` each model was fed its own tokens.
+    """
 
     relative_error: float
     kl: float | None
     tokens_agree: float | None
+    free_tokens_agree: float | None
+    tokens: int | None
     teacher_forced: bool
     against: str
     synthetic_weights: bool
@@ -270,6 +276,8 @@ def _accuracy(fields: Fields) -> Accuracy:
         relative_error=fields.number("relative_error", minimum=0),
         kl=fields.optional_number("kl", minimum=0),
         tokens_agree=_fraction(fields, "tokens_agree"),
+        free_tokens_agree=_fraction(fields, "free_tokens_agree"),
+        tokens=fields.optional_integer("tokens", minimum=1),
         teacher_forced=fields.flag("teacher_forced"),
         against=fields.choice("against", ("dense fp32",)),
         synthetic_weights=fields.flag("synthetic_weights"),

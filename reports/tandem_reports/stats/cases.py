@@ -127,11 +127,15 @@ class CaseResult:
             return None
         kl = [accuracy.kl for accuracy in known if accuracy.kl is not None]
         agree = [accuracy.tokens_agree for accuracy in known if accuracy.tokens_agree is not None]
+        free = [accuracy.free_tokens_agree for accuracy in known if accuracy.free_tokens_agree is not None]
+        tokens = [accuracy.tokens for accuracy in known if accuracy.tokens is not None]
         return replace(
             known[0],
             relative_error=max(accuracy.relative_error for accuracy in known),
             kl=max(kl) if len(kl) == len(known) else None,
             tokens_agree=min(agree) if len(agree) == len(known) else None,
+            free_tokens_agree=min(free) if len(free) == len(known) else None,
+            tokens=min(tokens) if len(tokens) == len(known) else None,
             teacher_forced=all(accuracy.teacher_forced for accuracy in known),
             synthetic_weights=any(accuracy.synthetic_weights for accuracy in known),
         )

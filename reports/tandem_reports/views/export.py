@@ -31,6 +31,7 @@ NUMBERS: dict[str, Callable[[CaseResult], float | None]] = {
     "relative_error": lambda r: None if r.accuracy is None else r.accuracy.relative_error,
     "kl": lambda r: None if r.accuracy is None else r.accuracy.kl,
     "tokens_agree": lambda r: None if r.accuracy is None else r.accuracy.tokens_agree,
+    "free_tokens_agree": lambda r: None if r.accuracy is None else r.accuracy.free_tokens_agree,
 }
 LAST = ("synthetic_weights", "speedup_over_bf16")
 

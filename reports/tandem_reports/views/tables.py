@@ -202,12 +202,15 @@ def _accuracy(result: CaseResult) -> Cell:
         words.append(f"KL {formats.significant(accuracy.kl, 3)}")
     if accuracy.tokens_agree is not None:
         words.append(f"tokens agree {formats.significant(accuracy.tokens_agree, 3)}")
+        if accuracy.free_tokens_agree is not None:
+            words[-1] += f" (free-running {formats.significant(accuracy.free_tokens_agree, 3)})"
     if accuracy.teacher_forced:
         words.append("teacher-forced")
     if accuracy.synthetic_weights:
         words.append("synthetic weights")
     error = formats.significant(accuracy.relative_error, 3)
-    return Cell(f"relative error {error}", "; ".join(words), tip=f"against: {accuracy.against}")
+    on = "" if accuracy.tokens is None else f", on {accuracy.tokens} tokens"
+    return Cell(f"relative error {error}", "; ".join(words), tip=f"against: {accuracy.against}{on}")
 
 
 @dataclass(frozen=True)

@@ -52,21 +52,20 @@ def to_bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
 def quantise_row(
     kind: str, values: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Codes and scales of one row of finite values; kind is f8, i8 or i4."""
-    width = GROUP[kind] or len(values)
+    """Codes and scales of a row of finite values, or of the rows of a matrix; kind is f8, i8 or i4."""
+    width = GROUP[kind] or values.shape[-1]
     codes, scales = [], []
-    for first in range(0, len(values), width):
-        group = values[first : first + width].astype(np.float32)
-        scale = np.abs(group).max(keepdims=True) / np.float32(LARGEST[kind])
+    for first in range(0, values.shape[-1], width):
+        group = values[..., first : first + width].astype(np.float32)
+        scale = np.abs(group).max(axis=-1, keepdims=True) / np.float32(LARGEST[kind])
         if kind == "i4":
             scale = to_bf16(scale)
-        scale = scale[0]
         scales.append(scale)
-        scaled = group / scale if scale > 0 else np.zeros_like(group)
+        scaled = np.divide(group, scale, out=np.zeros_like(group), where=scale > 0)
         if kind == "f8":
             codes.append(to_f8(scaled))
             continue
         low = -127 if kind == "i8" else -8
         code = np.clip(np.rint(scaled), low, LARGEST[kind]).astype(np.int64)
         codes.append(code & (0xFF if kind == "i8" else 0xF))
-    return np.concatenate(codes), np.array(scales, dtype=np.float32)
+    return np.concatenate(codes, axis=-1), np.concatenate(scales, axis=-1)
