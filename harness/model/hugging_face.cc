@@ -252,6 +252,14 @@ std::string_view family_name(Family family) {
 
 Family read_family(const json& config) {
   if (!config.is_object()) throw UsageError("config: not a JSON object");
+  if (const json* by = value(config, "quantization_config"); by != nullptr) {
+    const json* method = by->is_object() ? value(*by, "quant_method") : nullptr;
+    throw UsageError(
+        fmt::format("config: quantization_config: weights that another tool quantised ({}) are not read; "
+                    "take the checkpoint they were made of, "
+                    "and axis precision",
+                    method == nullptr ? "quant_method missing" : shown(*method)));
+  }
   const json* type = value(config, "model_type");
   if (type == nullptr) throw UsageError("config: model_type: missing");
   const auto at = type->is_string()

@@ -186,6 +186,9 @@ TEST(BadCheckpoint, APositionTableOfItsOwn) {
 TEST(BadCheckpoint, NamesTheField) {
   expect_complaint("t5", config_is("model_type", "umt5"), {"config.json", "model_type", "umt5", "m2m_100"});
   expect_complaint("t5", config_is("model_type", nullptr), {"model_type: missing"});
+  // Codes read as weights, or a complaint about one of their tensors that does not say why.
+  expect_complaint("t5", config_is("quantization_config", {{"quant_method", "gptq"}, {"bits", 4}}),
+                   {"config.json", "quantization_config", "gptq", "precision"});
   expect_complaint("t5", config_is("d_model", "x"), {"d_model: \"x\" is not an integer"});
   expect_complaint("t5", config_is("d_model", nullptr), {"d_model: missing"});
   expect_complaint("t5", config_is("num_layers", -1), {"encoder.layers: -1"});
