@@ -78,7 +78,8 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
   command.add_option("--seed", run.seed,
                      "of the order of sides, groups and cases (default: drawn, and recorded)");
   command.footer(
-      "Exit codes: 0 no case is slower, 1 something is slower, failed or missing, 2 usage or nothing "
+      "Exit codes: 0 no case is slower, 1 something is slower, less accurate, failed or missing, 2 usage or "
+      "nothing "
       "comparable, 3 no "
       "usable device, 4 not enough evidence to say.");
 }

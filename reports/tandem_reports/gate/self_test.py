@@ -126,6 +126,7 @@ def load_known(path: Path, policy: Policy) -> KnownDuet:
         (
             case.suite,
             *(case.axes[name] for name in ("engine", "model", "weights", "precision", "kv", "sparsity")),
+            *(case.axes.get(name) for name in ("calibration", "head")),  # records before them lack both
         )
         for case in cases
     ]
