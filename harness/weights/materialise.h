@@ -31,7 +31,8 @@ struct WeightTarget {
 };
 
 /// Brings the weights of `layout` from `source` to `target`. Throws ImpossibleCase for a form that is not made here
-/// (check_made), Error for a calibrated form without a source of its values (calibration/calibrated.h), OutOfMemory for host memory, and what source and target throw.
+/// (check_made), Error for a calibrated form without a source of its values (calibration/calibrated.h), OutOfMemory for host
+/// memory, and what source and target throw.
 void materialise(const WeightSource& source, const WeightLayout& layout, const WeightTarget& target);
 /// The source of a case's `weights`: a seed, or the checkpoint folder `model`. Throws what Checkpoint throws.
 std::unique_ptr<WeightSource> weight_source(const WeightsSpec& spec, const std::string& model);

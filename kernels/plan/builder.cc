@@ -160,7 +160,9 @@ PlanBuilder::Quantised PlanBuilder::quantised(PhaseKind kind, const PlanTensor& 
   const OpRange& section = plan_.sections[static_cast<size_t>(section_)];
   for (size_t op = static_cast<size_t>(section.first); op < plan_.ops.size(); ++op) {
     const auto* done = std::get_if<QuantiseOp>(&plan_.ops[op].body);
-    if (done != nullptr && done->x.buffer == x.buffer && done->group == group)
+    if (done != nullptr && done->x.buffer == x.buffer && done->x.offset == x.offset &&
+        done->x.cols == x.cols && done->group == group &&
+        plan_.buffers.at(static_cast<size_t>(done->codes.buffer)).dtype == dtype)
       return {.codes = done->codes, .scales = done->scales};
   }
   const std::string name = phase_path(phase(kind));
@@ -232,8 +234,8 @@ PlanBuilder::ProductInput PlanBuilder::product_input(const Stream& x, const Dens
 void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const PlanTensor& y) {
   const DenseWeight& w = what.weight;
   DenseOp op{.x = in.x, .residual = what.residual, .y = y, .x_scales = in.scales, .weight = w};
-  if (w.input_dtype ==
-      DType::kI8) {  // the library leaves sums of integers, and a pass of our own does the rest
+  // The library leaves sums of integers, and a pass of our own does the rest.
+  if (w.input_dtype == DType::kI8) {
     op.scratch = scratch(phase_path(phase(what.kind)) + ".sums", DType::kI32, in.x.rows, w.weight.rows);
     op.activation = what.activation;
     op.gated = what.gated;

@@ -21,8 +21,8 @@ enum class KernelChoice : uint8_t {
 /// Throws UsageError naming the allowed ones.
 KernelChoice parse_kernel(std::string_view text);
 
-/// `auto` gives products of weights in the type of activations to the own kernels up to this many rows; from there on the library's are faster at the models'
-/// shapes (kernels/PERFORMANCE.md, "Skinny products").
+/// `auto` gives products of weights in the type of activations to the own kernels up to this many rows; from there on the
+/// library's are faster at the models' shapes (kernels/PERFORMANCE.md, "Skinny products").
 inline constexpr int kAutoOwnRows = 16;
 /// The same where the products run on warpgroup tensor cores: 16-bit types on sm_90a.
 inline constexpr int kAutoWideRows = 64;

@@ -41,7 +41,8 @@ struct SkinnyParams {
   /// What the rows of x (with a norm: the normalised ones, rounded to dtype) are quantised to before they are multiplied, as
   /// quantise_row() with kWholeRow does it; unset: they are not.
   std::optional<DType> input_dtype = std::nullopt;
-  /// float [m]: the largest |x| of each row, with input_dtype and without a norm; else not read. Written by earlier kernels.
+  /// float [m]: the largest |x| of each row, with input_dtype, without a norm and for several rows; else not read. No plan gives
+  /// it today: several rows come as codes.
   const float* x_max = nullptr;
   /// float [m] or null. Set: x holds codes of input_dtype, ldx a multiple of 16, and these are the scales of its rows. Needs
   /// sm_90a and input_dtype, gated n a multiple of 8; excludes x_max and a norm.
