@@ -105,6 +105,9 @@ def case(suite: str, **axes: Any) -> dict[str, Any]:
 
 def case_id(axes: dict[str, Any]) -> str:
     differing = {key: value for key, value in axes.items() if key == "suite" or value != AXES[key]}
+    if axes["model"].endswith(".json"):
+        content = (FIXTURES.parents[2] / axes["model"]).read_bytes()
+        differing["model"] = f"sha256:{hashlib.sha256(content).hexdigest()}"
     text = json.dumps(differing, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

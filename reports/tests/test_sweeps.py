@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from typing import Any
 
@@ -40,12 +41,14 @@ def golden() -> list[str]:
 @pytest.mark.parametrize(
     "name",
     [
+        "axes.json",
         "decode.json",
         "encoder.json",
         "gate.json",
         "gate-cpu.json",
         "generate.json",
         "precision.json",
+        "pruning.json",
         "smoke.json",
     ],
 )
@@ -59,7 +62,7 @@ def test_ids_are_committed(name: str) -> None:
 def test_every_committed_id_follows_from_its_name() -> None:
     for line in golden():
         given, name = line.split(" ")
-        suite, *parts = name.split("/")
+        suite, *parts = re.split("/(?=[a-z]+:)", name)  # a model may be a path
         axes = case(suite, **dict(part.split(":", 1) for part in parts))
         numbers = {axis: int(axes[axis]) for axis in ("batch", "src", "tgt", "tp", "dp")}
         assert case_id(axes | numbers) == given, name
@@ -85,6 +88,37 @@ def test_the_precision_sweep() -> None:
             assert case_name(twin) in names[number], "both halves hold the bf16 case of each of their own"
     readme = (REPOSITORY / "README.md").read_text()
     assert all(f"--filter '{pattern}'" in readme for pattern in PRECISION_SHARDS)
+
+
+# Breaks when the sweep of pruning loses a cell, a pattern its dense case, or a reduced shape its twin.
+def test_the_pruning_sweep() -> None:
+    every = cases("pruning.json")
+    names = {case_name(axes) for axes in every}
+    assert len(every) == len(names) == 28
+    assert {axes["weights"] for axes in every} == {"seed:0,outliers"}, "as in precision.json: one picture"
+    twins = {
+        "heads:0.5": ("heads", "suites/models/t5-3b-heads-16.json"),
+        "ffn:0.5": ("d_ff", "suites/models/t5-3b-ffn-8192.json"),
+        "layers:0.5": ("layers", "suites/models/t5-3b-layers-12.json"),
+    }
+    for axes in every:
+        assert case_name(axes | {"sparsity": "dense", "precision": "bf16"}) in names
+        if axes["sparsity"] in twins:
+            assert case_name(axes | {"sparsity": "dense", "model": twins[axes["sparsity"]][1]}) in names
+    whole = {"heads": 32, "d_ff": 16384, "layers": 24}
+    for field, path in twins.values():
+        model = json.loads((REPOSITORY / path).read_text())
+        for side in ("encoder", "decoder"):
+            assert model[side] == whole | {field: whole[field] // 2}
+
+
+# Breaks when two axes no longer meet in CI.
+def test_the_axes_sweep_crosses() -> None:
+    every = cases("axes.json")
+    axes = ("batch", "src", "precision", "sparsity", "tp")
+    values = [{found[axis] for found in every} for axis in axes]
+    assert all(len(found) > 1 for found in values)
+    assert len(every) == math.prod(map(len, values))
 
 
 # Breaks when the gate no longer watches what quantised formats cost and lose.

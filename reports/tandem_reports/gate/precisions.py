@@ -1,6 +1,6 @@
-"""Precisions side by side: what each format of a case gains over bf16 in the same run, and what it loses.
+"""Formats side by side: what each precision and sparsity of a case gains over dense bf16, and what it loses.
 
-The denominator is the bf16 case that differs in the format alone, never another run's or another shape's.
+The denominator is the dense bf16 case that differs in the format alone, never that of another run or shape.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from tandem_reports.reading.records import MODEL_SUITES, SUITES, Case
 from tandem_reports.stats.cases import CaseResult
 from tandem_reports.stats.small_samples import MIN_WORKERS, Interval, ratio_interval
 
-BF16 = {"precision": "bf16", "kv": "same", "calibration": "none", "head": "same"}
-"""The format that others are measured against, axis by axis; all but the precision are defaults."""
+BF16 = {"precision": "bf16", "kv": "same", "sparsity": "dense", "calibration": "none", "head": "same"}
+"""The format that others are measured against, axis by axis."""
 GROUPED = (*MODEL_SUITES, "kernels")
 """The suites whose cases compute in a format."""
 ORDER = ("bf16", "fp32", "tf32", "fp16", "fp8", "int8", "w8a16", "w4a16")
@@ -67,9 +67,11 @@ class FormatGroup:
 
 
 def format_label(case: Case) -> str:
-    """A format in a word or two: "fp8", "bf16 kv:int8", "w4a16 awq"."""
+    """A format in a word or two: "fp8", "2:4" (in bf16), "fp8 2:4", "bf16 kv:int8", "w4a16 awq"."""
     axes = {axis: case.text(axis) for axis in BF16}
-    words = [axes["precision"]]
+    pruned = axes["sparsity"] != BF16["sparsity"]
+    words = [axes["precision"]] if not pruned or axes["precision"] != BF16["precision"] else []
+    words += [axes["sparsity"]] if pruned else []
     words += [f"kv:{axes['kv']}"] if axes["kv"] != BF16["kv"] else []
     words += [axes["calibration"]] if axes["calibration"] != BF16["calibration"] else []
     words += [f"head:{axes['head']}"] if axes["head"] != BF16["head"] else []
@@ -82,7 +84,7 @@ def rest_of(case: Case, *more: str) -> tuple[tuple[str, str | int], ...]:
 
 
 def is_baseline(case: Case) -> bool:
-    """Whether the case is in plain bf16."""
+    """Whether the case is in plain dense bf16."""
     return all(case.text(axis) == value for axis, value in BF16.items())
 
 

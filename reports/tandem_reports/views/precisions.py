@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tandem_reports import formats
-from tandem_reports.gate.precisions import Format, FormatGroup
+from tandem_reports.gate.precisions import BF16, Format, FormatGroup
 from tandem_reports.stats.cases import CaseResult
 from tandem_reports.views.labels import short_name, split_axes
 
@@ -35,7 +35,7 @@ def group_titles(groups: Sequence[FormatGroup], *without: str) -> list[str]:
     """A short name for each group by what tells them apart; always with the model."""
     cases = [group.case for group in groups]
     varying, _ = split_axes(cases)
-    words = ("precision", "kv", "calibration", "head", *without)
+    words = (*BF16, *without)
     axes = ["model", *(axis for axis in varying if axis not in ("model", *words))]
     many_runs = len({group.run_label for group in groups}) > 1
     return [short_name(group.case, axes) + (f" ({group.run_label})" if many_runs else "") for group in groups]

@@ -16,6 +16,7 @@ from tandem_reports.views.export import case_csv
 from tandem_reports.views.figures.curves import curves
 from tandem_reports.views.figures.floors import floors
 from tandem_reports.views.figures.footprints import footprints
+from tandem_reports.views.figures.kept import kept
 from tandem_reports.views.figures.pareto import pareto
 from tandem_reports.views.figures.speedups import speedups
 from tandem_reports.views.figures.spread import spread
@@ -151,9 +152,12 @@ def build(
         measured = [result for result in found if result.ok]
         figures = list(lines.get(suite, []))
         bars = floors(suite, measured)
+        every = format_groups(found)
         # Single kernels have their speed-ups in the table: a heat map of each would be a page of its own.
-        groups = format_groups(found) if suite in MODEL_SUITES else []
-        by_format = (speedups(suite, groups), pareto(suite, groups), footprints(suite, groups))
+        groups = every if suite in MODEL_SUITES else []
+        by_format = (
+            speedups(suite, groups), kept(suite, every), pareto(suite, groups), footprints(suite, groups)
+        )  # fmt: skip
         figures += [figure for figure in (bars, *by_format) if figure is not None]
         table = case_table(measured, marks_of) if measured else None
         sections.append(Section(suite, TITLES[suite], table, tuple(figures)))
