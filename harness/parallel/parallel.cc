@@ -10,13 +10,6 @@
 namespace tandem {
 namespace {
 
-class SingleCommunicator : public Communicator {
- public:
-  int rank() const override { return 0; }
-  int size() const override { return 1; }
-  void all_reduce(std::span<float>) override {}
-};
-
 Slice equal_share(const char* field, int total, int degree, int rank) {
   if (total % degree != 0) {
     throw ImpossibleCase(fmt::format("tp: {} does not divide {} {}", degree, field, total));
@@ -49,10 +42,6 @@ LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degre
           .head_slice = equal_share("heads", stack.heads, degree, rank),
           .ffn_slice = equal_share("d_ff", stack.d_ff, degree, rank),
           .vocab_slice = {first, std::min(share, vocab - first)}};
-}
-
-std::unique_ptr<Communicator> make_single_communicator() {
-  return std::make_unique<SingleCommunicator>();
 }
 
 }  // namespace tandem

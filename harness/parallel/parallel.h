@@ -1,10 +1,7 @@
-// How layers and heads are laid over ranks, and what ranks say to each other. One rank today; tensor parallelism takes the
-// same types.
+// How layers and heads are laid over ranks. What ranks say to each other is in communicator.h.
 #pragma once
 
 #include <cstdint>
-#include <memory>
-#include <span>
 
 #include "harness/model/config.h"
 
@@ -51,18 +48,5 @@ struct RankGroup {
 
 /// Throws UsageError naming tp, dp or rank.
 RankGroup rank_group(int tp, int dp, int rank);
-
-/// What ranks of a group do together. Buffers are device memory for a device communicator, host memory otherwise.
-class Communicator {
- public:
-  virtual ~Communicator() = default;
-  virtual int rank() const = 0;
-  virtual int size() const = 0;
-  /// Sums `values` over all ranks, in rank order, in place: every rank gets the same bits.
-  virtual void all_reduce(std::span<float> values) = 0;
-};
-
-/// The group of one rank: nothing to exchange.
-std::unique_ptr<Communicator> make_single_communicator();
 
 }  // namespace tandem

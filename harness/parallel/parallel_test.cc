@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <vector>
-
 #include "harness/base/error.h"
 
 namespace tandem {
@@ -56,15 +54,6 @@ TEST(RankGroup, EveryRankHasItsPlace) {
   EXPECT_THROW(rank_group(2, 2, 4), UsageError);
   EXPECT_THROW(rank_group(0, 1, 0), UsageError);
   EXPECT_THROW(rank_group(1, 0, 0), UsageError);
-}
-
-// Breaks when a group of one changes what it sums.
-TEST(Communicator, OneRankSumsToItself) {
-  auto c = make_single_communicator();
-  std::vector<float> v = {1, 2};
-  c->all_reduce(v);
-  EXPECT_EQ(v, (std::vector<float>{1, 2}));
-  EXPECT_EQ(c->size(), 1);
 }
 
 }  // namespace
