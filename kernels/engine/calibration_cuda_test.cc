@@ -74,7 +74,15 @@ TEST(CalibrationCuda, HoldsTheReferencesValues) {
     const CalibrationBatch batch = calibration_batch(config);
     const Output got = engine.forced_logits(batch.source, batch.tokens, batch.steps);
     const Output want = reference.forced_logits(batch.source, batch.tokens, batch.steps);
-    EXPECT_LT(relative_l2(got.values, want.values), 4e-2) << calibration;
+    // Rows are quantised after they were rounded to bf16, so some codes are their neighbours: as much as that changes the
+    // reference, times four (README, "Tolerances").
+    reference.take(Inputs::kRounded);
+    const Output rounded = reference.forced_logits(batch.source, batch.tokens, batch.steps);
+    reference.take(Inputs::kOwn);
+    const double rounding = relative_l2(rounded.values, want.values);
+    EXPECT_LT(relative_l2(got.values, want.values), 4 * rounding) << calibration << " " << rounding;
+    // Scales that were left out would show.
+    EXPECT_LT(4 * rounding, 0.2) << calibration;
   }
 }
 

@@ -145,12 +145,10 @@ bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k, DType weight) const
   if (request_.kernel == KernelChoice::kLibrary || rows > kSkinnyMaxRows) return false;
   // The library would read codes as a matrix of 16 bits that has to be made first, or quantise rows in a pass of its own.
   if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows && !coded(weight)) return false;
-  // Codes by codes of several rows are products of warpgroup tensor cores alone. `auto` leaves them to the library until the own
-  // ones have been measured beside it.
+  // Codes by codes of several rows are products of warpgroup tensor cores alone.
   const bool codes_by_codes =
       coded(weight) && quantises_activations({.precision = request_.precision}) && rows > 1;
-  if (codes_by_codes && (request_.kernel == KernelChoice::kAuto || request_.auto_own_rows < kAutoWideRows))
-    return false;
+  if (codes_by_codes && request_.auto_own_rows < kAutoWideRows) return false;
   return skinny_supports(dtype_, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k),
                          coded(weight) ? weight : dtype_);
 }

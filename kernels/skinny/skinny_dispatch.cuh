@@ -20,9 +20,17 @@ SkinnyKernel pick_mma(bool head) {
   return head ? &skinny_mma_kernel<Core, true> : &skinny_mma_kernel<Core, false>;
 }
 
-template <class Format, bool kNormed>
-SkinnyKernel pick_row(bool head) {
-  return head ? &skinny_row_kernel<Format, kNormed, true> : &skinny_row_kernel<Format, kNormed, false>;
+template <class Format, int kSets>
+SkinnyKernel find_row(bool head, bool norm) {
+  if (!head) {
+    return norm ? &skinny_row_kernel<Format, kSets, true, false>
+                : &skinny_row_kernel<Format, kSets, false, false>;
+  }
+  if constexpr (!Format::kGroupScales) {  // a head's weights are never of 4 bits
+    return norm ? &skinny_row_kernel<Format, kSets, true, true>
+                : &skinny_row_kernel<Format, kSets, false, true>;
+  }
+  return nullptr;
 }
 
 template <typename T>
@@ -74,14 +82,13 @@ template <typename T>
 SkinnyKernel find_kernel(const SkinnyConfig& config, bool head, bool norm) {
   if (config.kind == SkinnyConfig::Kind::kDot) return find_dot<T>(config.rows, config.batch, head);
   if constexpr (sizeof(T) == 2) {
-    if (config.kind == SkinnyConfig::Kind::kRow)
-      return norm ? pick_row<PlainFormat<T>, true>(head) : pick_row<PlainFormat<T>, false>(head);
+    if (config.kind == SkinnyConfig::Kind::kRow) return find_row<PlainFormat<T>, 1>(head, norm);
   }
   if constexpr (sizeof(T) == 2) return find_mma<T>(config.rows, config.batch, head);
   return nullptr;
 }
 
-/// The kernels of a format of codes: fewer shapes. The head's weights are never of 4 bits.
+/// The kernels of a format of codes: fewer shapes.
 template <class Format>
 SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
   constexpr bool kHasHead = !Format::kGroupScales;
@@ -91,9 +98,8 @@ SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
     return nullptr;
   };
   if (config.kind == SkinnyConfig::Kind::kRow) {
-    if constexpr (kHasHead) return norm ? pick_row<Format, true>(head) : pick_row<Format, false>(head);
-    if (head) return nullptr;
-    return norm ? &skinny_row_kernel<Format, true, false> : &skinny_row_kernel<Format, false, false>;
+    return config.rows == 2 ? find_row<Format, 1>(head, norm)
+                            : find_row<Format, row_sets(Format::kElements)>(head, norm);
   }
   if (config.kind != SkinnyConfig::Kind::kMma) return nullptr;
   switch (100 * config.rows + config.batch) {

@@ -106,8 +106,14 @@ TANDEM_HD constexpr UnitRange warp_units(const SkinnyPlan& p, const UnitRange& c
           chunk.begin + part_begin(length, p.wk_shift, wk + 1)};
 }
 
-/// The kernel of one row of x: units of k that a warp keeps in registers of each of its two weight rows.
+/// The kernel of one row of x: units of k that a warp keeps in registers of each of its two weight rows, of several pairs
+/// together.
 inline constexpr int kRowUnits = 4;
+/// Pairs of rows of codes that a warp can have, beside one: as many as fill its registers where a row has 1024 elements.
+/// `elements`: of 16 bytes.
+TANDEM_HD constexpr int row_sets(int elements) {
+  return elements / 8;
+}
 inline constexpr int kRowMaxWarps = 16;
 /// Of shared memory: the warps' statistics (two floats each), then two buffers of their two partial sums.
 inline constexpr int kRowPartsBytes = kRowMaxWarps * 8 + 2 * kRowMaxWarps * 2 * 4;

@@ -57,11 +57,13 @@ constexpr Shape kShapes[] = {
     {Kind::kMma, 16, 16, false, true, true, true, true},  {Kind::kMma, 16, 32, false, true, true, true, true},
     {Kind::kMma, 16, 64, false, true, true, false, true}, {Kind::kMma, 32, 32, false, true, true, false},
     {Kind::kMma, 32, 64, false, true, true, true, true},  {Kind::kRow, 2, 1, false, true, true, true, true},
+    {Kind::kRow, 4, 1, false, false, true, true, true},   {Kind::kRow, 8, 1, false, false, true, true, true},
 };
 
 bool kernel_exists(const SkinnyConfig& c, const SkinnyProblem& p) {
   const bool codes = !weight_format(p).plain();
   if (p.weights() == DType::kI4 && (p.head || (c.kind == Kind::kMma && c.rows == 32))) return false;
+  if (c.kind == Kind::kRow && c.rows > 2 && c.rows != 2 * row_sets(weight_format(p).elements())) return false;
   return std::ranges::any_of(kShapes, [&](const Shape& s) {
     return s.kind == c.kind && s.rows == c.rows && s.batch == c.batch &&
            (codes                    ? s.codes
@@ -97,7 +99,13 @@ SkinnyConfig row_config(const SkinnyProblem& problem, const SkinnyCard& card) {
   int share = 1;
   while (share < kRowMaxWarps && ceil_div(units, share) > kRowUnits) share *= 2;
   const int weight_rows = problem.gated ? 2 * problem.n : problem.n;
-  const bool few = ceil_div(weight_rows * share, 2 * kSkinnyWarps) < card.multiprocessors;
+  // Several pairs of rows a warp where they spare blocks a round.
+  const int sets = weight_format(problem).plain() ? 1 : row_sets(weight_format(problem).elements());
+  if (sets > 1 && units <= kRowUnits / sets &&
+      ceil_div(weight_rows, 2 * kSkinnyWarps) > 2 * card.multiprocessors) {
+    c.rows = 2 * sets;
+  }
+  const bool few = ceil_div(weight_rows * share, c.rows * kSkinnyWarps) < card.multiprocessors;
   c.warps = std::max(share, few && !problem.head ? 4 : 8);
   c.warps_n = std::min(c.warps / share, 8);
   c.blocks_per_sm = std::max(1, 16 / c.warps);
@@ -230,8 +238,10 @@ std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, 
     if (c.warps_n > c.warps) return "warps_n must be at most warps";
     if (c.cluster > 1) return "row takes no cluster";
     if (problem.head && c.warps != kSkinnyWarps) return "warps must be 8 for the head";
-    if (ceil_div(ceil_div(problem.k, unit_of(c, problem)), c.warps / c.warps_n) > kRowUnits)
-      return fmt::format("{} units of k a warp at most", kRowUnits);
+    if (c.rows > 2 && c.warps_n != c.warps) return "warps_n must be warps for several pairs of rows a warp";
+    const int most = 2 * kRowUnits / c.rows;
+    if (ceil_div(ceil_div(problem.k, unit_of(c, problem)), c.warps / c.warps_n) > most)
+      return fmt::format("{} units of k a warp at most", most);
   } else if (c.warps != kSkinnyWarps) {
     return "warps must be 8";
   }

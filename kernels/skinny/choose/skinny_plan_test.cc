@@ -55,12 +55,13 @@ void check_walk(const SkinnyConfig& c, const SkinnyProblem& problem, const Skinn
           const UnitRange range = chunk_range(p, slice, chunk);
           const UnitRange mine = warp_units(p, range, warp & (p.warps_k() - 1));
           if (c.kind == SkinnyConfig::Kind::kRow) {
-            ASSERT_LE(mine.end - mine.begin, kRowUnits) << what << ": more than the registers hold";
+            ASSERT_LE((mine.end - mine.begin) * c.rows, 2 * kRowUnits)
+                << what << ": more than the registers hold";
           }
           for (int unit = mine.begin; unit < mine.end; ++unit) {
             for (int j = 0; j < c.rows; ++j) {
               const bool pair = c.kind == SkinnyConfig::Kind::kRow;
-              const int r = pair ? row_of_pair(p, group, j) : group * c.rows + j;
+              const int r = pair ? row_of_pair(p, group * c.rows / 2 + j / 2, j % 2) : group * c.rows + j;
               const int row = weight_row(p, tile, r);
               ASSERT_LT(row, w_rows) << what;
               const int outputs = p.tile_outputs();
@@ -312,6 +313,18 @@ TEST(SkinnyShape, SaysWhatItSupports) {
       }
     }
   }
+}
+
+// Without it: rows of 1024 codes, that fill half or a quarter of a warp's registers, would take twice or four times the rounds.
+TEST(SkinnyPlan, ShortRowsOfCodesShareAWarp) {
+  const auto rows_of = [](DType weights, int n, int k) {
+    return choose_skinny({.w_dtype = weights, .m = 1, .n = n, .k = k}, {}).rows;
+  };
+  EXPECT_EQ(rows_of(DType::kI8, 12288, 1024), 4);
+  EXPECT_EQ(rows_of(DType::kI4, 12288, 1024), 8);
+  EXPECT_EQ(rows_of(DType::kI8, 12288, 4096), 2) << "a row fills the registers";
+  EXPECT_EQ(rows_of(DType::kI8, 4096, 1024), 2) << "every multiprocessor is needed";
+  EXPECT_EQ(rows_of(DType::kBF16, 12288, 512), 2) << "elements as they are come in pairs of rows alone";
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 // The product of one row of x, 16-bit types and codes: nothing but loads that are all in flight before the previous kernel ends.
 //
-// A warp owns two weight rows (gated: a gate row and its up row) and at most kRowUnits units of their k, all of it in
-// registers; longer rows are shared by several warps. x is staged once by the whole block, normalised on the way if asked.
+// A warp owns `kSets` pairs of weight rows (gated: a gate row and its up row) and at most kRowUnits / kSets units of their k, all
+// of it in registers; longer rows are shared by several warps. Several pairs are for codes whose rows are so short that one pair
+// leaves registers empty. x is staged once by the whole block, normalised on the way if asked.
 // Blocks are small (4 to 16 warps), so that the next kernel's blocks find room, and its weights are under way, while this
 // one still runs. What the epilogue may need is requested together with the weights or with x.
 //
@@ -220,9 +221,13 @@ __device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* 
   return 1.0f;
 }
 
-/// The products of a warp's two weight rows with x. Elements as they are: CUDA cores, x in registers.
-template <class Format>
+/// The 16 bytes that a lane holds of each weight row of a warp: pair after pair, the units of one after the other.
+using RowWeights = uint4[2][kRowUnits];
+
+/// The products of a warp's weight rows with x. Elements as they are: CUDA cores, x in registers.
+template <class Format, int kSets>
 struct RowCore {
+  static_assert(kSets == 1);
   static constexpr int kV = Format::kElements;
   static constexpr int kUnit = kWarp * kV;
   uint4 x[kRowUnits];
@@ -234,7 +239,7 @@ struct RowCore {
       x[u] = u * kUnit < left ? *reinterpret_cast<const uint4*>(xs + at + u * kUnit) : make_uint4(0, 0, 0, 0);
     }
   }
-  __device__ void multiply(const uint4 (&w)[2][kRowUnits], float (&sum)[2]) const {
+  __device__ void multiply(const RowWeights& w, float (&sum)[2]) const {
 #pragma unroll
     for (int u = 0; u < kRowUnits; ++u) {
       float xf[kV];
@@ -254,35 +259,38 @@ struct RowCore {
 
 /// The same with codes: tensor cores, each group of four lanes on the diagonal of a tile (DiagonalMap), which spares the step
 /// from words to floats. x stays in shared memory.
-template <class Format>
-requires(!Format::kPlain) struct RowCore<Format> {
+template <class Format, int kSets>
+requires(!Format::kPlain) struct RowCore<Format, kSets> {
   using X = typename Format::X;
   using Acc = typename Format::Acc;
   static constexpr int kUnit = kWarp * Format::kElements;
   static constexpr int kPiece = kVec<X>;
   static constexpr int kPartPieces = Format::kPieces / Format::kParts;
+  static constexpr int kUnits = kRowUnits / kSets;
   const X* x;
   int units;
-  float scales[2][kRowUnits];  // with group scales: of the lanes' group in each unit
+  float scales[2][kRowUnits];  // with group scales: of the lanes' group, as RowWeights
 
   __device__ void take_x(const X* xs, int at, int left) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     x = xs + (at - lane * Format::kElements) + lane * kPiece;  // its first piece
     units = ceil_div(left + lane * Format::kElements, kUnit);  // of the warp that reach below k
   }
-  __device__ void multiply(const uint4 (&w)[2][kRowUnits], float (&sum)[2]) const {
+  /// `sum`: the first rows of all pairs, then the second ones.
+  __device__ void multiply(const RowWeights& w, float (&sum)[2 * kSets]) const {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     __syncwarp();  // lanes that wrote nothing come early
 #pragma unroll
-    for (int u = 0; u < kRowUnits; ++u) {
-      if (u >= units) break;
+    for (int slot = 0; slot < kRowUnits; ++slot) {
+      const int u = slot % kUnits;
+      if (u >= units) continue;
       Acc c[4] = {};
 #pragma unroll
       for (int part = 0; part < Format::kParts; ++part) {
         uint32_t first[4 * kPartPieces];
         uint32_t second[4 * kPartPieces];
-        Format::unpack(stored_part<Format>(w[0][u], part).words, first);
-        Format::unpack(stored_part<Format>(w[1][u], part).words, second);
+        Format::unpack(stored_part<Format>(w[0][slot], part).words, first);
+        Format::unpack(stored_part<Format>(w[1][slot], part).words, second);
 #pragma unroll
         for (int piece = 0; piece < kPartPieces; ++piece) {
           const X* from = x + u * kUnit + (part * kPartPieces + piece) * kWarp * kPiece;
@@ -296,22 +304,42 @@ requires(!Format::kPlain) struct RowCore<Format> {
       for (int j = 0; j < 2; ++j) {
         const Acc own = DiagonalMap::index(lane) != 0 ? c[2 * j + 1] : c[2 * j];
         const float part = DiagonalMap::holds(lane) ? static_cast<float>(own) : 0.0f;
+        float& to = sum[j * kSets + slot / kUnits];
         if constexpr (Format::kGroupScales) {
-          sum[j] = fmaf(part, scales[j][u], sum[j]);
+          to = fmaf(part, scales[j][slot], to);
         } else {
-          sum[j] += part;
+          to += part;
         }
       }
     }
   }
 };
 
+/// Sums each of the values over the warp. Lane `l` gets that of value reduced_value(l, kCount).
+template <int kCount>
+__device__ inline float row_reduce(float (&v)[kCount]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  int bit = kWarp / 2;
+#pragma unroll
+  for (int width = kCount; width > 1; width /= 2, bit /= 2) {
+    const bool high = (lane & bit) != 0;
+#pragma unroll
+    for (int i = 0; i < width / 2; ++i) {
+      const float send = high ? v[i] : v[i + width / 2];
+      v[i] = (high ? v[i + width / 2] : v[i]) + __shfl_xor_sync(0xffffffffu, send, bit);
+    }
+  }
+#pragma unroll
+  for (; bit > 0; bit /= 2) v[0] += __shfl_xor_sync(0xffffffffu, v[0], bit);
+  return v[0];
+}
+
 /// The block's largest magnitude, behind the partial sums.
 __device__ inline uint32_t* row_y_max(const SkinnyPlan& p, unsigned char* shared) {
   return reinterpret_cast<uint32_t*>(shared + p.bias_offset + kRowPartsBytes);
 }
 
-template <class Format, bool kNormed, bool kHead>
+template <class Format, int kSets, bool kNormed, bool kHead>
 __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
     skinny_row_kernel(const __grid_constant__ SkinnyArgs a) {
   using T = typename Format::T;
@@ -324,18 +352,20 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
   X* xs = reinterpret_cast<X*>(shared);
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int pair = warp >> p.wk_shift;
+  constexpr int kUnits = kRowUnits / kSets;
+  const int first_pair = (warp >> p.wk_shift) * kSets;
   const int wk = warp & (p.warps_k() - 1);
   const int row = static_cast<int>(blockIdx.y);
   const UnitRange mine = warp_units(p, UnitRange{0, p.units}, wk);
   const int k0 = mine.begin * kUnit + lane * kV;
   const int left = min(mine.end * kUnit, p.k) - k0;  // elements of k from this lane's first one
-  // Lanes 0 and 16 end up with the sums of the warp's two rows and write them; gated, lane 0 writes for both.
+  // A lane for each of the warp's rows ends up with its sum and writes it; gated, the gate row's lane writes for both.
   const int half = lane / 16;
-  const bool writer = wk == 0 && lane % 16 == 0 && (!p.gated || half == 0);
+  const int pair = first_pair + reduced_value(lane, 2 * kSets) % kSets;
+  const bool writer = wk == 0 && reduced_writer(lane, 2 * kSets) && (!p.gated || half == 0);
 
-  uint4 w[2][kRowUnits];
-  RowCore<Format> core;
+  RowWeights w;
+  RowCore<Format, kSets> core;
   float bias[2] = {0.0f, 0.0f};                         // gated: of the gate and of the up row
   [[maybe_unused]] float row_scales[2] = {0.0f, 0.0f};  // as bias
   [[maybe_unused]] float x_scale = 1.0f;
@@ -360,21 +390,25 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
 #pragma unroll 1
   for (int tile = first - stride, next = first; tile < p.tiles; tile = next, next += stride) {
     const bool real = tile >= 0;
-    float sum[2] = {0.0f, 0.0f};
+    float sum[2 * kSets] = {};
     if (real) core.multiply(w, sum);
     const float bias_now[2] = {bias[0], bias[1]};
     [[maybe_unused]] const float scales_now[2] = {row_scales[0], row_scales[1]};
     const float residual_now = residual;
     if (next < p.tiles) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const int weights_row = weight_row(p, next, row_of_pair(p, pair, j));
+      for (int i = 0; i < 2 * kSets; ++i) {
+        const int j = i / kSets;
+        const int first_slot = i % kSets * kUnits;
+        const int weights_row = weight_row(p, next, row_of_pair(p, first_pair + i % kSets, j));
         constexpr int kShift = Format::kStoredShift;
         const Stored* from = static_cast<const Stored*>(a.w) +
                              static_cast<int64_t>(weights_row) * (p.k >> kShift) + (k0 >> kShift);
 #pragma unroll
-        for (int u = 0; u < kRowUnits; ++u)
-          w[j][u] = u * kUnit < left ? load_stream(from + (u * kUnit >> kShift)) : make_uint4(0, 0, 0, 0);
+        for (int u = 0; u < kUnits; ++u) {
+          w[j][first_slot + u] =
+              u * kUnit < left ? load_stream(from + (u * kUnit >> kShift)) : make_uint4(0, 0, 0, 0);
+        }
         if constexpr (Format::kGroupScales) {
           const auto* scales = static_cast<const __nv_bfloat16*>(a.scales) +
                                static_cast<int64_t>(weights_row) * ceil_div(p.k, kScaleGroup) +
@@ -382,8 +416,8 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
           // The lane that holds a short last group's sum may be past k itself.
           const int group_left = left + MmaMap::thread(lane) * kV;
 #pragma unroll
-          for (int u = 0; u < kRowUnits; ++u) {
-            core.scales[j][u] =
+          for (int u = 0; u < kUnits; ++u) {
+            core.scales[j][first_slot + u] =
                 u * kUnit < group_left ? to_float(__ldg(scales + u * (kUnit / kScaleGroup))) : 0.0f;
           }
         }
@@ -427,10 +461,8 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       continue;
     }
 
-    float v = (half == 0 ? sum[0] : sum[1]) + __shfl_xor_sync(0xffffffffu, half == 0 ? sum[1] : sum[0], 16);
-#pragma unroll
-    for (int bit = 8; bit > 0; bit >>= 1) v += __shfl_xor_sync(0xffffffffu, v, bit);
-    if (p.wk_shift > 0) {
+    float v = row_reduce(sum);
+    if (kSets == 1 && p.wk_shift > 0) {
       // Two buffers, so that one barrier a tile is enough.
       auto* stats = reinterpret_cast<float2*>(shared + p.bias_offset);
       float* parts = reinterpret_cast<float*>(stats + kRowMaxWarps) + flip * 2 * kRowMaxWarps;
