@@ -1,0 +1,214 @@
+// How the one row of x of the row kernel comes into shared memory: as it is, normalised, quantised.
+#pragma once
+
+#include "kernels/common/device.cuh"
+#include "kernels/common/memory_ptx.cuh"
+#include "kernels/skinny/args.h"
+#include "kernels/skinny/finish.cuh"
+#include "kernels/skinny/formats/format.cuh"
+#include "kernels/skinny/skinny_map.h"
+#include "kernels/skinny/stage.cuh"
+#include "kernels/skinny/words.cuh"
+
+namespace tandem::kernels {
+
+/// Starts the copy of gamma and beta to shared memory [2][k]. They are weights: may run before pdl_wait.
+template <typename T>
+__device__ inline void row_request_norm_weights(const SkinnyArgs& a, T* to) {
+  const int step = static_cast<int>(blockDim.x) * kVec<T>;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step) {
+    cp_async_16(to + i, static_cast<const T*>(a.gamma) + i, 16);
+    if (a.beta != nullptr) cp_async_16(to + a.plan.k + i, static_cast<const T*>(a.beta) + i, 16);
+  }
+  cp_async_commit();
+}
+
+/// Zeros from k to the end of the staged row, where whole units of weights are multiplied.
+template <class Format>
+__device__ inline void row_stage_rest(const SkinnyArgs& a, typename Format::X* xs) {
+  constexpr int kV = kVec<typename Format::T>;
+#pragma unroll 1
+  for (int i = a.plan.k + static_cast<int>(threadIdx.x) * kV; i < a.plan.x_stride;
+       i += static_cast<int>(blockDim.x) * kV) {
+    auto* to = reinterpret_cast<uint2*>(xs + staged_place<Format, kWarp>(i));
+    to[0] = make_uint2(0, 0);
+    if constexpr (sizeof(typename Format::X) == 2) to[1] = make_uint2(0, 0);
+  }
+}
+
+/// The largest of `bits` over the block. maxima: uint32_t [warps], free until the caller's next barrier.
+__device__ inline uint32_t row_block_max(uint32_t bits, uint32_t* maxima) {
+  bits = __reduce_max_sync(0xffffffffu, bits);
+  if (threadIdx.x % kWarp == 0) maxima[threadIdx.x / kWarp] = bits;
+  __syncthreads();
+#pragma unroll 1
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) bits = ::max(bits, maxima[w]);
+  return bits;
+}
+
+/// The larger of `pairs` and the magnitudes of eight bf16, in both halves; a NaN's are above all.
+__device__ inline uint32_t raise_pairs(uint32_t pairs, const uint4& raw) {
+  const uint32_t low = __vmaxu2(raw.x & 0x7fff7fffu, raw.y & 0x7fff7fffu);
+  const uint32_t high = __vmaxu2(raw.z & 0x7fff7fffu, raw.w & 0x7fff7fffu);
+  return __vmaxu2(pairs, __vmaxu2(low, high));
+}
+
+/// Row `row` of x to shared memory. The caller synchronises after it. Returns the row's scale, with Format::kQuantises.
+template <class Format>
+__device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* xs, uint32_t* maxima,
+                                      int row) {
+  using T = typename Format::T;
+  const T* x = static_cast<const T*>(a.x) + row * a.ldx;
+  const int step = static_cast<int>(blockDim.x) * kVec<T>;
+  if constexpr (Format::kPlain) {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x) * kVec<T>; i < a.plan.k; i += step)
+      cp_async_16(xs + i, x + i, 16);
+    cp_async_commit();
+    cp_async_wait<0>();
+    return 1.0f;
+  } else {
+    row_stage_rest<Format>(a, xs);
+    // All of the thread's pieces in flight at once, and kept; of a row longer than that the rest is read twice.
+    constexpr int kHeld = 8;
+    const int first = static_cast<int>(threadIdx.x) * kVec<T>;
+    uint4 raw[kHeld];
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j)
+      raw[j] = first + j * step < a.plan.k ? load_fresh(x + first + j * step) : make_uint4(0, 0, 0, 0);
+    [[maybe_unused]] RowQuantiser q{};
+    if constexpr (Format::kQuantises) {
+      uint32_t pairs = 0;  // the largest magnitude of even and of odd elements
+#pragma unroll
+      for (int j = 0; j < kHeld; ++j) pairs = raise_pairs(pairs, raw[j]);
+#pragma unroll 1
+      for (int i = first + kHeld * step; i < a.plan.k; i += step)
+        pairs = raise_pairs(pairs, load_fresh(x + i));
+      const uint32_t max = row_block_max(::max(pairs << 16, pairs & 0xffff0000u), maxima);
+      q = row_quantiser(float_of_bits(max), Format::kLargest);
+    }
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) {
+      if (first + j * step < a.plan.k)
+        store_staged<Format>(xs + staged_place<Format, kWarp>(first + j * step), raw[j], q);
+    }
+#pragma unroll 1
+    for (int i = first + kHeld * step; i < a.plan.k; i += step)
+      store_staged<Format>(xs + staged_place<Format, kWarp>(i), load_fresh(x + i), q);
+    return q.scale;
+  }
+}
+
+/// kVec<T> neighbouring elements of x, of type T or float, from L2.
+template <typename T>
+__device__ inline void row_load(const SkinnyArgs& a, int64_t at, float (&v)[kVec<T>]) {
+  if (a.x_float) {
+    const float* x = static_cast<const float*>(a.x) + at;
+    const uint4 low = load_fresh(x);
+    const uint4 high = load_fresh(x + 4);
+    const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = __uint_as_float(words[i]);
+  } else {
+    unpack_words<T>(load_fresh(static_cast<const T*>(a.x) + at), v);
+  }
+}
+
+/// The norm of row `row` of x to shared memory. Every warp takes mean and squares of its own part about its
+/// own mean; one exchange merges the parts (Chan, Golub, LeVeque 1983). scratch: float [k], where a thread reads back what
+/// it wrote itself; stats: float2 [warps], and behind kRowMaxWarps of them the warps' partial sums. Returns as row_stage_raw.
+template <class Format>
+__device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* xs, float* scratch,
+                                       float2* stats, const typename Format::T* weights, int row) {
+  using T = typename Format::T;
+  constexpr int kV = kVec<T>;
+  const int step = static_cast<int>(blockDim.x) * kV;
+  const int first = static_cast<int>(threadIdx.x) * kV;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int k = a.plan.k;
+  const int chunks = k / kV;
+  const bool centred = a.prologue == SkinnyPrologue::kLayerNorm;
+  float sum = 0.0f;
+#pragma unroll 1
+  for (int i = first; i < k; i += step) {
+    float v[kV];
+    row_load<T>(a, row * a.ldx + i, v);
+#pragma unroll
+    for (int j = 0; j < kV; ++j) sum += v[j];
+#pragma unroll
+    for (int j = 0; j < kV; j += 4)
+      *reinterpret_cast<float4*>(scratch + i + j) = make_float4(v[j], v[j + 1], v[j + 2], v[j + 3]);
+  }
+  const float count = static_cast<float>(kV * chunks_of_warp(chunks, warps, warp));
+  const float own_mean = centred && count > 0.0f ? warp_sum(sum) / count : 0.0f;
+  float squares = 0.0f;
+#pragma unroll 1
+  for (int i = first; i < k; i += step) {
+#pragma unroll
+    for (int j = 0; j < kV; ++j) squares += (scratch[i + j] - own_mean) * (scratch[i + j] - own_mean);
+  }
+  squares = warp_sum(squares);
+  if (threadIdx.x % kWarp == 0) stats[warp] = make_float2(own_mean, squares);
+  cp_async_wait<0>();
+  __syncthreads();
+  float mean = 0.0f;
+  float total = 0.0f;
+#pragma unroll 1
+  for (int w = 0; w < warps; ++w) {
+    const float n = static_cast<float>(kV * chunks_of_warp(chunks, warps, w));
+    mean += n * stats[w].x;
+  }
+  mean /= static_cast<float>(k);
+#pragma unroll 1
+  for (int w = 0; w < warps; ++w) {
+    const float n = static_cast<float>(kV * chunks_of_warp(chunks, warps, w));
+    const float away = stats[w].x - mean;
+    total += stats[w].y + n * away * away;
+  }
+  const float inverse = rsqrtf(total / static_cast<float>(k) + a.eps);
+  const bool keep =
+      a.norm_out != nullptr && static_cast<int>(blockIdx.x) == row % static_cast<int>(gridDim.x);
+  T* out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row) * k;
+  [[maybe_unused]] uint32_t max = 0;  // bits of the largest magnitude
+#pragma unroll 1
+  for (int i = first; i < k; i += step) {
+    float gamma[kV];
+    float beta[kV] = {};
+    float v[kV];
+    unpack_words<T>(*reinterpret_cast<const uint4*>(weights + i), gamma);
+    if (a.beta != nullptr) unpack_words<T>(*reinterpret_cast<const uint4*>(weights + k + i), beta);
+#pragma unroll
+    for (int j = 0; j < kV; ++j) v[j] = (scratch[i + j] - mean) * inverse * gamma[j] + beta[j];
+    const uint4 packed = make_uint4(pack_pair<T>(v[0], v[1]), pack_pair<T>(v[2], v[3]),
+                                    pack_pair<T>(v[4], v[5]), pack_pair<T>(v[6], v[7]));
+    if (keep) *reinterpret_cast<uint4*>(out + i) = packed;
+    if constexpr (Format::kQuantises) {
+      unpack_words<T>(packed, v);
+#pragma unroll
+      for (int j = 0; j < kV; ++j) {
+        max = ::max(max, magnitude_bits(v[j]));
+        scratch[i + j] = v[j];
+      }
+    } else {
+      *reinterpret_cast<uint4*>(xs + staged_place<Format, kWarp>(i)) = packed;
+    }
+  }
+  if constexpr (!Format::kPlain) row_stage_rest<Format>(a, xs);
+  if constexpr (Format::kQuantises) {
+    max = row_block_max(max, reinterpret_cast<uint32_t*>(stats + kRowMaxWarps));
+    const RowQuantiser q = row_quantiser(float_of_bits(max), Format::kLargest);
+#pragma unroll 1
+    for (int i = first; i < k; i += step) {
+#pragma unroll
+      for (int j = 0; j < kV; j += 4)
+        Format::store_codes(xs + staged_place<Format, kWarp>(i) + j,
+                            *reinterpret_cast<const float4*>(scratch + i + j), q);
+    }
+    return q.scale;
+  }
+  return 1.0f;
+}
+
+}  // namespace tandem::kernels
