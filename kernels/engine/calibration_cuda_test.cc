@@ -81,8 +81,8 @@ TEST(CalibrationCuda, HoldsTheReferencesValues) {
     reference.take(Inputs::kOwn);
     const double rounding = relative_l2(rounded.values, want.values);
     EXPECT_LT(relative_l2(got.values, want.values), 4 * rounding) << calibration << " " << rounding;
-    // Scales that were left out would show.
-    EXPECT_LT(4 * rounding, 0.2) << calibration;
+    // Factors of 1/2 to 2 on one side alone change the logits by about as much as they are.
+    EXPECT_LT(4 * rounding, 0.5) << calibration;
   }
 }
 

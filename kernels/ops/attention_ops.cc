@@ -70,9 +70,12 @@ bool coded(DType kv) {
   return dtype_bits(kv) == 8;
 }
 
-/// Scales that give random codes the variance of values of (-1, 1).
-void fill_scales(OpRunner& r, DType kv, const std::string& name) {
-  r.fill(name, static_cast<float>(std::sqrt(3.0) / largest_code(kv)));
+/// Scales that give random codes the variance of values of (-1, 1) or so: as those of keys and values, none is negative.
+void upload_scales(OpRunner& r, DType kv, const std::string& name) {
+  std::vector<float> scales(static_cast<size_t>(r.run().plan().buffer(name).elements));
+  const float mean = static_cast<float>(std::sqrt(3.0) / largest_code(kv));
+  for (size_t i = 0; i < scales.size(); ++i) scales[i] = mean * static_cast<float>(1 + i % 5) / 3;
+  r.run().upload(name, scales.data(), scales.size() * sizeof(float));
 }
 
 }  // namespace
@@ -181,7 +184,7 @@ OpWorkload self_attention_op(const OpSetup& s) {
   }
   auto runner = s.runner(b, relative.weights, copies);
   for (int i = 0; i < copies && coded(s.kv); ++i) {
-    for (const char which : {'k', 'v'}) fill_scales(*runner, s.kv, fmt::format("{}_scales.{}", which, i));
+    for (const char which : {'k', 'v'}) upload_scales(*runner, s.kv, fmt::format("{}_scales.{}", which, i));
   }
   const int32_t last_position = s.c.tgt - 1;
   runner->run().upload(plan_names::kPosition, &last_position, sizeof(last_position));
@@ -279,7 +282,7 @@ OpWorkload cross_attention_op(const OpSetup& s) {
                                                        .max_source = b.request().max_source});
   }
   auto runner = s.runner(b, nullptr, copies);
-  for (int i = 0; i < copies && coded(s.kv); ++i) fill_scales(*runner, s.kv, fmt::format("scales.{}", i));
+  for (int i = 0; i < copies && coded(s.kv); ++i) upload_scales(*runner, s.kv, fmt::format("scales.{}", i));
   runner->run().upload(plan_names::kSourceOffsets, s.offsets.data(), bytes_of(s.offsets));
   runner->build_graph();
 
