@@ -3,11 +3,11 @@
 
 #include "harness/base/error.h"
 #include "harness/base/host_device.h"
-#include "kernels/common/codes.cuh"
 #include "kernels/common/device.cuh"
 #include "kernels/common/launch.h"
 #include "kernels/common/row_access.cuh"
 #include "kernels/norm/norm.h"
+#include "kernels/norm/norm_row.cuh"
 
 namespace tandem::kernels {
 namespace {
@@ -21,52 +21,6 @@ constexpr int64_t kManyRows = 2048;  // from here one warp a row fills the card
 template <typename T, int FLOATS>
 constexpr int block_limit() {
   return FLOATS == kVec<T> ? kMaxBlock : kMaxLongBlock;
-}
-
-/// Sum over the threads of a row; every thread gets it, added in the same order each time. `partial` may not
-/// be used by another call without a barrier between.
-template <bool WARP>
-__device__ float row_sum(float v, float* partial) {
-  v = warp_sum(v);
-  if constexpr (WARP) return v;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  if (lane == 0) partial[threadIdx.x / kWarp] = v;
-  __syncthreads();
-  return warp_sum(lane < static_cast<int>(blockDim.x) / kWarp ? partial[lane] : 0.0f);
-}
-
-/// The same for the largest of bits.
-template <bool WARP>
-__device__ uint32_t row_max(uint32_t v, float* partial) {
-  v = __reduce_max_sync(0xffffffffu, v);
-  if constexpr (WARP) return v;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  if (lane == 0) partial[threadIdx.x / kWarp] = __uint_as_float(v);
-  __syncthreads();
-  return __reduce_max_sync(0xffffffffu,
-                           lane < static_cast<int>(blockDim.x) / kWarp ? __float_as_uint(partial[lane]) : 0u);
-}
-
-__device__ inline bool codes_wanted(const NormParams& p) {
-  return p.codes != nullptr;
-}
-/// v as y's type without codes has it.
-template <typename T>
-__device__ inline float as_stored(float v) {
-  return to_float(from_float<T>(v));
-}
-
-template <typename T, int V>
-__device__ inline void store_y_codes(const NormParams& p, int64_t i, const Divider& divide,
-                                     const float (&y)[V]) {
-  float v[V];
-#pragma unroll
-  for (int j = 0; j < V; ++j) v[j] = as_stored<T>(y[j]);
-  if (p.code_dtype == DType::kF8) {
-    store_codes<DType::kF8>(p.codes, i, divide, v);
-  } else {
-    store_codes<DType::kI8>(p.codes, i, divide, v);
-  }
 }
 
 /// A row in registers: FLOATS of it a thread. WARP: one warp owns it, otherwise the block does. MIXED: x or the residual
@@ -135,64 +89,13 @@ __global__ void __launch_bounds__(WARP ? kWarpBlock : block_limit<T, FLOATS>()) 
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) residual[c].add_to(stream_f32, s[c]);
   }
-  if (p.sum != nullptr) {
-#pragma unroll
-    for (int c = 0; c < CHUNKS; ++c) {
-      const int i = (c * threads + place) * V;
-      if (i < p.d) store_row<T>(p.sum, start + i, stream_f32, s[c]);
-    }
-  }
-
-  float mean = 0;
-  if (p.norm == Norm::kLayer) {
-    float total = 0;  // what lies beyond d is 0
-#pragma unroll
-    for (int c = 0; c < CHUNKS; ++c) {
-#pragma unroll
-      for (int j = 0; j < V; ++j) total += s[c][j];
-    }
-    mean = row_sum<WARP>(total, partial[0]) * inverse_d;
-  }
-  float squares = 0;
-#pragma unroll
-  for (int c = 0; c < CHUNKS; ++c) {
-    if ((c * threads + place) * V >= p.d) continue;
-#pragma unroll
-    for (int j = 0; j < V; ++j) {
-      s[c][j] -= mean;
-      squares += s[c][j] * s[c][j];
-    }
-  }
-  const float scale = rsqrtf(row_sum<WARP>(squares, partial[1]) * inverse_d + p.eps);
-
-#pragma unroll
-  for (int c = 0; c < CHUNKS; ++c) {
-    const int i = (c * threads + place) * V;
-    if (!kEarlyWeights) load_weights(i);
-    float g[V];
-    gamma.get(false, g);
-#pragma unroll
-    for (int j = 0; j < V; ++j) s[c][j] *= scale * g[j];
-    beta.add_to(false, s[c]);  // zeros when there is none
-    if (i < p.d && p.y != nullptr) store_row<T>(p.y, start + i, sizeof(T) == 4, s[c]);
-  }
-  if (!codes_wanted(p)) return;
-
-  uint32_t largest = 0;
-#pragma unroll
-  for (int c = 0; c < CHUNKS; ++c) {
-    if ((c * threads + place) * V >= p.d) continue;
-#pragma unroll
-    for (int j = 0; j < V; ++j) largest = max(largest, magnitude_bits(as_stored<T>(s[c][j])));
-  }
-  largest = row_max<WARP>(largest, partial[2]);
-  const Divider divide(scale_of(largest, p.code_dtype));
-  if (place == 0) p.scales[row] = divide.scale();
-#pragma unroll
-  for (int c = 0; c < CHUNKS; ++c) {
-    const int i = (c * threads + place) * V;
-    if (i < p.d) store_y_codes<T>(p, start + i, divide, s[c]);
-  }
+  const RowPlace at{.row = row,
+                    .start = start,
+                    .threads = threads,
+                    .place = place,
+                    .inverse_d = inverse_d,
+                    .stream_f32 = stream_f32};
+  finish_row<T, CHUNKS, WARP>(p, at, s, partial, gamma, beta, load_weights);
 }
 
 /// Any d and any alignment: one block a row, read three times (once more for codes). `sum` and `y` are written in the last pass
@@ -275,20 +178,10 @@ void launch_any(const NormParams& p, cudaStream_t stream) {
          stream, p);
 }
 
-bool vectors_fit(const NormParams& p) {
-  const int64_t d_bytes = tensor_bytes(p.dtype, p.d);
-  uintptr_t bits = static_cast<uintptr_t>(d_bytes);
-  for (const void* q : {p.x, p.bias, p.residual, static_cast<const void*>(p.sum), p.gamma, p.beta,
-                        static_cast<const void*>(p.y), static_cast<const void*>(p.codes)}) {
-    bits |= reinterpret_cast<uintptr_t>(q);
-  }
-  return bits % 16 == 0;
-}
-
 template <typename T, bool MIXED>
 void dispatch(const NormParams& p, cudaStream_t stream) {
   constexpr int V = kVec<T>;
-  if (!vectors_fit(p) || p.d > 32 * kMaxLongBlock) {
+  if (!norm_vectors_fit(p) || p.d > 32 * kMaxLongBlock) {
     return p.codes != nullptr ? launch_any<T, true>(p, stream) : launch_any<T, false>(p, stream);
   }
   if (p.rows >= kManyRows) {
@@ -313,7 +206,19 @@ void dispatch(const NormParams& p, cudaStream_t stream) {
   return dispatch<T, false>(p, stream);
 }
 
-void check(const NormParams& p) {
+}  // namespace
+
+bool norm_vectors_fit(const NormParams& p) {
+  const int64_t d_bytes = tensor_bytes(p.dtype, p.d);
+  uintptr_t bits = static_cast<uintptr_t>(d_bytes);
+  for (const void* q : {p.x, p.bias, p.residual, static_cast<const void*>(p.sum), p.gamma, p.beta,
+                        static_cast<const void*>(p.y), static_cast<const void*>(p.codes)}) {
+    bits |= reinterpret_cast<uintptr_t>(q);
+  }
+  return bits % 16 == 0;
+}
+
+void check_norm(const NormParams& p) {
   const auto refuse = [](const std::string& what) { throw UsageError("norm: " + what); };
   const auto type_fits = [&](DType t) { return t == p.dtype || t == DType::kF32; };
   if (p.dtype != DType::kF32 && p.dtype != DType::kF16 && p.dtype != DType::kBF16) {
@@ -338,10 +243,8 @@ void check(const NormParams& p) {
     refuse("sum may be x's buffer only with x_dtype = stream_dtype");
 }
 
-}  // namespace
-
 void launch_norm(const NormParams& params, cudaStream_t stream) {
-  check(params);
+  check_norm(params);
   if (params.rows == 0) return;
   switch (params.dtype) {
     case DType::kF16:

@@ -37,6 +37,11 @@ struct NormParams {
   bool dependent = false;         ///< programmatic dependent launch
 };
 
+/// Throws UsageError naming the wrong field.
+void check_norm(const NormParams& params);
+/// Do d and every pointer allow 16-byte accesses?
+bool norm_vectors_fit(const NormParams& params);
+
 /// Any d >= 1; 16-byte accesses when d and every pointer allow it. Throws UsageError naming the wrong field.
 void launch_norm(const NormParams& params, cudaStream_t stream);
 
