@@ -36,7 +36,8 @@ KERNELS = [
         "decoding",
         "seeded",
     ),
-    ("limits", "collectives"),  # the rate of products is the library's: gemm; a reduced row goes on into its norm
+    # The rate of products is the library's: gemm. A row that is reduced goes on into its norm.
+    ("limits", "collectives"),
     ("bench",),
     ("plan",),
     ("runtime",),
