@@ -35,7 +35,7 @@ TEST(Plan, PartialSumsGiveTheSameResults) {
     PlanRequest request = f.request();
     const std::vector<int32_t> fed(static_cast<size_t>(f.batch.size()) * kSteps, c.config.eos_id);
     const Outputs whole = interpret(kernels::build_plan(request), f.batch, fed);
-    request.partial_sums = true;
+    request.slice = TensorSlice{};
     const Outputs partial = interpret(kernels::build_plan(request), f.batch, fed);
     EXPECT_LE(relative_l2(partial.encoder, whole.encoder), 1e-5) << c.text;
     EXPECT_LE(relative_l2(partial.logits, whole.logits), 1e-5) << c.text;
@@ -100,17 +100,21 @@ TEST(Plan, PartialSumsLeaveResidualsToNormsAndBiasesToOneRank) {
         c.config.bias = true;
         const Fixture f(c);
         PlanRequest request = f.request();
-        request.partial_sums = true;
-        request.rank = rank;
+        request.slice = TensorSlice{.degree = 2, .rank = rank};
         const StepPlan plan = kernels::build_plan(request);
         SCOPED_TRACE(plan_text(plan));
         int ends = 0;
         int added = 0;
         int sums = 0;
+        int reduced = 0;
         for (const PlanOp& op : plan.ops) {
           if (const auto* norm = std::get_if<NormOp>(&op.body)) {
-            added += norm->residual.empty() ? 0 : 1;
-            sums += norm->sum.empty() ? 0 : 1;
+            EXPECT_TRUE(norm->residual.empty()) << "only a norm of reduced rows adds a residual";
+          }
+          if (const auto* comm = std::get_if<CommOp>(&op.body)) {
+            reduced += comm->kind == CommKind::kAllReduce ? 1 : 0;
+            added += comm->norm && !comm->norm->residual.empty() ? 1 : 0;
+            sums += comm->norm && !comm->norm->sum.empty() ? 1 : 0;
           }
           const auto* dense = std::get_if<DenseOp>(&op.body);
           if (dense == nullptr) continue;
@@ -121,8 +125,9 @@ TEST(Plan, PartialSumsLeaveResidualsToNormsAndBiasesToOneRank) {
         }
         EXPECT_EQ(ends, 2 * c.config.encoder.layers + 3 * c.config.decoder.layers);
         EXPECT_EQ(added, ends) << "each residual is added by one norm";
-        // The final norm of either side needs no sum.
-        EXPECT_EQ(sums, placement == NormPlacement::kPre ? ends - 2 : 0);
+        EXPECT_EQ(reduced, ends + 2) << "of each sublayer and of the embeddings of both sides";
+        // The embeddings are a later residual too; the final norm of either side needs no sum.
+        EXPECT_EQ(sums, placement == NormPlacement::kPre ? ends : 0);
       }
     }
   }
@@ -135,7 +140,7 @@ TEST(Plan, PartialSumsOfAPreNormModelNeedAFinalNorm) {
   c.config.final_norm = false;
   const Fixture f(c);
   PlanRequest request = f.request();
-  request.partial_sums = true;
+  request.slice = TensorSlice{};
   try {
     kernels::build_plan(request);
     ADD_FAILURE() << "a plan was built";

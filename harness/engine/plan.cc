@@ -43,7 +43,7 @@ bool in_place_allowed(const PlanOp& op, const PlanTensor& in, const PlanTensor& 
   if (!same_place(in, out)) return false;
   if (const auto* dense = std::get_if<DenseOp>(&op.body)) return same_place(in, dense->residual);
   if (const auto* act = std::get_if<ActivationOp>(&op.body)) return !act->gated;
-  return std::holds_alternative<NormOp>(op.body);
+  return std::holds_alternative<NormOp>(op.body) || std::holds_alternative<CommOp>(op.body);
 }
 
 /// Collects what an operation touches, leaving out what is not there.
@@ -56,7 +56,16 @@ struct AccessList {
   void add(const PlanAccess& a) {
     if (!a.tensor.empty()) list.push_back(a);
   }
-  void select(const TokenState& s) {
+  /// What it touches beside its x.
+  void norm(const NormOp& o) {
+    read(o.residual);
+    write(o.sum);
+    write(o.y);
+    write(o.codes);
+    write(o.scales);
+  }
+  void select(const TokenState& s, const std::optional<RankBest>& best = {}) {
+    if (best) write(best->candidates);
     write(s.next_ids);
     update(s.tokens);
     update(s.position);
@@ -64,6 +73,17 @@ struct AccessList {
     update(s.running);
   }
 };
+
+/// How an operation is done, for people: behind its name.
+std::string_view way(const PlanOp& op) {
+  if (const auto* dense = std::get_if<DenseOp>(&op.body))
+    return dense->kernel == DenseKernel::kSkinny ? " skinny" : " library";
+  if (const auto* comm = std::get_if<CommOp>(&op.body)) {
+    if (comm->kind == CommKind::kAllGather) return " all_gather";
+    return comm->norm ? " all_reduce, norm" : " all_reduce";
+  }
+  return "";
+}
 
 /// Collects an operation's weights, leaving out what is not there.
 struct WeightList {
@@ -196,9 +216,9 @@ int64_t best_fit(std::vector<std::pair<int64_t, int64_t>> taken, int64_t start, 
 }  // namespace
 
 std::string_view op_name(const PlanOp& op) {
-  static constexpr std::array<std::string_view, 12> kNames = {
+  static constexpr std::array<std::string_view, 14> kNames = {
       "embed", "norm",   "dense",  "activation", "encoder_attention", "self_attention", "cross_attention",
-      "head",  "select", "choose", "beam",       "quantise"};
+      "head",  "select", "choose", "beam",       "quantise",          "comm",           "pick"};
   static_assert(kNames.size() == std::variant_size_v<decltype(PlanOp::body)>);
   return kNames[op.body.index()];
 }
@@ -220,11 +240,7 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                  },
                  [&](const NormOp& o) {
                    a.read(o.x);
-                   a.read(o.residual);
-                   a.write(o.sum);
-                   a.write(o.y);
-                   a.write(o.codes);
-                   a.write(o.scales);
+                   a.norm(o);
                  },
                  [&](const DenseOp& o) {
                    a.read(o.x);
@@ -260,11 +276,11 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                  [&](const HeadOp& o) {
                    a.read(o.x);
                    a.read(o.x_scales);
-                   a.select(o.state);
+                   a.select(o.state, o.best);
                  },
                  [&](const SelectOp& o) {
                    a.read(o.logits);
-                   a.select(o.state);
+                   a.select(o.state, o.best);
                  },
                  [&](const ChooseOp& o) {
                    for (const PlanTensor& t : {o.logits, o.rules, o.keys}) a.read(t);
@@ -283,6 +299,15 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.read(o.x);
                    a.write(o.codes);
                    a.write(o.scales);
+                 },
+                 [&](const CommOp& o) {
+                   a.read(o.x);
+                   a.write(o.y);
+                   if (o.norm) a.norm(*o.norm);
+                 },
+                 [&](const PickOp& o) {
+                   a.read(o.candidates);
+                   a.select(o.state);
                  },
              },
              op.body);
@@ -313,6 +338,10 @@ std::vector<PlanWeight> weights_of(const PlanOp& op) {
                  [&](const ChooseOp& o) { w.add("bias", o.bias); },
                  [&](const BeamOp& o) { w.add("bias", o.bias); },
                  [&](const QuantiseOp&) {},
+                 [&](const CommOp& o) {
+                   if (o.norm) w.add(o.norm->weight);
+                 },
+                 [&](const PickOp&) {},
              },
              op.body);
   return std::move(w.list);
@@ -391,11 +420,7 @@ std::string plan_text(const StepPlan& plan) {
       std::string in, out;
       for (const PlanAccess& a : accesses(plan.ops[op]))
         (a.write ? out : in).append(" ").append(name(a.tensor));
-      const auto* dense = std::get_if<DenseOp>(&plan.ops[op].body);
-      text += fmt::format("  {:3} {}{} {}:{} ->{}\n", op, op_name(plan.ops[op]),
-                          dense == nullptr                        ? ""
-                          : dense->kernel == DenseKernel::kSkinny ? " skinny"
-                                                                  : " library",
+      text += fmt::format("  {:3} {}{} {}:{} ->{}\n", op, op_name(plan.ops[op]), way(plan.ops[op]),
                           phase_path(plan.ops[op].phase), in, out);
     }
   }

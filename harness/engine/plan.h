@@ -72,7 +72,7 @@ enum class DenseKernel : uint8_t {
   kLibrary,  ///< cuBLASLt: bias, then a residual or relu or gelu_tanh
 };
 
-/// x[t] = embedding_scale * table[ids[t]] + position. Where the tokens stand in their sequences is told by
+/// x[t] = embedding_scale * table[ids[t]] + position; zeros for an id of another rank's rows. Where the tokens stand in their sequences is told by
 /// `offsets` (encoder) or by the counter `position` (one token a sequence).
 struct EmbedOp {
   PlanTensor ids = {};        ///< i32 [1, tokens]
@@ -80,7 +80,8 @@ struct EmbedOp {
   PlanTensor position = {};   ///< i32 [1, 1]; decoder
   PlanTensor sinusoids = {};  ///< f32 [rows, d_model]; sinusoidal positions
   PlanTensor x = {};          ///< [tokens, d_model]
-  TensorView table = {};      ///< [vocab, d_model]
+  TensorView table = {};      ///< [ids of this rank, d_model]
+  int64_t first_id = 0;       ///< of the table's rows
   TensorView learned = {};    ///< [position_offset + max_positions, d_model]; learned positions
 };
 
@@ -175,6 +176,13 @@ struct TokenState {
   PlanTensor running = {};   ///< i32 [1, 1]: sequences that have not ended; empty unless sequences end at eos
 };
 
+/// A rank's candidates for the next token where the vocabulary is split: the bits of an fp32 score above, an id below.
+struct RankBest {
+  PlanTensor candidates = {};  ///< i32 [2, rows]
+  int64_t first_id = 0;        ///< of the logits
+  PlanTensor ids() const { return candidates.some_rows(1, 1); }
+};
+
 /// Logits and arg-max in one kernel; the logits are not stored.
 struct HeadOp {
   PlanTensor x = {};         ///< [batch, d_model]
@@ -183,12 +191,20 @@ struct HeadOp {
   DenseWeight weight = {};  ///< [vocab, d_model]
   double scale = 1;
   TokenState state = {};
+  std::optional<RankBest> best = {};  ///< instead of `state`
 };
 
 /// Bias and arg-max over stored logits, which stay without the bias.
 struct SelectOp {
   PlanTensor logits = {};  ///< f32 [batch, vocab]
   TensorView bias = {};    ///< [vocab] or empty
+  TokenState state = {};
+  std::optional<RankBest> best = {};  ///< instead of `state`
+};
+
+/// The best of all ranks' candidates, of equal scores the lowest id.
+struct PickOp {
+  PlanTensor candidates = {};  ///< i32 [2 * degree, rows]: RankBest::candidates of rank 0, 1, ...
   TokenState state = {};
 };
 
@@ -225,10 +241,28 @@ struct QuantiseOp {
   int64_t group = 0;
 };
 
+/// What the ranks of a plan's slice do together.
+enum class CommKind : uint8_t {
+  kAllReduce,  ///< y: the sum of all ranks' x, in fp32 and in the order of ranks
+  kAllGather,  ///< y: all ranks' x, one below the other in the order of ranks
+};
+
+/// Every rank waits here until all have come: the plans of all ranks have the same operations and places of buffers.
+/// A norm of the sum is part of the operation, so that one kernel can do both; who has no such kernel sums in the place of x,
+/// which nobody of this rank reads afterwards, and runs the norm. Operations that follow may use the memory of x again: a
+/// kernel that reads the x of other ranks in place must not end before they have read this one's.
+struct CommOp {
+  CommKind kind = CommKind::kAllReduce;
+  PlanTensor x = {};  ///< [rows, cols], this rank's
+  PlanTensor y = {};  ///< as x, and may be its place, or empty with a norm; all-gather: [degree * rows, cols]
+  std::optional<NormOp> norm =
+      {};  ///< all-reduce: of the unrounded sum, which its x, the place of x, stands for
+};
+
 struct PlanOp {
   Phase phase;
   std::variant<EmbedOp, NormOp, DenseOp, ActivationOp, EncoderAttentionOp, SelfAttentionOp, CrossAttentionOp,
-               HeadOp, SelectOp, ChooseOp, BeamOp, QuantiseOp>
+               HeadOp, SelectOp, ChooseOp, BeamOp, QuantiseOp, CommOp, PickOp>
       body;
 };
 /// "embed", "norm", "dense", ...
@@ -263,7 +297,8 @@ struct OpRange {
 };
 
 struct StepPlan {
-  ModelConfig config;
+  ModelConfig config;  ///< with a slice: the heads and d_ff of a rank
+  TensorSlice slice;   ///< whose plan it is
   Precision precision = Precision::kFp32;
   int batch = 0;
   int64_t source_tokens = 0;

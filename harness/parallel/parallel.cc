@@ -44,4 +44,14 @@ LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degre
           .vocab_slice = {first, std::min(share, vocab - first)}};
 }
 
+ModelConfig rank_config(const ModelConfig& whole, int degree) {
+  ModelConfig config = whole;
+  for (StackConfig* stack : {&config.encoder, &config.decoder}) {
+    const LayerParallelParam share = layer_parallel(*stack, whole.vocab, degree, 0, 0);
+    stack->heads = share.head_slice.count;
+    stack->d_ff = share.ffn_slice.count;
+  }
+  return config;
+}
+
 }  // namespace tandem

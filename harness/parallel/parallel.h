@@ -31,6 +31,10 @@ struct LayerParallelParam {
 LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degree, int rank,
                                   int max_sequence);
 
+/// The model as one rank of `degree` sees it: its share of the heads and of d_ff on both sides; d_model and the vocabulary stay
+/// whole. Throws as layer_parallel().
+ModelConfig rank_config(const ModelConfig& whole, int degree);
+
 /// Where one rank stands among tp * dp ranks. Ranks of one replica are neighbours (rank = replica * tp + tensor_rank), so
 /// that a replica stays within a host.
 struct RankGroup {

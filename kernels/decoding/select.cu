@@ -80,7 +80,12 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const SelectPara
   if (threadIdx.x != 0) return;
 
   // A row of -infinity alone still has a lowest id; a row of NaN has none and gives 0.
-  int32_t chosen = id < p.vocab ? id : 0;
+  int32_t chosen = (id < p.vocab ? id : 0) + p.id_offset;
+  if (p.best_logits != nullptr) {
+    p.best_logits[row] = value;
+    p.next_ids[row] = chosen;
+    return;
+  }
   if (p.stop_at_eos) {
     const bool ended = p.finished[row] != 0;
     if (ended) chosen = p.pad_id;
@@ -101,6 +106,37 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(const SelectPara
     for (int r = 0; r < p.rows; ++r) running += p.stop_at_eos && __ldcg(p.finished + r) != 0 ? 0 : 1;
     *p.running = running;
   }
+}
+
+/// One block: a thread takes every kThreads-th row.
+__global__ void __launch_bounds__(kThreads) pick_kernel(const PickParams p) {
+  pdl_launch_dependents();
+  pdl_wait();
+  const int32_t column = *p.position;
+  int mine = 0;  // rows of this thread that go on
+  for (int row = static_cast<int>(threadIdx.x); row < p.rows; row += kThreads) {
+    const auto at = [&](int rank, int half) { return p.candidates[(2 * rank + half) * p.rows + row]; };
+    float value = __int_as_float(at(0, 0));
+    int32_t chosen = at(0, 1);
+    for (int rank = 1; rank < p.degree; ++rank)
+      keep_better(value, chosen, __int_as_float(at(rank, 0)), at(rank, 1));
+    if (p.stop_at_eos) {
+      const bool ended = p.finished[row] != 0;
+      if (ended) chosen = p.pad_id;
+      p.finished[row] = ended || chosen == p.eos_id ? 1 : 0;
+    }
+    mine += p.stop_at_eos && p.finished[row] != 0 ? 0 : 1;
+    p.next_ids[row] = chosen;
+    if (column < p.tokens_stride) p.tokens[row * p.tokens_stride + column] = chosen;
+  }
+  __shared__ int running;
+  if (threadIdx.x == 0) running = 0;
+  __syncthreads();  // also: every thread has read the position
+  atomicAdd(&running, mine);
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  *p.position = column + 1;
+  if (p.running != nullptr) *p.running = running;
 }
 
 __global__ void decode_state_kernel(const DecodeStateParams p) {
@@ -130,14 +166,23 @@ void launch_select(const SelectParams& p, cudaStream_t stream) {
   require(p.rows >= 1, "select: rows must be at least 1");
   require(p.vocab >= 1 && p.logits_stride >= p.vocab,
           "select: vocab must be at least 1 and at most logits_stride");
-  require(p.logits != nullptr && p.next_ids != nullptr && p.tokens != nullptr && p.position != nullptr &&
-              p.arrived != nullptr,
-          "select: logits, next_ids, tokens, position and arrived must be given");
+  require(p.logits != nullptr && p.next_ids != nullptr, "select: logits and next_ids must be given");
+  require(p.best_logits != nullptr || (p.tokens != nullptr && p.position != nullptr && p.arrived != nullptr),
+          "select: tokens, position and arrived must be given without best_logits");
+  require(p.best_logits == nullptr || !p.stop_at_eos, "select: stop_at_eos must be false with best_logits");
   require(!p.stop_at_eos || p.finished != nullptr, "select: stop_at_eos needs finished");
   launch(
       select_kernel,
       {.grid = dim3(static_cast<unsigned>(p.rows)), .block = dim3(kSelectThreads), .dependent = p.dependent},
       stream, p);
+}
+
+void launch_pick(const PickParams& p, cudaStream_t stream) {
+  require(p.rows >= 1 && p.degree >= 1, "pick: rows and degree must be at least 1");
+  require(p.candidates != nullptr && p.next_ids != nullptr && p.tokens != nullptr && p.position != nullptr,
+          "pick: candidates, next_ids, tokens and position must be given");
+  require(!p.stop_at_eos || p.finished != nullptr, "pick: stop_at_eos needs finished");
+  launch(pick_kernel, {.grid = dim3(1), .block = dim3(kThreads), .dependent = p.dependent}, stream, p);
 }
 
 void launch_decode_state(const DecodeStateParams& p, cudaStream_t stream) {

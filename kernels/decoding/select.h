@@ -19,11 +19,15 @@ struct SelectParams {
   DType bias_dtype = DType::kBF16;  ///< kF32, kF16 or kBF16
   const void* bias = nullptr;       ///< [vocab] or null
   float* biased = nullptr;          ///< [rows, vocab] or null: logits + bias, for validation
-  int32_t* next_ids = nullptr;      ///< [rows]
-  int32_t* tokens = nullptr;        ///< [rows, tokens_stride]: ids are stored at column *position
-  int64_t tokens_stride = 0;        ///< a column at or past it is not stored
-  int32_t* position = nullptr;      ///< [1]; increased by one after the ids are stored
-  bool stop_at_eos = false;         ///< a row that has given eos_id gives pad_id from then on
+  int32_t id_offset = 0;            ///< added to every id: first id of this rank's slice of the vocabulary
+  /// [rows] or null: the winners' logits, for launch_pick(). Then nothing else but next_ids is written, and tokens, position,
+  /// finished and arrived are null.
+  float* best_logits = nullptr;
+  int32_t* next_ids = nullptr;  ///< [rows]
+  int32_t* tokens = nullptr;    ///< [rows, tokens_stride]: ids are stored at column *position
+  int64_t tokens_stride = 0;    ///< a column at or past it is not stored
+  int32_t* position = nullptr;  ///< [1]; increased by one after the ids are stored
+  bool stop_at_eos = false;     ///< a row that has given eos_id gives pad_id from then on
   int32_t eos_id = 1;
   int32_t pad_id = 0;
   int32_t* finished = nullptr;  ///< [rows] 0 or 1; when stop_at_eos
@@ -33,6 +37,27 @@ struct SelectParams {
 };
 /// Throws UsageError naming the wrong field.
 void launch_select(const SelectParams& params, cudaStream_t stream);
+
+/// The best of what the ranks of a split vocabulary found, and the bookkeeping of launch_select(). Of equal logits the first
+/// rank's wins, which has the lowest id.
+struct PickParams {
+  int rows = 0;
+  int degree = 1;  ///< ranks
+  const int32_t* candidates =
+      nullptr;                  ///< [degree, 2, rows]: a rank's best_logits (bits of fp32), then their ids
+  int32_t* next_ids = nullptr;  ///< as in SelectParams, and so the rest
+  int32_t* tokens = nullptr;
+  int64_t tokens_stride = 0;
+  int32_t* position = nullptr;
+  bool stop_at_eos = false;
+  int32_t eos_id = 1;
+  int32_t pad_id = 0;
+  int32_t* finished = nullptr;
+  int32_t* running = nullptr;
+  bool dependent = false;
+};
+/// Throws UsageError naming the wrong field.
+void launch_pick(const PickParams& params, cudaStream_t stream);
 
 /// The state in which a decode loop begins.
 struct DecodeStateParams {

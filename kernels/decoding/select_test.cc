@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -96,6 +97,68 @@ TEST(Select, ChoosesAndKeepsBooks) {
   EXPECT_EQ(odd.ids, (std::vector<int32_t>{1, 0, 0}))
       << "lowest of equals, NaN never, nothing but NaN gives 0";
   EXPECT_EQ(odd.running, 3);
+}
+
+// The choice from slices of the vocabulary is another than from all of it: a tie across ranks, an id without its offset, a
+// bias of another rank, the bookkeeping.
+TEST(Select, RanksPickWhatOneWouldSelect) {
+  TANDEM_NEEDS_DEVICE();
+  std::mt19937 rng(static_cast<unsigned>(test_seed()));
+  std::uniform_int_distribution<int> coarse(0, 60);  // ties
+  for (const int degree : {1, 2, 4, 8}) {
+    for (const int vocab : {16, 131, 32003}) {
+      for (const int rows : {1, 66, 300}) {
+        const int share = (vocab + degree - 1) / degree;
+        std::vector<float> logits(static_cast<size_t>(rows) * vocab), bias(vocab);
+        for (float& v : logits) v = static_cast<float>(coarse(rng));
+        for (float& b : bias) b = static_cast<float>(coarse(rng) % 3);
+        std::vector<int32_t> finished(rows, 0);
+        finished[0] = 1;
+        const SelectResult want = select(logits, rows, vocab, vocab, bias, finished, true);
+
+        const auto device_logits = DeviceBuffer::of(logits);
+        const auto device_bias = DeviceBuffer::of(bias);
+        const auto candidates = DeviceBuffer::of(std::vector<int32_t>(size_t{2} * degree * rows, -7));
+        for (int rank = 0; rank < degree; ++rank) {
+          const int first = rank * share;
+          auto* mine = candidates.data<int32_t>() + int64_t{2} * rank * rows;
+          launch_select({.rows = rows,
+                         .vocab = std::min(share, vocab - first),
+                         .logits = device_logits.data<float>() + first,
+                         .logits_stride = vocab,
+                         .bias_dtype = DType::kF32,
+                         .bias = device_bias.data<float>() + first,
+                         .id_offset = first,
+                         .best_logits = reinterpret_cast<float*>(mine),
+                         .next_ids = mine + rows},
+                        nullptr);
+        }
+        const auto ids = DeviceBuffer::of(std::vector<int32_t>(rows, -7));
+        const auto tokens = DeviceBuffer::of(std::vector<int32_t>(rows * 3, -7));
+        const auto position = DeviceBuffer::of(std::vector<int32_t>{1});
+        const auto running = DeviceBuffer::of(std::vector<int32_t>{-7});
+        const auto device_finished = DeviceBuffer::of(finished);
+        launch_pick({.rows = rows,
+                     .degree = degree,
+                     .candidates = candidates.data<int32_t>(),
+                     .next_ids = ids.data<int32_t>(),
+                     .tokens = tokens.data<int32_t>(),
+                     .tokens_stride = 3,
+                     .position = position.data<int32_t>(),
+                     .stop_at_eos = true,
+                     .eos_id = 5,
+                     .pad_id = 2,
+                     .finished = device_finished.data<int32_t>(),
+                     .running = running.data<int32_t>()},
+                    nullptr);
+        EXPECT_EQ(ids.to_host<int32_t>(), want.ids) << "degree " << degree << " vocab " << vocab;
+        EXPECT_EQ(tokens.to_host<int32_t>(), want.tokens);
+        EXPECT_EQ(device_finished.to_host<int32_t>(), want.finished);
+        EXPECT_EQ(position.to_host<int32_t>()[0], want.position);
+        EXPECT_EQ(running.to_host<int32_t>()[0], want.running);
+      }
+    }
+  }
 }
 
 }  // namespace

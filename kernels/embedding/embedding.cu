@@ -43,18 +43,20 @@ __global__ void __launch_bounds__(kMaxBlock) embedding_kernel(EmbeddingParams p)
   }
   const bool inside =
       id >= 0 && id < p.vocab && (p.positions == nullptr || (row >= 0 && row < p.position_rows));
-  const int64_t from = static_cast<int64_t>(id) * p.d;
+  const int table_row = id - p.first_id;
+  const bool mine = inside && table_row >= 0 && table_row < p.table_rows;
+  const int64_t from = static_cast<int64_t>(table_row) * p.d;
   const int64_t to = static_cast<int64_t>(token) * p.d;
   const bool positions_f32 = p.positions_dtype == DType::kF32;
   for (int i = static_cast<int>(threadIdx.x) * V; i < p.d; i += static_cast<int>(blockDim.x) * V) {
     Piece<T, V, false> word;
     Piece<T, V, sizeof(T) != 4> position;
-    word.load(p.table, from + i, false, inside);
-    position.load(p.positions, row * p.d + i, positions_f32, inside && p.positions != nullptr);
+    word.load(p.table, from + i, false, mine);
+    position.load(p.positions, row * p.d + i, positions_f32, mine && p.positions != nullptr);
     float x[V];
     word.get(false, x);
 #pragma unroll
-    for (int j = 0; j < V; ++j) x[j] = inside ? x[j] * p.scale : __int_as_float(0x7fffffff);
+    for (int j = 0; j < V; ++j) x[j] = mine ? x[j] * p.scale : inside ? 0.0f : __int_as_float(0x7fffffff);
     position.add_to(positions_f32, x);  // zeros when there is none
     store_row<T>(p.x, to + i, sizeof(T) == 4 || p.out_dtype == DType::kF32, x);
   }
@@ -88,6 +90,8 @@ void check(const EmbeddingParams& p) {
   if (p.out_dtype != p.dtype && p.out_dtype != DType::kF32) refuse("out_dtype must be dtype or f32");
   if (p.tokens < 0 || p.tokens > 0x7fffffff) refuse("tokens must be in 0 .. 2147483647");
   if (p.d < 1 || p.vocab < 1) refuse("d and vocab must be at least 1");
+  if (p.first_id < 0 || p.table_rows < 0 || p.first_id + p.table_rows > p.vocab)
+    refuse("first_id and table_rows must lie in the vocabulary");
   if (p.ids == nullptr || p.table == nullptr || p.x == nullptr) refuse("ids, table and x must not be null");
   if (p.positions == nullptr) return;
   if (p.positions_dtype != p.dtype && p.positions_dtype != DType::kF32) {
@@ -102,13 +106,15 @@ void check(const EmbeddingParams& p) {
 void launch_embedding(const EmbeddingParams& params, cudaStream_t stream) {
   check(params);
   if (params.tokens == 0) return;
-  switch (params.dtype) {
+  EmbeddingParams p = params;
+  if (p.table_rows == 0) p.table_rows = p.vocab;
+  switch (p.dtype) {
     case DType::kF16:
-      return dispatch<__half>(params, stream);
+      return dispatch<__half>(p, stream);
     case DType::kBF16:
-      return dispatch<__nv_bfloat16>(params, stream);
+      return dispatch<__nv_bfloat16>(p, stream);
     default:
-      return dispatch<float>(params, stream);
+      return dispatch<float>(p, stream);
   }
 }
 

@@ -13,7 +13,8 @@ namespace tandem::kernels {
 /// x[t, :] = table[ids[t], :] * scale + positions[position(t) + position_offset, :], one rounding at the end.
 /// position(t) is the index inside its sequence (offsets given: encoder, or decoder prefix) or *step (step
 /// given: one token of each sequence; the counter is read on the device, so a captured graph can be replayed
-/// as it advances). An id outside [0, vocab) or a row outside the position table gives a row of NaN instead
+/// as it advances). An id of the vocabulary that is not among the table's rows gives a row of zeros: another rank has it. An id
+/// outside [0, vocab) or a row outside the position table gives a row of NaN instead
 /// of reading elsewhere.
 struct EmbeddingParams {
   DType dtype = DType::kBF16;      ///< table
@@ -22,7 +23,9 @@ struct EmbeddingParams {
   int d = 0;
   int vocab = 0;
   const int32_t* ids = nullptr;  ///< [tokens]
-  const void* table = nullptr;   ///< [vocab, d]
+  const void* table = nullptr;   ///< [table_rows, d]
+  int first_id = 0;              ///< of the table's rows
+  int table_rows = 0;            ///< 0: vocab
   float scale = 1.0f;
   const void* positions = nullptr;      ///< [position_rows, d], or null (none and relative positions)
   DType positions_dtype = DType::kF32;  ///< kF32 (sinusoids), or dtype (learned)

@@ -82,6 +82,56 @@ TEST(Embedding, RaggedBatchesMatchDouble) {
   }
 }
 
+// Without it: a rank of a split vocabulary would add its own row, or a position, to the rows of other ranks.
+TEST(Embedding, SlicesAddUpToTheWholeTable) {
+  TANDEM_NEEDS_DEVICE();
+  RandomValues random(test_seed());
+  for (int i = 0; i < 40; ++i) {
+    const DType dtype = random.one_of(kFloatTypes);
+    const int d = static_cast<int>(random.between(1, 300));
+    const int vocab = static_cast<int>(random.between(8, 200));
+    const int degree = static_cast<int>(random.between(2, 8));
+    const Packed packed = pack_random(random, 5, 9, vocab);
+    const auto tokens = static_cast<int64_t>(packed.ids.size());
+    const auto table = random.normal(static_cast<int64_t>(vocab) * d, dtype);
+    const auto positions = random.normal(int64_t{9} * d, DType::kF32);
+    const DeviceTensor device_table(table, dtype);
+    const DeviceTensor device_positions(positions, DType::kF32);
+    const auto ids = DeviceBuffer::of(packed.ids);
+    const auto offsets = DeviceBuffer::of(packed.offsets);
+    const auto embed = [&](int first, int rows) {
+      const DeviceTensor x(tokens * d, dtype);
+      launch_embedding(
+          {.dtype = dtype,
+           .out_dtype = dtype,
+           .tokens = tokens,
+           .d = d,
+           .vocab = vocab,
+           .ids = ids.data<int32_t>(),
+           .table = static_cast<const char*>(device_table.data()) + tensor_bytes(dtype, int64_t{first} * d),
+           .first_id = first,
+           .table_rows = rows,
+           .scale = 3,
+           .positions = device_positions.data(),
+           .position_rows = 9,
+           .offsets = offsets.data<int32_t>(),
+           .batch = 5,
+           .x = x.data()},
+          nullptr);
+      return x.values();
+    };
+    const auto whole = embed(0, vocab);
+    std::vector<float> sum(whole.size(), 0.0f);
+    const int share = (vocab + degree - 1) / degree;
+    for (int first = 0; first < vocab; first += share) {
+      const auto part = embed(first, std::min(share, vocab - first));
+      for (size_t j = 0; j < sum.size(); ++j) sum[j] += static_cast<float>(part[j]);
+    }
+    for (size_t j = 0; j < sum.size(); ++j)
+      ASSERT_EQ(sum[j], static_cast<float>(whole[j])) << "vocab " << vocab << " degree " << degree;
+  }
+}
+
 // Without it: a captured decode step would repeat the position that it was captured at.
 TEST(Embedding, ReplayedGraphFollowsTheCounter) {
   TANDEM_NEEDS_DEVICE();

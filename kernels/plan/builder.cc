@@ -33,7 +33,14 @@ KernelChoice parse_kernel(std::string_view text) {
 
 PlanBuilder::PlanBuilder(const PlanRequest& request)
     : request_(request), dtype_(activation_dtype(request.precision)), stream_dtype_(dtype_) {
-  plan_.config = request.config;
+  plan_.slice = request.slice.value_or(TensorSlice{});
+  const auto [degree, rank] = plan_.slice;
+  plan_.config = rank_config(request.config, degree);
+  vocabulary_ = layer_parallel(request.config.decoder, request.config.vocab, degree, rank, 0).vocab_slice;
+  if (vocabulary_.count < 1) {
+    throw ImpossibleCase(
+        fmt::format("tp: {} leaves rank {} no id of a vocabulary of {}", degree, rank, request.config.vocab));
+  }
   plan_.precision = request.precision;
   plan_.batch = request.batch;
   plan_.rows_per_source = request.rows_per_source();
@@ -62,7 +69,7 @@ void PlanBuilder::section(PlanSection section, Side side) {
   const bool all_skinny = skinny(rows, c.d_model, c.d_model, weight) &&
                           skinny(rows, c.d_model, c.inner(stack), weight) &&
                           skinny(rows, c.d_model, stack.d_ff, weight);
-  stream_dtype_ = (all_skinny || request_.partial_sums) && ends_in_norm ? DType::kF32 : dtype_;
+  stream_dtype_ = (all_skinny || request_.slice) && ends_in_norm ? DType::kF32 : dtype_;
 }
 
 PlanTensor PlanBuilder::scratch(std::string_view name, DType dtype, int64_t rows, int64_t cols) {
@@ -94,45 +101,55 @@ PlanTensor PlanBuilder::keep(const PlanTensor& tensor, std::string_view name) {
 
 PlanTensor PlanBuilder::materialise(const Stream& stream) {
   if (!stream.pending) {
-    if (stream.addend.empty()) return stream.rows;
+    if (stream.addend.empty() && !stream.partial) return stream.rows;
+    if (stream.addend.empty()) {
+      add(PhaseKind::kComm, CommOp{.x = stream.rows, .y = stream.rows});
+      return stream.rows;
+    }
     throw ImpossibleCase(
         "final_norm: false leaves no norm to add the last residual of a pre-norm model to its partial sums; "
         "allowed: true");
   }
   const PlanTensor y = activations(PhaseKind::kNorm, stream.rows.rows, stream.rows.cols);
-  add(PhaseKind::kNorm,
-      NormOp{.x = stream.rows, .residual = stream.addend, .y = y, .weight = *stream.pending});
+  add_norm(stream, {.residual = stream.addend, .y = y, .weight = *stream.pending});
   return y;
+}
+
+void PlanBuilder::add_norm(const Stream& x, NormOp op) {
+  op.x = x.rows;
+  if (x.partial) {
+    add(PhaseKind::kComm, CommOp{.x = x.rows, .norm = op});
+  } else {
+    add(PhaseKind::kNorm, op);
+  }
 }
 
 Stream PlanBuilder::normed(const Stream& stream, const NormWeight& norm) {
   if (stream.pending) return {.rows = materialise(stream), .pending = norm};
-  return {.rows = stream.rows, .pending = norm, .addend = stream.addend};
+  return {.rows = stream.rows, .pending = norm, .addend = stream.addend, .partial = stream.partial};
 }
 
 Stream PlanBuilder::normed_with_sum(const Stream& stream, const NormWeight& norm, PlanTensor& sum) {
-  if (stream.pending || stream.addend.empty()) {
+  if (stream.pending || (stream.addend.empty() && !stream.partial)) {
     sum = materialise(stream);
     return {.rows = sum, .pending = norm};
   }
   const PlanTensor& x = stream.rows;
   // The kernel reads the residual and writes the sum in one type.
-  const DType dtype = plan_.buffers[stream.addend.buffer].dtype;
+  const DType dtype = plan_.buffers[(stream.addend.empty() ? x : stream.addend).buffer].dtype;
   sum = scratch(phase_path(phase(PhaseKind::kNorm)) + ".sum", dtype, x.rows, x.cols);
   const PlanTensor y = activations(PhaseKind::kNorm, x.rows, x.cols);
-  add(PhaseKind::kNorm, NormOp{.x = x, .residual = stream.addend, .sum = sum, .y = y, .weight = norm});
+  add_norm(stream, {.residual = stream.addend, .sum = sum, .y = y, .weight = norm});
   return {.rows = y, .pending = {}};
 }
 
 Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
                     const std::optional<NormWeight>& norm) {
   const Stream x{.rows = end.x, .pending = {}};
-  if (b.request().partial_sums) {
-    if (b.request().rank != 0) end.out.weight.bias = {};
-    const PlanTensor partial = b.dense(x, end.out);
-    // The all-reduce of `partial` over the ranks belongs here, in place: behind the product, before the residual, which
-    // every rank has whole.
-    return {.rows = partial, .pending = norm, .addend = skip};
+  if (b.request().slice) {
+    if (b.request().slice->rank != 0) end.out.weight.bias = {};
+    // Every rank has the residual whole: it is added behind the sum over the ranks.
+    return {.rows = b.dense(x, end.out), .pending = norm, .addend = skip, .partial = true};
   }
   // The library rounds its product before it adds a residual; a norm adds it to the unrounded sum for the same bytes.
   if (norm && !b.own_product(end.x, end.out.weight))
@@ -205,8 +222,8 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* no
 
 bool PlanBuilder::fuses_norm(const Stream& x, const DenseWeight& weight) const {
   const auto rows = static_cast<int>(x.rows.rows);
-  return x.pending && x.addend.empty() && norm_prologue_pays(rows, static_cast<int>(weight.weight.cols)) &&
-         (rows == 1 || !weight.input_dtype);
+  return x.pending && !x.partial && x.addend.empty() &&
+         norm_prologue_pays(rows, static_cast<int>(weight.weight.cols)) && (rows == 1 || !weight.input_dtype);
 }
 
 PlanBuilder::ProductInput PlanBuilder::product_input(const Stream& x, const Dense& what, bool own,
@@ -217,9 +234,9 @@ PlanBuilder::ProductInput PlanBuilder::product_input(const Stream& x, const Dens
     const std::string name = phase_path(phase(PhaseKind::kNorm));
     const ProductInput in{.x = scratch(name + ".codes", *narrow, x.rows.rows, x.rows.cols),
                           .scales = scratch(name + ".scales", DType::kF32, 1, x.rows.rows)};
-    NormOp op{.x = x.rows, .residual = x.addend, .codes = in.x, .scales = in.scales, .weight = *x.pending};
+    NormOp op{.residual = x.addend, .codes = in.x, .scales = in.scales, .weight = *x.pending};
     if (normalised != nullptr) op.y = *normalised = activations(PhaseKind::kNorm, x.rows.rows, x.rows.cols);
-    add(PhaseKind::kNorm, op);
+    add_norm(x, op);
     return in;
   }
   const PlanTensor rows = materialise(x);
@@ -257,10 +274,30 @@ void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const
       ActivationOp{.x = wide, .y = y, .bias = w.bias, .activation = *what.activation, .gated = what.gated});
 }
 
-void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenState& token,
+int64_t PlanBuilder::vocabulary_share() const {
+  return ceil_div(config().vocab, plan_.slice.degree);
+}
+
+std::optional<RankBest> PlanBuilder::rank_best(int64_t rows) {
+  if (!split()) return std::nullopt;
+  return RankBest{.candidates = scratch("head.best", DType::kI32, 2, rows), .first_id = vocabulary_.first};
+}
+
+void PlanBuilder::pick(const RankBest& best, const TokenState& token) {
+  const PlanTensor& mine = best.candidates;
+  const PlanTensor all = scratch("head.bests", DType::kI32, mine.rows * plan_.slice.degree, mine.cols);
+  add(PhaseKind::kComm, CommOp{.kind = CommKind::kAllGather, .x = mine, .y = all});
+  add(PhaseKind::kSelect, PickOp{.candidates = all, .state = token});
+}
+
+void PlanBuilder::head(const Stream& x, const DenseWeight& padded, const TokenState& token,
                        const PlanTensor& ancestry) {
   const int64_t rows = x.rows.rows;
-  const int64_t vocab = weight.weight.rows;
+  const int64_t vocab = vocabulary_.count;
+  DenseWeight weight = padded;  // the last rank's lacks some ids
+  weight.weight.rows = vocab;
+  if (!weight.scales.empty()) weight.scales.rows = vocab;
+  if (!weight.bias.empty()) weight.bias.cols = vocab;
   const int64_t k = weight.weight.cols;
   const double scale = config().head_scale;
   const bool own = skinny(rows, vocab, k, weight.weight.dtype);
@@ -274,7 +311,9 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
                                  .norm = fused ? x.pending : std::nullopt,
                                  .weight = weight,
                                  .scale = scale,
-                                 .state = token});
+                                 .state = split() ? TokenState{} : token,
+                                 .best = rank_best(rows)});
+    if (split()) pick(*std::get<HeadOp>(plan_.ops.back().body).best, token);
     return;
   }
   DenseWeight product = weight;
@@ -283,7 +322,7 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
   const bool skinny_logits = own && coded(weight.weight.dtype) && scale == 1;
   const ProductInput in =
       product_input(x, {.kind = PhaseKind::kHead, .weight = product}, skinny_logits, nullptr);
-  const int64_t stride = round_up(vocab, kPlanRowElements);
+  const int64_t stride = round_up(vocabulary_share(), kPlanRowElements);
   const PlanTensor logits = scratch(plan_names::kLogits, DType::kF32, rows, stride).columns(0, vocab);
   DenseOp op{.x = in.x, .y = logits, .x_scales = in.scales, .weight = product, .scale = scale};
   if (skinny_logits) {
@@ -291,13 +330,17 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& weight, const TokenSt
   } else if (weight.input_dtype == DType::kI8) {
     op.scratch = scratch("head.sums", DType::kI32, rows, stride).columns(0, vocab);
   } else if (!weight.input_dtype && coded(weight.weight.dtype)) {
-    op.scratch = scratch("head.weight", dtype_, vocab, k);
+    op.scratch = scratch("head.weight", dtype_, vocabulary_share(), k).some_rows(0, vocab);
   }
   add(PhaseKind::kHead, op);
   if (request_.generation) {
     choose(logits, weight.bias, token, ancestry);
   } else {
-    add(PhaseKind::kSelect, SelectOp{.logits = logits, .bias = weight.bias, .state = token});
+    add(PhaseKind::kSelect, SelectOp{.logits = logits,
+                                     .bias = weight.bias,
+                                     .state = split() ? TokenState{} : token,
+                                     .best = rank_best(rows)});
+    if (split()) pick(*std::get<SelectOp>(plan_.ops.back().body).best, token);
   }
 }
 

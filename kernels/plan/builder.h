@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "harness/engine/plan.h"
+#include "harness/parallel/parallel.h"
 
 namespace tandem::kernels {
 
@@ -40,10 +41,10 @@ struct PlanRequest {
   int capacity = 0;           ///< tokens a sequence can get; 0: the encoder alone
   bool stop_at_eos = false;
   int auto_own_rows = kAutoOwnRows;  ///< what KernelChoice::kAuto gives to the own kernels
-  /// The products that end a sublayer are partial sums over ranks: they add no residual, and their bias on rank 0 only.
-  /// The norm that follows adds the residual to the reduced sum.
-  bool partial_sums = false;
-  int rank = 0;  ///< with partial_sums: whose plan this is
+  /// The rank whose plan this is: `config` is the whole model, `weights` this rank's. The embeddings and the products that end
+  /// a sublayer are parts, which a CommOp sums over the ranks before anything else is done with them: the norm that follows
+  /// adds the residual, and biases are rank 0's. A slice of degree 1 has all of that too.
+  std::optional<TensorSlice> slice = {};
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
 
@@ -62,12 +63,14 @@ struct Stream {
   PlanTensor rows;
   std::optional<NormWeight> pending;
   PlanTensor addend = {};
+  bool partial = false;  ///< `rows` are this rank's part, to be summed over the ranks first
 };
 
 class PlanBuilder {
  public:
   explicit PlanBuilder(const PlanRequest& request);
 
+  /// As the rank sees it.
   const ModelConfig& config() const { return plan_.config; }
   const PlanRequest& request() const { return request_; }
 
@@ -122,6 +125,10 @@ class PlanBuilder {
   };
   Quantised quantised(PhaseKind kind, const PlanTensor& x, DType dtype, int64_t group);
 
+  /// The ids that this rank has of the vocabulary, and how many each rank has memory for.
+  Slice vocabulary() const { return vocabulary_; }
+  int64_t vocabulary_share() const;
+
   /// Logits of [rows, d_model] and the choice of the next token. `ancestry` [rows, capacity] when beams search.
   void head(const Stream& x, const DenseWeight& weight, const TokenState& state,
             const PlanTensor& ancestry = {});
@@ -138,12 +145,20 @@ class PlanBuilder {
   bool skinny(int64_t rows, int64_t n, int64_t k, DType weight) const;
   /// Does the own product with `weight` normalise its rows itself?
   bool fuses_norm(const Stream& x, const DenseWeight& weight) const;
+  /// The norm as an operation; of a stream of parts, with their sum over the ranks.
+  void add_norm(const Stream& x, NormOp op);
   ProductInput product_input(const Stream& x, const Dense& what, bool own, PlanTensor* normalised);
   void library_dense(const ProductInput& in, const Dense& what, const PlanTensor& y);
+  bool split() const { return plan_.slice.degree > 1; }
+  /// A place for this rank's candidates of the next token, where the vocabulary is split.
+  std::optional<RankBest> rank_best(int64_t rows);
+  /// The next token of all ranks' candidates.
+  void pick(const RankBest& best, const TokenState& state);
   void choose(const PlanTensor& logits, const TensorView& bias, const TokenState& state,
               const PlanTensor& ancestry);
 
   PlanRequest request_;
+  Slice vocabulary_;
   StepPlan plan_;
   DType dtype_;
   DType stream_dtype_;

@@ -49,9 +49,13 @@ Stream embed(PlanBuilder& b, const StackWeight& w, EmbedOp op, int64_t tokens) {
   op.x = b.scratch(phase_path(b.phase(PhaseKind::kEmbed)), reaches_norm ? b.stream_dtype() : b.dtype(),
                    tokens, c.d_model);
   op.table = w.embedding;
+  op.table.rows = b.vocabulary().count;
+  op.first_id = b.vocabulary().first;
   op.learned = w.position;
   b.add(PhaseKind::kEmbed, op);
-  return {.rows = op.x, .pending = c.embedding_norm ? std::optional(w.embedding_norm) : std::nullopt};
+  return {.rows = op.x,
+          .pending = c.embedding_norm ? std::optional(w.embedding_norm) : std::nullopt,
+          .partial = b.request().slice.has_value()};
 }
 
 RelativeBiasRef relative_bias(PlanBuilder& b, const StackWeight& w, const StackConfig& stack,

@@ -48,6 +48,12 @@ class KernelCheck {
     require(o.codes.empty() == o.scales.empty(), "`codes` go with `scales`");
     require("scales", o.scales, kFloat);
   }
+  void operator()(const CommOp& o) const {
+    if (!o.norm) return;
+    require(o.kind == CommKind::kAllReduce, "a norm goes with sums");
+    (*this)(*o.norm);
+  }
+  void operator()(const PickOp& o) const { require("candidates", o.candidates, {DType::kI32}); }
   void operator()(const DenseOp& o) const {
     const DType type_of_rows = matrix(o.weight);
     if (o.kernel == DenseKernel::kLibrary) return library(o, type_of_rows);

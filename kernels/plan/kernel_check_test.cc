@@ -25,7 +25,7 @@ StepPlan plan_of(const CoverCase& c, DType weights, bool partial_sums = false) {
                      .source_tokens = std::accumulate(c.lengths.begin(), c.lengths.end(), int64_t{0}),
                      .max_source = *std::max_element(c.lengths.begin(), c.lengths.end()),
                      .capacity = 4,
-                     .partial_sums = partial_sums});
+                     .slice = partial_sums ? std::optional<TensorSlice>(TensorSlice{}) : std::nullopt});
 }
 
 // A plan that the kernels compute today would be refused on a card.
@@ -90,8 +90,9 @@ TEST(KernelCheck, NamesOperationAndWhatIsWrong) {
   };
   const auto dense = [](const StepPlan& p) { return first<DenseOp>(p); };
   const auto sums = [](const StepPlan& p) {
-    return first<NormOp>(p, [](const NormOp& n) { return !n.sum.empty(); });
+    return first<CommOp>(p, [](const CommOp& c) { return c.norm && !c.norm->residual.empty(); });
   };
+  const auto norm_of = [](PlanOp& op) -> NormOp& { return *std::get<CommOp>(op.body).norm; };
   refused(
       own, "scale", [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).scale = 2; }, dense);
   refused(
@@ -113,15 +114,14 @@ TEST(KernelCheck, NamesOperationAndWhatIsWrong) {
         [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).weight.bias.dtype = DType::kF16; }, dense);
   }
   refused(
-      own, "'norm.gamma' is i8",
-      [](StepPlan&, PlanOp& op) { std::get<NormOp>(op.body).weight.gamma.dtype = DType::kI8; }, sums);
+      own, "'norm.gamma' is i8", [&](StepPlan&, PlanOp& op) { norm_of(op).weight.gamma.dtype = DType::kI8; },
+      sums);
   refused(
-      own, "'norm.beta' is f32",
-      [](StepPlan&, PlanOp& op) { std::get<NormOp>(op.body).weight.beta.dtype = DType::kF32; }, sums);
+      own, "'norm.beta' is f32", [&](StepPlan&, PlanOp& op) { norm_of(op).weight.beta.dtype = DType::kF32; },
+      sums);
   refused(
       own, "'sum' is bf16",
-      [](StepPlan& p, PlanOp& op) { p.buffers[std::get<NormOp>(op.body).sum.buffer].dtype = DType::kBF16; },
-      sums);
+      [&](StepPlan& p, PlanOp& op) { p.buffers[norm_of(op).sum.buffer].dtype = DType::kBF16; }, sums);
   refused(
       own, "'k_cache' is u8",
       [](StepPlan& p, PlanOp& op) {

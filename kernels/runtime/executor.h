@@ -74,6 +74,8 @@ class PlanExecutor {
   void launch(const ChooseOp& op);
   void launch(const BeamOp& op);
   void launch(const QuantiseOp& op);
+  void launch(const CommOp& op);
+  void launch(const PickOp& op);
   void launch_skinny_dense(const DenseOp& op);
   void launch_library_dense(const DenseOp& op);
 

@@ -70,7 +70,7 @@ TEST(PlanExecutor, PartialSumsGiveTheSameResults) {
                             .max_source = batch.max_length,
                             .capacity = kSteps};
         const Outputs whole = run_plan(device, build_plan(request), batch);
-        request.partial_sums = true;
+        request.slice = TensorSlice{};
         const Outputs partial = run_plan(device, build_plan(request), batch);
         const double bound = precision == Precision::kFp32   ? 1e-5
                              : precision == Precision::kFp16 ? 2e-2

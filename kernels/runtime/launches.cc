@@ -1,6 +1,9 @@
 // One launch for each operation of a plan. Element types are those of its tensors and of its weights, which
 // check_kernels() found to go together.
+#include <fmt/format.h>
+
 #include "harness/base/cuda_check.h"
+#include "harness/base/error.h"
 #include "kernels/activation/activation.h"
 #include "kernels/activation/rescale.h"
 #include "kernels/attention/decode_attention.h"
@@ -31,6 +34,8 @@ void PlanExecutor::launch(const EmbedOp& op) {
                     .vocab = c.vocab,
                     .ids = at<int32_t>(op.ids),
                     .table = op.table.data,
+                    .first_id = static_cast<int>(op.first_id),
+                    .table_rows = static_cast<int>(op.table.rows),
                     .scale = static_cast<float>(c.embedding_scale),
                     .x = at(op.x),
                     .dependent = dependent_};
@@ -282,7 +287,7 @@ void PlanExecutor::launch(const HeadOp& op) {
                .bias = op.weight.bias.data,
                .scale = static_cast<float>(op.scale),
                .norm = std::nullopt,
-               .next_ids = at<int32_t>(s.next_ids),
+               .next_ids = op.best ? at<int32_t>(op.best->ids()) : at<int32_t>(s.next_ids),
                .tokens_out = at<int32_t>(s.tokens),
                .tokens_stride = s.tokens.stride,
                .position = at<int32_t>(s.position),
@@ -291,6 +296,8 @@ void PlanExecutor::launch(const HeadOp& op) {
                .pad_id = c.pad_id,
                .finished = at<int32_t>(s.finished),
                .running = at<int32_t>(s.running),
+               .id_offset = op.best ? static_cast<int32_t>(op.best->first_id) : 0,
+               .best_logits = op.best ? at<float>(op.best->candidates) : nullptr,
                .logits = logits_,
                .workspace = head_workspace_.data(),
                .dependent = dependent_};
@@ -313,7 +320,9 @@ void PlanExecutor::launch(const SelectOp& op) {
                  .bias_dtype = op.bias.dtype,
                  .bias = op.bias.data,
                  .biased = logits_,
-                 .next_ids = at<int32_t>(s.next_ids),
+                 .id_offset = op.best ? static_cast<int32_t>(op.best->first_id) : 0,
+                 .best_logits = op.best ? at<float>(op.best->candidates) : nullptr,
+                 .next_ids = op.best ? at<int32_t>(op.best->ids()) : at<int32_t>(s.next_ids),
                  .tokens = at<int32_t>(s.tokens),
                  .tokens_stride = s.tokens.stride,
                  .position = at<int32_t>(s.position),
@@ -325,6 +334,32 @@ void PlanExecutor::launch(const SelectOp& op) {
                  .arrived = static_cast<int32_t*>(head_workspace_.data()),
                  .dependent = dependent_},
                 device_.stream());
+}
+
+void PlanExecutor::launch(const PickOp& op) {
+  const ModelConfig& c = plan_.config;
+  const TokenState& s = op.state;
+  launch_pick({.rows = static_cast<int>(op.candidates.cols),
+               .degree = plan_.slice.degree,
+               .candidates = at<int32_t>(op.candidates),
+               .next_ids = at<int32_t>(s.next_ids),
+               .tokens = at<int32_t>(s.tokens),
+               .tokens_stride = s.tokens.stride,
+               .position = at<int32_t>(s.position),
+               .stop_at_eos = !s.finished.empty(),
+               .eos_id = c.eos_id,
+               .pad_id = c.pad_id,
+               .finished = at<int32_t>(s.finished),
+               .running = at<int32_t>(s.running),
+               .dependent = dependent_},
+              device_.stream());
+}
+
+void PlanExecutor::launch(const CommOp& op) {
+  // A group of one rank: the sum is what this rank has.
+  if (plan_.slice.degree != 1)
+    throw ImpossibleCase(fmt::format("tp: {} ranks need a communicator of devices", plan_.slice.degree));
+  if (op.norm) launch(*op.norm);
 }
 
 void PlanExecutor::launch(const QuantiseOp& op) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <numeric>
 #include <span>
@@ -213,16 +214,24 @@ void PlanInterpreter::poison(const PlanBuffer& buffer) {
 
 void PlanInterpreter::run(PlanSection section) {
   const OpRange& range = plan_.section(section);
-  for (op_ = range.first; op_ < range.last; ++op_) {
-    const auto scratch_with = [&](int PlanBuffer::*edge) {
-      for (const PlanBuffer& b : plan_.buffers) {
-        if (b.role == BufferRole::kScratch && b.*edge == op_) poison(b);
-      }
-    };
-    refuse_unknown(plan_, op_);
-    scratch_with(&PlanBuffer::first_op);
-    std::visit([this](const auto& body) { apply(body); }, plan_.ops[op_].body);
-    scratch_with(&PlanBuffer::last_op);
+  for (int op = range.first; op < range.last; ++op) {
+    enter(op);
+    std::visit([this](const auto& body) { apply(body); }, plan_.ops[op].body);
+    leave();
+  }
+}
+
+void PlanInterpreter::enter(int op) {
+  op_ = op;
+  refuse_unknown(plan_, op_);
+  for (const PlanBuffer& b : plan_.buffers) {
+    if (b.role == BufferRole::kScratch && b.first_op == op_) poison(b);
+  }
+}
+
+void PlanInterpreter::leave() {
+  for (const PlanBuffer& b : plan_.buffers) {
+    if (b.role == BufferRole::kScratch && b.last_op == op_) poison(b);
   }
   op_ = -1;
 }
@@ -256,11 +265,16 @@ void PlanInterpreter::apply(const EmbedOp& op) {
   write(op.x, embed(plan_.config, {.ids = ids,
                                    .positions = positions,
                                    .table = in_fp32(op.table),
+                                   .first_id = op.first_id,
                                    .position_table = in_fp32(op.learned)}));
 }
 
 void PlanInterpreter::apply(const NormOp& op) {
-  const Matrix x = op.residual.empty() ? read(op.x) : add(read(op.x), read(op.residual));
+  norm(op, read(op.x));
+}
+
+void PlanInterpreter::norm(const NormOp& op, const Matrix& input) {
+  const Matrix x = op.residual.empty() ? input : add(input, read(op.residual));
   if (!op.sum.empty()) write(op.sum, x);
   const Matrix y = norm(op.weight, x);
   if (!op.codes.empty()) write_codes(op.codes, op.scales, in_activation_type(y), y.cols);
@@ -395,12 +409,36 @@ void PlanInterpreter::apply(const CrossAttentionOp& op) {
 void PlanInterpreter::apply(const HeadOp& op) {
   const Matrix x = product_input(op.x, op.x_scales, op.norm, {}, op.weight);
   logits_ = head(x, in_fp32(op.weight), op.scale);
-  choose(logits_, op.state);
+  take_best(logits_, op.state, op.best);
 }
 
 void PlanInterpreter::apply(const SelectOp& op) {
   logits_ = with_bias(read(op.logits), op.bias);
-  choose(logits_, op.state);
+  take_best(logits_, op.state, op.best);
+}
+
+void PlanInterpreter::take_best(const Matrix& logits, const TokenState& state,
+                                const std::optional<RankBest>& best) {
+  const std::vector<int32_t> ids = arg_max(logits);
+  if (!best) return choose(ids, state);
+  for (int64_t r = 0; r < logits.rows; ++r) {
+    const int32_t id = ids[static_cast<size_t>(r)];
+    write_int(best->candidates, 0, r, std::bit_cast<int32_t>(logits.row(r)[id]));
+    write_int(best->candidates, 1, r, static_cast<int32_t>(best->first_id) + id);
+  }
+}
+
+void PlanInterpreter::apply(const PickOp& op) {
+  const int64_t degree = op.candidates.rows / 2;
+  Matrix scores(op.candidates.cols, degree);
+  for (int64_t r = 0; r < scores.rows; ++r) {
+    for (int64_t rank = 0; rank < degree; ++rank)
+      scores.row(r)[rank] = std::bit_cast<float>(read_int(op.candidates, 2 * rank, r));
+  }
+  std::vector<int32_t> ids = arg_max(scores);  // ranks' ids rise: of equal scores the lowest id
+  for (int64_t r = 0; r < scores.rows; ++r)
+    ids[static_cast<size_t>(r)] = read_int(op.candidates, 2 * ids[static_cast<size_t>(r)] + 1, r);
+  choose(ids, op.state);
 }
 
 Matrix PlanInterpreter::with_bias(Matrix logits, const TensorView& bias) const {
@@ -412,20 +450,18 @@ Matrix PlanInterpreter::with_bias(Matrix logits, const TensorView& bias) const {
   return logits;
 }
 
-void PlanInterpreter::choose(const Matrix& logits, const TokenState& state) {
+void PlanInterpreter::choose(const std::vector<int32_t>& best, const TokenState& state) {
   const bool ends = !state.finished.empty();
-  std::vector<bool> ended(static_cast<size_t>(logits.rows), false);
-  for (int64_t b = 0; ends && b < logits.rows; ++b) ended[b] = finished(state.finished, b);
   const std::span<const int32_t> eos(&plan_.config.eos_id, ends ? 1 : 0);
-  const std::vector<NextToken> next =
-      greedy_tokens(logits, ended, {.eos_ids = eos, .pad_id = plan_.config.pad_id});
   const int position = read_int(state.position, 0, 0);
   int32_t running = 0;
-  for (int64_t b = 0; b < logits.rows; ++b) {
-    if (ends) write_int(state.finished, 0, b, next[b].ended ? 1 : 0);
-    running += ends && !next[b].ended ? 1 : 0;
-    write_int(state.next_ids, 0, b, next[b].id);
-    if (position < state.tokens.cols) write_int(state.tokens, b, position, next[b].id);
+  for (int64_t b = 0; b < static_cast<int64_t>(best.size()); ++b) {
+    const NextToken next = next_token(best[static_cast<size_t>(b)], finished(state.finished, b),
+                                      {.eos_ids = eos, .pad_id = plan_.config.pad_id});
+    if (ends) write_int(state.finished, 0, b, next.ended ? 1 : 0);
+    running += ends && !next.ended ? 1 : 0;
+    write_int(state.next_ids, 0, b, next.id);
+    if (position < state.tokens.cols) write_int(state.tokens, b, position, next.id);
   }
   write_int(state.position, 0, 0, position + 1);
   if (!state.running.empty()) write_int(state.running, 0, 0, running);

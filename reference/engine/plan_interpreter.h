@@ -44,10 +44,23 @@ class PlanInterpreter {
   /// it reads, and what refuse_unknown() throws.
   void run(PlanSection section);
 
-  /// Logits of the last head, [batch, vocab], whether or not the plan stores them.
+  /// Logits of the last head, [batch, vocab], whether or not the plan stores them; of a rank, those of its ids.
   const Matrix& logits() const { return logits_; }
 
  private:
+  friend class RankInterpreters;
+  /// What a rank brings to a CommOp, before any rank's memory changes.
+  struct Part {
+    Matrix values;
+    std::vector<int32_t> integers;  // of a buffer of integers, instead
+  };
+
+  /// Around an operation: names it in errors, poisons scratch that begins or ends with it.
+  void enter(int op);
+  void leave();
+  Part part(const CommOp& op) const;
+  void meet(const CommOp& op, std::span<const Part> ranks);
+
   void apply(const EmbedOp& op);
   void apply(const NormOp& op);
   void apply(const DenseOp& op);
@@ -60,6 +73,8 @@ class PlanInterpreter {
   void apply(const ChooseOp& op);
   void apply(const BeamOp& op);
   void apply(const QuantiseOp& op);
+  void apply(const CommOp& op);
+  void apply(const PickOp& op);
 
   /// x of a product: normalised, and quantised where its matrix asks for that.
   Matrix product_input(const PlanTensor& x, const PlanTensor& x_scales, const std::optional<NormWeight>& norm,
@@ -82,7 +97,10 @@ class PlanInterpreter {
   void append(const PlanTensor& rows, const Cache& cache, const SelfAttentionOp& op, int position);
   Matrix gather(const Cache& cache, const SelfAttentionOp& op, int keys) const;
   Matrix keys_values(const PlanTensor& rows, const PlanTensor& scales) const;
-  void choose(const Matrix& logits, const TokenState& state);
+  /// The arg-max of logits: this rank's candidates, or the choice.
+  void take_best(const Matrix& logits, const TokenState& state, const std::optional<RankBest>& best);
+  void choose(const std::vector<int32_t>& best, const TokenState& state);
+  void norm(const NormOp& op, const Matrix& x);
   Matrix with_bias(Matrix logits, const TensorView& bias) const;
   void advance(const BeamOp& op, int source, int position);
   void finish_step(const TokenState& state);

@@ -53,19 +53,35 @@ class Attributes {
     require(codes(o.k) != o.k_scales.empty() && codes(o.v) != o.v_scales.empty(),
             "keys and values in 8 bits go with their scales");
   }
+  void operator()(const CommOp& o) const {
+    const bool sums = o.kind == CommKind::kAllReduce;
+    require(sums || !o.norm, "a norm goes with sums");
+    require(!o.y.empty() || o.norm, "it needs `y` or a norm");
+    const int64_t rows = sums ? o.x.rows : plan_.slice.degree * o.x.rows;
+    require(o.y.empty() || (o.y.rows == rows && o.y.cols == o.x.cols), "`y` must have the rows of all ranks");
+    if (!o.norm) return;
+    require(o.norm->x.buffer == o.x.buffer && o.norm->x.offset == o.x.offset,
+            "its norm reads the place of x");
+    (*this)(*o.norm);
+  }
+  void operator()(const PickOp& o) const {
+    require(o.candidates.rows == 2 * plan_.slice.degree, "it needs a score and an id of every rank");
+  }
   void operator()(const HeadOp& o) const {
     if (o.norm) norm(*o.norm);
     matrix(o.weight);
     require(o.x_scales.empty() == !(o.weight.input_dtype && o.x.rows > 1),
             "`x_scales` go with rows that are codes");
     require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
+    best(o.state, o.best);
   }
   void operator()(const QuantiseOp& o) const {
     require(o.group > 0 && o.x.cols == o.group * o.scales.rows,
             "`group` must divide the columns into the scales");
   }
-  void operator()(const SelectOp&) const {
+  void operator()(const SelectOp& o) const {
     require(!plan_.generation, "the plan's GenerationConfig needs `choose` or `beam`");
+    best(o.state, o.best);
   }
   void operator()(const ChooseOp& o) const {
     require(plan_.generation && plan_.generation->beams == 1, "it needs a GenerationConfig of one beam");
@@ -92,6 +108,9 @@ class Attributes {
   }
   void bias(const RelativeBiasRef& b) const {
     require(b.distance_bias.empty() == b.table.empty(), "a bias needs `distance_bias` and its table");
+  }
+  void best(const TokenState& s, const std::optional<RankBest>& b) const {
+    require(s.next_ids.empty() == b.has_value(), "it needs `state` or `best`, one of them");
   }
   void counters(const TokenState& s) const {
     require(!s.finished.empty() && !s.running.empty(), "it needs `finished` and `running`");

@@ -46,16 +46,17 @@ Matrix embed(const ModelConfig& config, const EmbeddingParams& p) {
   Matrix x(tokens, config.d_model);
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t id = p.ids[t];
-    if (id < 0 || id >= p.table.rows) {
-      throw Error(fmt::format("token id {} is outside the vocabulary of {}", id, p.table.rows));
-    }
+    if (id < 0 || id >= config.vocab)
+      throw Error(fmt::format("token id {} is outside the vocabulary of {}", id, config.vocab));
     const int64_t position = p.positions[t] + config.position_offset;
     if (config.position == Position::kLearned && (position < 0 || position >= p.position_table.rows)) {
       throw Error(fmt::format("position {} is outside the learned table of {} rows", position,
                               p.position_table.rows));
     }
+    if (id < p.first_id || id >= p.first_id + p.table.rows) continue;
+    const float* row = p.table.row(id - p.first_id);
     for (int64_t i = 0; i < config.d_model; ++i) {
-      x.row(t)[i] = static_cast<float>(config.embedding_scale * p.table.row(id)[i] +
+      x.row(t)[i] = static_cast<float>(config.embedding_scale * row[i] +
                                        position_encoding(config, p.position_table, position, i));
     }
   }

@@ -32,8 +32,11 @@ inline constexpr int kSteps = 5;
 /// A model with seeded weights and a batch on the host: the case's values in fp32, and stored as an engine stores them where
 /// the case quantises them.
 struct Fixture {
-  explicit Fixture(const CoverCase& c, uint64_t seed = 7)
-      : cover(c), host(host_weights(c.config, WeightsSpec{.seed = seed}, form(c))), weights(host.weights()) {
+  explicit Fixture(const CoverCase& c, uint64_t with_seed = 7)
+      : seed(with_seed),
+        cover(c),
+        host(host_weights(c.config, WeightsSpec{.seed = seed}, form(c))),
+        weights(host.weights()) {
     batch = make_batch(c.config, c.lengths, seed);
     if (!lossy(form(c))) return;
     const WeightLayout layout = weight_layout(c.config, form(c));
@@ -60,6 +63,7 @@ struct Fixture {
             .auto_own_rows = lossy(form(cover)) ? kernels::kAutoWideRows : kernels::kAutoOwnRows};
   }
 
+  uint64_t seed;  ///< of the weights
   CoverCase cover;
   HostWeights host;
   ModelWeights weights;
@@ -161,7 +165,7 @@ inline Truth truth_of(const Fixture& f, const reference::Numerics& numerics) {
 inline Errors errors_of(const CoverCase& c, bool partial_sums = false) {
   const Fixture f(c);
   PlanRequest request = f.request();
-  request.partial_sums = partial_sums;
+  if (partial_sums) request.slice = TensorSlice{};
   const StepPlan plan = kernels::build_plan(request);
   const Truth truth = truth_of(f, numerics_of(c));
   const Outputs out = interpret(plan, f.batch, truth.tokens);
