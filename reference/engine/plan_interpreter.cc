@@ -262,11 +262,12 @@ void PlanInterpreter::apply(const EmbedOp& op) {
       std::iota(positions.begin() + offsets[b], positions.begin() + offsets[b + 1], 0);
     }
   }
-  write(op.x, embed(plan_.config, {.ids = ids,
-                                   .positions = positions,
-                                   .table = in_fp32(op.table),
-                                   .first_id = op.first_id,
-                                   .position_table = in_fp32(op.learned)}));
+  write(op.x,
+        embed(plan_.config, {.ids = ids,
+                             .positions = positions,
+                             .table = in_fp32(op.table),
+                             .first_id = plan_.slice.degree > 1 ? std::optional(op.first_id) : std::nullopt,
+                             .position_table = in_fp32(op.learned)}));
 }
 
 void PlanInterpreter::apply(const NormOp& op) {

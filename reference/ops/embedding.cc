@@ -43,18 +43,20 @@ Matrix embed(const ModelConfig& config, const EmbeddingParams& p) {
   if (p.positions.size() != p.ids.size()) {
     throw Error(fmt::format("embedding: {} ids but {} positions", p.ids.size(), p.positions.size()));
   }
+  const int64_t vocab = p.first_id ? config.vocab : p.table.rows;
   Matrix x(tokens, config.d_model);
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t id = p.ids[t];
-    if (id < 0 || id >= config.vocab)
-      throw Error(fmt::format("token id {} is outside the vocabulary of {}", id, config.vocab));
+    if (id < 0 || id >= vocab)
+      throw Error(fmt::format("token id {} is outside the vocabulary of {}", id, vocab));
     const int64_t position = p.positions[t] + config.position_offset;
     if (config.position == Position::kLearned && (position < 0 || position >= p.position_table.rows)) {
       throw Error(fmt::format("position {} is outside the learned table of {} rows", position,
                               p.position_table.rows));
     }
-    if (id < p.first_id || id >= p.first_id + p.table.rows) continue;
-    const float* row = p.table.row(id - p.first_id);
+    const int64_t at = id - p.first_id.value_or(0);
+    if (at < 0 || at >= p.table.rows) continue;
+    const float* row = p.table.row(at);
     for (int64_t i = 0; i < config.d_model; ++i) {
       x.row(t)[i] = static_cast<float>(config.embedding_scale * row[i] +
                                        position_encoding(config, p.position_table, position, i));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "harness/model/config.h"
@@ -17,16 +18,15 @@ namespace tandem::reference {
 double sinusoid(const ModelConfig& config, int64_t position, int64_t channel);
 
 struct EmbeddingParams {
-  std::span<const int32_t> ids;        ///< [tokens], each in [0, config.vocab)
-  std::span<const int32_t> positions;  ///< [tokens], counted from 0 within each sequence
-  MatrixView table;                    ///< [vocab, d_model], or a rank's rows of it
-  int64_t first_id = 0;                ///< of the table's rows
-  MatrixView position_table;           ///< [position_offset + max_positions, d_model]; learned positions only
+  std::span<const int32_t> ids;          ///< [tokens], each in [0, vocab)
+  std::span<const int32_t> positions;    ///< [tokens], counted from 0 within each sequence
+  MatrixView table;                      ///< [vocab, d_model], or a rank's rows of it
+  std::optional<int64_t> first_id = {};  ///< of a rank's rows; an id of another rank's gives zeros
+  MatrixView position_table;  ///< [position_offset + max_positions, d_model]; learned positions only
 };
 
 /// embedding_scale * table[id] + encoding of (position + position_offset) -> [tokens, d_model]. Relative
-/// positions add nothing here. An id of the vocabulary that is not among the table's rows gives zeros: another rank has it.
-/// Throws Error for an id or a position outside its table.
+/// positions add nothing here. Throws Error for an id or a position outside its table.
 Matrix embed(const ModelConfig& config, const EmbeddingParams& p);
 
 }  // namespace tandem::reference

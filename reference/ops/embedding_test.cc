@@ -78,5 +78,21 @@ TEST(Embedding, RefusesIdsOutsideTheVocabulary) {
   EXPECT_THROW(embed_one(config_with(Position::kNone), -1, 0), Error);
 }
 
+// Breaks when ranks' rows do not add up to the whole table's: a position that each rank adds, a row of another rank.
+TEST(Embedding, RanksAddUp) {
+  ModelConfig config = config_with(Position::kSinusoidal, 0, 2);
+  config.vocab = 3;
+  const std::vector<int32_t> ids = {2, 0, 1}, positions = {0, 1, 2};
+  const auto part = [&](int64_t first, int64_t rows) {
+    const TensorView table{kTable.data() + first * 4, DType::kF32, rows, 4};
+    return embed(config, {.ids = ids, .positions = positions, .table = table, .first_id = first});
+  };
+  const Matrix whole =
+      embed(config, {.ids = ids, .positions = positions, .table = view(kTable, 3), .position_table = {}});
+  EXPECT_EQ(add(part(0, 2), part(2, 1)).values, whole.values);
+  config.vocab = 2;
+  EXPECT_THROW(part(0, 2), Error) << "id 2 of a vocabulary of 2";
+}
+
 }  // namespace
 }  // namespace tandem::reference
