@@ -22,7 +22,7 @@ struct EmbeddingParams {
   std::span<const int32_t> positions;    ///< [tokens], counted from 0 within each sequence
   MatrixView table;                      ///< [vocab, d_model], or a rank's rows of it
   std::optional<int64_t> first_id = {};  ///< of a rank's rows; an id of another rank's gives zeros
-  MatrixView position_table;  ///< [position_offset + max_positions, d_model]; learned positions only
+  MatrixView position_table = {};  ///< [position_offset + max_positions, d_model]; learned positions only
 };
 
 /// embedding_scale * table[id] + encoding of (position + position_offset) -> [tokens, d_model]. Relative
