@@ -21,11 +21,13 @@ struct Rates {
   OpWorkload op;
 };
 
-std::optional<Rates> measure_op(Engine& engine, const std::string& name, Precision precision, Regime regime) {
+std::optional<Rates> measure_op(Engine& engine, const std::string& name, Precision precision, Regime regime,
+                                const std::string& sparsity = "dense") {
   Case c;
   c.suite = Suite::kLimits;
   c.op = name;
   c.precision = precision;
+  c.sparsity = sparsity;
   c.engine = engine.name();
   try {
     engine.check_supported(c);
@@ -77,14 +79,17 @@ Ceilings measure_ceilings(const std::string& name, const EngineOptions& options)
   if (const auto node = measure_op(*engine, "empty_node", Precision::kFp32, Regime::kSustained)) {
     c.empty_node_us = node->best_us;
   }
-  for (int p = 0; p < kPrecisions; ++p) {
-    for (const Regime regime : {Regime::kBurst, Regime::kSustained}) {
-      const auto r = measure_op(*engine, regime == Regime::kBurst ? "gemm" : "gemm_sustained",
-                                static_cast<Precision>(p), regime);
-      if (!r) continue;
-      (regime == Regime::kBurst ? c.burst_tflops : c.sustained_tflops)[static_cast<size_t>(p)] =
-          r->op.flops / r->best_us * 1e-6;
+  for (const Regime regime : {Regime::kBurst, Regime::kSustained}) {
+    const bool burst = regime == Regime::kBurst;
+    const auto tflops = [&](Precision precision, const char* sparsity) -> std::optional<double> {
+      const auto r = measure_op(*engine, burst ? "gemm" : "gemm_sustained", precision, regime, sparsity);
+      return r ? std::optional(r->op.flops / r->best_us * 1e-6) : std::nullopt;
+    };
+    for (int p = 0; p < kPrecisions; ++p) {
+      (burst ? c.burst_tflops : c.sustained_tflops)[static_cast<size_t>(p)] =
+          tflops(static_cast<Precision>(p), "dense");
     }
+    (burst ? c.two_of_four_burst_tflops : c.two_of_four_sustained_tflops) = tflops(Precision::kBf16, "2:4");
   }
   if (engine->traits().on_host) {
     // The reference computes every precision in fp32 arithmetic on rounded weights.

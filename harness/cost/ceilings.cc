@@ -67,7 +67,10 @@ std::optional<double> Ceilings::rate_tflops(Precision precision, ComputeUnit uni
   const bool weight_only = precision == Precision::kW8a16 || precision == Precision::kW4a16;
   const bool narrow = precision == Precision::kFp8 || precision == Precision::kInt8;
   if (weight_only || (unit == ComputeUnit::kActivations && narrow)) by = Precision::kBf16;
-  return burst_tflops[static_cast<size_t>(by)];
+  const auto dense = burst_tflops[static_cast<size_t>(by)];
+  if (unit != ComputeUnit::kStructured || !dense) return dense;
+  const bool measured = dtype_bits(activation_dtype(by)) == 16 && !narrow && two_of_four_burst_tflops;
+  return measured ? *two_of_four_burst_tflops : 2 * *dense;
 }
 
 void to_json(nlohmann::json& j, const Ceilings& c) {
@@ -77,10 +80,16 @@ void to_json(nlohmann::json& j, const Ceilings& c) {
     burst[name] = number(c.burst_tflops[i]);
     sustained[name] = number(c.sustained_tflops[i]);
   }
-  j = {{"machine", c.machine},           {"measured_at", c.measured_at},
-       {"read_gbs", number(c.read_gbs)}, {"copy_gbs", number(c.copy_gbs)},
-       {"l2_gbs", number(c.l2_gbs)},     {"empty_node_us", number(c.empty_node_us)},
-       {"burst_tflops", burst},          {"sustained_tflops", sustained}};
+  j = {{"machine", c.machine},
+       {"measured_at", c.measured_at},
+       {"read_gbs", number(c.read_gbs)},
+       {"copy_gbs", number(c.copy_gbs)},
+       {"l2_gbs", number(c.l2_gbs)},
+       {"empty_node_us", number(c.empty_node_us)},
+       {"burst_tflops", burst},
+       {"sustained_tflops", sustained},
+       {"two_of_four_burst_tflops", number(c.two_of_four_burst_tflops)},
+       {"two_of_four_sustained_tflops", number(c.two_of_four_sustained_tflops)}};
 }
 
 void from_json(const nlohmann::json& j, Ceilings& c) {
@@ -98,6 +107,10 @@ void from_json(const nlohmann::json& j, Ceilings& c) {
       c.l2_gbs = positive(value, key);
     } else if (key == "empty_node_us") {
       c.empty_node_us = positive(value, key);
+    } else if (key == "two_of_four_burst_tflops") {
+      c.two_of_four_burst_tflops = positive(value, key);
+    } else if (key == "two_of_four_sustained_tflops") {
+      c.two_of_four_sustained_tflops = positive(value, key);
     } else if ((key == "burst_tflops" || key == "sustained_tflops") && value.is_object()) {
       auto& table = key == "burst_tflops" ? c.burst_tflops : c.sustained_tflops;
       for (const auto& [name, rate] : value.items()) {
@@ -106,7 +119,8 @@ void from_json(const nlohmann::json& j, Ceilings& c) {
     } else {
       throw UsageError(
           fmt::format("ceilings: '{}' is not a key (machine measured_at read_gbs copy_gbs l2_gbs "
-                      "empty_node_us burst_tflops sustained_tflops)",
+                      "empty_node_us burst_tflops sustained_tflops two_of_four_burst_tflops "
+                      "two_of_four_sustained_tflops)",
                       key));
     }
   }

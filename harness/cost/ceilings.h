@@ -21,9 +21,12 @@ struct Ceilings {
   std::optional<double> empty_node_us;  ///< one dependent empty kernel of a graph
   /// Best rate at any shape, TFLOP/s, by precision; 16-bit weight-only precisions use bf16's.
   std::array<std::optional<double>, kPrecisions> burst_tflops, sustained_tflops;
+  /// Of bf16 with a 2:4 matrix, operations of the dense one.
+  std::optional<double> two_of_four_burst_tflops, two_of_four_sustained_tflops;
 
   /// The same machine with every byte at L2 bandwidth.
   Ceilings resident() const;
+  /// kStructured: as measured with 16 bits; otherwise twice the dense rate, more than which no card has.
   std::optional<double> rate_tflops(Precision precision, ComputeUnit unit) const;
 };
 void to_json(nlohmann::json& j, const Ceilings& c);

@@ -81,6 +81,24 @@ TEST(Ceilings, EachFormatHasItsRate) {
   }
 }
 
+// Breaks when a 2:4 product is held to the dense rate, so that a fast one seems impossible, or to one that nobody measured.
+TEST(Ceilings, StructuredProductsHaveTheirRate) {
+  Ceilings c = card();
+  c.burst_tflops[static_cast<size_t>(Precision::kFp8)] = 1500;
+  EXPECT_EQ(c.rate_tflops(Precision::kBf16, ComputeUnit::kStructured), 2 * 786)
+      << "a bound without a measurement";
+  c.two_of_four_burst_tflops = 900;
+  EXPECT_EQ(c.rate_tflops(Precision::kBf16, ComputeUnit::kStructured), 900);
+  EXPECT_EQ(c.rate_tflops(Precision::kW8a16, ComputeUnit::kStructured), 900) << "multiplied in bf16";
+  EXPECT_EQ(c.rate_tflops(Precision::kFp8, ComputeUnit::kStructured), 3000);
+  EXPECT_EQ(c.rate_tflops(Precision::kBf16, ComputeUnit::kProduct), 786);
+  const nlohmann::json j = c;
+  EXPECT_EQ(j.get<Ceilings>().two_of_four_burst_tflops, 900);
+  EXPECT_FALSE(j.get<Ceilings>().two_of_four_sustained_tflops);
+  c.burst_tflops = {};
+  EXPECT_FALSE(c.rate_tflops(Precision::kBf16, ComputeUnit::kStructured));
+}
+
 // Breaks when ceilings do not survive their file, or a wrong file passes.
 TEST(Ceilings, JsonRoundTrip) {
   const nlohmann::json j = card();

@@ -16,9 +16,9 @@
 
 namespace tandem {
 
-/// Which rate bounds the operations of a phase: the precision's own products, or those of the type of activations
-/// (attention, a head of 16 bits).
-enum class ComputeUnit : uint8_t { kProduct, kActivations };
+/// Which rate bounds the operations of a phase: the precision's own products, those of the type of activations (attention, a
+/// head of 16 bits), or products with 2:4 matrices, whose operations are those of the dense matrix.
+enum class ComputeUnit : uint8_t { kProduct, kActivations, kStructured };
 
 struct PhaseCost {
   Side side = Side::kEncoder;

@@ -150,6 +150,7 @@ bool axis_used(Suite suite, std::string_view op, std::string_view axis) {
       }
       return !one_of(axis, {"dp", "decode", "stop", "kernel"});
     case Suite::kLimits:
+      if (axis == "sparsity") return one_of(op, {"gemm", "gemm_sustained"});
       return axis == "precision" && one_of(op, {"gemm", "gemm_sustained", "attention"});
   }
   return true;

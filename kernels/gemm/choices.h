@@ -28,7 +28,7 @@ struct GemmChoice {
 /// Where choices hold: another card or another library version never sees them.
 struct GemmPlace {
   std::string card;    ///< cudaDeviceProp::name
-  int64_t cublas = 0;  ///< cublasLtGetVersion()
+  int64_t cublas = 0;  ///< cublasLtGetVersion(); of products with 2:4 weights the version of cuSPARSELt
   auto operator<=>(const GemmPlace&) const = default;
 };
 

@@ -71,6 +71,9 @@ TEST(GemmProblem, TextRoundTrips) {
       {.m = 7, .n = 8, .k = 32, .x = DType::kF8, .w = DType::kF8, .residual = true, .ldx = 48},
       {.m = 7, .n = 8, .k = 32, .x = DType::kF8, .w = DType::kF8, .out = DType::kF32},
       {.m = 7, .n = 8, .k = 32, .x = DType::kI8, .w = DType::kI8, .out = DType::kI32, .ldy = 12},
+      {.m = 8, .n = 16, .k = 32, .two_of_four = true, .epilogue = GemmEpilogue::kBiasRelu},
+      {.m = 8, .n = 16, .k = 32, .epilogue = GemmEpilogue::kBiasRelu},
+      {.m = 8, .n = 16, .k = 32, .two_of_four = true, .residual = true, .ldx = 48, .ldy = 32},
   };
   for (const GemmProblem& p : problems) {
     EXPECT_EQ(parse_problem(problem_text(p)), p) << problem_text(p);
@@ -83,6 +86,27 @@ TEST(GemmProblem, TextRoundTrips) {
   GemmProblem dense = kProblem;
   dense.ldx = dense.k;
   EXPECT_EQ(problem_text(dense), problem_text(kProblem)) << "a stride equal to the width is no stride";
+}
+
+// Without it: a shape that cuSPARSELt has no product of reaches it, or a choice of a 2:4 product is taken for the dense one's.
+TEST(GemmProblem, ChecksTwoOfFour) {
+  GemmProblem p = kProblem;
+  p.two_of_four = true;
+  EXPECT_NO_THROW(check(p));
+  EXPECT_EQ(problem_text(p), "m64 n3072 k1024 bf16*2:4-bf16 bias_relu");
+  const auto refused = [&](const std::function<void(GemmProblem&)>& change) {
+    GemmProblem q = p;
+    change(q);
+    EXPECT_THROW(check(q), UsageError) << problem_text(q);
+  };
+  refused([](GemmProblem& q) { q.m = 4; });
+  refused([](GemmProblem& q) { q.n = 8; });
+  refused([](GemmProblem& q) { q.k = 1000; });
+  refused([](GemmProblem& q) { q.ldy = q.n + 8; });
+  refused([](GemmProblem& q) { q.out = DType::kF32; });
+  refused([](GemmProblem& q) { q.x = q.w = DType::kF8; });
+  refused([](GemmProblem& q) { q.epilogue = GemmEpilogue::kGeluTanh; });
+  refused([](GemmProblem& q) { q.alignment = 8; });
 }
 
 // Without it: an impossible product reaches the library, whose error names nothing.

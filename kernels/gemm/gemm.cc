@@ -59,6 +59,7 @@ void set_scales(const LtOperation& op, const float* w_scales, const float* x_sca
 
 LtMatmul describe(const GemmProblem& p) {
   check(p);
+  if (p.two_of_four) throw UsageError(fmt::format("product {}: cuBLASLt has no 2:4", problem_text(p)));
   LtMatmul d;
   TANDEM_CUBLAS_CHECK(cublasLtMatmulDescCreate(d.operation.put(), compute_type(p),
                                                p.x == DType::kI8 ? CUDA_R_32I : CUDA_R_32F));
@@ -248,8 +249,7 @@ const GemmChoice& Gemm::choice() const {
   return impl_->choice;
 }
 
-void Gemm::run(const GemmArgs& args, cudaStream_t stream) {
-  const GemmProblem& p = impl_->problem;
+void check_args(const GemmProblem& p, const GemmArgs& args, int64_t workspace_bytes) {
   const auto need = [&](const void* pointer, const char* name, int alignment) {
     if (pointer == nullptr) throw UsageError(fmt::format("product {}: {} is null", problem_text(p), name));
     if (reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(alignment) != 0) {
@@ -261,21 +261,15 @@ void Gemm::run(const GemmArgs& args, cudaStream_t stream) {
   need(args.w, "w", p.alignment);
   need(args.y, "y", p.alignment);
   if (p.residual) need(args.residual, "residual", p.alignment);
-  if (has_bias(p.epilogue)) {
-    need(args.bias, "bias", p.alignment);
-    set_attribute(impl_->matmul.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
-  }
+  if (has_bias(p.epilogue)) need(args.bias, "bias", p.alignment);
   if (p.x == DType::kF8) {
     need(args.x_scales, "x_scales", kScalesAlignment);
     need(args.w_scales, "w_scales", kScalesAlignment);
-    set_scales(impl_->matmul.operation, args.w_scales, args.x_scales);
   }
-  const bool integer = p.x == DType::kI8;
-  if (integer && args.alpha != 1) {
+  if (p.x == DType::kI8 && args.alpha != 1) {
     throw UsageError(
         fmt::format("product {}: alpha is {}, allowed with 8-bit integers: 1", problem_text(p), args.alpha));
   }
-  const int64_t workspace_bytes = impl_->choice.workspace_bytes;
   if (workspace_bytes > 0) {
     need(args.workspace, "workspace", kWorkspaceAlignment);
     if (args.workspace_bytes < workspace_bytes) {
@@ -283,6 +277,16 @@ void Gemm::run(const GemmArgs& args, cudaStream_t stream) {
                                    problem_text(p), args.workspace_bytes, workspace_bytes));
     }
   }
+}
+
+void Gemm::run(const GemmArgs& args, cudaStream_t stream) {
+  const GemmProblem& p = impl_->problem;
+  const int64_t workspace_bytes = impl_->choice.workspace_bytes;
+  check_args(p, args, workspace_bytes);
+  if (has_bias(p.epilogue))
+    set_attribute(impl_->matmul.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
+  if (p.x == DType::kF8) set_scales(impl_->matmul.operation, args.w_scales, args.x_scales);
+  const bool integer = p.x == DType::kI8;
   const float beta = p.residual ? 1.0f : 0.0f;
   const int32_t one_int = 1;
   const int32_t zero_int = 0;

@@ -40,6 +40,17 @@ __global__ void random_fill_kernel(T* out, int64_t count, uint64_t key, float sc
   }
 }
 
+/// Clears two of four neighbours: the kept pairs are equally likely.
+__global__ void clear_two_of_four_kernel(uint16_t* values, int64_t groups, uint64_t key) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t g = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; g < groups; g += step) {
+    const uint32_t first = uniform_below(~key, static_cast<uint64_t>(2 * g), 4);
+    const uint32_t second = (first + 1 + uniform_below(~key, static_cast<uint64_t>(2 * g + 1), 3)) % 4;
+    values[4 * g + first] = 0;
+    values[4 * g + second] = 0;
+  }
+}
+
 __global__ void digest_kernel(DigestParams p) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   const auto* data = static_cast<const uint8_t*>(p.data);
@@ -80,6 +91,15 @@ void launch_random_fill(const RandomFillParams& params, cudaStream_t stream) {
     default:
       throw UsageError("random fill: dtype must be f32, f16, bf16, f8 or i8");
   }
+}
+
+void launch_random_two_of_four(const RandomFillParams& params, cudaStream_t stream) {
+  if (params.dtype != DType::kF16 && params.dtype != DType::kBF16)
+    throw UsageError("random 2:4: dtype must be f16 or bf16");
+  if (params.count == 0) return;
+  launch_random_fill(params, stream);
+  launch(clear_two_of_four_kernel, {.grid = blocks_for(params.count / 4), .block = dim3(kThreads)}, stream,
+         static_cast<uint16_t*>(params.out), params.count / 4, params.key);
 }
 
 void launch_digest(const DigestParams& params, cudaStream_t stream) {

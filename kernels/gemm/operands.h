@@ -20,6 +20,10 @@ struct RandomFillParams {
 /// Zeros or repeated values would let the card draw less power and clock higher than real data does.
 void launch_random_fill(const RandomFillParams& params, cudaStream_t stream);
 
+/// The same with two of every four neighbours zero, which two by the key: 2:4 as it comes. Throws UsageError for another dtype
+/// than kF16 and kBF16.
+void launch_random_two_of_four(const RandomFillParams& params, cudaStream_t stream);
+
 struct DigestParams {
   const void* data = nullptr;  ///< [rows, row_bytes], rows stride_bytes apart
   int64_t rows = 1;

@@ -94,6 +94,15 @@ void check(const GemmProblem& p) {
     for (DType t : outputs) names.push_back(dtype_name(t));
     refuse(p, fmt::format("`out` must be {}", fmt::join(names, " or ")));
   }
+  if (p.two_of_four) {
+    const bool types = (p.x == DType::kF16 || p.x == DType::kBF16) && p.out == p.x;
+    if (!types) refuse(p, "2:4 needs x and `out` of f16 or of bf16");
+    if (!structured_takes(p.m, p.n, p.k) || !structured_takes(8, p.y_stride(), p.x_stride()))
+      refuse(p, "with 2:4 n, k and strides must be multiples of 16, m of 8");
+    if (p.epilogue == GemmEpilogue::kGeluTanh || p.epilogue == GemmEpilogue::kBiasGeluTanh)
+      refuse(p, "2:4 goes with epilogue none, bias, relu or bias_relu");
+    if (p.alignment != kMaxAlignment) refuse(p, "alignment must be 16 with 2:4");
+  }
   if (p.tf32 && p.x != DType::kF32) refuse(p, "tf32 needs f32 storage");
   if (!library_fuses(p.x, p.epilogue, p.residual)) {
     refuse(p, p.x == DType::kI8
@@ -117,6 +126,7 @@ void check(const GemmProblem& p) {
 std::string problem_text(const GemmProblem& p) {
   std::string text = fmt::format("m{} n{} k{} {}", p.m, p.n, p.k, dtype_name(p.x));
   if (p.w != p.x) text += fmt::format("*{}", dtype_name(p.w));
+  if (p.two_of_four) text += "*2:4";
   text += fmt::format("-{}", dtype_name(p.out));
   if (p.tf32) text += " tf32";
   text += fmt::format(" {}", epilogue_name(p.epilogue));
@@ -151,7 +161,9 @@ GemmProblem parse_problem(std::string_view text) {
   const std::string operands = words[3].substr(0, dash);
   const size_t star = operands.find('*');
   const auto x = parse_dtype(operands.substr(0, star));
-  const auto w = star == std::string::npos ? x : parse_dtype(operands.substr(star + 1));
+  const std::string other = star == std::string::npos ? "" : operands.substr(star + 1);
+  p.two_of_four = other == "2:4";
+  const auto w = star == std::string::npos || p.two_of_four ? x : parse_dtype(other);
   const auto out = dash == std::string::npos ? std::nullopt : parse_dtype(words[3].substr(dash + 1));
   if (!x || !w || !out) throw bad(words[3]);
   p.x = *x;
@@ -197,6 +209,7 @@ size_t std::hash<tandem::kernels::GemmProblem>::operator()(
     mix(static_cast<uint64_t>(v));
   mix(static_cast<uint64_t>(p.x) | static_cast<uint64_t>(p.out) << 8 |
       static_cast<uint64_t>(p.epilogue) << 16 | static_cast<uint64_t>(p.tf32) << 24 |
-      static_cast<uint64_t>(p.residual) << 25 | static_cast<uint64_t>(p.w) << 32);
+      static_cast<uint64_t>(p.residual) << 25 | static_cast<uint64_t>(p.two_of_four) << 26 |
+      static_cast<uint64_t>(p.w) << 32);
   return static_cast<size_t>(h);
 }

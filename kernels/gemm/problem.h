@@ -34,6 +34,8 @@ struct GemmProblem {
   DType w = DType::kBF16;  ///< the same as `x`: no product here mixes types
   /// Of y and residual: the same as `x`, or kF32; with x of kF8 kBF16 or kF32, of kI8 kI32.
   DType out = DType::kBF16;
+  /// w holds 2:4 as the library compresses it (kernels/gemm/structured): kF16 or kBF16, `out` as x, without GELU.
+  bool two_of_four = false;
   bool tf32 = false;  ///< fp32 storage, tensor cores (10 mantissa bits); otherwise fp32 is full fp32
   GemmEpilogue epilogue = GemmEpilogue::kNone;
   bool residual = false;  ///< only with kNone or kBias: cuBLASLt adds it before the activation; not with kI8
@@ -63,6 +65,11 @@ constexpr bool library_fuses(DType x, GemmEpilogue epilogue, bool residual) {
 constexpr bool library_takes(DType x, DType out, int64_t n, int64_t k) {
   return dtype_bytes(x) > 1 || (tensor_bytes(x, k) % 16 == 0 && tensor_bytes(out, n) % 16 == 0);
 }
+/// Has cuSPARSELt products of this shape? Of 16-bit operands rows and columns of a 2:4 matrix are multiples of 16, of others
+/// of 8 (documentation of cusparseLtMatmulDescriptorInit).
+constexpr bool structured_takes(int64_t m, int64_t n, int64_t k) {
+  return m % 8 == 0 && n % 16 == 0 && k % 16 == 0;
+}
 /// Why the library has no product of operands of type `x` on cards of this compute capability (90 for 9.0), naming the
 /// axis; empty when it may have one.
 std::string library_lacks(DType x, int compute_capability);
@@ -70,7 +77,7 @@ std::string library_lacks(DType x, int compute_capability);
 /// Throws UsageError naming the field and what is allowed.
 void check(const GemmProblem& problem);
 /// "m64 n3072 k1024 bf16-bf16 bias_relu residual ldx4096 align2": the key in the choice file, and what
-/// messages print. Types are x and out ("f8-bf16", "i8-i32"); a w of another type than x stands between: "bf16*i8-bf16".
+/// messages print. Types are x and out ("f8-bf16", "i8-i32"); a w of another type than x stands between: "bf16*i8-bf16". A 2:4 w is "bf16*2:4-bf16".
 std::string problem_text(const GemmProblem& problem);
 /// Inverse of problem_text; throws UsageError.
 GemmProblem parse_problem(std::string_view text);

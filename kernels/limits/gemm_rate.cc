@@ -4,6 +4,9 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
+#include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -17,6 +20,7 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/lt.h"
 #include "kernels/gemm/operands.h"
+#include "kernels/gemm/structured/structured_gemm.h"
 #include "kernels/limits/limit_stream.h"
 #include "kernels/limits/limits.h"
 
@@ -85,11 +89,23 @@ double value_of(DType type, const char* raw) {
   }
 }
 
-/// One product with its operands and the algorithm in use.
-class Product {
+/// Where operands of a product lie.
+struct Places {
+  const void* x;
+  const void* w;
+  void* y;
+  void* workspace;  ///< kWorkspaceBytes
+  cudaStream_t stream;
+};
+
+/// Enqueues one product with one algorithm; false where the library refuses.
+using Enqueue = std::function<bool()>;
+
+/// Products of cuBLASLt's candidates.
+class DenseProducts {
  public:
-  explicit Product(const GemmRateParams& p) : p_(p), types_(types_of(p.precision)) {
-    TANDEM_CUBLAS_CHECK(cublasLtMatmulDescCreate(matmul_.operation.put(), types_.compute, types_.scale));
+  DenseProducts(const GemmRateParams& p, const Types& types) : types_(types) {
+    TANDEM_CUBLAS_CHECK(cublasLtMatmulDescCreate(matmul_.operation.put(), types.compute, types.scale));
     set_attribute(matmul_.operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     set_attribute(matmul_.operation, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
     if (p.precision == Precision::kFp8) {
@@ -100,30 +116,12 @@ class Product {
       TANDEM_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(l.put(), cuda_type(type), static_cast<uint64_t>(rows),
                                                      static_cast<uint64_t>(cols), rows));
     };
-    layout(matmul_.w, types_.operand, p.k, p.n);
-    layout(matmul_.x, types_.operand, p.k, p.m);
-    layout(matmul_.y, types_.out, p.n, p.m);
-    x_ = DeviceBuffer(tensor_bytes(types_.operand, p.m * p.k));
-    w_ = DeviceBuffer(tensor_bytes(types_.operand, p.n * p.k));
-    y_ = DeviceBuffer(tensor_bytes(types_.out, p.m * p.n));
-    workspace_ = DeviceBuffer(kWorkspaceBytes);
-    const auto fill = [&](const DeviceBuffer& buffer, int64_t count, uint64_t key) {
-      launch_random_fill({.out = buffer.data(),
-                          .dtype = types_.operand,
-                          .count = count,
-                          .key = key,
-                          .scale = types_.operand == DType::kI8 ? 127.0f : 1.0f},
-                         stream_.get());
-    };
-    fill(x_, p.m * p.k, 1);
-    fill(w_, p.n * p.k, 2);
-    stream_.wait();
+    layout(matmul_.w, types.operand, p.k, p.n);
+    layout(matmul_.x, types.operand, p.k, p.m);
+    layout(matmul_.y, types.out, p.n, p.m);
   }
 
-  const LimitStream& stream() const { return stream_; }
-
-  /// Tries the library's candidates and keeps the fastest; returns the time of one product.
-  double choose_us() {
+  std::vector<Enqueue> candidates(const Places& at) {
     LtPreference preference;
     TANDEM_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.put()));
     set_attribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -134,31 +132,135 @@ class Product {
         handle(), matmul_.operation.get(), matmul_.w.get(), matmul_.x.get(), matmul_.y.get(), matmul_.y.get(),
         preference.get(), kCandidates, results.data(), &found);
     if (status != CUBLAS_STATUS_NOT_SUPPORTED) TANDEM_CUBLAS_CHECK(status);
+    std::vector<Enqueue> all;
+    for (size_t i = 0; i < static_cast<size_t>(found); ++i) {
+      if (results[i].state != CUBLAS_STATUS_SUCCESS) continue;
+      all.emplace_back(
+          [this, at, algo = results[i].algo] { return enqueue(at, algo) == CUBLAS_STATUS_SUCCESS; });
+    }
+    return all;
+  }
+
+ private:
+  cublasLtHandle_t handle() const { return static_cast<cublasLtHandle_t>(lt_.handle()); }
+
+  cublasStatus_t enqueue(const Places& at, const cublasLtMatmulAlgo_t& algo) const {
+    const float one = 1;
+    const float zero = 0;
+    const int32_t one_int = 1;
+    const int32_t zero_int = 0;
+    const bool integer = types_.scale == CUDA_R_32I;
+    const void* alpha = integer ? static_cast<const void*>(&one_int) : &one;
+    const void* beta = integer ? static_cast<const void*>(&zero_int) : &zero;
+    return cublasLtMatmul(handle(), matmul_.operation.get(), alpha, at.w, matmul_.w.get(), at.x,
+                          matmul_.x.get(), beta, at.y, matmul_.y.get(), at.y, matmul_.y.get(), &algo,
+                          at.workspace, static_cast<size_t>(kWorkspaceBytes), at.stream);
+  }
+
+  Types types_;
+  CublasLt lt_;
+  LtMatmul matmul_;
+};
+
+/// Products of cuSPARSELt's algorithms.
+class StructuredProducts {
+ public:
+  StructuredProducts(const GemmRateParams& p, const Types& types)
+      : problem_{.m = p.m,
+                 .n = p.n,
+                 .k = p.k,
+                 .x = types.operand,
+                 .w = types.operand,
+                 .out = types.out,
+                 .two_of_four = true} {}
+
+  /// at.w is the dense matrix, of whose values two of four are 0.
+  std::vector<Enqueue> candidates(const Places& at) {
+    std::vector<Enqueue> all;
+    for (const GemmChoice& choice : structured_candidates(lt_, problem_)) {
+      if (choice.workspace_bytes > kWorkspaceBytes) continue;
+      auto gemm = std::make_shared<StructuredGemm>(lt_, problem_, choice, nullptr);
+      if (compressed_.bytes() == 0) {
+        compressed_ = DeviceBuffer(gemm->compressed_bytes());
+        const DeviceBuffer scratch(gemm->compress_scratch_bytes());
+        gemm->compress(at.w, compressed_.data(), scratch.data(), at.stream);
+        TANDEM_CUDA_CHECK(cudaStreamSynchronize(at.stream));
+      }
+      all.emplace_back([gemm, at, w = compressed_.data()] {
+        try {
+          gemm->run(
+              {.x = at.x, .w = w, .y = at.y, .workspace = at.workspace, .workspace_bytes = kWorkspaceBytes},
+              at.stream);
+          return true;
+        } catch (const CudaError&) {
+          return false;
+        }
+      });
+    }
+    return all;
+  }
+
+ private:
+  GemmProblem problem_;
+  StructuredLt lt_;
+  DeviceBuffer compressed_;
+};
+
+/// One product with its operands and the algorithm in use.
+class Product {
+ public:
+  explicit Product(const GemmRateParams& p) : p_(p), types_(types_of(p.precision)) {
+    x_ = DeviceBuffer(tensor_bytes(types_.operand, p.m * p.k));
+    w_ = DeviceBuffer(tensor_bytes(types_.operand, p.n * p.k));
+    y_ = DeviceBuffer(tensor_bytes(types_.out, p.m * p.n));
+    workspace_ = DeviceBuffer(kWorkspaceBytes);
+    const auto operand = [&](const DeviceBuffer& buffer, int64_t count, uint64_t key) -> RandomFillParams {
+      return {.out = buffer.data(),
+              .dtype = types_.operand,
+              .count = count,
+              .key = key,
+              .scale = types_.operand == DType::kI8 ? 127.0f : 1.0f};
+    };
+    launch_random_fill(operand(x_, p.m * p.k, 1), stream_.get());
+    (p.two_of_four ? launch_random_two_of_four : launch_random_fill)(operand(w_, p.n * p.k, 2),
+                                                                     stream_.get());
+    stream_.wait();
+    const Places at{x_.data(), w_.data(), y_.data(), workspace_.data(), stream_.get()};
+    candidates_ = p.two_of_four ? structured_.emplace(p, types_).candidates(at)
+                                : dense_.emplace(p, types_).candidates(at);
+  }
+
+  const LimitStream& stream() const { return stream_; }
+
+  /// Tries the library's candidates and keeps the fastest; returns the time of one product.
+  double choose_us() {
     double best_us = 0;
-    cublasLtMatmulAlgo_t best{};
-    for (int i = 0; i < found; ++i) {
-      if (results[static_cast<size_t>(i)].state != CUBLAS_STATUS_SUCCESS) continue;
-      algo_ = results[static_cast<size_t>(i)].algo;
-      if (enqueue() != CUBLAS_STATUS_SUCCESS) continue;
+    const Enqueue* best = nullptr;
+    for (const Enqueue& candidate : candidates_) {
+      enqueue_ = &candidate;
+      if (!candidate()) continue;
       stream_.wait();
       const double us = std::min(time_us(3), time_us(3)) / 3;
       if (best_us == 0 || us < best_us) {
         best_us = us;
-        best = algo_;
+        best = &candidate;
       }
     }
-    if (best_us == 0) {
-      throw UsageError(fmt::format("matrix rate: cuBLASLt has no {} kernel for m {}, n {}, k {} on this card",
-                                   precision_name(p_.precision), p_.m, p_.n, p_.k));
+    if (best == nullptr) {
+      throw UsageError(fmt::format("matrix rate: {} has no {} kernel for m {}, n {}, k {} on this card",
+                                   p_.two_of_four ? "cuSPARSELt" : "cuBLASLt", precision_name(p_.precision),
+                                   p_.m, p_.n, p_.k));
     }
-    algo_ = best;
+    enqueue_ = best;
     return best_us;
   }
 
   /// `count` products back to back between two events; us of all of them.
   double time_us(int count) {
     TANDEM_CUDA_CHECK(cudaEventRecord(events_.begin, stream_.get()));
-    for (int i = 0; i < count; ++i) TANDEM_CUBLAS_CHECK(enqueue());
+    for (int i = 0; i < count; ++i) {
+      if (!(*enqueue_)()) throw Error("matrix rate: a product that ran is refused");
+    }
     TANDEM_CUDA_CHECK(cudaEventRecord(events_.end, stream_.get()));
     TANDEM_CUDA_CHECK(cudaEventSynchronize(events_.end));
     float ms = 0;
@@ -224,21 +326,6 @@ class Product {
     Events& operator=(const Events&) = delete;
   };
 
-  cublasLtHandle_t handle() const { return static_cast<cublasLtHandle_t>(lt_.handle()); }
-
-  cublasStatus_t enqueue() {
-    const float one = 1;
-    const float zero = 0;
-    const int32_t one_int = 1;
-    const int32_t zero_int = 0;
-    const bool integer = types_.scale == CUDA_R_32I;
-    const void* alpha = integer ? static_cast<const void*>(&one_int) : &one;
-    const void* beta = integer ? static_cast<const void*>(&zero_int) : &zero;
-    return cublasLtMatmul(handle(), matmul_.operation.get(), alpha, w_.data(), matmul_.w.get(), x_.data(),
-                          matmul_.x.get(), beta, y_.data(), matmul_.y.get(), y_.data(), matmul_.y.get(),
-                          &algo_, workspace_.data(), static_cast<size_t>(kWorkspaceBytes), stream_.get());
-  }
-
   void copy_row(const DeviceBuffer& matrix, int64_t row, std::vector<char>& out) const {
     TANDEM_CUDA_CHECK(cudaMemcpy(out.data(), matrix.data<char>() + tensor_bytes(types_.operand, row * p_.k),
                                  out.size(), cudaMemcpyDeviceToHost));
@@ -247,17 +334,20 @@ class Product {
   GemmRateParams p_;
   Types types_;
   LimitStream stream_;
-  CublasLt lt_;
-  LtMatmul matmul_;
   DeviceBuffer x_, w_, y_, workspace_;
   Events events_;
-  cublasLtMatmulAlgo_t algo_{};
+  std::optional<DenseProducts> dense_;
+  std::optional<StructuredProducts> structured_;
+  std::vector<Enqueue> candidates_;
+  const Enqueue* enqueue_ = nullptr;  // the one in use
 };
 
 }  // namespace
 
 Limit measure_gemm_tflops(const GemmRateParams& p) {
   if (p.m < 1 || p.n < 1 || p.k < 1) throw UsageError("matrix rate: m, n and k must be at least 1");
+  if (p.two_of_four && p.precision != Precision::kFp16 && p.precision != Precision::kBf16)
+    throw UsageError("matrix rate: 2:4 goes with precision fp16 or bf16");
   if (p.samples < 1) throw UsageError("matrix rate: samples must be at least 1");
   Product product(p);
   const double one_us = product.choose_us();

@@ -36,15 +36,16 @@ enum class Regime : uint8_t {
 
 struct GemmRateParams {
   Precision precision = Precision::kBf16;  ///< fp32 tf32 fp16 bf16 fp8 int8
+  bool two_of_four = false;                ///< w is 2:4, multiplied by cuSPARSELt; fp16 and bf16
   int64_t m = 8192;
   int64_t n = 8192;
   int64_t k = 8192;
   Regime regime = Regime::kBurst;
   int samples = 9;
 };
-/// Rate of y = x w^T with random data through the fastest of cuBLASLt's candidates, TFLOP/s (int8: TOP/s);
-/// sampled outputs are compared with products computed on the host. Throws UsageError when the library has no
-/// kernel for the shape.
+/// Rate of y = x w^T with random data through the fastest of the library's candidates, TFLOP/s (int8: TOP/s; 2:4: operations of
+/// the dense product); sampled outputs are compared with products computed on the host. Throws UsageError when the library
+/// has no kernel for the shape, DeviceError where there is no cuSPARSELt for 2:4.
 Limit measure_gemm_tflops(const GemmRateParams& params);
 
 }  // namespace tandem::kernels

@@ -8,6 +8,7 @@
 #include "harness/base/error.h"
 #include "kernels/common/device_test.h"
 #include "kernels/common/timed_graph.h"
+#include "kernels/gemm/structured/structured_gemm.h"
 #include "kernels/limits/delay.h"
 #include "kernels/limits/stream.h"
 
@@ -116,10 +117,21 @@ TEST(Limits, MatrixRatesAreMeasured) {
     std::printf("%s at 1024 x 768 x 512: %.1f\n", std::string(precision_name(precision)).c_str(),
                 limit.value);
   }
+  if (const std::string lacks = structured_lacks(); lacks.empty()) {
+    const Limit limit =
+        measure_gemm_tflops({.two_of_four = true, .m = 1024, .n = 768, .k = 512, .samples = 2});
+    EXPECT_TRUE(limit.ok()) << "2:4: " << limit.wrong;
+    expect_rate(limit, 2);
+    std::printf("2:4 bf16 at 1024 x 768 x 512: %.1f\n", limit.value);
+  } else {
+    EXPECT_THROW(measure_gemm_tflops({.two_of_four = true, .m = 1024, .n = 768, .k = 512}), DeviceError)
+        << lacks;
+  }
   GemmRateParams sustained{.m = 2048, .n = 2048, .k = 2048, .regime = Regime::kSustained, .samples = 2};
   expect_rate(measure_gemm_tflops(sustained), 2);
   EXPECT_THROW(measure_gemm_tflops({.precision = Precision::kW4a16}), UsageError);
   EXPECT_THROW(measure_gemm_tflops({.m = 0}), UsageError);
+  EXPECT_THROW(measure_gemm_tflops({.precision = Precision::kFp8, .two_of_four = true}), UsageError);
 }
 
 // Without it: tests that rely on a kernel of a known length wait for nothing.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "harness/base/error.h"
+#include "kernels/gemm/structured/structured_gemm.h"
 #include "kernels/limits/limits.h"
 #include "kernels/ops/op_workloads.h"
 
@@ -78,6 +79,7 @@ OpWorkload make(std::shared_ptr<Device> device, LimitOp limit) {
 OpWorkload gemm_op(std::shared_ptr<Device> device, const Case& c) {
   const bool sustained = c.op == "gemm_sustained";
   const GemmRateParams params{.precision = c.precision,
+                              .two_of_four = c.sparsity == "2:4",
                               .regime = sustained ? Regime::kSustained : Regime::kBurst,
                               .samples = kSamplesAtOnce};
   const double flops =
@@ -115,6 +117,16 @@ void check_limits_op(const Case& c) {
     throw ImpossibleCase(
         fmt::format("precision: a product's ceiling is one of fp32 tf32 fp16 bf16 fp8 int8, not '{}'",
                     precision_name(c.precision)));
+  }
+  if (gemm && c.sparsity != "dense") {
+    const bool half = c.precision == Precision::kFp16 || c.precision == Precision::kBf16;
+    if (c.sparsity != "2:4" || !half) {
+      throw ImpossibleCase(
+          fmt::format("sparsity: a product's ceiling is one of dense, or 2:4 in fp16 or bf16, not '{}' in {}",
+                      c.sparsity, precision_name(c.precision)));
+    }
+    if (const std::string lacks = structured_lacks(); !lacks.empty())
+      throw ImpossibleCase(fmt::format("sparsity: {}", lacks));
   }
   if (c.op == "attention" && !float_type) {
     throw ImpossibleCase(
