@@ -15,8 +15,8 @@
 
 namespace tandem::kernels {
 
-/// The 16 bytes that a lane holds of each weight row of a warp: pair after pair, the units of one after the other.
-using RowWeights = uint4[2][kRowUnits];
+// A lane holds 16 bytes of both weight rows of a pair in each of kRowUnits slots: pair after pair, the units of one after the
+// other.
 
 /// The products of a warp's weight rows with x. Elements as they are: CUDA cores, x in registers.
 template <class Format, int kSets>
@@ -33,20 +33,17 @@ struct RowCore {
       x[u] = u * kUnit < left ? *reinterpret_cast<const uint4*>(xs + at + u * kUnit) : make_uint4(0, 0, 0, 0);
     }
   }
-  __device__ void multiply(const RowWeights& w, float (&sum)[2]) const {
+  __device__ void multiply(int slot, const uint4 (&w)[2][kRowUnits], float (&sum)[2]) const {
+    float xf[kV];
+    unpack_words<typename Format::T>(x[slot], xf);
 #pragma unroll
-    for (int u = 0; u < kRowUnits; ++u) {
-      float xf[kV];
-      unpack_words<typename Format::T>(x[u], xf);
+    for (int j = 0; j < 2; ++j) {
+      float wf[kV];
+      unpack_words<typename Format::T>(w[j][slot], wf);
+      float part = wf[0] * xf[0];
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        float wf[kV];
-        unpack_words<typename Format::T>(w[j][u], wf);
-        float part = wf[0] * xf[0];
-#pragma unroll
-        for (int i = 1; i < kV; ++i) part = fmaf(wf[i], xf[i], part);
-        sum[j] += part;
-      }
+      for (int i = 1; i < kV; ++i) part = fmaf(wf[i], xf[i], part);
+      sum[j] += part;
     }
   }
 };
@@ -63,47 +60,43 @@ requires(!Format::kPlain) struct RowCore<Format, kSets> {
   static constexpr int kUnits = kRowUnits / kSets;
   const X* x;
   int units;
-  float scales[2][kRowUnits];  // with group scales: of the lanes' group, as RowWeights
+  uint16_t scales[2][kRowUnits];  // with group scales: of the lanes' group in each slot, as bits of bf16
 
   __device__ void take_x(const X* xs, int at, int left) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     x = xs + (at - lane * Format::kElements) + lane * kPiece;  // its first piece
     units = ceil_div(left + lane * Format::kElements, kUnit);  // of the warp that reach below k
   }
-  /// `sum`: the first rows of all pairs, then the second ones.
-  __device__ void multiply(const RowWeights& w, float (&sum)[2 * kSets]) const {
+  /// `sum`: the first rows of all pairs, then the second ones. For the warp together.
+  __device__ void multiply(int slot, const uint4 (&w)[2][kRowUnits], float (&sum)[2 * kSets]) const {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    __syncwarp();  // lanes that wrote nothing come early
+    const int u = slot % kUnits;
+    if (u >= units) return;
+    Acc c[4] = {};
 #pragma unroll
-    for (int slot = 0; slot < kRowUnits; ++slot) {
-      const int u = slot % kUnits;
-      if (u >= units) continue;
-      Acc c[4] = {};
+    for (int part = 0; part < Format::kParts; ++part) {
+      uint32_t first[4 * kPartPieces];
+      uint32_t second[4 * kPartPieces];
+      Format::unpack(stored_part<Format>(w[0][slot], part).words, first);
+      Format::unpack(stored_part<Format>(w[1][slot], part).words, second);
 #pragma unroll
-      for (int part = 0; part < Format::kParts; ++part) {
-        uint32_t first[4 * kPartPieces];
-        uint32_t second[4 * kPartPieces];
-        Format::unpack(stored_part<Format>(w[0][slot], part).words, first);
-        Format::unpack(stored_part<Format>(w[1][slot], part).words, second);
-#pragma unroll
-        for (int piece = 0; piece < kPartPieces; ++piece) {
-          const X* from = x + u * kUnit + (part * kPartPieces + piece) * kWarp * kPiece;
-          const uint4 xw = *reinterpret_cast<const uint4*>(from);
-          const int i = 4 * piece;
-          Format::multiply(c, first[i], second[i], first[i + 1], second[i + 1], xw.x, xw.y);
-          Format::multiply(c, first[i + 2], second[i + 2], first[i + 3], second[i + 3], xw.z, xw.w);
-        }
+      for (int piece = 0; piece < kPartPieces; ++piece) {
+        const X* from = x + u * kUnit + (part * kPartPieces + piece) * kWarp * kPiece;
+        const uint4 xw = *reinterpret_cast<const uint4*>(from);
+        const int i = 4 * piece;
+        Format::multiply(c, first[i], second[i], first[i + 1], second[i + 1], xw.x, xw.y);
+        Format::multiply(c, first[i + 2], second[i + 2], first[i + 3], second[i + 3], xw.z, xw.w);
       }
+    }
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const Acc own = DiagonalMap::index(lane) != 0 ? c[2 * j + 1] : c[2 * j];
-        const float part = DiagonalMap::holds(lane) ? static_cast<float>(own) : 0.0f;
-        float& to = sum[j * kSets + slot / kUnits];
-        if constexpr (Format::kGroupScales) {
-          to = fmaf(part, scales[j][slot], to);
-        } else {
-          to += part;
-        }
+    for (int j = 0; j < 2; ++j) {
+      const Acc own = DiagonalMap::index(lane) != 0 ? c[2 * j + 1] : c[2 * j];
+      const float part = DiagonalMap::holds(lane) ? static_cast<float>(own) : 0.0f;
+      float& to = sum[j * kSets + slot / kUnits];
+      if constexpr (Format::kGroupScales) {
+        to = fmaf(part, __uint_as_float(uint32_t{scales[j][slot]} << 16), to);
+      } else {
+        to += part;
       }
     }
   }
@@ -158,7 +151,7 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
   const int pair = first_pair + reduced_value(lane, 2 * kSets) % kSets;
   const bool writer = wk == 0 && reduced_writer(lane, 2 * kSets) && (!p.gated || half == 0);
 
-  RowWeights w;
+  uint4 w[2][kRowUnits];
   RowCore<Format, kSets> core;
   float bias[2] = {0.0f, 0.0f};                         // gated: of the gate and of the up row
   [[maybe_unused]] float row_scales[2] = {0.0f, 0.0f};  // as bias
@@ -176,6 +169,26 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
                                 : load_fresh_element(static_cast<const T*>(a.residual) + at);
   };
 
+  // The weights of one slot.
+  const auto request = [&](int tile, int slot) {
+    constexpr int kShift = Format::kStoredShift;
+    const int at = slot % kUnits * kUnit;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int weights_row = weight_row(p, tile, row_of_pair(p, first_pair + slot / kUnits, j));
+      const Stored* from = static_cast<const Stored*>(a.w) +
+                           static_cast<int64_t>(weights_row) * (p.k >> kShift) + ((k0 + at) >> kShift);
+      w[j][slot] = at < left ? load_stream(from) : make_uint4(0, 0, 0, 0);
+      if constexpr (Format::kGroupScales) {
+        const auto* scales = static_cast<const uint16_t*>(a.scales) +
+                             static_cast<int64_t>(weights_row) * ceil_div(p.k, kScaleGroup) +
+                             (k0 + at) / kScaleGroup;
+        // The lane that holds a short last group's sum may be past k itself.
+        core.scales[j][slot] = at < left + MmaMap::thread(lane) * kV ? __ldg(scales) : uint16_t{0};
+      }
+    }
+  };
+
   Candidate best[1];
   int flip = 0;
   const int first = static_cast<int>(blockIdx.x);
@@ -185,37 +198,18 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
   for (int tile = first - stride, next = first; tile < p.tiles; tile = next, next += stride) {
     const bool real = tile >= 0;
     float sum[2 * kSets] = {};
-    if (real) core.multiply(w, sum);
+    if (real)
+      __syncwarp();  // lanes that wrote nothing come early
+                     // A slot's next weights are under way while the other slots are multiplied.
+#pragma unroll
+    for (int slot = 0; slot < kRowUnits; ++slot) {
+      if (real) core.multiply(slot, w, sum);
+      if (next < p.tiles) request(next, slot);
+    }
     const float bias_now[2] = {bias[0], bias[1]};
     [[maybe_unused]] const float scales_now[2] = {row_scales[0], row_scales[1]};
     const float residual_now = residual;
     if (next < p.tiles) {
-#pragma unroll
-      for (int i = 0; i < 2 * kSets; ++i) {
-        const int j = i / kSets;
-        const int first_slot = i % kSets * kUnits;
-        const int weights_row = weight_row(p, next, row_of_pair(p, first_pair + i % kSets, j));
-        constexpr int kShift = Format::kStoredShift;
-        const Stored* from = static_cast<const Stored*>(a.w) +
-                             static_cast<int64_t>(weights_row) * (p.k >> kShift) + (k0 >> kShift);
-#pragma unroll
-        for (int u = 0; u < kUnits; ++u) {
-          w[j][first_slot + u] =
-              u * kUnit < left ? load_stream(from + (u * kUnit >> kShift)) : make_uint4(0, 0, 0, 0);
-        }
-        if constexpr (Format::kGroupScales) {
-          const auto* scales = static_cast<const __nv_bfloat16*>(a.scales) +
-                               static_cast<int64_t>(weights_row) * ceil_div(p.k, kScaleGroup) +
-                               k0 / kScaleGroup;
-          // The lane that holds a short last group's sum may be past k itself.
-          const int group_left = left + MmaMap::thread(lane) * kV;
-#pragma unroll
-          for (int u = 0; u < kUnits; ++u) {
-            core.scales[j][first_slot + u] =
-                u * kUnit < group_left ? to_float(__ldg(scales + u * (kUnit / kScaleGroup))) : 0.0f;
-          }
-        }
-      }
       const int column = column_of(next);
       if (a.bias != nullptr && writer && column < p.n) {
         bias[0] = to_float(static_cast<const T*>(a.bias)[column]);
