@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import Outcome
 from fixture_runs import Model, case, make_run
+from twin import model as models
 from twin import pruning, seeded
 
 from tandem_reports.gate.kept import panels
@@ -86,6 +89,34 @@ def rows(suite: str = "kernels", **axes: Any) -> list[dict[str, Any]]:
         for batch in (1, 8)
         for sparsity in PATTERNS
     ]
+
+
+TWINS = {
+    "2:4": "76b5e47ae71a1de87893baf422a0efb32d0e836468b13c8f9c0ca4775a4dec9d",
+    "unstructured:0.5": "3a74e91a8321375d917b16fa6cde699ecb1897399f97c0e3909e784e8bd20db7",
+    "threshold:0.05": "5a359860c9d6bdd96efd19a14ed1d05ea9696079c8951709e673d99e649d012d",
+    "unstructured:0.8+heads:0.5": "87af85eb67702ac10de777ad3fe754beab86b123b39a319c66cd72b6c1461132",
+    "2:4+ffn:0.25+layers:0.5": "125b68b0143b7d2315a77876d9bb80e11cfffd643fbddbef603b273b71ab5f63",
+}
+"""SHA-256 over the fp32 values of a small model, names in their order."""
+
+
+# Breaks when weights are chosen otherwise here than in harness/weights/pruning (prune_test.cc holds the hashes too).
+@pytest.mark.parametrize("sparsity", TWINS)
+def test_pruned_models_are_the_engines_too(sparsity: str) -> None:
+    m = replace(models.preset("tiny"), position="relative")
+    dense = {
+        t.name: seeded.seeded_tensor(
+            17, t.name, (t.rows, t.cols), base=t.base, exponent=t.exponent, outliers=t.outlier_rows
+        )
+        for t in models.weight_layout(m)
+    }
+    _, tensors = pruning.pruned(m, dense, sparsity)
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        sha.update(tensors[name].astype("<f4").tobytes())
+    assert sha.hexdigest() == TWINS[sparsity]
 
 
 # Without it a pruned product would stand beside another batch's dense one, or at another fraction.

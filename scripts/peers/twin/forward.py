@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin import model as models
-from twin import quantise, seeded
+from twin import pruning, quantise, seeded
 from twin.model import Model, Stack
 
 Matrix = NDArray[np.float32]
@@ -33,6 +33,7 @@ class Form:
     precision: str = "fp32"
     kv: str = "same"
     head: str = "same"
+    sparsity: str = "dense"
 
     def kv_kind(self) -> str | None:
         """The codes of keys and values, or None."""
@@ -54,8 +55,11 @@ def quantised(kind: str, rows: Matrix) -> Matrix:
     return np.asarray(quantise.decode(kind, codes) * wide)
 
 
-def stored(m: Model, weights: str, form: Form) -> dict[str, Matrix]:
-    """Every tensor by its name, with the values that the form gives it; the head is `head.weight` always."""
+def stored(m: Model, weights: str, form: Form) -> tuple[Model, dict[str, Matrix]]:
+    """What is left of the model, and every tensor by its name, with the values that the form gives it.
+
+    The head is `head.weight` always.
+    """
     seed, outliers = models.parse_seed(weights)
     tensors: dict[str, Matrix] = {}
     for t in models.weight_layout(m):
@@ -70,8 +74,9 @@ def stored(m: Model, weights: str, form: Form) -> dict[str, Matrix]:
     if m.tied_head:
         embedding = "shared.embedding" if m.shared_embeddings else "decoder.embedding"
         tensors["head.weight"] = tensors[embedding]
+    m, tensors = pruning.pruned(m, tensors, form.sparsity)
     if form.precision == "fp32":
-        return tensors
+        return m, tensors
     kind = WEIGHTS.get(form.precision)
     for name, values in tensors.items():
         is_head = name == "head.weight"
@@ -85,15 +90,15 @@ def stored(m: Model, weights: str, form: Form) -> dict[str, Matrix]:
             tensors[name] = quantised(
                 "i8" if is_head and kind == "i4" else kind, values
             )
-    return tensors
+    return m, tensors
 
 
 class Twin:
     """A model with seeded weights in one form."""
 
     def __init__(self, m: Model, weights: str, form: Form):
-        self.m, self.form = m, form
-        self.w = stored(m, weights, form)
+        self.form = form
+        self.m, self.w = stored(m, weights, form)
         self.encoded: dict[tuple[int, ...], Matrix] = {}
 
     def dense(self, x: Matrix, name: str) -> Matrix:
@@ -154,17 +159,21 @@ class Twin:
             out[:, columns] = fp32(weights / weights.sum(axis=1, keepdims=True) @ vh)
         return out
 
-    def position_bias(self, side: str, heads: int, length: int) -> NDArray[np.float64]:
+    def position_bias(
+        self, side: str, layer: int, heads: int, length: int
+    ) -> NDArray[np.float64]:
         """What self-attention adds to its scores: T5's relative bias, and the decoder's causal mask."""
+        table = self.w.get(
+            f"{side}.layers.{layer}.relative_bias", self.w.get(f"{side}.relative_bias")
+        )
         decoder = side == "decoder"
         bias = np.zeros((heads, length, length))
         for offset in range(1 - length, length):  # key - query
             query = np.arange(max(0, -offset), length - max(0, offset))
             if decoder and offset > 0:
                 bias[:, query, query + offset] = -np.inf
-            elif self.m.position == "relative":
-                bucket = relative_bucket(self.m, offset, not decoder)
-                added = self.w[f"{side}.relative_bias"][bucket]
+            elif table is not None:
+                added = table[relative_bucket(self.m, offset, not decoder)]
                 bias[:, query, query + offset] = added[:, None]
         return bias
 
@@ -195,7 +204,6 @@ class Twin:
         self, x: Matrix, side: str, stack: Stack, encoded: Matrix | None
     ) -> Matrix:
         """All layers of a side; the decoder's see `encoded` too."""
-        bias = self.position_bias(side, stack.heads, len(x))
 
         def attend(
             n: Matrix, other: Matrix, name: str, added: NDArray[np.float64]
@@ -212,8 +220,11 @@ class Twin:
 
         for i in range(stack.layers):
             at = f"{side}.layers.{i}"
+            bias = self.position_bias(side, i, stack.heads, len(x))
             x = self.sublayer(
-                x, f"{at}.self_norm", lambda n, at=at: attend(n, n, f"{at}.self", bias)
+                x,
+                f"{at}.self_norm",
+                lambda n, at=at, bias=bias: attend(n, n, f"{at}.self", bias),
             )
             if encoded is not None:
                 seen = np.zeros((stack.heads, len(x), len(encoded)))
@@ -317,10 +328,12 @@ SEQUENCES, SOURCE, GENERATED = 8, 32, 32
 def accuracy(m: Model, case: dict[str, Any]) -> dict[str, float | None]:
     """The numbers of the `accuracy` of a case's record, against the dense fp32 model.
 
-    `case` has suite, weights, precision, kv and head. Both models are fed the text that the dense one generates; beside
+    `case` has suite, weights, precision, kv, head and, unless it is dense, sparsity. Both models are fed the text that the dense one generates; beside
     it the lossy one generates its own.
     """
-    form = Form(case["precision"], case["kv"], case["head"])
+    form = Form(
+        case["precision"], case["kv"], case["head"], case.get("sparsity", "dense")
+    )
     encoder = case["suite"] == "encoder"
     return dict(
         _encoded(m, case["weights"], form)
