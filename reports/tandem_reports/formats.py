@@ -26,7 +26,9 @@ def micros(value: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """A ratio such as 3.12×."""
+    """A ratio such as 3.12×; over 10,000× says no more than that."""
+    if value is not None and value > 1e4:
+        return "> 10,000×"
     return MISSING if value is None else f"{significant(value, 3)}×"
 
 
@@ -48,6 +50,11 @@ def scaled(value: float | None, unit: str) -> str:
         if abs(value) >= factor:
             return f"{significant(value / factor)} {prefix}{unit}"
     return f"{significant(value)} {unit}"
+
+
+def launches(value: float | None) -> str:
+    """A mean count: 6, or 6.25 where replays differ."""
+    return f"{value:,.0f}" if value is not None and float(value).is_integer() else significant(value)
 
 
 def count(value: float | None) -> str:

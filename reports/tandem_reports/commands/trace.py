@@ -36,6 +36,10 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--against", metavar="FILE", type=Path, help="a second trace: B, beside the first as A"
     )
+    parser.add_argument("--device", metavar="K", type=int, help="of an export of several devices, this one")
+    parser.add_argument(
+        "--process", metavar="PID", type=int, help="of an export of several processes, this one"
+    )
     parser.add_argument(
         "--perfetto", metavar="FILE", type=Path, help="also write the timeline for ui.perfetto.dev"
     )
@@ -51,12 +55,12 @@ def run(arguments: argparse.Namespace) -> int:
     from tandem_reports.views import trace_grids
     from tandem_reports.views.perfetto import perfetto
 
-    analysis = analyse(read_any(arguments.trace))
+    analysis = analyse(read_any(arguments.trace, arguments.process, arguments.device))
     lines = trace_grids.summary_lines(analysis)
     if arguments.against is None:
         tables = trace_grids.grids(analysis)
     else:
-        other = analyse(read_any(arguments.against))
+        other = analyse(read_any(arguments.against, arguments.process, arguments.device))
         lines = ["A: " + lines[0], *lines[1:], "", *trace_grids.summary_lines(other)]
         lines[lines.index("") + 1] = "B: " + lines[lines.index("") + 1]
         tables = trace_grids.comparison_grids(analysis, other)

@@ -1,13 +1,15 @@
 """Exports of NVIDIA Nsight Systems (`nsys export --type sqlite`), read into the same traces as our own.
 
 The export's tables appear only where there is something to put into them and their columns change between
-versions, so that each is looked at before it is read.
+versions, so that each is looked at before it is read. An export may hold several processes, whose correlation
+ids start anew, and several devices: one of each is read, and where there are more the reader says which.
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -15,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -22,6 +25,11 @@ from tandem_reports.errors import ReportError
 from tandem_reports.reading.traces import KINDS, Activities, Phase, Replay, Span, Trace, sorted_activities
 
 KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
+COPIES = "CUPTI_ACTIVITY_KIND_MEMCPY"
+MEMSETS = "CUPTI_ACTIVITY_KIND_MEMSET"
+GRAPHS = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
+WORK = (KERNELS, COPIES, MEMSETS, GRAPHS)
+KERNEL_NAMES = ("demangledName", "shortName", "mangledName")
 PUSH_POP = 59
 SAMPLES = "samples"
 MEASURED = "measured"
@@ -41,17 +49,22 @@ class _Export:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        log = Path(f"{path}-wal")
+        if log.exists() and log.stat().st_size:
+            raise ReportError(f"{path}: {log.name} beside it: the export is still being written")
+        # Immutable: sqlite writes nothing beside the file, no lock and no log.
+        uri = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro&immutable=1"
         try:
-            self.database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            self.database = sqlite3.connect(uri, uri=True)
             tables = self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         except sqlite3.Error as error:
             raise ReportError(f"{path}: not an sqlite file that can be read: {error}") from None
         self.tables = {str(name) for (name,) in tables}
         if not self.tables & {"StringIds", "TARGET_INFO_SYSTEM_ENV", "META_DATA_EXPORT", "META_DATA_CAPTURE"}:
             raise ReportError(f"{path}: an sqlite file, but not an export of nsys")
-        if KERNELS not in self.tables:
+        if not self.tables & set(WORK):
             raise ReportError(
-                f"{path}: holds no table {KERNELS}: "
+                f"{path}: holds none of the tables {', '.join(WORK)}: "
                 "nothing ran on a device while nsys recorded, or it did not trace cuda"
             )
         self.strings = {_int(key): value for key, value in self.rows("StringIds", ("id", "value"))}
@@ -88,7 +101,47 @@ def _int(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _ranges(export: _Export) -> list[_Range]:
+def _process(identifier: object) -> int:
+    """The process of a global id of nsys: 8 bits of a machine, 24 of a process, 24 of a thread."""
+    return _int(identifier) >> 24 & 0xFFFFFF
+
+
+@dataclass(frozen=True)
+class Place:
+    """The process and the device that a trace is of."""
+
+    process: int
+    device: int
+
+
+def _places(export: _Export) -> list[Place]:
+    """Every process and device on which something ran."""
+    found = set()
+    for table in WORK:
+        for process, device in export.rows(table, (), ("globalPid", "deviceId")):
+            found.add(Place(_process(process), _int(device)))
+    return sorted(found, key=lambda place: (place.process, place.device))
+
+
+def _choose(export: _Export, process: int | None, device: int | None) -> Place:
+    """The one place that is asked for. Raises ReportError where none or several are left."""
+    places = _places(export)
+    for flag, wanted, field in (("--process", process, "process"), ("--device", device, "device")):
+        here = sorted({int(getattr(place, field)) for place in places})
+        listed = ", ".join(map(str, here))
+        if wanted is None and len(here) > 1:
+            kind = "processes" if flag == "--process" else "devices"
+            raise ReportError(
+                f"{export.path}: holds work of {len(here)} {kind} ({listed}), which are not merged: "
+                f"choose one with {flag}"
+            )
+        if wanted is not None and here and wanted not in here:
+            raise ReportError(f"{export.path}: {flag} {wanted}: nothing ran there; there is {listed}")
+        places = [place for place in places if wanted is None or getattr(place, field) == wanted]
+    return places[0] if places else Place(0, 0)
+
+
+def _ranges(export: _Export, process: int) -> list[_Range]:
     rows = export.rows(
         "NVTX_EVENTS",
         ("start", "end", "eventType", "globalTid"),
@@ -96,7 +149,7 @@ def _ranges(export: _Export) -> list[_Range]:
     )
     found = []
     for start, end, kind, thread, text, text_id, signed, unsigned in rows:
-        if kind != PUSH_POP or start is None:
+        if kind != PUSH_POP or start is None or _process(thread) != process:
             continue
         name = text if isinstance(text, str) else export.text(text_id)
         value = signed if isinstance(signed, int) else unsigned
@@ -140,16 +193,18 @@ class _Phases:
         return places[at] if at >= 0 and moment <= ends[at] else -1
 
 
-def _calls(export: _Export) -> tuple[list[Span], dict[int, tuple[int, int]]]:
-    """The calls, and by correlation their thread and start."""
+def _calls(export: _Export, process: int) -> tuple[list[Span], dict[int, tuple[int, int]]]:
+    """The calls of the process, and by correlation their thread and start."""
     spans = []
     threads: dict[int, tuple[int, int]] = {}
     rows = export.rows(
         "CUPTI_ACTIVITY_KIND_RUNTIME", ("start", "end", "correlationId", "nameId"), ("globalTid",)
     )
     for start, end, correlation, name, thread in rows:
+        if _process(thread) != process:
+            continue
         text = export.text(name)
-        spans.append(Span(text, _int(start), _int(end), _int(correlation)))
+        spans.append(Span(text, _int(start), _int(end), _int(correlation), _int(thread)))
         threads.setdefault(_int(correlation), (_int(thread), _int(start)))
     return sorted(spans, key=lambda span: span.start), threads
 
@@ -205,19 +260,26 @@ class _Columns:
             cells.append(row[column])
 
 
-def _collect(export: _Export) -> _Columns:
+def _collect(export: _Export, place: Place) -> _Columns:
     columns = _Columns()
     common = ("start", "end", "streamId", "correlationId")
-    for start, end, stream, correlation, name, node in export.rows(
-        KERNELS, (*common, "demangledName"), ("graphNodeId",)
-    ):
+
+    def rows(table: str, *more: str) -> Iterator[tuple[object, ...]]:
+        needed, optional = more[:1], more[1:]
+        for *cells, process, device in export.rows(
+            table, (*common, *needed), (*optional, "globalPid", "deviceId")
+        ):
+            if _process(process) == place.process and _int(device) == place.device:
+                yield tuple(cells)
+
+    known = export.columns(KERNELS) if KERNELS in export.tables else set()
+    named = next((column for column in KERNEL_NAMES if column in known), KERNEL_NAMES[0])
+    for start, end, stream, correlation, name, node in rows(KERNELS, named, "graphNodeId"):
         text = export.text(name)
         kind = "communication" if text.startswith("ncclDevKernel") else "kernel"
         columns.add(kind, text, start=start, end=end, stream=stream, correlation=correlation, graph_node=node)
-    for table, kind in (("MEMCPY", "copy"), ("MEMSET", "memset")):
-        for start, end, stream, correlation, size, node in export.rows(
-            f"CUPTI_ACTIVITY_KIND_{table}", (*common, "bytes"), ("graphNodeId",)
-        ):
+    for table, kind in ((COPIES, "copy"), (MEMSETS, "memset")):
+        for start, end, stream, correlation, size, node in rows(table, "bytes", "graphNodeId"):
             columns.add(
                 kind,
                 kind,
@@ -228,7 +290,7 @@ def _collect(export: _Export) -> _Columns:
                 bytes=size,
                 graph_node=node,
             )
-    for start, end, stream, correlation in export.rows("CUPTI_ACTIVITY_KIND_GRAPH_TRACE", common):
+    for start, end, stream, correlation in rows(GRAPHS):
         columns.add("graph", "graph", start=start, end=end, stream=stream, correlation=correlation)
     return columns
 
@@ -337,12 +399,13 @@ def _convert(path: Path, folder: Path) -> Path:
     return out
 
 
-def _read(path: Path, title: str) -> Trace:
+def _read(path: Path, title: str, process: int | None, device: int | None) -> Trace:
     export = _Export(path)
     try:
-        collected = _collect(export)
-        calls, threads = _calls(export)
-        ranges = _ranges(export)
+        place = _choose(export, process, device)
+        collected = _collect(export, place)
+        calls, threads = _calls(export, place.process)
+        ranges = _ranges(export, place.process)
         activities = sorted_activities(collected.values)
         activities, phases, notes = _attribute(export, activities, ranges, threads)
         return Trace(
@@ -353,9 +416,11 @@ def _read(path: Path, title: str) -> Trace:
             phases=tuple(phases.list),
             activities=activities,
             calls=tuple(calls),
-            markers=tuple(Span(r.text, r.start, r.end) for r in ranges if r.end < 2**62),
+            markers=tuple(Span(r.text, r.start, r.end, thread=r.thread) for r in ranges if r.end < 2**62),
             replays=_replays(activities, ranges, calls),
             untimed=collected.untimed,
+            device=device,
+            process=process,
             notes=tuple(notes),
         )
     except sqlite3.Error as error:
@@ -364,14 +429,15 @@ def _read(path: Path, title: str) -> Trace:
         export.close()
 
 
-def read_nsys(path: Path) -> Trace:
+def read_nsys(path: Path, process: int | None = None, device: int | None = None) -> Trace:
     """Reads an sqlite export of nsys, or a .nsys-rep where nsys is there to export it.
 
-    Raises ReportError in one line.
+    `process` and `device`: those that the trace is of; needed where the export holds several. Raises
+    ReportError in one line.
     """
     if not path.is_file():
         raise ReportError(f"{path}: cannot read: no such file")
     if path.suffix == ".nsys-rep":
         with tempfile.TemporaryDirectory() as folder:
-            return _read(_convert(path, Path(folder)), path.name)
-    return _read(path, path.name)
+            return _read(_convert(path, Path(folder)), path.name, process, device)
+    return _read(path, path.name, process, device)

@@ -68,6 +68,7 @@ class Span:
     start: int
     end: int
     correlation: int = 0
+    thread: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Trace:
     cost: Mapping[tuple[str, str], PhaseCost] = field(default_factory=dict)
     read_gbs: float | None = None
     untraced_us: float | None = None
+    device: int | None = None
+    process: int | None = None
     notes: tuple[str, ...] = ()
 
     @property

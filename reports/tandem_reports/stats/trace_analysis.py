@@ -112,6 +112,11 @@ class Row:
     """Sum of durations: over busy_us where work overlaps."""
 
     @property
+    def beside_us(self) -> float:
+        """Time beside work that had started before, which busy_us leaves to that."""
+        return max(0.0, self.total_us - self.busy_us)
+
+    @property
     def mean_us(self) -> float:
         """Duration of one launch."""
         return self.total_us / self.launches if self.launches else 0.0

@@ -13,6 +13,25 @@ LANES = 100
 a row may not."""
 
 
+class _NestedLanes:
+    """Rows of the host's spans: those of a thread nest; where a clock says otherwise, on the next row."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, list[list[int]]] = {}
+
+    def take(self, thread: int, start: int, end: int) -> int:
+        """Spans of a thread come in the order of their start, the longer of two first."""
+        lanes = self.open.setdefault(thread, [])
+        for lane, ends in enumerate(lanes):
+            while ends and ends[-1] <= start:
+                ends.pop()
+            if not ends or end <= ends[-1]:
+                ends.append(end)
+                return lane
+        lanes.append([end])
+        return len(lanes) - 1
+
+
 class _Lanes:
     """The first row of a stream that is free."""
 
@@ -67,8 +86,7 @@ def perfetto(trace: Trace) -> str:
     meta("process_name", DEVICE, 0, "device")
     meta("process_name", HOST, 0, "host")
     meta("thread_name", DEVICE, PHASES, "phases")
-    for number, name in enumerate(("replays", "calls", "ranges")):
-        meta("thread_name", HOST, number, name)
+    meta("thread_name", HOST, 0, "replays")
     lanes = _Lanes()
     own, _ = owned(activities)
     for at in range(len(activities)):
@@ -88,7 +106,16 @@ def perfetto(trace: Trace) -> str:
             meta("thread_name", DEVICE, stream * LANES + lane, more_name)
     for number, window in enumerate(trace.replays):
         slice_(f"replay {number}", HOST, 0, window.start, window.end, {})
-    for thread, spans in ((1, trace.calls), (2, trace.markers)):
-        for span in spans:
-            slice_(span.name, HOST, thread, span.start, span.end, {})
+    row = 0
+    for kind, spans in (("calls", trace.calls), ("ranges", trace.markers)):
+        threads = sorted({span.thread for span in spans})
+        nested = _NestedLanes()
+        rows: dict[tuple[int, int], int] = {}
+        for span in sorted(spans, key=lambda s: (s.thread, s.start, -s.end)):
+            place = span.thread, nested.take(span.thread, span.start, span.end)
+            if place not in rows:
+                row = rows[place] = row + 1
+                name = kind if len(threads) == 1 else f"{kind} of thread {span.thread & 0xFFFFFF}"
+                meta("thread_name", HOST, row, name + (f", overlapping {place[1]}" if place[1] else ""))
+            slice_(span.name, HOST, rows[place], span.start, span.end, {})
     return dumps({"displayTimeUnit": "ns", "otherData": {"title": trace.title}, "traceEvents": events}) + "\n"

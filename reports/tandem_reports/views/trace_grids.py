@@ -11,6 +11,7 @@ from tandem_reports.stats.trace_analysis import (
     GAP_REASONS,
     Analysis,
     Difference,
+    Row,
     kernel_differences,
     phase_differences,
 )
@@ -50,10 +51,39 @@ def unit(analysis: Analysis) -> str:
     return "one replay"
 
 
+OVERLAP_LEAST_US = 5e-4
+"""Overlaps under this are not shown: tables have four digits."""
+BESIDE = "beside others (µs)"
+BESIDE_NOTE = (
+    "Launches × mean = busy + beside others: an instant in which several run is busy time of the one that "
+    "started first."
+)
+
+
+def _beside(rows: Sequence[Row]) -> bool:
+    return any(row.beside_us >= OVERLAP_LEAST_US for row in rows)
+
+
+def as_traced(analysis: Analysis) -> str:
+    """What the times of the tables are, where tracing changed them: they are scaled by nothing."""
+    slower = slowdown(analysis)
+    if slower is None:
+        return f"Times are of {unit(analysis)}."
+    change = formats.change(slower)
+    return f"Times are of {unit(analysis)} as traced, {change} against untraced; nothing is scaled."
+
+
+def slowdown(analysis: Analysis) -> float | None:
+    """Time of a traced replay over an untraced one."""
+    untraced = analysis.trace.untraced_us
+    return analysis.event_us / untraced if untraced and analysis.event_us else None
+
+
 def phase_grid(analysis: Analysis, measured: Mapping[str, Measured] | None = None) -> Grid:
     """Busy time by phase, with rates and the distance to the phase's floor. `measured`: by phase name."""
     with_cost = any(row.cost is not None for row in analysis.phases)
-    header = ["phase", "busy (µs)", "share", "launches"]
+    beside = _beside([row.row for row in analysis.phases])
+    header = ["phase", "busy (µs)", "share", *([BESIDE] if beside else []), "launches"]
     if with_cost:
         header += ["TB/s counted"]
     if measured:
@@ -64,7 +94,7 @@ def phase_grid(analysis: Analysis, measured: Mapping[str, Measured] | None = Non
     for row in analysis.phases:
         cells = [
             row.name, formats.micros(row.row.busy_us), _share(row.row.busy_us, analysis.busy_us),
-            formats.significant(row.row.launches),
+            *([formats.micros(row.row.beside_us)] if beside else []), formats.launches(row.row.launches),
         ]  # fmt: skip
         if with_cost:
             cells += [formats.significant(row.tb_per_s, 3)]
@@ -81,9 +111,8 @@ def phase_grid(analysis: Analysis, measured: Mapping[str, Measured] | None = Non
                 formats.ratio(row.floor_ratio),
             ]  # fmt: skip
         rows.append(tuple(cells))
-    return Grid(
-        "Phases", tuple(header), tuple(rows), range(1, len(header)), f"Times are of {unit(analysis)}."
-    )
+    note = as_traced(analysis) + (f" {BESIDE_NOTE.replace('Launches × mean', 'Durations')}" if beside else "")
+    return Grid("Phases", tuple(header), tuple(rows), range(1, len(header)), note)
 
 
 def memory_lines(analysis: Analysis, measured: Mapping[str, Measured]) -> list[str]:
@@ -126,19 +155,25 @@ def gap_grid(analysis: Analysis) -> Grid:
 def kernel_grid(analysis: Analysis, most: int = MOST_KERNELS) -> Grid:
     """Kernels by their busy time."""
     rows = []
+    beside = _beside([row.row for row in analysis.kernels])
     for row in analysis.kernels[:most]:
         per_step = row.row.launches / _per_step(analysis)
         rows.append((
-            row.name, row.phase, formats.significant(per_step), formats.micros(row.row.mean_us),
-            formats.micros(row.row.busy_us), _share(row.row.busy_us, analysis.busy_us),
+            row.name, row.phase, formats.launches(per_step), formats.micros(row.row.mean_us),
+            formats.micros(row.row.busy_us), *([formats.micros(row.row.beside_us)] if beside else []),
+            _share(row.row.busy_us, analysis.busy_us),
         ))  # fmt: skip
-    note = ""
+    notes = [BESIDE_NOTE] if beside else []
     if len(analysis.kernels) > most:
         rest = sum(row.row.busy_us for row in analysis.kernels[most:])
-        note = f"{len(analysis.kernels) - most} more take {_share(rest, analysis.busy_us)} of busy time."
+        notes.append(
+            f"{len(analysis.kernels) - most} more take {_share(rest, analysis.busy_us)} of busy time."
+        )
+    if analysis.trace.steps > 1:
+        notes.append(f"Launches are of a step, times of all {analysis.trace.steps} steps.")
     launches = "launches a step" if analysis.trace.steps > 1 else "launches"
-    header = ("kernel", "phase", launches, "mean (µs)", "busy (µs)", "share")
-    return Grid("Kernels", header, tuple(rows), range(2, 6), note)
+    header = ("kernel", "phase", launches, "mean (µs)", "busy (µs)", *([BESIDE] if beside else []), "share")
+    return Grid("Kernels", header, tuple(rows), range(2, len(header)), " ".join(notes))
 
 
 def path_grid(analysis: Analysis) -> Grid:
@@ -148,7 +183,7 @@ def path_grid(analysis: Analysis) -> Grid:
             part.name,
             formats.micros(part.us),
             _share(part.us, analysis.span_us),
-            formats.significant(part.links),
+            formats.launches(part.links),
         )
         for part in analysis.path
     ]
@@ -159,24 +194,38 @@ def path_grid(analysis: Analysis) -> Grid:
     return Grid("Critical path", header, tuple(rows), range(1, 4))
 
 
+def _by_events(event_us: float, span_us: float) -> str:
+    apart = event_us - span_us
+    return (
+        f"; by CUDA events {formats.micros(event_us)} µs, {formats.micros(abs(apart))} µs "
+        f"{'more' if apart >= 0 else 'less'}: when an event happens is not in a trace"
+    )
+
+
 def summary_lines(analysis: Analysis) -> list[str]:
     """What a reader must know first."""
     trace = analysis.trace
-    lines = [f"{trace.title} ({trace.source}, {trace.level} level)"]
+    place = [
+        f"{word} {value}"
+        for word, value in (("process", trace.process), ("device", trace.device))
+        if value is not None
+    ]
+    lines = [f"{trace.title} ({', '.join([trace.source, f'{trace.level} level', *place])})"]
     if not analysis.replays:
         return [*lines, "Nothing ran on the device in this trace."]
+    slower = slowdown(analysis)
+    if slower is not None:
+        lines.append(
+            f"Tracing changed the time of a replay by {formats.change(slower)}, from "
+            f"{formats.micros(trace.untraced_us)} to {formats.micros(analysis.event_us)} µs; "
+            "all times below are as traced."
+        )
     lines.append(
-        f"{formats.plural(analysis.replays, 'replay')}, {formats.significant(analysis.launches)} activities "
+        f"{formats.plural(analysis.replays, 'replay')}, {formats.launches(analysis.launches)} activities "
         f"each: busy {formats.micros(analysis.busy_us)} µs + gaps {formats.micros(analysis.idle_us)} µs = "
         f"span {formats.micros(analysis.span_us)} µs"
-        + ("" if analysis.event_us is None else f"; by CUDA events {formats.micros(analysis.event_us)} µs")
+        + ("" if analysis.event_us is None else _by_events(analysis.event_us, analysis.span_us))
     )
-    if trace.untraced_us and analysis.event_us:
-        slower = analysis.event_us / trace.untraced_us
-        lines.append(
-            f"Tracing changed the time of a replay by {formats.change(slower)}, "
-            f"from {formats.micros(trace.untraced_us)} µs."
-        )
     if analysis.attributed is not None:
         lines.append(f"{formats.percent(analysis.attributed, 2)} of busy time belongs to a named phase.")
         for orphan in analysis.orphans[:3]:
@@ -199,7 +248,7 @@ def difference_grid(title: str, rows: Sequence[Difference], most: int = MOST_DIF
     """Two profiles side by side."""
 
     def launches(row: Difference) -> str:
-        sides = [formats.significant(value) for value in (row.a_launches, row.b_launches)]
+        sides = [formats.launches(value) for value in (row.a_launches, row.b_launches)]
         return sides[0] if sides[0] == sides[1] else " → ".join(sides)
 
     cells = tuple(
