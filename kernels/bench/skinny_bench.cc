@@ -3,8 +3,9 @@
 //   skinny_bench            the chosen config of every shape and row count, and the chain of a transformer-big step
 //   skinny_bench --sweep    the best of all configs, as rows for the table kMeasured in skinny_plan.cc
 //   --models                the products of all presets' decode steps, or with --head their heads
-//   --format w8a16,...      weights of codes: w8a16, w4a16, fp8, int8; bytes are theirs with their scales. Where the card can,
-//                           fp8 and int8 take x as codes; with --quantises always as bf16, which the kernel quantises
+//   --format w8a16,...      weights of codes: w8a16, w4a16, fp8, int8; bytes are theirs with their scales. fp8 and int8 take x as
+//                           codes, which needs sm_90a; with --quantises, and without sm_90a, one row is of bf16 and quantised
+//                           by the kernel
 //   --library               also what the library's searched algorithm takes, as a plain graph node
 
 #include <cuda_runtime_api.h>
@@ -66,7 +67,7 @@ struct Options {
   bool f32 = false;
   std::optional<DType> w_dtype;      // of codes
   std::optional<DType> input_dtype;  // what x is quantised to
-  bool quantises = false;            // by the kernel
+  bool quantises = false;            // one row, by the kernel
   int samples = 15;
 };
 
@@ -169,13 +170,6 @@ class Bench {
                                    static_cast<size_t>(w_.bytes()), cudaMemcpyDeviceToDevice));
     }
     x_ = random_buffer(static_cast<int64_t>(kSkinnyMaxRows) * k, type_of(options), 1, 2, &host_x_);
-    std::vector<float> x_max(kSkinnyMaxRows);
-    for (size_t i = 0; i < host_x_.size(); ++i) {
-      float& max = x_max[i / static_cast<size_t>(k)];
-      max = std::max(max, std::abs(host_x_[i]));
-    }
-    x_max_ = DeviceBuffer::of(x_max);
-    x_codes_ = options.input_dtype.has_value() && !options.quantises && skinny_card().sm90a;
     if (options.input_dtype) quantise_x();
     y_ = DeviceBuffer(tensor_bytes(DType::kF32, static_cast<int64_t>(kSkinnyMaxRows) * n));
     ids_ = DeviceBuffer(4 * kSkinnyMaxRows);
@@ -199,6 +193,10 @@ class Bench {
     x_scales_ = DeviceBuffer::of(scales);
   }
 
+  /// Does x come as codes?
+  bool x_codes(int m) const {
+    return options_.input_dtype.has_value() && (m > 1 || (!options_.quantises && skinny_card().sm90a));
+  }
   int64_t bytes() const { return bytes_; }
   cudaStream_t stream() const { return stream_; }
   SkinnyProblem problem(int m) const {
@@ -209,24 +207,25 @@ class Bench {
             .n = n_,
             .k = k_,
             .head = options_.head,
-            .x_codes = x_codes_};
+            .x_codes = x_codes(m)};
   }
 
   void launch(int m, const SkinnyConfig& config, int copy, bool dependent, bool logits = false) {
     const char* w = pool_.data<char>() + copy * stride_;
     const void* scales = options_.w_dtype ? w + scales_at_ : nullptr;
+    const void* x = x_codes(m) ? codes_.data() : x_.data();
+    const float* x_scales = x_codes(m) ? x_scales_.data<float>() : nullptr;
     if (options_.head) {
       launch_head_argmax({.dtype = type_of(options_),
                           .w_dtype = options_.w_dtype,
                           .m = m,
                           .vocab = n_,
                           .k = k_,
-                          .x = x_codes_ ? codes_.data() : x_.data(),
+                          .x = x,
                           .w = w,
                           .scales = scales,
                           .input_dtype = options_.input_dtype,
-                          .x_max = x_codes_ ? nullptr : x_max_.data<float>(),
-                          .x_scales = x_codes_ ? x_scales_.data<float>() : nullptr,
+                          .x_scales = x_scales,
                           .next_ids = ids_.data<int32_t>(),
                           .logits = logits ? y_.data<float>() : nullptr,
                           .workspace = workspace_.data(),
@@ -239,12 +238,11 @@ class Bench {
                      .m = m,
                      .n = n_,
                      .k = k_,
-                     .x = x_codes_ ? codes_.data() : x_.data(),
+                     .x = x,
                      .w = w,
                      .scales = scales,
                      .input_dtype = options_.input_dtype,
-                     .x_max = x_codes_ ? nullptr : x_max_.data<float>(),
-                     .x_scales = x_codes_ ? x_scales_.data<float>() : nullptr,
+                     .x_scales = x_scales,
                      .y = y_.data(),
                      .y_float = logits,
                      .dependent = dependent,
@@ -296,8 +294,7 @@ class Bench {
   int64_t stride_ = 0;  // from copy to copy
   int64_t scales_at_ = 0;
   int copies_ = 0;
-  bool x_codes_ = false;
-  DeviceBuffer w_, pool_, x_, x_max_, codes_, x_scales_, y_, ids_, workspace_;
+  DeviceBuffer w_, pool_, x_, codes_, x_scales_, y_, ids_, workspace_;
   std::vector<float> host_w_, host_x_;
 };
 
@@ -473,7 +470,7 @@ int main(int argc, char** argv) {
   app.add_flag("--head", options.head, "the vocabulary head with arg-max instead of a product");
   std::vector<std::string> formats{"bf16"};
   app.add_option("--format", formats, "bf16, or of codes: w8a16 w4a16 fp8 int8")->delimiter(',');
-  app.add_flag("--quantises", options.quantises, "fp8 and int8: x of bf16, quantised by the kernel");
+  app.add_flag("--quantises", options.quantises, "fp8 and int8: one row of bf16, quantised by the kernel");
   app.add_flag("--f32", options.f32, "fp32 instead of bf16");
   app.add_flag("--chain,!--no-chain", options.chain, "the chain of a transformer-big step");
   try {

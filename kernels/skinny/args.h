@@ -58,8 +58,6 @@ struct SkinnyArgs {
   HeadArgs head;
   // Of quantised weights.
   const void* scales;     // float [n or 2n]; kI4: bf16 [n or 2n, groups of k]
-  const float* x_max;     // [m], when x is quantised without a norm
-  float* y_max;           // [m], or null
   const float* x_scales;  // [m], when x is codes
 };
 

@@ -7,7 +7,6 @@
 #include "kernels/common/device.cuh"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_config.h"
-#include "kernels/skinny/formats/row_quantiser.h"
 #include "kernels/skinny/tile_ends.cuh"
 #include "kernels/skinny/words.cuh"
 
@@ -79,55 +78,31 @@ __device__ inline float sum_warps(const SkinnyPlan& p, const float* red, int b, 
   return sum;
 }
 
-/// The sum of codes of row `local` of the tile and row b of x as a number.
+/// The sum of codes of row `local` of the tile as a number.
 template <class Format>
-__device__ inline float scaled(const TileEnds& ends, int b, int local, float sum) {
+__device__ inline float scaled(const TileEnds& ends, int local, float sum) {
   if constexpr (Format::kRowScales) sum *= ends.row_scales[local];
-  if constexpr (Format::kQuantises) sum *= ends.x_scales[b];
   return sum;
 }
 
-/// One output; `residual` counts only if there is one. Skips what is outside y. Returns the bits of its magnitude as it is
-/// stored, 0 if it is not.
+/// One output; `residual` counts only if there is one. Skips what is outside y.
 template <typename T>
-__device__ inline uint32_t write_output(const SkinnyArgs& a, const TileView& view, const float* bias,
-                                        int output, float value, float up, float residual) {
+__device__ inline void write_output(const SkinnyArgs& a, const TileView& view, const float* bias, int output,
+                                    float value, float up, float residual) {
   const int outputs = a.plan.tile_outputs();
   const int b = output >> a.plan.output_shift();
   const int local = output & (outputs - 1);
   const int column = view.tile * outputs + local;
-  if (b >= view.rows || column >= a.plan.n) return 0;
+  if (b >= view.rows || column >= a.plan.n) return;
   float v = activate(a.activation, value + bias[local]);
   if (a.plan.gated) v *= up + bias[local + outputs];
   v += residual;
   const int64_t at = (view.row0 + b) * a.ldy + column;
   if (a.y_float) {
     static_cast<float*>(a.y)[at] = v;
-    return 0;
+  } else {
+    static_cast<T*>(a.y)[at] = from_float<T>(v);
   }
-  const T stored = from_float<T>(v);
-  static_cast<T*>(a.y)[at] = stored;
-  return magnitude_bits(to_float(stored));
-}
-
-/// Folds the magnitude of each lane's output into the block's maximum of its row of x. All lanes of the warp together, on
-/// neighbouring outputs; 0 for none.
-__device__ inline void fold_y_max(const SkinnyArgs& a, uint32_t* y_max, int output, uint32_t magnitude) {
-  if (a.y_max == nullptr) return;
-  const int width = min(kWarp, a.plan.tile_outputs());  // lanes of a row
-#pragma unroll 1
-  for (int step = 1; step < width; step <<= 1)
-    magnitude = max(magnitude, __shfl_xor_sync(0xffffffffu, magnitude, step));
-  if ((threadIdx.x & (width - 1)) == 0 && magnitude > 0)
-    atomicMax(y_max + (output >> a.plan.output_shift()), magnitude);
-}
-/// At the kernel's end, by all threads of the block: raises the caller's maxima.
-__device__ inline void raise_y_max(const SkinnyArgs& a, const uint32_t* y_max, int row0, int rows) {
-  if (a.y_max == nullptr) return;
-  __syncthreads();
-  const int b = static_cast<int>(threadIdx.x);
-  // Bits of magnitudes are ordered as ints.
-  if (b < rows && y_max[b] > 0) atomicMax(reinterpret_cast<unsigned*>(a.y_max) + row0 + b, y_max[b]);
 }
 
 /// Rows [b0, b0 + kPassRows) of x, when the block has all of k. red: float [warps_k][kPassRows][red_ld].
@@ -138,21 +113,15 @@ __device__ inline void finish_pass(const SkinnyArgs& a, const TileView& view, co
   const SkinnyPlan& p = a.plan;
   const int count = min(kPassRows, view.rows - b0) << p.output_shift();
   const int first = b0 << p.output_shift();
-  const int whole = Format::kPlain ? count : round_up(count, kWarp);  // warps stay together for fold_y_max
 #pragma unroll 1
-  for (int i = threadIdx.x; i < whole; i += kSkinnyThreads) {
-    uint32_t magnitude = 0;
-    if (i < count) {
-      const int b = i >> p.output_shift();
-      const int local = i & (p.tile_outputs() - 1);
-      if (b0 > 0 || i >= kSkinnyThreads) residual = load_residual<T>(a, view, first + i);
-      const float value = scaled<Format>(ends, b0 + b, local, sum_warps<kPassRows>(p, red, b, local));
-      const int other = local + p.tile_outputs();
-      const float up =
-          p.gated ? scaled<Format>(ends, b0 + b, other, sum_warps<kPassRows>(p, red, b, other)) : 0.0f;
-      magnitude = write_output<T>(a, view, ends.bias, first + i, value, up, residual);
-    }
-    if constexpr (!Format::kPlain) fold_y_max(a, ends.y_max, first + i, magnitude);
+  for (int i = threadIdx.x; i < count; i += kSkinnyThreads) {
+    const int b = i >> p.output_shift();
+    const int local = i & (p.tile_outputs() - 1);
+    if (b0 > 0 || i >= kSkinnyThreads) residual = load_residual<T>(a, view, first + i);
+    const float value = scaled<Format>(ends, local, sum_warps<kPassRows>(p, red, b, local));
+    const int other = local + p.tile_outputs();
+    const float up = p.gated ? scaled<Format>(ends, other, sum_warps<kPassRows>(p, red, b, other)) : 0.0f;
+    write_output<T>(a, view, ends.bias, first + i, value, up, residual);
   }
 }
 
@@ -195,30 +164,24 @@ __device__ inline void finish_share(const SkinnyArgs& a, const TileView& view, c
   using T = typename Format::T;
   const SkinnyPlan& p = a.plan;
   const int count = shared_outputs(p, view.rows, view.rank);
-  const int whole = Format::kPlain ? count : round_up(count, kWarp);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < whole; i += kSkinnyThreads) {
+  for (int i = threadIdx.x; i < count; i += kSkinnyThreads) {
     const int output = (view.rank << p.share_shift) + i;
-    uint32_t magnitude = 0;
-    if (i < count) {
-      if (i >= kSkinnyThreads) residual = load_residual<T>(a, view, output);
-      float value = 0.0f;
-      float up = 0.0f;
+    if (i >= kSkinnyThreads) residual = load_residual<T>(a, view, output);
+    float value = 0.0f;
+    float up = 0.0f;
 #pragma unroll 2
-      for (int source = 0; source < p.cluster(); ++source) {
-        const float* from = recv + (source * p.planes() << p.share_shift) + i;
-        value += from[0];
-        if (p.gated) up += from[p.share()];
-      }
-      if constexpr (!Format::kPlain) {
-        const int b = output >> p.output_shift();
-        const int local = output & (p.tile_outputs() - 1);
-        value = scaled<Format>(ends, b, local, value);
-        if (p.gated) up = scaled<Format>(ends, b, local + p.tile_outputs(), up);
-      }
-      magnitude = write_output<T>(a, view, ends.bias, output, value, up, residual);
+    for (int source = 0; source < p.cluster(); ++source) {
+      const float* from = recv + (source * p.planes() << p.share_shift) + i;
+      value += from[0];
+      if (p.gated) up += from[p.share()];
     }
-    if constexpr (!Format::kPlain) fold_y_max(a, ends.y_max, output, magnitude);
+    if constexpr (!Format::kPlain) {
+      const int local = output & (p.tile_outputs() - 1);
+      value = scaled<Format>(ends, local, value);
+      if (p.gated) up = scaled<Format>(ends, local + p.tile_outputs(), up);
+    }
+    write_output<T>(a, view, ends.bias, output, value, up, residual);
   }
 }
 

@@ -42,7 +42,7 @@ __device__ inline void take_pass(const SkinnyArgs& a, const TileView& view, cons
   for (int local = threadIdx.x & ((1 << kShift) - 1); local < p.tile_rows(); local += 1 << kShift) {
     const int id = view.tile * p.tile_rows() + local;
     if (id >= p.n) break;
-    const float sum = scaled<Format>(ends, b0 + b, local, sum_warps<kPassRows>(p, red, b, local));
+    const float sum = scaled<Format>(ends, local, sum_warps<kPassRows>(p, red, b, local));
     const float v = sum * a.head.scale + ends.bias[local];
     if (a.head.logits != nullptr) a.head.logits[static_cast<int64_t>(view.row0 + b0 + b) * p.n + id] = v;
     best.take(v, id);

@@ -12,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include "harness/base/error.h"
 #include "harness/base/host_device.h"
 #include "harness/weights/values/quantise.h"
 #include "kernels/common/device_test.h"
@@ -121,13 +122,17 @@ inline std::vector<double> products(const Rows& x, const Rows& w, int m, int64_t
   return all;
 }
 
+/// " w i8 x too", for messages.
+inline std::string format_text(DType weights, std::optional<DType> inputs, bool x_codes) {
+  return fmt::format(" w {}{}", dtype_name(weights), x_codes ? " x is codes" : inputs ? " x too" : "");
+}
+
 /// A product with everything it may have, its operands on host and device, and the truth in double.
 struct Product {
   SkinnyParams params;
   bool with_bias = false;
   bool with_residual = false;
   bool in_place = false;
-  bool with_y_max = false;
   bool x_codes = false;  // x is codes with scales in memory
   int pad = 0;           // elements between rows of x, residual and y
 
@@ -163,16 +168,11 @@ struct Product {
     const SkinnyParams& p = params;
     const std::string norm = !p.norm ? "" : *p.norm == Norm::kLayer ? " layer" : " rms";
     const std::string_view activation = p.activation ? activation_name(*p.activation) : "linear";
-    const std::string format = quantised() ? fmt::format(" w {}{}", dtype_name(w_type()),
-                                                         x_codes         ? " x is codes"
-                                                         : p.input_dtype ? " x too"
-                                                                         : "")
-                                           : "";
-    return fmt::format("{}{} m {} n {} k {}{}{} {}{}{}{}{}{}{} pad {}", dtype_name(p.dtype), format, p.m, p.n,
+    const std::string format = quantised() ? format_text(w_type(), p.input_dtype, x_codes) : "";
+    return fmt::format("{}{} m {} n {} k {}{}{} {}{}{}{}{}{} pad {}", dtype_name(p.dtype), format, p.m, p.n,
                        p.k, norm, p.x_float ? " x_float" : "", activation, p.gated ? " gated" : "",
                        with_bias ? " bias" : "", with_residual ? (in_place ? " in place" : " residual") : "",
-                       p.residual_float ? " (float)" : "", p.y_float ? " y_float" : "",
-                       with_y_max ? " y_max" : "", pad);
+                       p.residual_float ? " (float)" : "", p.y_float ? " y_float" : "", pad);
   }
 
   void draw(RandomValues& random) {
@@ -232,12 +232,6 @@ struct Product {
     } else {
       weights = Rows::plain(w, p.k);
     }
-    std::vector<float> x_max(static_cast<size_t>(p.m));
-    for (int i = 0; i < p.m; ++i) {
-      for (int j = 0; j < p.k; ++j) x_max[i] = std::max(x_max[i], std::abs(x[i * p.ldx + j]));
-    }
-    device.emplace_back(x_max, DType::kF32);
-    if (p.input_dtype && !p.norm) p.x_max = static_cast<const float*>(device.back().data());
     if (x_codes) make_x_codes();
     multiplied.clear();
     if (!p.norm || !quantised()) make_truth(dense_x);
@@ -254,7 +248,6 @@ struct Product {
     device.emplace_back(rows.scales, DType::kF32);
     p.x = device_x_codes.data();
     p.x_scales = static_cast<const float*>(device.back().data());
-    p.x_max = nullptr;
   }
 
   /// The truth for these rows [m, k] of what is multiplied.
@@ -290,15 +283,10 @@ struct Product {
     SkinnyParams p = params;
     const DeviceTensor y = in_place ? DeviceTensor(residual, y_type()) : DeviceTensor(p.m * p.ldy, y_type());
     const DeviceTensor norm_out(static_cast<int64_t>(p.m) * p.k, p.dtype);
-    // Maxima are raised, not replaced: row 1 has a larger one from the start.
-    std::vector<float> raised(static_cast<size_t>(p.m), 0.0f);
-    if (p.m > 1) raised[1] = 1e30f;
-    const DeviceTensor y_max(raised, DType::kF32);
     p.y = y.data();
     if (in_place) p.residual = y.data();
     // Codes are of the values that the kernel stores, so the truth needs them.
     if (p.norm_out != nullptr || (p.norm && quantised())) p.norm_out = norm_out.data();
-    if (with_y_max) p.y_max = static_cast<float*>(y_max.data());
     p.config = config;
     launch_skinny(p, nullptr);
     if (p.norm && quantised()) make_truth(norm_out.values());
@@ -318,15 +306,20 @@ struct Product {
       EXPECT_LE(relative_l2(norm_out.values(), normed), p.dtype == DType::kBF16 ? 1.5e-2 : tolerance())
           << what << ": norm_out";
     }
-    for (int i = 0; i < p.m; ++i) {
-      for (int j = 0; j < p.n; ++j) raised[i] = std::max(raised[i], std::abs(got[i * p.n + j]));
-    }
-    if (with_y_max) {
-      EXPECT_EQ(y_max.values(), raised) << what << ": y_max";
-    }
     return y.bytes();
   }
 };
+
+/// `launch` must be refused, naming `field`, before anything is launched; no device is needed for that.
+template <class Launch>
+void expect_refused(const char* field, Launch launch) {
+  try {
+    launch();
+    ADD_FAILURE() << field << " was accepted";
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find(field), std::string::npos) << error.what();
+  }
+}
 
 /// Random features for given sizes; weights and x quantised as asked.
 inline Product random_product(RandomValues& random, DType dtype, int m, int n, int k,
@@ -358,8 +351,6 @@ inline Product random_product(RandomValues& random, DType dtype, int m, int n, i
   product.in_place = product.with_residual && random.coin();
   p.residual_float = product.with_residual && random.coin();
   product.pad = static_cast<int>(random.between(0, 2));
-  product.with_y_max = w_dtype.has_value() && random.coin();
-  if (product.with_y_max) p.y_float = false;
   product.draw(random);
   return product;
 }

@@ -77,13 +77,12 @@ void check_format(const Params& p, int n) {
   require(p.scales != nullptr && aligned(p.scales), "scales",
           "must be there with quantised weights, on 16 bytes");
   if (p.x_scales != nullptr) {
-    require(p.input_dtype.has_value() && p.x_max == nullptr && !p.norm.has_value(), "x_scales",
-            "needs input_dtype, and neither x_max nor a norm");
+    require(p.input_dtype.has_value() && !p.norm.has_value(), "x_scales", "needs input_dtype, and no norm");
     require(p.ldx % 16 == 0, "ldx", "must be 0 or a multiple of 16 with x of codes");
     return;
   }
-  require(p.x_max != nullptr || p.norm.has_value() || !p.input_dtype.has_value() || p.m == 1, "x_max",
-          "or x_scales must be there when x is quantised without a norm");
+  require(!p.input_dtype.has_value() || p.m == 1, "x_scales",
+          "must be there when several rows are quantised");
 }
 
 /// What SkinnyParams and HeadParams share.
@@ -119,7 +118,6 @@ SkinnyArgs common_args(const Params& p) {
   a.beta = p.beta;
   a.eps = p.eps;
   a.scales = p.scales;
-  a.x_max = p.x_max;
   a.x_scales = p.x_scales;
   a.activation = -1;
   if (p.norm.has_value()) {
@@ -134,9 +132,6 @@ void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const Skinny
   const SkinnyConfig config = asked != nullptr ? *asked : choose_skinny(problem, card);
   const std::string why_not = config_problem(config, problem, card);
   require(why_not.empty(), "config", why_not);
-  const bool quantises = problem.input_dtype.has_value() && !problem.x_codes && !problem.norm;
-  require(!quantises || args.x_max != nullptr || config.kind == SkinnyConfig::Kind::kRow, "x_max",
-          "must be there when x is quantised without a norm by another kernel than that of one row");
   if (config.kind == SkinnyConfig::Kind::kWide) {
     launch_wide({.args = args, .problem = problem, .config = config, .dependent = dependent}, stream);
     return;
@@ -194,8 +189,6 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
   require(p.norm_out == nullptr || (p.norm.has_value() && p.norm_out != p.x && aligned(p.norm_out)),
           "norm_out", "needs a norm, must not be x, and must be on 16 bytes");
   require(p.y != p.x, "y", "must not be x");
-  require(p.y_max == nullptr || (p.w_dtype.value_or(p.dtype) != p.dtype && !p.y_float), "y_max",
-          "needs quantised weights and y of dtype");
   SkinnyArgs args = common_args(p);
   args.residual = p.residual;
   args.ld_residual = p.ld_residual == 0 ? p.n : p.ld_residual;
@@ -204,7 +197,6 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
   args.ldy = p.ldy == 0 ? p.n : p.ldy;
   args.y_float = p.y_float;
   args.norm_out = p.norm_out;
-  args.y_max = p.y_max;
   if (p.activation.has_value()) args.activation = static_cast<int>(*p.activation);
   const SkinnyProblem problem{.dtype = p.dtype,
                               .w_dtype = p.w_dtype,

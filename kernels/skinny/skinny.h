@@ -39,22 +39,16 @@ struct SkinnyParams {
   /// neighbours of a row, readable to a multiple of 4 bytes.
   const void* scales = nullptr;
   /// What the rows of x (with a norm: the normalised ones, rounded to dtype) are quantised to before they are multiplied, as
-  /// quantise_row() with kWholeRow does it; unset: they are not.
+  /// quantise_row() with kWholeRow does it; unset: they are not. The kernel quantises one row itself; several come as codes.
   std::optional<DType> input_dtype = std::nullopt;
-  /// float [m]: the largest |x| of each row, with input_dtype, without a norm and for several rows; else not read. No plan gives
-  /// it today: several rows come as codes.
-  const float* x_max = nullptr;
   /// float [m] or null. Set: x holds codes of input_dtype, ldx a multiple of 16, and these are the scales of its rows. Needs
-  /// sm_90a and input_dtype, gated n a multiple of 8; excludes x_max and a norm.
+  /// sm_90a and input_dtype, gated n a multiple of 8; excludes a norm.
   const float* x_scales = nullptr;
   const void* bias = nullptr;      ///< [n] or null; gated: [2n]
   const void* residual = nullptr;  ///< [m, n] or null, added last; may be y itself (same layout, same type)
   int64_t ld_residual = 0;
   void* y = nullptr;  ///< [m, n], rows ldy apart
   int64_t ldy = 0;
-  /// float [m] or null: raised to the largest |y| of each row as it is stored. A NaN counts as larger than every number.
-  /// Quantised weights and y of dtype alone.
-  float* y_max = nullptr;
   /// A residual stream kept in fp32: x (only with a norm), residual, and y as float.
   bool x_float = false;
   bool residual_float = false;
@@ -93,9 +87,8 @@ struct HeadParams {
   int64_t ldx = 0;
   bool x_float = false;
   const void* w = nullptr;       ///< [vocab, k] row-major, dense
-  const void* scales = nullptr;  ///< these four as in SkinnyParams
+  const void* scales = nullptr;  ///< these three as in SkinnyParams
   std::optional<DType> input_dtype = std::nullopt;
-  const float* x_max = nullptr;
   const float* x_scales = nullptr;
   const void* bias = nullptr;  ///< [vocab] or null
   float scale = 1.0f;

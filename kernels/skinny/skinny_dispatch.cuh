@@ -88,21 +88,16 @@ SkinnyKernel find_kernel(const SkinnyConfig& config, bool head, bool norm) {
   return nullptr;
 }
 
-/// The kernels of a format of codes: fewer shapes.
+/// The same of a format of codes: fewer shapes.
 template <class Format>
-SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
+SkinnyKernel find_codes_mma(int rows, int batch, bool head) {
   constexpr bool kHasHead = !Format::kGroupScales;
   const auto mma = [&]<int kRows, int kBatch>() -> SkinnyKernel {
     if (!head) return &skinny_mma_kernel<CodesCore<Format, kRows, kBatch>, false>;
     if constexpr (kHasHead) return &skinny_mma_kernel<CodesCore<Format, kRows, kBatch>, true>;
     return nullptr;
   };
-  if (config.kind == SkinnyConfig::Kind::kRow) {
-    return config.rows == 2 ? find_row<Format, 1>(head, norm)
-                            : find_row<Format, row_sets(Format::kElements)>(head, norm);
-  }
-  if (config.kind != SkinnyConfig::Kind::kMma) return nullptr;
-  switch (100 * config.rows + config.batch) {
+  switch (100 * rows + batch) {
     case 808:
       return head ? nullptr : &skinny_mma_kernel<CodesCore<Format, 8, 8>, false>;
     case 1608:
@@ -121,6 +116,20 @@ SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
     default:
       return nullptr;
   }
+}
+
+/// The kernels of a format of codes. Several rows that are quantised come as codes, to wide kernels.
+template <class Format>
+SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
+  if (config.kind == SkinnyConfig::Kind::kRow) {
+    return config.rows == 2 ? find_row<Format, 1>(head, norm)
+                            : find_row<Format, row_sets(Format::kElements)>(head, norm);
+  }
+  if constexpr (!Format::kQuantises) {
+    if (config.kind == SkinnyConfig::Kind::kMma)
+      return find_codes_mma<Format>(config.rows, config.batch, head);
+  }
+  return nullptr;
 }
 
 }  // namespace tandem::kernels

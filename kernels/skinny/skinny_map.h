@@ -139,11 +139,9 @@ TANDEM_HD constexpr int staged_at(int i, int lanes, int pieces, int piece) {
   return i - in_unit + ((number % pieces) * lanes + number / pieces) * piece + i % piece;
 }
 
-/// Of TileEnds: a bias a weight row; for codes also its scale, and for each row of x its scale and largest output; for x that is
-/// quantised also how.
-TANDEM_HD constexpr int tile_ends_bytes(int tile_rows, bool codes, bool quantises) {
-  const int rows = codes ? kSkinnyMaxRows : 0;
-  return round_up(4 * (codes ? 2 : 1) * tile_rows + 8 * rows + (quantises ? 16 * rows : 0), 16);
+/// Of TileEnds: a bias a weight row; for codes also its scale.
+TANDEM_HD constexpr int tile_ends_bytes(int tile_rows, bool codes) {
+  return round_up(4 * (codes ? 2 : 1) * tile_rows, 16);
 }
 
 /// Neighbours of a row of 4-bit weights that share a scale: a unit of k of an mma warp, and what four lanes load at a time.

@@ -171,34 +171,29 @@ TEST(Skinny, RefusesWhatItCannotDo) {
   alignas(16) static unsigned char memory[64];
   const SkinnyParams good{
       .dtype = DType::kBF16, .m = 1, .n = 8, .k = 8, .x = memory, .w = memory + 16, .y = memory + 32};
-  auto expect_refused = [&](const char* field, auto change) {
+  const auto refused = [&](const char* field, auto change) {
     SkinnyParams p = good;
     change(p);
-    try {
-      launch_skinny(p, nullptr);
-      ADD_FAILURE() << field << " was accepted";
-    } catch (const UsageError& error) {
-      EXPECT_NE(std::string(error.what()).find(field), std::string::npos) << error.what();
-    }
+    expect_refused(field, [&] { launch_skinny(p, nullptr); });
   };
-  expect_refused("dtype", [](auto& p) { p.dtype = DType::kI8; });
-  expect_refused("m ", [](auto& p) { p.m = 65; });
-  expect_refused("n ", [](auto& p) { p.n = 0; });
-  expect_refused("k ", [](auto& p) { p.k = 12; });
-  expect_refused("x ", [](auto& p) { p.x = memory + 2; });
-  expect_refused("ldx", [](auto& p) { p.ldx = 12; });
-  expect_refused("w ", [](auto& p) { p.w = nullptr; });
-  expect_refused("y ", [](auto& p) { p.y = nullptr; });
-  expect_refused("y ", [](auto& p) { p.y = const_cast<void*>(p.x); });
-  expect_refused("x_float", [](auto& p) { p.x_float = true; });
-  expect_refused("gamma", [](auto& p) { p.norm = Norm::kRms; });
-  expect_refused("activation", [](auto& p) { p.gated = true; });
-  expect_refused("norm_out", [](auto& p) { p.norm_out = memory + 48; });
-  expect_refused("residual", [](auto& p) {
+  refused("dtype", [](auto& p) { p.dtype = DType::kI8; });
+  refused("m ", [](auto& p) { p.m = 65; });
+  refused("n ", [](auto& p) { p.n = 0; });
+  refused("k ", [](auto& p) { p.k = 12; });
+  refused("x ", [](auto& p) { p.x = memory + 2; });
+  refused("ldx", [](auto& p) { p.ldx = 12; });
+  refused("w ", [](auto& p) { p.w = nullptr; });
+  refused("y ", [](auto& p) { p.y = nullptr; });
+  refused("y ", [](auto& p) { p.y = const_cast<void*>(p.x); });
+  refused("x_float", [](auto& p) { p.x_float = true; });
+  refused("gamma", [](auto& p) { p.norm = Norm::kRms; });
+  refused("activation", [](auto& p) { p.gated = true; });
+  refused("norm_out", [](auto& p) { p.norm_out = memory + 48; });
+  refused("residual", [](auto& p) {
     p.residual = p.y;
     p.y_float = true;
   });
-  expect_refused("norm", [](auto& p) {
+  refused("norm", [](auto& p) {
     p.norm = Norm::kLayer;
     p.gamma = memory;
     p.m = 64;

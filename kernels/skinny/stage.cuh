@@ -6,7 +6,6 @@
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_config.h"
 #include "kernels/skinny/formats/format.cuh"
-#include "kernels/skinny/tile_ends.cuh"
 #include "kernels/skinny/words.cuh"
 
 namespace tandem::kernels {
@@ -35,29 +34,14 @@ __device__ inline void stage_raw(const SkinnyArgs& a, T* to, const UnitRange& ra
   }
 }
 
-/// Eight neighbours of a row of x, as codes if x is quantised.
-template <class Format>
-__device__ inline void store_staged(typename Format::X* to, const uint4& raw, const RowQuantiser& q) {
-  if constexpr (Format::kQuantises) {
-    float v[8];
-    unpack_words<typename Format::T>(raw, v);
-    Format::store_codes(to, make_float4(v[0], v[1], v[2], v[3]), q);
-    Format::store_codes(to + 4, make_float4(v[4], v[5], v[6], v[7]), q);
-  } else {
-    *reinterpret_cast<uint4*>(to) = raw;
-  }
-}
-
-/// stage_raw for weights of codes, whose x is quantised on the way or lies in another order: through registers, in two steps,
-/// so that a product can run while the first kBatch loads are under way (of several rows when a warp has them). Both steps take
-/// the same chunk.
+/// stage_raw for weights of codes, whose x lies in another order: through registers, in two steps, so that a product can run
+/// while the first kBatch loads are under way (of several rows when a warp has them). Both steps take the same chunk.
 template <class Format, int kBatch>
 struct XStager {
   using T = typename Format::T;
   static constexpr int kV = kVec<T>;
 
   uint4 raw[kBatch];
-  float max = 0.0f;  // of row threadIdx.x
 
   /// Which piece of a chunk comes next: of the warp's rows in turn, then the next ones of these rows.
   struct Place {
@@ -95,24 +79,13 @@ struct XStager {
     }
   }
 
-  /// Asks for the chunk's first pieces. The block's first call also asks for the rows' maxima.
-  __device__ void request(const SkinnyArgs& a, const UnitRange& range, int rows, bool first) {
-    if constexpr (Format::kQuantises) {
-      if (first && static_cast<int>(threadIdx.x) < rows) max = __ldcg(a.x_max + threadIdx.x);
-    }
+  /// Asks for the chunk's first pieces.
+  __device__ void request(const SkinnyArgs& a, const UnitRange& range, int rows) {
     load(a, range, rows, Place(a, range, rows));
   }
 
-  /// Writes this thread's part of the chunk. The block's first call, by all threads together, also leaves the rows' scales.
-  __device__ void finish(const SkinnyArgs& a, typename Format::X* to, const UnitRange& range, int rows,
-                         const TileEnds& ends, bool first) {
-    if constexpr (Format::kQuantises) {
-      if (first) {
-        if (static_cast<int>(threadIdx.x) < rows)
-          ends.keep(threadIdx.x, row_quantiser(max, Format::kLargest));
-        __syncthreads();
-      }
-    }
+  /// Writes this thread's part of the chunk.
+  __device__ void finish(const SkinnyArgs& a, T* to, const UnitRange& range, int rows) {
     Place at(a, range, rows);
     bool loaded = true;
 #pragma unroll 1
@@ -122,10 +95,8 @@ struct XStager {
 #pragma unroll
       for (int j = 0; j < kBatch; ++j, at.advance(rows)) {
         if (at.i >= at.length) continue;
-        RowQuantiser q{};
-        if constexpr (Format::kQuantises) q = ends.quantiser(at.row);
-        store_staged<Format>(to + at.row * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(at.i),
-                             raw[j], q);
+        T* piece = to + at.row * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(at.i);
+        *reinterpret_cast<uint4*>(piece) = raw[j];
       }
     }
   }
@@ -195,12 +166,10 @@ __device__ inline float row_to_scratch(const U* x, float* scratch, int k, int la
 }
 
 /// Normalises rows [row0, row0 + rows) of x into `to`, zeros past k. A warp owns a row; mean and variance in fp32, in two
-/// passes. `scratch`: float [norm_warps][k]; `weights`: gamma, beta. The caller synchronises before and after. Rows that are
-/// quantised leave their scales in `ends`.
+/// passes. `scratch`: float [norm_warps][k]; `weights`: gamma, beta. The caller synchronises before and after.
 template <class Format>
 __device__ inline void stage_norm(const SkinnyArgs& a, typename Format::X* to, float* scratch,
-                                  const typename Format::T* weights, int row0, int rows,
-                                  const TileEnds& ends) {
+                                  const typename Format::T* weights, int row0, int rows) {
   using T = typename Format::T;
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
@@ -229,7 +198,6 @@ __device__ inline void stage_norm(const SkinnyArgs& a, typename Format::X* to, f
     if (a.norm_out != nullptr && (row0 + r) % static_cast<int>(gridDim.x) == static_cast<int>(blockIdx.x)) {
       out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row0 + r) * k;
     }
-    uint32_t max = 0;  // bits of the largest magnitude: of those of a NaN too
 #pragma unroll 4
     for (int i = lane * 4; i < padded; i += kWarp * 4) {
       float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -249,27 +217,7 @@ __device__ inline void stage_norm(const SkinnyArgs& a, typename Format::X* to, f
         }
         if (out != nullptr) store_quad(out + i, v);
       }
-      if constexpr (Format::kQuantises) {
-        // As the norm's own kernel would have stored them; each lane reads back what it has written.
-        const float2 low = unpack_pair<T>(pack_pair<T>(v.x, v.y));
-        const float2 high = unpack_pair<T>(pack_pair<T>(v.z, v.w));
-        max = ::max(::max(max, ::max(magnitude_bits(low.x), magnitude_bits(low.y))),
-                    ::max(magnitude_bits(high.x), magnitude_bits(high.y)));
-        if (i < k) *reinterpret_cast<float4*>(mine + i) = make_float4(low.x, low.y, high.x, high.y);
-      } else {
-        store_quad(to + r * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(i), v);
-      }
-    }
-    if constexpr (Format::kQuantises) {
-      const RowQuantiser q =
-          row_quantiser(float_of_bits(__reduce_max_sync(0xffffffffu, max)), Format::kLargest);
-      if (lane == 0) ends.x_scales[r] = q.scale;
-#pragma unroll 1
-      for (int i = lane * 4; i < padded; i += kWarp * 4) {
-        const float4 v =
-            i < k ? *reinterpret_cast<const float4*>(mine + i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        Format::store_codes(to + r * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(i), v, q);
-      }
+      store_quad(to + r * a.plan.x_stride + staged_place<Format, MmaMap::kLanes>(i), v);
     }
     __syncwarp();  // the next row reuses the scratch
   }

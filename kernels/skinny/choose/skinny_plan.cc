@@ -62,6 +62,7 @@ constexpr Shape kShapes[] = {
 
 bool kernel_exists(const SkinnyConfig& c, const SkinnyProblem& p) {
   const bool codes = !weight_format(p).plain();
+  if (p.input_dtype && c.kind != Kind::kRow) return false;  // several rows that are quantised come as codes
   if (p.weights() == DType::kI4 && (p.head || (c.kind == Kind::kMma && c.rows == 32))) return false;
   if (c.kind == Kind::kRow && c.rows > 2 && c.rows != 2 * row_sets(weight_format(p).elements())) return false;
   return std::ranges::any_of(kShapes, [&](const Shape& s) {
@@ -86,7 +87,7 @@ void lay_out_row(SkinnyPlan& p, const SkinnyProblem& problem, int bytes) {
   p.chunks = 1;
   p.red_offset = p.x_stride * format.x_bytes;
   p.bias_offset = p.red_offset + (problem.norm ? round_up(4 * problem.k, 16) : 0);
-  p.norm_offset = p.bias_offset + kRowPartsBytes + (format.plain() ? 0 : 16);  // the largest |y|
+  p.norm_offset = p.bias_offset + kRowPartsBytes;
   p.shared_bytes = p.norm_offset + (problem.norm ? 2 * bytes * problem.k : 0);
   if (problem.head) p.shared_bytes = std::max(p.shared_bytes, 1024);
 }
@@ -171,7 +172,7 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
   }
   if (problem.head) red_bytes = std::max(red_bytes, 1024);
   red_bytes = round_up(red_bytes, 16);
-  const int bias_bytes = tile_ends_bytes(p.tile_rows(), !format.plain(), format.quantises);
+  const int bias_bytes = tile_ends_bytes(p.tile_rows(), !format.plain());
   const int norm_bytes = problem.norm ? 2 * bytes * problem.k : 0;
   while (p.cluster() << p.share_shift < p.batch << p.output_shift()) ++p.share_shift;
   const int recv_bytes = c.cluster == 1 ? 0 : round_up(4 * p.recv_floats(), 16);
@@ -221,6 +222,8 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
 std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
   if (c.kind == Kind::kWide) return wide_problem(c, problem, card);
   if (problem.x_codes) return "must be wide for x of codes, which needs sm_90a";
+  if (problem.input_dtype && problem.m > 1)
+    return "several rows that are quantised must come as codes (x_scales)";
   if (!kernel_exists(c, problem)) {
     return fmt::format("no {} {} kernel for weights of {} with {} rows a warp and {} rows of x",
                        kind_text(c.kind), problem.head ? "head" : "product", dtype_name(problem.weights()),
@@ -237,7 +240,9 @@ std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, 
     if (c.warps != 4 && c.warps != 8 && c.warps != kRowMaxWarps) return "warps must be 4, 8 or 16";
     if (c.warps_n > c.warps) return "warps_n must be at most warps";
     if (c.cluster > 1) return "row takes no cluster";
-    if (problem.head && c.warps != kSkinnyWarps) return "warps must be 8 for the head";
+    // Of more threads than kSkinnyThreads the arg-max knows the first ones' candidates alone (head.cuh).
+    if (problem.head && c.warps != kSkinnyWarps && (c.warps < kSkinnyWarps || c.warps_n > 1))
+      return "warps must be 8 for the head, or 16 that share a row";
     if (c.rows > 2 && c.warps_n != c.warps) return "warps_n must be warps for several pairs of rows a warp";
     const int most = 2 * kRowUnits / c.rows;
     if (ceil_div(ceil_div(problem.k, unit_of(c, problem)), c.warps / c.warps_n) > most)
@@ -258,16 +263,16 @@ namespace {
 
 /// A multiprocessor's cycles for the instructions that make a product's words of what a warp loads at a time.
 double unpack_cycles(const WeightFormat& format) {
-  if (format.plain() || format.x_bytes == 1) return 0;
-  const double instructions = format.bits == 4 ? 68 : format.quantises ? 16 : 32;
+  if (format.plain()) return 0;
+  const double instructions = format.bits == 4 ? 68 : 32;
   return instructions / 4;
 }
 
 /// Codes only. What a warp needs for a unit of k when it waits for nobody, in cycles: its instructions follow each other. From
 /// measured products (NVIDIA H200, 2026-11-29), less what was mended since.
 double unit_cycles(const SkinnyConfig& c, const WeightFormat& format) {
-  const double base = format.bits == 4 ? 1100 : format.x_bytes == 1 ? 450 : format.quantises ? 500 : 650;
-  const double tile = format.bits == 4 ? 250 : format.x_bytes == 1 ? 70 : 110;
+  const double base = format.bits == 4 ? 1100 : 650;
+  const double tile = format.bits == 4 ? 250 : 110;
   return base * (0.5 + c.rows / 32.0) + tile * c.batch / 8 * std::max(1.0, c.rows / 16.0);
 }
 
@@ -322,9 +327,7 @@ double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   const double cycles =
       mma ? pieces * (4.0 * c.batch / 8 + 8.0 * c.rows / 8) + unpack_cycles(format) * c.rows / 8
           : (8.0 * c.rows + c.batch * (9.0 + 9.0 * c.rows) + 12.0) / 4.0;
-  // Quantising x: a thread's instructions an element, over the lanes of a multiprocessor.
-  const double quantise = format.quantises ? x_block / bytes * 8.0 / 128.0 / kClock : 0.0;
-  const double compute = units_sm * cycles / kClock + per_sm * quantise;
+  const double compute = units_sm * cycles / kClock;
 
   double serial = 0;
   double exchange = c.cluster > 1 ? kCluster_us : 0.0;
@@ -340,8 +343,7 @@ double estimate_us(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   }
 
   const double first_chunk = x_block / (p.resident ? p.chunks : p.chunks * rounds);
-  const double exposed =
-      std::min(per_sm, 4.0) * (first_chunk / kPort + quantise / (p.resident ? p.chunks : p.chunks * rounds));
+  const double exposed = std::min(per_sm, 4.0) * first_chunk / kPort;
   const double sums = 0.02 * p.warps_k() + per_sm * rounds * 4.0 * p.batch * p.tile_rows() *
                                                (p.warps_k() + (c.cluster > 1 ? 2 : 0)) / 200e3;
   return std::max({memory, port, flight, compute, serial}) + waits + exposed + sums + exchange;

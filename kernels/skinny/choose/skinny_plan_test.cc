@@ -103,7 +103,7 @@ void check_shared_of_row(const SkinnyPlan& p, const SkinnyProblem& problem, cons
   EXPECT_GE(p.x_stride, p.units * p.unit) << what;
   EXPECT_GE(p.red_offset, p.x_stride * format.x_bytes) << what;
   EXPECT_GE(p.bias_offset, p.red_offset + (problem.norm ? 4 * problem.k : 0)) << what;
-  EXPECT_GE(p.norm_offset, p.bias_offset + kRowPartsBytes + (format.plain() ? 0 : 4)) << what;
+  EXPECT_GE(p.norm_offset, p.bias_offset + kRowPartsBytes) << what;
   EXPECT_GE(p.shared_bytes, p.norm_offset + (problem.norm ? 2 * bytes * problem.k : 0)) << what;
   for (int offset : {p.red_offset, p.bias_offset, p.norm_offset}) EXPECT_EQ(offset % 16, 0) << what;
 }
@@ -146,8 +146,7 @@ void check_shared(const SkinnyConfig& c, const SkinnyProblem& problem, const Ski
     EXPECT_LE(p.norm_warps, kSkinnyWarps) << what;
     EXPECT_GE(p.recv_offset, p.norm_offset + 2 * bytes * problem.k) << what;
   }
-  const int row_words = format.quantises ? 6 : 2;
-  const int ends = 4 * (format.plain() ? p.tile_rows() : 2 * p.tile_rows() + row_words * kSkinnyMaxRows);
+  const int ends = 4 * p.tile_rows() * (format.plain() ? 1 : 2);
   EXPECT_GE(p.norm_offset, p.bias_offset + ends) << what;
   if (p.cluster() > 1) {
     EXPECT_GE(p.barrier_offset, p.recv_offset + 4 * p.recv_floats()) << what;
@@ -169,6 +168,7 @@ TEST(SkinnyPlan, EveryConfigCoversEverySizeOnce) {
            std::vector<std::pair<int, int>>{{1, 8}, {7, 24}, {37, 264}, {130, 520}, {300, 2056}}) {
         if (stored.w_dtype) k = round_up(k, 32);
         for (int m : {1, 3, 8, 13, 33, 64}) {
+          if (m > 1 && stored.input_dtype) continue;  // come as codes: wide_map_test.cc
           for (const auto& [gated, norm, head] :
                {std::array{false, false, false}, std::array{true, false, false},
                 std::array{false, true, false}, std::array{false, false, true}}) {
@@ -209,6 +209,7 @@ TEST(SkinnyPlan, EverySupportedSizeHasAConfig) {
       for (auto [n, k] : sizes) {
         if (stored.w_dtype) k = round_up(k, 32);
         for (int m : {1, 2, 3, 4, 5, 8, 12, 16, 31, 32, 47, 64}) {
+          if (m > 1 && stored.input_dtype) continue;  // come as codes: wide_map_test.cc
           for (const bool norm : {false, true}) {
             if (norm && !skinny_norm_supports(m, k)) continue;
             for (const bool head : {false, true}) {

@@ -5,26 +5,14 @@
 #include <string>
 #include <vector>
 
-#include "harness/base/error.h"
-#include "kernels/skinny/product_test.h"
+#include "kernels/skinny/formats/codes_test.h"
 
 namespace tandem::kernels {
 namespace {
 
-struct Format {
-  DType weights;
-  std::optional<DType> inputs;
-  bool x_codes = false;  // x is codes in memory
-};
-const Format kFormats[] = {{DType::kI8, std::nullopt},
-                           {DType::kF8, DType::kF8},
-                           {DType::kI8, DType::kI8},
-                           {DType::kF8, DType::kF8, true},
-                           {DType::kI8, DType::kI8, true}};
-
 /// Runs every config (or the chosen one) and compares logits with double loops over the same codes, and ids with the logits.
-void check_head(RandomValues& random, const Format& f, int m, int vocab, int k, bool every_config) {
-  if (f.x_codes && !skinny_card().sm90a) return;
+void check_head(RandomValues& random, const CodesFormat& f, int m, int vocab, int k, bool every_config) {
+  if (f.weights == DType::kI4 || !f.runs(m)) return;  // 4 bits: refused
   std::optional<Norm> norm;
   if (!f.x_codes && skinny_norm_supports(m, k) && random.coin())
     norm = random.coin() ? Norm::kLayer : Norm::kRms;
@@ -36,7 +24,6 @@ void check_head(RandomValues& random, const Format& f, int m, int vocab, int k, 
       random.normal(static_cast<int64_t>(vocab) * k, DType::kBF16, 0, 1 / std::sqrt(static_cast<float>(k))),
       k, f.weights);
   std::vector<float> multiplied = x;
-  std::vector<float> x_max(static_cast<size_t>(m));
   for (int i = 0; i < m; ++i) {
     float* row = &multiplied[static_cast<size_t>(i) * k];
     double mean = 0;
@@ -48,7 +35,6 @@ void check_head(RandomValues& random, const Format& f, int m, int vocab, int k, 
       if (norm)
         row[j] = rounded(static_cast<float>((row[j] - mean) / std::sqrt(squares / k + 1e-5) * gamma[j]),
                          DType::kBF16);
-      x_max[i] = std::max(x_max[i], std::abs(row[j]));
     }
   }
   const QuantisedRows x_codes = f.inputs ? QuantisedRows(multiplied, k, *f.inputs) : QuantisedRows();
@@ -60,10 +46,9 @@ void check_head(RandomValues& random, const Format& f, int m, int vocab, int k, 
   const DeviceTensor device_bias(bias, DType::kBF16);
   const DeviceTensor device_gamma(gamma, DType::kBF16);
   const DeviceTensor device_scales(w.scales, DType::kF32);
-  const DeviceTensor device_max(x_max, DType::kF32);
   const DeviceBuffer codes = DeviceBuffer::of(w.codes);
   const DeviceBuffer device_x_codes = f.x_codes ? DeviceBuffer::of(x_codes.codes) : DeviceBuffer();
-  const DeviceTensor device_x_scales(f.x_codes ? x_codes.scales : x_max, DType::kF32);
+  const DeviceTensor device_x_scales(f.x_codes ? x_codes.scales : std::vector<float>{}, DType::kF32);
   const DeviceBuffer ids(4 * m);
   DeviceBuffer workspace(head_workspace_bytes(m));
   TANDEM_CUDA_CHECK(cudaMemset(workspace.data(), 0, static_cast<size_t>(workspace.bytes())));
@@ -77,7 +62,6 @@ void check_head(RandomValues& random, const Format& f, int m, int vocab, int k, 
                         .w = codes.data(),
                         .scales = device_scales.data(),
                         .input_dtype = f.inputs,
-                        .x_max = norm || f.x_codes ? nullptr : static_cast<const float*>(device_max.data()),
                         .x_scales = f.x_codes ? static_cast<const float*>(device_x_scales.data()) : nullptr,
                         .bias = device_bias.data(),
                         .scale = scale,
@@ -99,11 +83,7 @@ void check_head(RandomValues& random, const Format& f, int m, int vocab, int k, 
       EXPECT_EQ(chosen[i], std::max_element(row, row + vocab) - row) << what << " row " << i;
     }
   };
-  const std::string what = fmt::format("w {}{} m {} vocab {} k {}{}", dtype_name(f.weights),
-                                       f.x_codes  ? " x is codes"
-                                       : f.inputs ? " x too"
-                                                  : "",
-                                       m, vocab, k, norm ? " norm" : "");
+  const std::string what = fmt::format("{} m {} vocab {} k {}{}", f.text(), m, vocab, k, norm ? " norm" : "");
   if (!every_config) return run(nullptr, what);
   for (const SkinnyConfig& c : all_configs({.w_dtype = f.weights,
                                .input_dtype = f.inputs,
@@ -124,7 +104,7 @@ TEST(HeadCodes, AgreesWithDoubleLoops) {
   TANDEM_NEEDS_DEVICE();
   RandomValues random(test_seed());
   const std::pair<int, int> sizes[] = {{1, 16}, {9, 48}, {333, 272}, {5003, 512}, {32000, 1024}};
-  for (const Format& f : kFormats) {
+  for (const CodesFormat& f : kCodesFormats) {
     for (const auto& [vocab, k] : sizes) {
       for (int m : {1, 2, 4, 8, 9, 16, 33, 64}) {
         if (vocab >= 32000 && random.between(0, 2) != 0) continue;
@@ -138,7 +118,7 @@ TEST(HeadCodes, AgreesWithDoubleLoops) {
 TEST(HeadCodes, EveryConfigIsRight) {
   TANDEM_NEEDS_DEVICE();
   RandomValues random(test_seed());
-  for (const Format& f : kFormats) {
+  for (const CodesFormat& f : kCodesFormats) {
     for (int m : {1, 4, 7, 16, 32, 64}) {
       check_head(random, f, m, 1003, 528, true);
       check_head(random, f, m, 20011, 144, true);  // several tiles a block
@@ -150,21 +130,16 @@ TEST(HeadCodes, EveryConfigIsRight) {
 // The head's weights have a scale a row: 4-bit ones, with a scale a group, are refused by name.
 TEST(HeadCodes, RefusesFourBits) {
   alignas(16) static unsigned char memory[64];
-  try {
-    launch_head_argmax({.w_dtype = DType::kI4,
-                        .m = 1,
-                        .vocab = 8,
-                        .k = 32,
-                        .x = memory,
-                        .w = memory,
-                        .scales = memory,
-                        .next_ids = reinterpret_cast<int32_t*>(memory),
-                        .workspace = memory},
-                       nullptr);
-    ADD_FAILURE() << "kI4 was accepted";
-  } catch (const UsageError& error) {
-    EXPECT_NE(std::string(error.what()).find("w_dtype"), std::string::npos) << error.what();
-  }
+  const HeadParams params{.w_dtype = DType::kI4,
+                          .m = 1,
+                          .vocab = 8,
+                          .k = 32,
+                          .x = memory,
+                          .w = memory,
+                          .scales = memory,
+                          .next_ids = reinterpret_cast<int32_t*>(memory),
+                          .workspace = memory};
+  expect_refused("w_dtype", [&] { launch_head_argmax(params, nullptr); });
 }
 
 }  // namespace

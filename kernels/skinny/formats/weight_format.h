@@ -12,7 +12,6 @@ struct WeightFormat {
   int x_bytes;        ///< of an element of staged x
   bool row_scales;    ///< one fp32 scale a weight row
   bool group_scales;  ///< one bf16 scale for kScaleGroup neighbours of a weight row
-  bool quantises;     ///< x is staged as codes
 
   constexpr bool plain() const { return !row_scales && !group_scales; }
   /// Elements of the 16 bytes that a lane loads at a time.
@@ -25,20 +24,13 @@ constexpr WeightFormat weight_format(const SkinnyProblem& p) {
   const int x_bytes = static_cast<int>(dtype_bytes(p.dtype));
   switch (p.weights()) {
     case DType::kI4:
-      return {.bits = 4, .x_bytes = 2, .row_scales = false, .group_scales = true, .quantises = false};
+      return {.bits = 4, .x_bytes = 2, .row_scales = false, .group_scales = true};
     case DType::kF8:  // e4m3 x e4m3, each as a half
-      return {.bits = 8, .x_bytes = 2, .row_scales = true, .group_scales = false, .quantises = true};
-    case DType::kI8: {
-      const bool both = p.input_dtype.has_value();
-      return {
-          .bits = 8, .x_bytes = both ? 1 : 2, .row_scales = true, .group_scales = false, .quantises = both};
-    }
+      return {.bits = 8, .x_bytes = 2, .row_scales = true, .group_scales = false};
+    case DType::kI8:
+      return {.bits = 8, .x_bytes = p.input_dtype ? 1 : 2, .row_scales = true, .group_scales = false};
     default:
-      return {.bits = 8 * x_bytes,
-              .x_bytes = x_bytes,
-              .row_scales = false,
-              .group_scales = false,
-              .quantises = false};
+      return {.bits = 8 * x_bytes, .x_bytes = x_bytes, .row_scales = false, .group_scales = false};
   }
 }
 

@@ -121,11 +121,6 @@ __device__ inline float row_reduce(float (&v)[kCount]) {
   return v[0];
 }
 
-/// The block's largest magnitude, behind the partial sums.
-__device__ inline uint32_t* row_y_max(const SkinnyPlan& p, unsigned char* shared) {
-  return reinterpret_cast<uint32_t*>(shared + p.bias_offset + kRowPartsBytes);
-}
-
 template <class Format, int kSets, bool kNormed, bool kHead>
 __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
     skinny_row_kernel(const __grid_constant__ SkinnyArgs a) {
@@ -156,7 +151,6 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
   float bias[2] = {0.0f, 0.0f};                         // gated: of the gate and of the up row
   [[maybe_unused]] float row_scales[2] = {0.0f, 0.0f};  // as bias
   [[maybe_unused]] float x_scale = 1.0f;
-  [[maybe_unused]] uint32_t y_max = 0;  // bits of the largest magnitude that this lane has written
   float residual = 0.0f;
   const auto column_of = [&](int tile) {
     return tile * p.tile_outputs() + (p.gated ? pair : 2 * pair + half);
@@ -241,9 +235,6 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
             reinterpret_cast<uint32_t*>(reinterpret_cast<float2*>(shared + p.bias_offset) + kRowMaxWarps),
             row);
       }
-      if constexpr (!Format::kPlain && !kHead) {
-        if (threadIdx.x == 0) *row_y_max(p, shared) = 0;
-      }
       __syncthreads();
       core.take_x(xs, k0, left);
       continue;
@@ -285,20 +276,8 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       if (a.y_float) {
         static_cast<float*>(a.y)[at] = out;
       } else {
-        const T stored = from_float<T>(out);
-        static_cast<T*>(a.y)[at] = stored;
-        if constexpr (!Format::kPlain) y_max = max(y_max, magnitude_bits(to_float(stored)));
+        static_cast<T*>(a.y)[at] = from_float<T>(out);
       }
-    }
-  }
-  if constexpr (!Format::kPlain && !kHead) {
-    if (a.y_max != nullptr) {
-      uint32_t* block = row_y_max(p, shared);
-      y_max = __reduce_max_sync(0xffffffffu, y_max);
-      if (lane == 0 && y_max > 0) atomicMax(block, y_max);
-      __syncthreads();
-      // Bits of magnitudes are ordered as ints.
-      if (threadIdx.x == 0 && *block > 0) atomicMax(reinterpret_cast<unsigned*>(a.y_max) + row, *block);
     }
   }
   if constexpr (kHead) finish_head<1, 1>(a, row, 1, best, shared);

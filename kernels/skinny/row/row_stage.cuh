@@ -54,6 +54,19 @@ __device__ inline uint32_t raise_pairs(uint32_t pairs, const uint4& raw) {
   return __vmaxu2(pairs, __vmaxu2(low, high));
 }
 
+/// Eight neighbours of a row of x, as codes if x is quantised.
+template <class Format>
+__device__ inline void store_staged(typename Format::X* to, const uint4& raw, const RowQuantiser& q) {
+  if constexpr (Format::kQuantises) {
+    float v[8];
+    unpack_words<typename Format::T>(raw, v);
+    Format::store_codes(to, make_float4(v[0], v[1], v[2], v[3]), q);
+    Format::store_codes(to + 4, make_float4(v[4], v[5], v[6], v[7]), q);
+  } else {
+    *reinterpret_cast<uint4*>(to) = raw;
+  }
+}
+
 /// Row `row` of x to shared memory. The caller synchronises after it. Returns the row's scale, with Format::kQuantises.
 template <class Format>
 __device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* xs, uint32_t* maxima,

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   if (normed) {
     cp_async_wait<0>();
     __syncthreads();
-    stage_norm<typename Core::Format>(a, xs, red, norm_weights, row0, rows, ends);
+    stage_norm<typename Core::Format>(a, xs, red, norm_weights, row0, rows);
   } else {
     stage_raw(a, xs, UnitRange{0, p.units}, row0, rows);
     cp_async_commit();

@@ -1,4 +1,4 @@
-// Products on tensor cores: up to 64 rows of x of a 16-bit type, or of codes that they are quantised to.
+// Products on tensor cores: up to 64 rows of x of a 16-bit type.
 //
 // A warp's weights pass through a ring in shared memory, Core::kDepth units deep, filled by asynchronous copies from before
 // the previous kernel's end to the last tile, across chunk and tile boundaries alike. A lane reads only what it copied
@@ -94,9 +94,6 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
   slot = 0;
   pdl_launch_dependents();
   pdl_wait();
-  if constexpr (!Format::kPlain) {
-    if (static_cast<int>(threadIdx.x) < kSkinnyMaxRows) ends.y_max[threadIdx.x] = 0;
-  }
   __syncthreads();  // the barriers are initialised
 
   // Chunks of x are numbered over all tiles of the block; those of a resident slice are staged for the first tile only.
@@ -114,16 +111,16 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
       stage_raw(a, to, range, 0, rows);
       cp_async_arrive(shared_address(barriers + buffer));
     } else if constexpr (kStep == Step::kRequest) {
-      stager.request(a, range, rows, number == 0);
+      stager.request(a, range, rows);
     } else {
-      stager.finish(a, to, range, rows, ends, number == 0);
+      stager.finish(a, to, range, rows);
       barrier_arrive_written(shared_address(barriers + buffer));
     }
   };
   if (normed) {
     cp_async_wait<Core::kDepth>();
     __syncthreads();
-    stage_norm<Format>(a, xs, red, norm_weights, 0, rows, ends);
+    stage_norm<Format>(a, xs, red, norm_weights, 0, rows);
     __syncthreads();
   } else if constexpr (Format::kPlain) {
 #pragma unroll 1
@@ -225,7 +222,6 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
       finish_share<Format>(a, view, ends, recv, residual);
     }
   }
-  if constexpr (!kHead && !Format::kPlain) raise_y_max(a, ends.y_max, 0, rows);
   if constexpr (kHead) finish_head<Core::kPasses, kPassRows>(a, 0, rows, best, shared + p.red_offset);
 }
 

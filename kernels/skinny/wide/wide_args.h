@@ -23,7 +23,6 @@ struct WideArgs {
   // Of weights of codes.
   const void* scales;     // float [n or 2n]; kI4: bf16 [n or 2n, groups]
   const float* x_scales;  // [m], when x is codes
-  float* y_max;           // [m], or null
   int groups;             // of k, with a scale a group
 };
 

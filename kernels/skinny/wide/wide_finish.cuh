@@ -206,21 +206,6 @@ __device__ inline void load_x_scales(const WideArgs& a, const WideColumns& at, i
   }
 }
 
-/// Raises the caller's maximum of row b of x by what a group of lanes stores of it, `lanes` of this warp, each up to four values.
-template <typename T>
-__device__ inline void raise_row_max(const WideArgs& a, uint32_t lanes, int b, int valid, const float4& v) {
-  const float all[4] = {v.x, v.y, v.z, v.w};
-  uint32_t magnitude = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (i < valid) magnitude = max(magnitude, magnitude_bits(to_float(from_float<T>(all[i]))));
-  }
-  magnitude = __reduce_max_sync(lanes, magnitude);
-  // Bits of magnitudes are ordered as ints.
-  if (static_cast<int>(threadIdx.x) % kWarp == __ffs(static_cast<int>(lanes)) - 1)
-    atomicMax(reinterpret_cast<unsigned*>(a.y_max) + b, magnitude);
-}
-
 /// The blocks' parts of kWideRows sums, in the order of the blocks. `from`, `second` and `part` in bytes: the shared address
 /// of the first row's, how far behind it the next row's lies, and each next block's. kAtOnce: parts in flight, which take registers.
 template <int kBlocks, int kAtOnce>
@@ -276,13 +261,6 @@ __device__ inline void wide_finish(const WideArgs& a, const WideColumns& at, int
                                    float (&x_scale)[kWideRows]) {
   using T = typename Format::T;
   const WidePlan& p = a.plan;
-  uint32_t lanes = 0;  // of this warp that write the same rows
-  if constexpr (Format::kCodes) {
-    const int quads = min(kWarp, p.tile_outputs() / 4);
-    const uint32_t few = (1u << (quads & (kWarp - 1))) - 1;
-    const uint32_t group = quads == kWarp ? 0xffffffffu : few << (threadIdx.x % kWarp & ~(quads - 1));
-    lanes = group & __ballot_sync(0xffffffffu, at.valid > 0);
-  }
   if (at.valid <= 0) return;
   const bool vector = a.vector && at.valid == 4;
   const float4 my_bias = load_shared_quad(bias + 4 * at.local);
@@ -331,11 +309,6 @@ __device__ inline void wide_finish(const WideArgs& a, const WideColumns& at, int
     store_quad_any<T>(a.y, to, a.y_float, vector, at.valid, add(value[0], residual[0]));
     if (two)
       store_quad_any<T>(a.y, to + at.step * a.ldy, a.y_float, vector, at.valid, add(value[1], residual[1]));
-    if constexpr (Format::kCodes) {
-      if (a.y_max == nullptr) continue;
-      raise_row_max<T>(a, lanes, b, at.valid, add(value[0], residual[0]));
-      if (two) raise_row_max<T>(a, lanes, b + at.step, at.valid, add(value[1], residual[1]));
-    }
   }
 }
 

@@ -73,7 +73,6 @@ void launch_wide(const WideLaunch& what, cudaStream_t stream) {
       .head = a.head,
       .scales = a.scales,
       .x_scales = a.x_scales,
-      .y_max = a.y_max,
       .groups = ceil_div(what.problem.k, kScaleGroup)};
   const WidePlan& p = args.plan;
   const WideKernel kernel = find_kernel(what.problem, p.batch);

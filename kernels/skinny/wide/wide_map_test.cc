@@ -249,7 +249,8 @@ TEST(WidePlan, UnitsAre128StoredBytes) {
   }
 }
 
-// Codes of x have no other kernel: a size without a config, or a card that pretends to have one, would stop a model or be wrong.
+// Codes of x have no other kernel, and several rows come in no other way: a size without a config, or a card that pretends to
+// have one, would stop a model or be wrong.
 TEST(WidePlan, CodesOfXAreWideOrNothing) {
   SkinnyCard old = kH200;
   old.sm90a = false;
@@ -276,6 +277,7 @@ TEST(WidePlan, CodesOfXAreWideOrNothing) {
           EXPECT_NE(config_problem(choose_skinny(problem, old), problem, old), "");
           problem.x_codes = false;  // to be quantised by the kernel: not this one's
           EXPECT_TRUE(wide_configs(problem, kH200).empty());
+          EXPECT_EQ(all_configs(problem, kH200).empty(), m > 1) << text(c, problem);
         }
       }
     }
