@@ -18,8 +18,8 @@ struct PeerArgs {
 
 // `args` has been checked.
 void launch_one_shot(const PeerArgs& args, bool norm, cudaStream_t stream);
-/// args.row in fp32, args.count: of one rank's share.
-void launch_one_shot_gather(const PeerArgs& args, cudaStream_t stream);
+/// args.row.x, y and dependent; args.count words of four bytes: of one rank's share.
+void launch_gather(const PeerArgs& args, cudaStream_t stream);
 /// At least a row a rank.
 void launch_two_shot(const PeerArgs& args, bool norm, cudaStream_t stream);
 

@@ -43,8 +43,10 @@ struct PeerLayout {
   /// Line 0 or 1 of a piece of a row of `pieces`. The first lines of a row lie together, so that neighbours in a warp do.
   TANDEM_HD constexpr int64_t line_offset(uint32_t generation, int source, int64_t row, int pieces, int place,
                                           int line) const {
-    const int64_t slot = static_cast<int64_t>(generation & 1) * ranks + source;
-    return lines_offset() + slot * slot_bytes() + ((2 * row + line) * pieces + place) * kPiece;
+    return slot_offset(generation, source) + ((2 * row + line) * pieces + place) * kPiece;
+  }
+  TANDEM_HD constexpr int64_t slot_offset(uint32_t generation, int source) const {
+    return lines_offset() + (static_cast<int64_t>(generation & 1) * ranks + source) * slot_bytes();
   }
   /// Of one generation and source: two lines a piece, and the last row may be a part only.
   TANDEM_HD constexpr int64_t slot_bytes() const { return 2 * (oneshot_bytes + kMaxRowBytes); }

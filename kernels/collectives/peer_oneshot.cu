@@ -6,9 +6,8 @@
 namespace tandem::kernels {
 namespace {
 
-enum class Then : uint8_t { kStore, kNorm, kGather };
-
 constexpr int kThreads = PeerLayout::kMaxRowPieces;
+constexpr int kGatherThreads = 128;
 
 /// Bytes of two words with the generation in their upper halves.
 __device__ inline WordPair marked(uint32_t a, uint32_t b, uint32_t generation) {
@@ -19,7 +18,7 @@ __device__ inline bool has_mark(const WordPair& v, uint32_t generation) {
   return v.first >> 32 == generation && v.second >> 32 == generation;
 }
 
-template <typename T, int RANKS, Then THEN>
+template <typename T, int RANKS, bool NORM>
 __global__ void __launch_bounds__(kThreads) one_shot_kernel(const __grid_constant__ PeerArgs a) {
   constexpr int V = kVec<T>;
   constexpr int kTogether = RANKS == 2 ? 2 : 4;  // ranks whose lines are awaited together: registers
@@ -27,7 +26,7 @@ __global__ void __launch_bounds__(kThreads) one_shot_kernel(const __grid_constan
   const PeerView& peers = a.peers;
   const int place = static_cast<int>(threadIdx.x);
   const int pieces = a.row.d / V;
-  RowEnd<T, THEN == Then::kNorm> end(a);
+  RowEnd<T, NORM> end(a);
   touch_params(a);
   pdl_launch_dependents();
   pdl_wait();
@@ -84,26 +83,51 @@ __global__ void __launch_bounds__(kThreads) one_shot_kernel(const __grid_constan
       for (int r = 0; r < kTogether; ++r) {
         const uint4 raw = {static_cast<uint32_t>(line[r][0].first), static_cast<uint32_t>(line[r][0].second),
                            static_cast<uint32_t>(line[r][1].first), static_cast<uint32_t>(line[r][1].second)};
-        if constexpr (THEN == Then::kGather) {
-          if (mine) {
-            T* to = static_cast<T*>(a.row.y) + (group + r) * a.count + end.element(row);
-            *reinterpret_cast<uint4*>(to) = raw;
-          }
-        } else if (mine) {
-          add_piece<T>(raw, group + r == 0, sum);
-        }
+        if (mine) add_piece<T>(raw, group + r == 0, sum);
       }
     }
-    if constexpr (THEN != Then::kGather) {
-      if (THEN == Then::kNorm && row != blockIdx.x) __syncthreads();  // `partial`
-      end.store(row, pack<T>(sum), partial);
+    if (NORM && row != blockIdx.x) __syncthreads();  // `partial`
+    end.store(row, pack<T>(sum), partial);
+  }
+}
+
+/// Words of four bytes, each in a word of eight with the generation: shares of any length, which are short ones.
+__global__ void __launch_bounds__(kGatherThreads) gather_kernel(const __grid_constant__ PeerArgs a) {
+  const PeerView& peers = a.peers;
+  const int ranks = peers.layout.ranks;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kGatherThreads + threadIdx.x;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kGatherThreads;
+  const auto* x = static_cast<const uint32_t*>(a.row.x);
+  touch_params(a);
+  pdl_launch_dependents();
+  pdl_wait();
+
+  const Generation now = load_generation(peers);
+  if (now.lost != 0) return;
+  const uint64_t mark = static_cast<uint64_t>(now.number) << 32;
+  const int64_t sent = peers.layout.slot_offset(now.number, peers.rank);
+  for (int64_t i = first; i < a.count; i += step) {
+    const uint64_t word = mark | x[i];
+    for (int r = 0; r < ranks; ++r)
+      store_word_system(peers.arena[(peers.rank + 1 + r) % ranks] + sent + 8 * i, word);
+  }
+  leave_next_generation(peers, now.number);
+
+  Patience patience(peers);
+  auto* y = static_cast<uint32_t*>(a.row.y);
+  for (int64_t i = first; i < a.count; i += step) {
+    for (int r = 0; r < ranks; ++r) {
+      const char* from = peers.arena[peers.rank] + peers.layout.slot_offset(now.number, r) + 8 * i;
+      uint64_t word = load_word_system(from);
+      while (word >> 32 != now.number && !patience.over(r)) word = load_word_system(from);
+      y[r * a.count + i] = static_cast<uint32_t>(word);
     }
   }
 }
 
-template <typename T, int RANKS, Then THEN>
-void launch_kernel(const PeerArgs& a, cudaStream_t stream) {
-  const auto kernel = one_shot_kernel<T, RANKS, THEN>;
+template <typename T, int RANKS>
+void launch_kernel(const PeerArgs& a, bool norm, cudaStream_t stream) {
+  const auto kernel = norm ? one_shot_kernel<T, RANKS, true> : one_shot_kernel<T, RANKS, false>;
   const int threads = round_up(a.row.d / kVec<T>, kWarp);
   const unsigned grid =
       resident_blocks(reinterpret_cast<const void*>(kernel), threads, a.peers.sharing, a.row.rows);
@@ -112,37 +136,36 @@ void launch_kernel(const PeerArgs& a, cudaStream_t stream) {
          stream, a);
 }
 
-template <typename T, Then THEN>
-void launch_ranks(const PeerArgs& a, cudaStream_t stream) {
+template <typename T>
+void launch_type(const PeerArgs& a, bool norm, cudaStream_t stream) {
   switch (a.peers.layout.ranks) {
     case 2:
-      return launch_kernel<T, 2, THEN>(a, stream);
+      return launch_kernel<T, 2>(a, norm, stream);
     case 4:
-      return launch_kernel<T, 4, THEN>(a, stream);
+      return launch_kernel<T, 4>(a, norm, stream);
     default:
-      return launch_kernel<T, 8, THEN>(a, stream);
-  }
-}
-
-template <Then THEN>
-void launch_type(const PeerArgs& a, cudaStream_t stream) {
-  switch (a.row.dtype) {
-    case DType::kF32:
-      return launch_ranks<float, THEN>(a, stream);
-    case DType::kF16:
-      return launch_ranks<__half, THEN>(a, stream);
-    default:
-      return launch_ranks<__nv_bfloat16, THEN>(a, stream);
+      return launch_kernel<T, 8>(a, norm, stream);
   }
 }
 
 }  // namespace
 
 void launch_one_shot(const PeerArgs& args, bool norm, cudaStream_t stream) {
-  norm ? launch_type<Then::kNorm>(args, stream) : launch_type<Then::kStore>(args, stream);
+  switch (args.row.dtype) {
+    case DType::kF32:
+      return launch_type<float>(args, norm, stream);
+    case DType::kF16:
+      return launch_type<__half>(args, norm, stream);
+    default:
+      return launch_type<__nv_bfloat16>(args, norm, stream);
+  }
 }
-void launch_one_shot_gather(const PeerArgs& args, cudaStream_t stream) {
-  launch_ranks<float, Then::kGather>(args, stream);
+
+void launch_gather(const PeerArgs& args, cudaStream_t stream) {
+  const unsigned grid = resident_blocks(reinterpret_cast<const void*>(gather_kernel), kGatherThreads,
+                                        args.peers.sharing, ceil_div(args.count, int64_t{kGatherThreads}));
+  launch(gather_kernel, {.grid = dim3(grid), .block = dim3(kGatherThreads), .dependent = args.row.dependent},
+         stream, args);
 }
 
 }  // namespace tandem::kernels

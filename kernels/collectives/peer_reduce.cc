@@ -118,24 +118,16 @@ void launch_all_reduce_norm(const PeerView& peers, PeerAlgorithm algorithm, cons
 void launch_all_gather(const PeerView& peers, const void* x, int64_t bytes, void* y, bool dependent,
                        cudaStream_t stream) {
   check_peers(peers);
-  if (bytes < 0 || bytes % kPiece != 0 || bytes > peers.layout.oneshot_bytes) {
-    refuse("bytes must be a multiple of 16, at most " + std::to_string(peers.layout.oneshot_bytes) +
-           ", not " + std::to_string(bytes));
+  if (bytes < 0 || bytes % 4 != 0 || bytes > peers.layout.oneshot_bytes) {
+    refuse("bytes must be a multiple of 4, at most " + std::to_string(peers.layout.oneshot_bytes) + ", not " +
+           std::to_string(bytes));
   }
   if (bytes == 0) return;
-  check_buffers(x, y);
-  const int pieces = plain_row_pieces(bytes / kPiece);
-  const int d = pieces * kPiece / 4;
-  const int64_t count = bytes / 4;
-  launch_one_shot_gather({.peers = peers,
-                          .row = {.dtype = DType::kF32,
-                                  .rows = ceil_div(count, static_cast<int64_t>(d)),
-                                  .d = d,
-                                  .x = x,
-                                  .y = y,
-                                  .dependent = dependent},
-                          .count = count},
-                         stream);
+  if (x == nullptr || y == nullptr) refuse("x and y must not be null");
+  if (reinterpret_cast<uintptr_t>(x) % 4 != 0 || reinterpret_cast<uintptr_t>(y) % 4 != 0)
+    refuse("x and y must be multiples of 4");
+  launch_gather({.peers = peers, .row = {.x = x, .y = y, .dependent = dependent}, .count = bytes / 4},
+                stream);
 }
 
 }  // namespace tandem::kernels

@@ -36,7 +36,7 @@ enum class PeerAlgorithm : uint8_t {
 // A rank that has not come after wait_ns is noted in `lost`; results are then undefined, later kernels do nothing, and the group
 // is of no use any more.
 //
-// Pointers must be multiples of 16, and so must the bytes of a message or of a row. Any length: a message over the layout's
+// Pointers of a sum must be multiples of 16, and so must the bytes of a message or of a row. Any length: a message over the layout's
 // limit goes in parts. Throw UsageError naming the field otherwise.
 
 /// y = x summed over the ranks. y may be x.
@@ -57,8 +57,8 @@ void launch_all_reduce_norm(const PeerView& peers, PeerAlgorithm algorithm, cons
 /// Can that be done for rows of d elements of this type?
 bool all_reduce_norm_fits(DType dtype, int d);
 
-/// y [ranks, bytes]: x [bytes] of every rank, in rank order. x may be its own place in y. bytes: at most the layout's
-/// oneshot_bytes.
+/// y [ranks, bytes]: x [bytes] of every rank, in rank order. x may be its own place in y. For short shares: bytes and addresses are
+/// multiples of 4, bytes at most the layout's oneshot_bytes.
 void launch_all_gather(const PeerView& peers, const void* x, int64_t bytes, void* y, bool dependent,
                        cudaStream_t stream);
 

@@ -22,6 +22,15 @@ __device__ inline WordPair load_words_system(const void* p) {
                : "memory");
   return v;
 }
+/// One such word.
+__device__ inline void store_word_system(void* p, uint64_t v) {
+  asm volatile("st.relaxed.sys.global.b64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+__device__ inline uint64_t load_word_system(const void* p) {
+  uint64_t v;
+  asm volatile("ld.relaxed.sys.global.b64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
 
 /// Behind everything that this thread has seen written, by itself or before a barrier of its block.
 __device__ inline void store_release_system(uint32_t* p, uint32_t v) {
