@@ -67,11 +67,7 @@ PeerMemory::PeerMemory(int rank, int ranks, const PeerOptions& options) {
 }
 
 PeerMemory::~PeerMemory() {
-  try {
-    close();
-  } catch (const CudaError&) {
-    // warned below where it matters: the memory goes with the process
-  }
+  close();
   if (view_.lost != nullptr) TANDEM_CUDA_WARN(cudaFreeHost(view_.lost));
 }
 
@@ -81,35 +77,33 @@ cudaIpcMemHandle_t PeerMemory::handle() const {
   return handle;
 }
 
-void PeerMemory::open(std::span<const cudaIpcMemHandle_t> handles) {
-  if (static_cast<int>(handles.size()) != view_.layout.ranks)
-    throw Error("collective: a handle a rank is needed");
+void PeerMemory::open(std::span<const Other> others, int sharing) {
+  if (static_cast<int>(others.size()) != view_.layout.ranks)
+    throw Error("collective: an arena a rank is needed");
   const CurrentDevice current(device_);
-  opened_ = true;
+  view_.sharing = sharing;
   for (int r = 0; r < view_.layout.ranks; ++r) {
+    const Other& other = others[static_cast<size_t>(r)];
     if (r == view_.rank) continue;
-    TANDEM_CUDA_CHECK(cudaIpcOpenMemHandle(reinterpret_cast<void**>(&view_.arena[r]),
-                                           handles[static_cast<size_t>(r)], cudaIpcMemLazyEnablePeerAccess));
+    if (other.arena != nullptr) {
+      enable_access(device_, other.device);
+      view_.arena[r] = other.arena;
+      continue;
+    }
+    void* arena = nullptr;
+    TANDEM_CUDA_CHECK(cudaIpcOpenMemHandle(&arena, other.handle, cudaIpcMemLazyEnablePeerAccess));
+    view_.arena[r] = static_cast<char*>(arena);
+    by_handle_[static_cast<size_t>(r)] = true;
   }
 }
 
 void PeerMemory::close() {
-  if (!opened_) return;
-  opened_ = false;
-  const CurrentDevice current(device_);
   for (int r = 0; r < view_.layout.ranks; ++r) {
-    if (r == view_.rank || view_.arena[r] == nullptr) continue;
-    TANDEM_CUDA_WARN(cudaIpcCloseMemHandle(view_.arena[r]));
+    if (r == view_.rank) continue;
+    if (by_handle_[static_cast<size_t>(r)]) TANDEM_CUDA_WARN(cudaIpcCloseMemHandle(view_.arena[r]));
+    by_handle_[static_cast<size_t>(r)] = false;
     view_.arena[r] = nullptr;
   }
-}
-
-void PeerMemory::join(std::span<const std::unique_ptr<PeerMemory>> all, int sharing) {
-  for (const auto& other : all) {
-    enable_access(device_, other->device_);
-    view_.arena[other->view_.rank] = other->arena_.data<char>();
-  }
-  view_.sharing = sharing;
 }
 
 std::optional<int> PeerMemory::lost() const {
@@ -125,8 +119,11 @@ std::vector<std::unique_ptr<PeerMemory>> join_local_peers(std::span<const int> d
     all.push_back(
         std::make_unique<PeerMemory>(static_cast<int>(r), static_cast<int>(devices.size()), options));
   }
+  std::vector<PeerMemory::Other> others;
   for (const auto& one : all)
-    one->join(all, static_cast<int>(std::count(devices.begin(), devices.end(), one->device())));
+    others.push_back({.arena = one->view().arena[one->view().rank], .device = one->device()});
+  for (const auto& one : all)
+    one->open(others, static_cast<int>(std::count(devices.begin(), devices.end(), one->device())));
   return all;
 }
 

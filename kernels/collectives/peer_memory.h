@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -32,12 +33,16 @@ class PeerMemory {
 
   /// What another process opens.
   cudaIpcMemHandle_t handle() const;
-  /// Opens the arenas of the other ranks' processes: one handle a rank, its own ignored. The current device must reach theirs
-  /// (peer_access). Before any rank destroys its memory, all must have closed it: a barrier between.
-  void open(std::span<const cudaIpcMemHandle_t> handles);
+  /// Another rank's arena: by address where it is of this process, by handle otherwise.
+  struct Other {
+    char* arena = nullptr;
+    int device = 0;  ///< with an address: its device
+    cudaIpcMemHandle_t handle = {};
+  };
+  /// One a rank, its own ignored; `sharing` ranks of this process, this one too, are on this device. The device must reach the others
+  /// (peer_access). Before any rank destroys its memory, all must have closed it: a barrier between. Throws CudaError.
+  void open(std::span<const Other> others, int sharing);
   void close();
-  /// The same within a process: `all` are the ranks' memories in order; `sharing` of them are on this one's device.
-  void join(std::span<const std::unique_ptr<PeerMemory>> all, int sharing);
 
   const PeerView& view() const { return view_; }
   int device() const { return device_; }
@@ -48,10 +53,10 @@ class PeerMemory {
   int device_ = 0;
   DeviceBuffer arena_;
   PeerView view_;
-  bool opened_ = false;
+  std::array<bool, kMaxPeers> by_handle_ = {};
 };
 
-/// Makes a memory a rank in this process, rank r on devices[r], joined. A device may come several times: its ranks are emulated.
+/// A memory a rank in this process, rank r on devices[r], all opened. A device may come several times: its ranks are emulated.
 /// Throws DeviceError naming two devices that cannot reach each other. The current device stays.
 std::vector<std::unique_ptr<PeerMemory>> join_local_peers(std::span<const int> devices,
                                                           const PeerOptions& options);

@@ -1,0 +1,213 @@
+#include "kernels/runtime/ranks/device_ranks.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "harness/base/error.h"
+#include "harness/parallel/socket_communicator.h"
+#include "kernels/collectives/peer_tensors_test_util.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int64_t kRows = 5;
+constexpr int kWidth = 1024;
+constexpr DType kType = DType::kBF16;
+
+std::vector<float> values_of(int rank, uint64_t seed = 3) {
+  return RandomValues(seed + static_cast<uint64_t>(rank)).normal(kRows * kWidth, kType);
+}
+
+/// What one rank does and finds wrong; empty: nothing. On the device that is current.
+std::string rank_work(Communicator& control, int ranks_on_device) {
+  cudaStream_t stream = nullptr;
+  TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  std::string wrong;
+  {
+    DeviceRanks ranks(control, stream);
+    if (!ranks.no_peers().empty()) return "no peers: " + ranks.no_peers();
+    if (ranks.shares_device() != (ranks_on_device > 1)) wrong += "shares_device; ";
+    std::vector<std::vector<float>> x;
+    for (int r = 0; r < ranks.size(); ++r) x.push_back(values_of(r));
+    const std::vector<uint8_t> sum = encoded(host_sum(x, kType), kType);
+    const DeviceTensor gamma(std::vector<float>(kWidth, 1.0f), kType);
+    const DeviceTensor residual(values_of(77), kType);
+    cudaEvent_t done = nullptr;
+    TANDEM_CUDA_CHECK(cudaEventCreate(&done));
+    const auto wait = [&] {
+      TANDEM_CUDA_CHECK(cudaEventRecord(done, stream));
+      ranks.wait(done);
+    };
+    std::vector<std::vector<uint8_t>> normed;
+    const auto norm = [&](const DeviceTensor& from, const DeviceTensor& y) {
+      return NormParams{.dtype = kType,
+                        .x_dtype = kType,
+                        .stream_dtype = kType,
+                        .rows = kRows,
+                        .d = kWidth,
+                        .x = from.data(),
+                        .residual = residual.data(),
+                        .gamma = gamma.data(),
+                        .y = y.data(),
+                        .dependent = true};
+    };
+    const DeviceTensor whole(host_sum(x, kType), kType);
+    const DeviceTensor want(kRows * kWidth, kType);
+    TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+    launch_norm(norm(whole, want), stream);
+    for (const AllReduceChoice choice : {AllReduceChoice::kAuto, AllReduceChoice::kOneShot,
+                                         AllReduceChoice::kTwoShot, AllReduceChoice::kNccl}) {
+      const bool nccl = choice == AllReduceChoice::kNccl;
+      if (nccl && !ranks.no_nccl().empty()) {
+        try {
+          ranks.way(choice, 1);
+          ranks.all_reduce(choice, x[0].data(), x[0].data(), 8, kType, false);
+          wrong += "NCCL is not there, and not refused; ";
+        } catch (const ImpossibleCase&) {
+        }
+        continue;
+      }
+      const DeviceTensor mine(x[static_cast<size_t>(ranks.rank())], kType);
+      const DeviceTensor again(x[static_cast<size_t>(ranks.rank())], kType);
+      const DeviceTensor y(kRows * kWidth, kType);
+      TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+      ranks.all_reduce(choice, mine.data(), mine.data(), kRows * kWidth, kType, true);
+      ranks.all_reduce_norm(choice, norm(again, y), again.data());
+      wait();
+      // NCCL's order is its own: with two ranks it makes no difference.
+      if (nccl && ranks.size() > 2) continue;
+      if (mine.bytes() != sum) wrong += "sum; ";
+      if (y.bytes() != want.bytes()) wrong += "norm of the sum; ";
+    }
+    std::vector<float> all;
+    for (int r = 0; r < ranks.size(); ++r) all.insert(all.end(), {1.0f + static_cast<float>(r), 2.0f});
+    const DeviceTensor share(std::vector<float>{1.0f + static_cast<float>(ranks.rank()), 2.0f}, DType::kF32);
+    const DeviceTensor shares(2 * ranks.size(), DType::kF32);
+    TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+    ranks.all_gather(share.data(), shares.data(), 8, true);
+    wait();
+    if (shares.values() != all) wrong += "gather; ";
+    TANDEM_CUDA_CHECK(cudaEventDestroy(done));
+  }
+  TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
+  return wrong;
+}
+
+/// Runs work(rank, control) in a thread a rank.
+void in_threads(int ranks, const std::function<void(int, Communicator&)>& work, double wait_s = kRankWait_s) {
+  auto controls = make_local_communicators(ranks, wait_s);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < ranks; ++r)
+    threads.emplace_back([&, r] { work(r, *controls[static_cast<size_t>(r)]); });
+  for (std::thread& t : threads) t.join();
+}
+
+// Breaks when ranks do not find each other, a way gives another result than the sum in rank order, a way that is not there is not
+// refused by its name, or one rank takes another way than the rest.
+TEST(DeviceRanks, ThreadsSumAndGather) {
+  TANDEM_NEEDS_DEVICE();
+  for (const int size : {2, 4, 8}) {
+    for (const std::vector<int>& devices : placements(size)) {
+      const int on_device = devices[0] == devices[1] ? size : 1;
+      std::vector<std::string> wrong(static_cast<size_t>(size));
+      in_threads(size, [&](int r, Communicator& control) {
+        try {
+          TANDEM_CUDA_CHECK(cudaSetDevice(devices[static_cast<size_t>(r)]));
+          wrong[static_cast<size_t>(r)] = rank_work(control, on_device);
+        } catch (const std::exception& e) {
+          wrong[static_cast<size_t>(r)] = e.what();
+        }
+      });
+      for (int r = 0; r < size; ++r)
+        EXPECT_EQ(wrong[static_cast<size_t>(r)], "") << "rank " << r << " of " << size;
+    }
+  }
+}
+
+// Breaks when a rank that is gone hangs the others, or is not named to them.
+TEST(DeviceRanks, LostRankIsNamed) {
+  TANDEM_NEEDS_DEVICE();
+  int named = -1;
+  in_threads(
+      2,
+      [&](int r, Communicator& control) {
+        cudaStream_t stream = nullptr;
+        TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+        {
+          DeviceRanks ranks(control, stream, 0.3);
+          if (r == 0) {
+            const DeviceTensor x(std::vector<float>(1024, 1.0f), DType::kF32);
+            ranks.all_reduce(AllReduceChoice::kOneShot, x.data(), x.data(), 1024, DType::kF32, false);
+            cudaEvent_t done = nullptr;
+            TANDEM_CUDA_CHECK(cudaEventCreate(&done));
+            TANDEM_CUDA_CHECK(cudaEventRecord(done, stream));
+            try {
+              ranks.wait(done);
+            } catch (const RankLost& e) {
+              named = e.rank();
+            }
+            TANDEM_CUDA_CHECK(cudaEventDestroy(done));
+          } else {
+            std::this_thread::sleep_for(std::chrono::seconds(1));
+          }
+        }
+        TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
+      },
+      1.0);
+  EXPECT_EQ(named, 1);
+}
+
+/// The exit code of a rank that is a process: 0, or 1 and what was wrong on stderr.
+int rank_process(int rank, int size, const std::string& address) {
+  try {
+    int devices = 0;
+    TANDEM_CUDA_CHECK(cudaGetDeviceCount(&devices));
+    TANDEM_CUDA_CHECK(cudaSetDevice(devices >= size ? rank : 0));
+    const auto control = join_ranks(address, {.rank = rank, .size = size});
+    const std::string wrong = rank_work(*control, devices >= size ? 1 : size);
+    if (wrong.empty()) return 0;
+    std::fprintf(stderr, "rank %d: %s\n", rank, wrong.c_str());
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "rank %d: %s\n", rank, e.what());
+  }
+  return 1;
+}
+
+// Breaks when arenas of other processes cannot be opened, or what is written there is not seen. The processes are started anew:
+// a fork of one that has talked to a device cannot.
+TEST(DeviceRanks, ProcessesOpenEachOthersMemory) {
+  TANDEM_NEEDS_DEVICE();
+  const std::string address = "unix:/tmp/tandem-device-ranks-" + std::to_string(::getpid());
+  std::vector<pid_t> children;
+  for (int r = 0; r < 2; ++r) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::setenv("TANDEM_TEST_RANK", std::to_string(r).c_str(), 1);
+      ::setenv("TANDEM_TEST_ADDRESS", address.c_str(), 1);
+      ::execl("/proc/self/exe", "device_ranks_test", "--gtest_filter=*RankOfAProcess", nullptr);
+      ::_exit(127);
+    }
+    children.push_back(child);
+  }
+  for (const pid_t child : children) {
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+  }
+}
+TEST(DeviceRanks, RankOfAProcess) {
+  const char* rank = std::getenv("TANDEM_TEST_RANK");
+  if (rank == nullptr) GTEST_SKIP() << "what ProcessesOpenEachOthersMemory starts";
+  EXPECT_EQ(rank_process(std::atoi(rank), 2, std::getenv("TANDEM_TEST_ADDRESS")), 0);
+}
+
+}  // namespace
+}  // namespace tandem::kernels
