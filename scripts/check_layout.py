@@ -31,6 +31,7 @@ KERNELS = [
         "embedding",
         "activation",
         "quantise",
+        "sparse",
         "attention",
         "skinny",
         "decoding",
