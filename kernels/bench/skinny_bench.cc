@@ -5,7 +5,7 @@
 //   --models                the products of all presets' decode steps, or with --head their heads
 //   --format w8a16,...      weights of codes: w8a16, w4a16, fp8, int8; bytes are theirs with their scales. fp8 and int8 take x as
 //                           codes, which needs sm_90a; with --quantises, and without sm_90a, one row is of bf16 and quantised
-//                           by the kernel
+//                           by the kernel. Or bf16 of which only some are stored: 2:4, bitmap50, bitmap80 (50 or 80 % removed)
 //   --library               also what the library's searched algorithm takes, as a plain graph node
 
 #include <cuda_runtime_api.h>
@@ -30,7 +30,7 @@
 #include "harness/base/host_device.h"
 #include "harness/base/stats.h"
 #include "harness/weights/values/quantise.h"
-#include "kernels/bench/code_matrix.h"
+#include "kernels/bench/bench_weights.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
 #include "kernels/gemm/gemm.h"
@@ -68,8 +68,14 @@ struct Options {
   std::optional<DType> w_dtype;      // of codes
   std::optional<DType> input_dtype;  // what x is quantised to
   bool quantises = false;            // one row, by the kernel
+  SparseWeights sparse = SparseWeights::kNone;
+  double kept = 0.5;  // of a bitmap's weights
   int samples = 15;
 };
+
+bool sparse(const Options& o) {
+  return o.sparse != SparseWeights::kNone;
+}
 
 /// Sets the types of a format by its name.
 void set_format(Options& o, const std::string& name) {
@@ -83,38 +89,18 @@ void set_format(Options& o, const std::string& name) {
     o.w_dtype = o.input_dtype = DType::kF8;
   } else if (name == "int8") {
     o.w_dtype = o.input_dtype = DType::kI8;
+  } else if (name == "2:4") {
+    o.sparse = SparseWeights::kTwoOfFour;
+  } else if (name == "bitmap50" || name == "bitmap80") {
+    o.sparse = SparseWeights::kBitmap;
+    o.kept = name == "bitmap50" ? 0.5 : 0.2;
   } else {
-    throw UsageError("--format must be bf16, w8a16, w4a16, fp8 or int8");
+    throw UsageError("--format must be bf16, w8a16, w4a16, fp8, int8, 2:4, bitmap50 or bitmap80");
   }
-}
-
-uint16_t bf16_of(std::mt19937_64& engine, float scale) {
-  return float_to_bf16(std::normal_distribution<float>(0, scale)(engine));
 }
 
 DType type_of(const Options& o) {
   return o.f32 ? DType::kF32 : DType::kBF16;
-}
-
-/// Random values of the type. Large buffers repeat a block whose length no row length divides.
-DeviceBuffer random_buffer(int64_t count, DType type, float scale, uint64_t seed,
-                           std::vector<float>* host = nullptr) {
-  std::mt19937_64 engine(seed);
-  const int64_t distinct = std::min<int64_t>(count, 1'000'003);
-  std::vector<uint16_t> half(static_cast<size_t>(distinct));
-  for (uint16_t& v : half) v = bf16_of(engine, scale);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) values[i] = bf16_to_float(half[i % distinct]);
-  DeviceBuffer buffer;
-  if (type == DType::kF32) {
-    buffer = DeviceBuffer::of(values);
-  } else {
-    std::vector<uint16_t> bits(static_cast<size_t>(count));
-    for (int64_t i = 0; i < count; ++i) bits[i] = half[i % distinct];
-    buffer = DeviceBuffer::of(bits);
-  }
-  if (host != nullptr) *host = std::move(values);
-  return buffer;
 }
 
 std::string_view kind_of(const SkinnyConfig& c) {
@@ -148,26 +134,19 @@ double library_us(const Options& o, int n, int k, int m, cudaStream_t stream) {
 class Bench {
  public:
   Bench(const Options& options, int n, int k, cudaStream_t stream)
-      : options_(options), n_(n), k_(k), stream_(stream) {
+      : options_(options),
+        n_(n),
+        k_(k),
+        stream_(stream),
+        weights_(type_of(options), options.w_dtype, options.sparse, options.kept, n, k) {
     int l2 = 0;
     TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, 0));
-    if (options.w_dtype) {
-      CodeMatrix codes(*options.w_dtype, n, k);
-      w_ = DeviceBuffer::of(codes.bytes);
-      scales_at_ = codes.scales_at;
-      bytes_ = codes.used;
-      host_w_ = std::move(codes.values);
-    } else {
-      const float scale = 1 / std::sqrt(static_cast<float>(k));
-      w_ = random_buffer(static_cast<int64_t>(n) * k, type_of(options), scale, 1, &host_w_);
-      bytes_ = w_.bytes();
-    }
-    stride_ = round_up(w_.bytes(), int64_t{256});
-    copies_ = static_cast<int>(std::max<int64_t>(2, ceil_div(5 * static_cast<int64_t>(l2) / 2, bytes_)));
+    stride_ = round_up(weights_.device.bytes(), int64_t{256});
+    copies_ = static_cast<int>(std::max<int64_t>(2, ceil_div(5 * static_cast<int64_t>(l2) / 2, bytes())));
     pool_ = DeviceBuffer(stride_ * copies_);
     for (int i = 0; i < copies_; ++i) {
-      TANDEM_CUDA_CHECK(cudaMemcpy(pool_.data<char>() + i * stride_, w_.data(),
-                                   static_cast<size_t>(w_.bytes()), cudaMemcpyDeviceToDevice));
+      TANDEM_CUDA_CHECK(cudaMemcpy(pool_.data<char>() + i * stride_, weights_.device.data(),
+                                   static_cast<size_t>(weights_.device.bytes()), cudaMemcpyDeviceToDevice));
     }
     x_ = random_buffer(static_cast<int64_t>(kSkinnyMaxRows) * k, type_of(options), 1, 2, &host_x_);
     if (options.input_dtype) quantise_x();
@@ -197,7 +176,7 @@ class Bench {
   bool x_codes(int m) const {
     return options_.input_dtype.has_value() && (m > 1 || (!options_.quantises && skinny_card().sm90a));
   }
-  int64_t bytes() const { return bytes_; }
+  int64_t bytes() const { return weights_.used; }
   cudaStream_t stream() const { return stream_; }
   SkinnyProblem problem(int m) const {
     return {.dtype = type_of(options_),
@@ -207,12 +186,13 @@ class Bench {
             .n = n_,
             .k = k_,
             .head = options_.head,
-            .x_codes = x_codes(m)};
+            .x_codes = x_codes(m),
+            .sparse = options_.sparse};
   }
 
   void launch(int m, const SkinnyConfig& config, int copy, bool dependent, bool logits = false) {
     const char* w = pool_.data<char>() + copy * stride_;
-    const void* scales = options_.w_dtype ? w + scales_at_ : nullptr;
+    const void* scales = options_.w_dtype ? w + weights_.scales_at : nullptr;
     const void* x = x_codes(m) ? codes_.data() : x_.data();
     const float* x_scales = x_codes(m) ? x_scales_.data<float>() : nullptr;
     if (options_.head) {
@@ -233,7 +213,7 @@ class Bench {
                           .config = &config},
                          stream_);
     } else {
-      launch_skinny({.dtype = type_of(options_),
+      SkinnyParams p{.dtype = type_of(options_),
                      .w_dtype = options_.w_dtype,
                      .m = m,
                      .n = n_,
@@ -246,8 +226,9 @@ class Bench {
                      .y = y_.data(),
                      .y_float = logits,
                      .dependent = dependent,
-                     .config = &config},
-                    stream_);
+                     .config = &config};
+      if (weights_.sparse) weights_.sparse->put(p, w);
+      launch_skinny(p, stream_);
     }
   }
 
@@ -266,7 +247,8 @@ class Bench {
       const int64_t column =
           sample < 8 ? n_ - 1 - sample : std::uniform_int_distribution<int>(0, n_ - 1)(engine);
       double sum = 0;
-      for (int j = 0; j < k_; ++j) sum += static_cast<double>(x[row * k_ + j]) * host_w_[column * k_ + j];
+      for (int j = 0; j < k_; ++j)
+        sum += static_cast<double>(x[row * k_ + j]) * weights_.values[column * k_ + j];
       const double d = y[row * n_ + column] - sum;
       wrong += d * d;
       norm += sum * sum;
@@ -290,12 +272,11 @@ class Bench {
   Options options_;
   int n_, k_;
   cudaStream_t stream_;
-  int64_t bytes_ = 0;   // of weights and scales
+  BenchWeights weights_;
   int64_t stride_ = 0;  // from copy to copy
-  int64_t scales_at_ = 0;
   int copies_ = 0;
-  DeviceBuffer w_, pool_, x_, codes_, x_scales_, y_, ids_, workspace_;
-  std::vector<float> host_w_, host_x_;
+  DeviceBuffer pool_, x_, codes_, x_scales_, y_, ids_, workspace_;
+  std::vector<float> host_x_;
 };
 
 void table_row(Bench& bench, int n, int k, int m, const SkinnyConfig& config, const Options& o) {
@@ -308,8 +289,9 @@ void table_row(Bench& bench, int n, int k, int m, const SkinnyConfig& config, co
   const double plain = bench.time_us(m, config, false, o.samples);
   const double chained = bench.time_us(m, config, true, o.samples);
   const double floor = static_cast<double>(bench.bytes()) / kStreamBytesPerUs;
-  const std::string library =
-      o.library && !o.w_dtype ? fmt::format("{:>8.2f}", library_us(o, n, k, m, bench.stream())) : "";
+  const std::string library = o.library && !o.w_dtype && !sparse(o)
+                                  ? fmt::format("{:>8.2f}", library_us(o, n, k, m, bench.stream()))
+                                  : "";
   fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} {:>6.2f}{}\n", n, k, m,
              config_text(config), floor, plain, chained, static_cast<double>(bench.bytes()) / chained / 1e3,
              chained / floor, library);
@@ -337,8 +319,9 @@ void sweep_row(Bench& bench, int n, int k, int m, const Options& o) {
   const SkinnyConfig& best = all[0].second;
   const std::string tail = best.kind == SkinnyConfig::Kind::kRow ? fmt::format(", {}", best.warps) : "";
   const auto& second = all[all.size() > 1 ? 1 : 0];
-  const std::string library =
-      o.library && !o.w_dtype ? fmt::format("; library {:.2f}", library_us(o, n, k, m, bench.stream())) : "";
+  const std::string library = o.library && !o.w_dtype && !sparse(o)
+                                  ? fmt::format("; library {:.2f}", library_us(o, n, k, m, bench.stream()))
+                                  : "";
   fmt::print(
       "    {{{}, {}, {}, {{Kind::{}, {}, {}, {}, {}, {}{}}}}},  // {:.2f} us; 2nd {} {:.2f}; chosen {} "
       "{:.2f}{}\n",
@@ -440,6 +423,7 @@ void run(const Options& o) {
   for (const auto& [n, k] : shapes) {
     Bench bench(o, n, k, stream);
     for (int m : o.m) {
+      if (!skinny_supports(type_of(o), m, n, k, o.sparse)) continue;
       if (o.sweep) {
         sweep_row(bench, n, k, m, o);
       } else {
@@ -447,7 +431,7 @@ void run(const Options& o) {
       }
     }
   }
-  if (o.chain && !o.sweep && o.n.empty() && !o.models && !o.w_dtype) {
+  if (o.chain && !o.sweep && o.n.empty() && !o.models && !o.w_dtype && !sparse(o)) {
     for (int m : o.m) chain(m, o, stream);
   }
   TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
@@ -469,7 +453,9 @@ int main(int argc, char** argv) {
   app.add_flag("--library", options.library, "time the library's product too");
   app.add_flag("--head", options.head, "the vocabulary head with arg-max instead of a product");
   std::vector<std::string> formats{"bf16"};
-  app.add_option("--format", formats, "bf16, or of codes: w8a16 w4a16 fp8 int8")->delimiter(',');
+  app.add_option("--format", formats,
+                 "bf16, of codes: w8a16 w4a16 fp8 int8, or sparse: 2:4 bitmap50 bitmap80")
+      ->delimiter(',');
   app.add_flag("--quantises", options.quantises, "fp8 and int8: one row of bf16, quantised by the kernel");
   app.add_flag("--f32", options.f32, "fp32 instead of bf16");
   app.add_flag("--chain,!--no-chain", options.chain, "the chain of a transformer-big step");

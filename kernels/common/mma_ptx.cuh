@@ -65,6 +65,20 @@ __device__ inline void mma_16816<__nv_bfloat16>(float (&c)[4], uint32_t a0, uint
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/// c += a b, a [16, 32] row-major of which two of every four neighbours are stored, b [32, 8] column-major, bf16 (PTX ISA,
+/// mma.sp m16n8k32). a's registers lie as those of mma_16816 with four k for each two, b's as those of two neighbouring ones.
+/// `metadata`, two bits a stored value: in thread 2 * kThreads of each four lanes those of k 0 to 15, in the next those of k 16
+/// to 31, of rows lane / 4 in the lower half and lane / 4 + 8 in the upper; a pair's indices rise.
+template <int kThreads>
+__device__ inline void mma_sp_16832(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    const uint4& b, uint32_t metadata) {
+  asm("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+      "{%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, %13;"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b.x), "r"(b.y), "r"(b.z), "r"(b.w), "r"(metadata),
+        "n"(kThreads));
+}
+
 /// c += a b, a [16, 32] row-major, b [32, 8] column-major, int8, exact 32-bit integers (PTX ISA, mma.m16n8k32). Registers lie as
 /// those of mma_16816 do, with four neighbours of k in each instead of two.
 __device__ inline void mma_16832_s8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,

@@ -59,6 +59,10 @@ struct SkinnyArgs {
   // Of quantised weights.
   const void* scales;     // float [n or 2n]; kI4: bf16 [n or 2n, groups of k]
   const float* x_scales;  // [m], when x is codes
+  // Of weights of which only some are stored.
+  const void* metadata;        // 2:4: two bits a stored value
+  const uint32_t* bitmap;      // [n or 2n, words of a row]
+  const uint32_t* row_starts;  // [n or 2n]: where a row's kept values begin, in 16 bytes from w on
 };
 
 }  // namespace tandem::kernels

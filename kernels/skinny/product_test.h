@@ -17,6 +17,7 @@
 #include "harness/weights/values/quantise.h"
 #include "kernels/common/device_test.h"
 #include "kernels/skinny/choose/skinny_plan.h"
+#include "kernels/skinny/formats/sparse_matrix.h"
 #include "kernels/skinny/skinny.h"
 
 namespace tandem::kernels {
@@ -135,6 +136,8 @@ struct Product {
   bool in_place = false;
   bool x_codes = false;  // x is codes with scales in memory
   int pad = 0;           // elements between rows of x, residual and y
+  SparseWeights sparse = SparseWeights::kNone;
+  std::vector<uint8_t> kept;  // with sparse weights [rows of w, k]: those that are
 
   std::vector<float> x, w, bias, residual, gamma, beta;
   std::vector<float> dense_x;  // [m, k]
@@ -162,13 +165,17 @@ struct Product {
             .k = params.k,
             .gated = params.gated,
             .norm = params.norm.has_value(),
-            .x_codes = x_codes};
+            .x_codes = x_codes,
+            .sparse = sparse};
   }
   std::string text() const {
     const SkinnyParams& p = params;
     const std::string norm = !p.norm ? "" : *p.norm == Norm::kLayer ? " layer" : " rms";
     const std::string_view activation = p.activation ? activation_name(*p.activation) : "linear";
-    const std::string format = quantised() ? format_text(w_type(), p.input_dtype, x_codes) : "";
+    const std::string format = quantised() ? format_text(w_type(), p.input_dtype, x_codes)
+                               : sparse == SparseWeights::kTwoOfFour ? " 2:4"
+                               : sparse == SparseWeights::kBitmap    ? " bitmap"
+                                                                     : "";
     return fmt::format("{}{} m {} n {} k {}{}{} {}{}{}{}{}{} pad {}", dtype_name(p.dtype), format, p.m, p.n,
                        p.k, norm, p.x_float ? " x_float" : "", activation, p.gated ? " gated" : "",
                        with_bias ? " bias" : "", with_residual ? (in_place ? " in place" : " residual") : "",
@@ -229,6 +236,11 @@ struct Product {
       p.w = device_codes.data();
       device.emplace_back(codes.scales, codes.storage.scale_dtype);
       p.scales = device.back().data();
+    } else if (sparse != SparseWeights::kNone) {
+      SparseMatrix matrix(sparse, w, kept, p.k);
+      device_codes = DeviceBuffer::of(matrix.bytes);
+      matrix.put(p, device_codes.data());
+      weights = Rows::plain(std::move(matrix.values), p.k);
     } else {
       weights = Rows::plain(w, p.k);
     }
@@ -274,6 +286,7 @@ struct Product {
   double tolerance() const {
     // The tensor cores add e4m3 with 13 bits behind the point of the largest term, here 128 products at a time.
     if (x_codes && w_type() == DType::kF8) return params.y_float ? 1e-3 : 5e-3;
+    if (sparse != SparseWeights::kNone && !params.norm) return params.y_float ? 2e-5 : 4e-3;
     if (!quantised()) return params.dtype == DType::kF32 ? 1e-5 : params.dtype == DType::kF16 ? 4e-3 : 1.5e-2;
     return params.y_float ? 2e-5 : 4e-3;  // of the sums in fp32, and of what is stored
   }
@@ -352,6 +365,21 @@ inline Product random_product(RandomValues& random, DType dtype, int m, int n, i
   p.residual_float = product.with_residual && random.coin();
   product.pad = static_cast<int>(random.between(0, 2));
   product.draw(random);
+  return product;
+}
+
+/// Which weights of [rows, k] are stored. Rows of a bitmap are of all kinds: some have nothing, some everything.
+inline std::vector<uint8_t> random_matrix_kept(RandomValues& random, SparseWeights form, int rows, int k) {
+  std::mt19937_64 engine(static_cast<uint64_t>(random.between(0, INT64_MAX)));
+  return random_kept(engine, form, rows, k, random.coin() ? 0.5 : 0.2, true);
+}
+
+/// The same with weights of which only some are stored.
+inline Product random_sparse(RandomValues& random, SparseWeights form, int m, int n, int k) {
+  Product product = random_product(random, DType::kBF16, m, n, k);
+  product.sparse = form;
+  product.kept = random_matrix_kept(random, form, product.w_rows(), k);
+  product.finish_draw();
   return product;
 }
 

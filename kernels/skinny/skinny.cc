@@ -29,6 +29,8 @@ int current_device() {
 }
 
 SkinnyKernel find_kernel(const SkinnyConfig& config, const SkinnyProblem& problem) {
+  if (problem.sparse == SparseWeights::kTwoOfFour) return find_kernel_two_of_four(config, problem.norm);
+  if (problem.sparse == SparseWeights::kBitmap) return find_kernel_bitmap(config, problem.norm);
   switch (problem.weights()) {
     case DType::kI8:
       return (problem.input_dtype ? find_kernel_int8 : find_kernel_w8a16)(config, problem.head, problem.norm);
@@ -83,6 +85,25 @@ void check_format(const Params& p, int n) {
   }
   require(!p.input_dtype.has_value() || p.m == 1, "x_scales",
           "must be there when several rows are quantised");
+}
+
+/// Which weights are stored.
+SparseWeights check_sparse(const SkinnyParams& p) {
+  require(p.bitmap == nullptr || p.metadata == nullptr, "bitmap", "and metadata exclude each other");
+  require((p.bitmap != nullptr) == (p.row_starts != nullptr), "row_starts",
+          "must be there with a bitmap alone");
+  const SparseWeights sparse = p.metadata != nullptr ? SparseWeights::kTwoOfFour
+                               : p.bitmap != nullptr ? SparseWeights::kBitmap
+                                                     : SparseWeights::kNone;
+  if (sparse == SparseWeights::kNone) return sparse;
+  const char* field = p.metadata != nullptr ? "metadata" : "bitmap";
+  require(aligned(p.metadata) && aligned(p.bitmap), field, "must be on 16 bytes");
+  require(p.dtype == DType::kBF16 && p.w_dtype.value_or(p.dtype) == DType::kBF16, field,
+          "needs weights of bf16");
+  require(p.metadata == nullptr || skinny_supports(p.dtype, p.m, p.n, p.k, sparse), "k",
+          "must be a multiple of 16 with metadata");
+  require(p.bitmap == nullptr || p.m <= kBitmapMaxRows, "m", "must be at most 16 with a bitmap");
+  return sparse;
 }
 
 /// What SkinnyParams and HeadParams share.
@@ -179,6 +200,7 @@ SkinnyCard skinny_card() {
 
 void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
   check_common(p, p.n);
+  const SparseWeights sparse = check_sparse(p);
   require(p.y != nullptr, "y", "must be there");
   require(p.ldy == 0 || p.ldy >= p.n, "ldy", "must be 0 or at least n");
   require(p.ld_residual == 0 || p.ld_residual >= p.n, "ld_residual", "must be 0 or at least n");
@@ -197,6 +219,9 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
   args.ldy = p.ldy == 0 ? p.n : p.ldy;
   args.y_float = p.y_float;
   args.norm_out = p.norm_out;
+  args.metadata = p.metadata;
+  args.bitmap = p.bitmap;
+  args.row_starts = p.row_starts;
   if (p.activation.has_value()) args.activation = static_cast<int>(*p.activation);
   const SkinnyProblem problem{.dtype = p.dtype,
                               .w_dtype = p.w_dtype,
@@ -206,7 +231,8 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
                               .k = p.k,
                               .gated = p.gated,
                               .norm = p.norm.has_value(),
-                              .x_codes = p.x_scales != nullptr};
+                              .x_codes = p.x_scales != nullptr,
+                              .sparse = sparse};
   launch_planned(args, problem, p.config, p.dependent, stream);
 }
 

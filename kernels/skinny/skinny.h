@@ -38,6 +38,14 @@ struct SkinnyParams {
   /// Of quantised weights, else null: float [rows of w], one a row; kI4: bf16 [rows of w, ceil(k / 128)], one for 128
   /// neighbours of a row, readable to a multiple of 4 bytes.
   const void* scales = nullptr;
+  /// Of bf16 weights of which only some are stored, at most one of both set, see skinny_supports(). k as above is that of x.
+  /// 2:4: w is [rows of w, k / 2], the two of every four neighbours that are stored, and this, of each value, which of the four it is:
+  /// two bits, rows of k / 8 bytes, the first value in the lowest bits; the indices of a four rise.
+  const void* metadata = nullptr;
+  /// A bit an element, set where it is stored: rows of whole 32-bit words, the first element in the lowest bit, zeros past k.
+  const uint32_t* bitmap = nullptr;
+  /// With a bitmap, [rows of w + 1]: the stored values of row r, in their columns' order, begin 16 * row_starts[r] bytes after w.
+  const uint32_t* row_starts = nullptr;
   /// What the rows of x (with a norm: the normalised ones, rounded to dtype) are quantised to before they are multiplied, as
   /// quantise_row() with kWholeRow does it; unset: they are not. The kernel quantises one row itself; several come as codes.
   std::optional<DType> input_dtype = std::nullopt;

@@ -26,7 +26,7 @@ SkinnyKernel find_row(bool head, bool norm) {
     return norm ? &skinny_row_kernel<Format, kSets, true, false>
                 : &skinny_row_kernel<Format, kSets, false, false>;
   }
-  if constexpr (!Format::kGroupScales) {  // a head's weights are never of 4 bits
+  if constexpr (Format::kHasHead) {
     return norm ? &skinny_row_kernel<Format, kSets, true, true>
                 : &skinny_row_kernel<Format, kSets, false, true>;
   }
@@ -91,10 +91,9 @@ SkinnyKernel find_kernel(const SkinnyConfig& config, bool head, bool norm) {
 /// The same of a format of codes: fewer shapes.
 template <class Format>
 SkinnyKernel find_codes_mma(int rows, int batch, bool head) {
-  constexpr bool kHasHead = !Format::kGroupScales;
   const auto mma = [&]<int kRows, int kBatch>() -> SkinnyKernel {
     if (!head) return &skinny_mma_kernel<CodesCore<Format, kRows, kBatch>, false>;
-    if constexpr (kHasHead) return &skinny_mma_kernel<CodesCore<Format, kRows, kBatch>, true>;
+    if constexpr (Format::kHasHead) return &skinny_mma_kernel<CodesCore<Format, kRows, kBatch>, true>;
     return nullptr;
   };
   switch (100 * rows + batch) {
@@ -130,6 +129,16 @@ SkinnyKernel find_format(const SkinnyConfig& config, bool head, bool norm) {
       return find_codes_mma<Format>(config.rows, config.batch, head);
   }
   return nullptr;
+}
+
+/// The kernels of weights of which only some are stored. No head is.
+template <class Format>
+SkinnyKernel find_sparse(const SkinnyConfig& config, bool norm) {
+  if (config.kind != SkinnyConfig::Kind::kRow) return nullptr;
+  if constexpr (!Format::kBitmap) {
+    if (config.rows > 2) return find_row<Format, row_sets(Format::kElements)>(false, norm);
+  }
+  return find_row<Format, 1>(false, norm);
 }
 
 }  // namespace tandem::kernels

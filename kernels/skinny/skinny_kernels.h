@@ -21,6 +21,10 @@ SkinnyKernel find_kernel_w4a16(const SkinnyConfig& config, bool head, bool norm)
 SkinnyKernel find_kernel_fp8(const SkinnyConfig& config, bool head, bool norm);
 SkinnyKernel find_kernel_int8(const SkinnyConfig& config, bool head, bool norm);
 
+/// Of weights of which only some are stored.
+SkinnyKernel find_kernel_two_of_four(const SkinnyConfig& config, bool norm);
+SkinnyKernel find_kernel_bitmap(const SkinnyConfig& config, bool norm);
+
 /// Products for sm_90a with the tensor maps of weights and x.
 using WideKernel = void (*)(CUtensorMap, CUtensorMap, WideArgs);
 

@@ -31,6 +31,21 @@ constexpr bool skinny_supports(DType dtype, int m, int n, int k, DType w_dtype) 
          k % (128 / dtype_bits(w_dtype)) == 0;
 }
 
+/// Which weights are stored: all, two of every four neighbours of a row, or those of a bitmap's set bits.
+enum class SparseWeights : uint8_t { kNone, kTwoOfFour, kBitmap };
+
+/// Rows of activations that a product with a bitmap takes.
+inline constexpr int kBitmapMaxRows = 16;
+
+/// The same for weights of which only some are stored, values and activations of bf16. 2:4 needs k a multiple of 16, so
+/// that the rows of stored values start on 16 bytes.
+constexpr bool skinny_supports(DType dtype, int m, int n, int k, SparseWeights sparse) {
+  if (!skinny_supports(dtype, m, n, k)) return false;
+  if (sparse == SparseWeights::kNone) return true;
+  if (dtype != DType::kBF16) return false;
+  return sparse == SparseWeights::kTwoOfFour ? k % 16 == 0 : m <= kBitmapMaxRows;
+}
+
 /// Can the norm be fused at all?
 constexpr bool skinny_norm_supports(int m, int k) {
   return k <= kSkinnyMaxNormK && static_cast<int64_t>(m) * k <= kSkinnyMaxNormElements;

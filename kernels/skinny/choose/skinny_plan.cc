@@ -11,6 +11,7 @@
 #include "harness/base/host_device.h"
 #include "kernels/skinny/args.h"
 #include "kernels/skinny/choose/skinny_measured.h"
+#include "kernels/skinny/formats/sparse_map.h"
 #include "kernels/skinny/formats/weight_format.h"
 #include "kernels/skinny/wide/wide_plan.h"
 
@@ -61,6 +62,11 @@ constexpr Shape kShapes[] = {
 };
 
 bool kernel_exists(const SkinnyConfig& c, const SkinnyProblem& p) {
+  if (p.sparse != SparseWeights::kNone) {
+    const bool rows = c.rows == 2 || (c.rows == 2 * row_sets(weight_format(p).elements()) &&
+                                      p.sparse == SparseWeights::kTwoOfFour);
+    return c.kind == Kind::kRow && rows && c.batch == 1 && !p.head;
+  }
   const bool codes = !weight_format(p).plain();
   if (p.input_dtype && c.kind != Kind::kRow) return false;  // several rows that are quantised come as codes
   if (p.weights() == DType::kI4 && (p.head || (c.kind == Kind::kMma && c.rows == 32))) return false;
@@ -79,8 +85,9 @@ int blocks_by_registers(const SkinnyConfig& c, const WeightFormat& format) {
   return c.kind == Kind::kMma ? mma_blocks(c.rows, c.batch, format.pieces()) : 2;
 }
 
-/// Shared memory of the kernel of one row: x, the norm's scratch, then the warps' statistics and partial sums.
-void lay_out_row(SkinnyPlan& p, const SkinnyProblem& problem, int bytes) {
+/// Shared memory of the kernel of one row: x, the norm's scratch, then the warps' statistics and partial sums, and with a bitmap
+/// their rings.
+void lay_out_row(SkinnyPlan& p, const SkinnyProblem& problem, int bytes, int warps) {
   const WeightFormat format = weight_format(problem);
   p.x_stride = p.units * p.unit;
   p.chunk_units = p.units;
@@ -90,12 +97,37 @@ void lay_out_row(SkinnyPlan& p, const SkinnyProblem& problem, int bytes) {
   p.norm_offset = p.bias_offset + kRowPartsBytes;
   p.shared_bytes = p.norm_offset + (problem.norm ? 2 * bytes * problem.k : 0);
   if (problem.head) p.shared_bytes = std::max(p.shared_bytes, 1024);
+  if (problem.sparse == SparseWeights::kBitmap) {
+    p.ring_offset = round_up(p.shared_bytes, 16);
+    p.shared_bytes = p.ring_offset + warps * kBitmapDepth * static_cast<int>(sizeof(BitmapSlot));
+  }
+}
+
+/// A bitmap's units pass through a ring, so a warp may have a whole row: rows are split only where there are too few for sixteen
+/// warps a multiprocessor.
+SkinnyConfig bitmap_config(const SkinnyProblem& problem, const SkinnyCard& card) {
+  SkinnyConfig c{.kind = Kind::kRow, .rows = 2, .batch = 1};
+  const int units = ceil_div(problem.k, unit_of(c, problem));
+  const int pairs = ceil_div(problem.gated ? 2 * problem.n : problem.n, 2) * problem.m;
+  int share = 1;
+  while (2 * share <= std::min(units, kSkinnyWarps) && 8 * pairs * share < 7 * 16 * card.multiprocessors)
+    share *= 2;
+  c.warps_n = kSkinnyWarps / share;
+  c.blocks_per_sm = 2;
+  // Long rows of x: one block with all the warps, so that x is there once.
+  if (2 * (plan_skinny(c, problem, card).shared_bytes + 1024) > card.shared_bytes + 1024) {
+    c.warps = kRowMaxWarps;
+    c.warps_n = std::min(8, c.warps / share);
+    c.blocks_per_sm = 1;
+  }
+  return c;
 }
 
 /// The cut of one row of x that keeps all of a warp's weights in registers: nearly the best of every sweep so far. Blocks of
 /// four warps where eight would leave multiprocessors without one.
 SkinnyConfig row_config(const SkinnyProblem& problem, const SkinnyCard& card) {
   SkinnyConfig c{.kind = Kind::kRow, .rows = 2, .batch = 1};
+  if (problem.sparse == SparseWeights::kBitmap) return bitmap_config(problem, card);
   const int units = ceil_div(problem.k, unit_of(c, problem));
   int share = 1;
   while (share < kRowMaxWarps && ceil_div(units, share) > kRowUnits) share *= 2;
@@ -159,7 +191,7 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
   p.grid_x = columns * c.cluster;
 
   if (c.kind == Kind::kRow) {
-    lay_out_row(p, problem, bytes);
+    lay_out_row(p, problem, bytes, c.warps);
     return p;
   }
   const bool mma = c.kind == Kind::kMma;
@@ -244,9 +276,13 @@ std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, 
     if (problem.head && c.warps != kSkinnyWarps && (c.warps < kSkinnyWarps || c.warps_n > 1))
       return "warps must be 8 for the head, or 16 that share a row";
     if (c.rows > 2 && c.warps_n != c.warps) return "warps_n must be warps for several pairs of rows a warp";
+    const int units = ceil_div(problem.k, unit_of(c, problem));
     const int most = 2 * kRowUnits / c.rows;
-    if (ceil_div(ceil_div(problem.k, unit_of(c, problem)), c.warps / c.warps_n) > most)
+    if (problem.sparse == SparseWeights::kBitmap) {
+      if (units < c.warps / c.warps_n) return "a warp must have a unit of k";
+    } else if (ceil_div(units, c.warps / c.warps_n) > most) {
       return fmt::format("{} units of k a warp at most", most);
+    }
   } else if (c.warps != kSkinnyWarps) {
     return "warps must be 8";
   }
@@ -391,7 +427,9 @@ std::vector<SkinnyConfig> all_configs(const SkinnyProblem& problem, const Skinny
 SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card) {
   const int w_rows = problem.gated ? 2 * problem.n : problem.n;
   const bool codes = !weight_format(problem).plain();
-  if (problem.m == 1 && problem.dtype != DType::kF32) {
+  // Several rows of x by the kernel of one read the weights as often: the way left where the wide kernel is none.
+  const bool by_rows = problem.sparse != SparseWeights::kNone && wide_configs(problem, card).empty();
+  if ((problem.m == 1 || by_rows) && problem.dtype != DType::kF32) {
     const SkinnyConfig row = row_config(problem, card);
     if (config_problem(row, problem, card).empty()) return row;
   }

@@ -13,6 +13,7 @@
 #include "kernels/common/device.cuh"
 #include "kernels/common/mma_ptx.cuh"
 #include "kernels/skinny/formats/row_quantiser.h"
+#include "kernels/skinny/formats/sparse_map.h"
 #include "kernels/skinny/skinny_map.h"
 #include "kernels/skinny/words.cuh"
 
@@ -31,6 +32,9 @@ struct PlainFormat {
   static constexpr bool kRowScales = false;
   static constexpr bool kGroupScales = false;
   static constexpr bool kQuantises = false;
+  static constexpr bool kTwoOfFour = false;
+  static constexpr bool kBitmap = false;
+  static constexpr bool kHasHead = true;
 };
 
 /// a / 2 + b for two bf16. Not a sum, nor a product by 1, which the compiler makes a sum of: sums of two bf16 registers are a
@@ -78,6 +82,9 @@ struct CodeFormat {
   static constexpr int kPieces = kElements / kVec<X>;
   static constexpr int kParts = kPieces > 2 ? 2 : 1;
   static constexpr bool kPlain = false;
+  static constexpr bool kTwoOfFour = false;
+  static constexpr bool kBitmap = false;
+  static constexpr bool kHasHead = true;
 };
 
 /// w8a16: int8 codes as bf16.
@@ -103,6 +110,7 @@ struct W8A16Format : CodeFormat<__nv_bfloat16, 16> {
 /// w4a16: int4 codes as bf16. A lane's 16 bytes lie in one scale group, and the four lanes of a row have just that group.
 struct W4A16Format : CodeFormat<__nv_bfloat16, 32> {
   using Acc = float;
+  static constexpr bool kHasHead = false;
   static constexpr bool kRowScales = false;
   static constexpr bool kGroupScales = true;
   static constexpr bool kQuantises = false;
@@ -179,6 +187,34 @@ struct Int8Format : CodeFormat<int8_t, 16> {
   }
 };
 
+/// 2:4: eight of sixteen neighbours in 16 bytes, and 2 bytes of metadata (sparse_map.h).
+struct TwoOfFourFormat : CodeFormat<__nv_bfloat16, 16> {
+  using Acc = float;
+  static constexpr bool kHasHead = false;
+  static constexpr bool kRowScales = false;
+  static constexpr bool kGroupScales = false;
+  static constexpr bool kQuantises = false;
+  static constexpr bool kTwoOfFour = true;
+};
+
+/// A bitmap and the kept values of each row. A lane's share of a unit is a word of a row's bitmap and what it has of values.
+struct BitmapFormat {
+  using T = __nv_bfloat16;
+  using X = T;
+  using Acc = float;
+  using Stored = uint8_t;
+  static constexpr int kStoredShift = 0;
+  static constexpr int kElements = BitmapMap::kUnit / kWarp;  // of each of two rows
+  static constexpr int kPieces = 1;                           // x lies in order
+  static constexpr bool kPlain = false;
+  static constexpr bool kRowScales = false;
+  static constexpr bool kGroupScales = false;
+  static constexpr bool kQuantises = false;
+  static constexpr bool kTwoOfFour = false;
+  static constexpr bool kBitmap = true;
+  static constexpr bool kHasHead = false;
+};
+
 template <int kCount>
 struct StoredWords {
   uint32_t words[kCount];
@@ -196,7 +232,20 @@ __device__ inline auto stored_part(const uint4& raw, int part) {
 /// Where element `i` of a row of x lies in its staged row, when kLanes lanes share a unit of k.
 template <class Format, int kLanes>
 __device__ constexpr int staged_place(int i) {
+  if constexpr (Format::kTwoOfFour) return TwoOfFourMap::place(i, kLanes);
   return staged_at(i, kLanes, Format::kPieces, kVec<typename Format::X>);
+}
+/// Eight 16-bit neighbours, from element `i` of the row on, to the staged row.
+template <class Format, int kLanes>
+__device__ inline void store_piece(typename Format::X* row, int i, const uint4& raw) {
+  auto* to = row + staged_place<Format, kLanes>(i);
+  if constexpr (Format::kTwoOfFour) {
+    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int w = 0; w < 4; ++w) *reinterpret_cast<uint32_t*>(to + TwoOfFourMap::word_step(w)) = words[w];
+  } else {
+    *reinterpret_cast<uint4*>(to) = raw;
+  }
 }
 
 }  // namespace tandem::kernels

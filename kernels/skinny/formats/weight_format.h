@@ -8,12 +8,13 @@
 namespace tandem::kernels {
 
 struct WeightFormat {
-  int bits;           ///< of a stored element
+  int bits;           ///< of a stored element; of weights of which only some are stored, of each of all
   int x_bytes;        ///< of an element of staged x
   bool row_scales;    ///< one fp32 scale a weight row
   bool group_scales;  ///< one bf16 scale for kScaleGroup neighbours of a weight row
+  SparseWeights sparse = SparseWeights::kNone;
 
-  constexpr bool plain() const { return !row_scales && !group_scales; }
+  constexpr bool plain() const { return !row_scales && !group_scales && sparse == SparseWeights::kNone; }
   /// Elements of the 16 bytes that a lane loads at a time.
   constexpr int elements() const { return 128 / bits; }
   /// 16-byte pieces of staged x that those multiply.
@@ -22,6 +23,9 @@ struct WeightFormat {
 
 constexpr WeightFormat weight_format(const SkinnyProblem& p) {
   const int x_bytes = static_cast<int>(dtype_bytes(p.dtype));
+  if (p.sparse != SparseWeights::kNone) {
+    return {.bits = 8, .x_bytes = 2, .row_scales = false, .group_scales = false, .sparse = p.sparse};
+  }
   switch (p.weights()) {
     case DType::kI4:
       return {.bits = 4, .x_bytes = 2, .row_scales = false, .group_scales = true};

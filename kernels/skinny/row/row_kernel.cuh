@@ -11,6 +11,7 @@
 #pragma once
 
 #include "kernels/skinny/head.cuh"
+#include "kernels/skinny/row/row_bitmap.cuh"
 #include "kernels/skinny/row/row_stage.cuh"
 
 namespace tandem::kernels {
@@ -51,7 +52,7 @@ struct RowCore {
 /// The same with codes: tensor cores, each group of four lanes on the diagonal of a tile (DiagonalMap), which spares the step
 /// from words to floats. x stays in shared memory.
 template <class Format, int kSets>
-requires(!Format::kPlain) struct RowCore<Format, kSets> {
+requires(!Format::kPlain && !Format::kBitmap) struct RowCore<Format, kSets> {
   using X = typename Format::X;
   using Acc = typename Format::Acc;
   static constexpr int kUnit = kWarp * Format::kElements;
@@ -60,7 +61,8 @@ requires(!Format::kPlain) struct RowCore<Format, kSets> {
   static constexpr int kUnits = kRowUnits / kSets;
   const X* x;
   int units;
-  uint16_t scales[2][kRowUnits];  // with group scales: of the lanes' group in each slot, as bits of bf16
+  uint16_t scales[2][kRowUnits];    // with group scales: of the lanes' group in each slot, as bits of bf16
+  uint16_t metadata[2][kRowUnits];  // of 2:4: of the lane's k in each slot
 
   __device__ void take_x(const X* xs, int at, int left) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -73,25 +75,37 @@ requires(!Format::kPlain) struct RowCore<Format, kSets> {
     const int u = slot % kUnits;
     if (u >= units) return;
     Acc c[4] = {};
+    if constexpr (Format::kTwoOfFour) {
+      // A product takes the stored values as they are; its metadata says which x they meet.
+      const int t = MmaMap::thread(lane);
+      const uint32_t own = metadata[0][slot] | uint32_t{metadata[1][slot]} << 16;
+      const uint32_t pairs = TwoOfFourMap::exchange_nibbles(own, __shfl_xor_sync(0xffffffffu, own, 1), t);
+      const uint32_t indices = TwoOfFourMap::exchange_bytes(pairs, __shfl_xor_sync(0xffffffffu, pairs, 2), t);
+      const uint4 first = *reinterpret_cast<const uint4*>(x + u * kUnit);
+      const uint4 second = *reinterpret_cast<const uint4*>(x + u * kUnit + kWarp * kPiece);
+      const uint4(&pair)[2] = {w[0][slot], w[1][slot]};
+      mma_sp_16832<0>(c, pair[0].x, pair[1].x, pair[0].y, pair[1].y, first, indices);
+      mma_sp_16832<1>(c, pair[0].z, pair[1].z, pair[0].w, pair[1].w, second, indices);
+    } else {
 #pragma unroll
-    for (int part = 0; part < Format::kParts; ++part) {
-      uint32_t first[4 * kPartPieces];
-      uint32_t second[4 * kPartPieces];
-      Format::unpack(stored_part<Format>(w[0][slot], part).words, first);
-      Format::unpack(stored_part<Format>(w[1][slot], part).words, second);
+      for (int part = 0; part < Format::kParts; ++part) {
+        uint32_t first[4 * kPartPieces];
+        uint32_t second[4 * kPartPieces];
+        Format::unpack(stored_part<Format>(w[0][slot], part).words, first);
+        Format::unpack(stored_part<Format>(w[1][slot], part).words, second);
 #pragma unroll
-      for (int piece = 0; piece < kPartPieces; ++piece) {
-        const X* from = x + u * kUnit + (part * kPartPieces + piece) * kWarp * kPiece;
-        const uint4 xw = *reinterpret_cast<const uint4*>(from);
-        const int i = 4 * piece;
-        Format::multiply(c, first[i], second[i], first[i + 1], second[i + 1], xw.x, xw.y);
-        Format::multiply(c, first[i + 2], second[i + 2], first[i + 3], second[i + 3], xw.z, xw.w);
+        for (int piece = 0; piece < kPartPieces; ++piece) {
+          const X* from = x + u * kUnit + (part * kPartPieces + piece) * kWarp * kPiece;
+          const uint4 xw = *reinterpret_cast<const uint4*>(from);
+          const int i = 4 * piece;
+          Format::multiply(c, first[i], second[i], first[i + 1], second[i + 1], xw.x, xw.y);
+          Format::multiply(c, first[i + 2], second[i + 2], first[i + 3], second[i + 3], xw.z, xw.w);
+        }
       }
     }
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const Acc own = DiagonalMap::index(lane) != 0 ? c[2 * j + 1] : c[2 * j];
-      const float part = DiagonalMap::holds(lane) ? static_cast<float>(own) : 0.0f;
+      const float part = row_diagonal(c, lane, j);
       float& to = sum[j * kSets + slot / kUnits];
       if constexpr (Format::kGroupScales) {
         to = fmaf(part, __uint_as_float(uint32_t{scales[j][slot]} << 16), to);
@@ -164,7 +178,7 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
   };
 
   // The weights of one slot.
-  const auto request = [&](int tile, int slot) {
+  [[maybe_unused]] const auto request = [&](int tile, int slot) {
     constexpr int kShift = Format::kStoredShift;
     const int at = slot % kUnits * kUnit;
 #pragma unroll
@@ -180,6 +194,11 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
         // The lane that holds a short last group's sum may be past k itself.
         core.scales[j][slot] = at < left + MmaMap::thread(lane) * kV ? __ldg(scales) : uint16_t{0};
       }
+      if constexpr (Format::kTwoOfFour) {
+        const auto* metadata = static_cast<const uint16_t*>(a.metadata) +
+                               (static_cast<int64_t>(weights_row) * p.k + k0 + at) / TwoOfFourMap::kLane;
+        core.metadata[j][slot] = at < left ? __ldg(metadata) : TwoOfFourMap::kNothing;
+      }
     }
   };
 
@@ -192,13 +211,17 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
   for (int tile = first - stride, next = first; tile < p.tiles; tile = next, next += stride) {
     const bool real = tile >= 0;
     float sum[2 * kSets] = {};
-    if (real)
-      __syncwarp();  // lanes that wrote nothing come early
-                     // A slot's next weights are under way while the other slots are multiplied.
+    if (real) __syncwarp();  // lanes that wrote nothing come early
+    if constexpr (Format::kBitmap) {
+      const RowPlace at{.pair = first_pair, .units = mine};
+      real ? core.multiply(a, at, sum) : core.request(a, at, next);
+    } else {
+      // A slot's next weights are under way while the other slots are multiplied.
 #pragma unroll
-    for (int slot = 0; slot < kRowUnits; ++slot) {
-      if (real) core.multiply(slot, w, sum);
-      if (next < p.tiles) request(next, slot);
+      for (int slot = 0; slot < kRowUnits; ++slot) {
+        if (real) core.multiply(slot, w, sum);
+        if (next < p.tiles) request(next, slot);
+      }
     }
     const float bias_now[2] = {bias[0], bias[1]};
     [[maybe_unused]] const float scales_now[2] = {row_scales[0], row_scales[1]};

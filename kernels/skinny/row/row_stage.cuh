@@ -31,9 +31,11 @@ __device__ inline void row_stage_rest(const SkinnyArgs& a, typename Format::X* x
 #pragma unroll 1
   for (int i = a.plan.k + static_cast<int>(threadIdx.x) * kV; i < a.plan.x_stride;
        i += static_cast<int>(blockDim.x) * kV) {
-    auto* to = reinterpret_cast<uint2*>(xs + staged_place<Format, kWarp>(i));
-    to[0] = make_uint2(0, 0);
-    if constexpr (sizeof(typename Format::X) == 2) to[1] = make_uint2(0, 0);
+    if constexpr (sizeof(typename Format::X) == 2) {
+      store_piece<Format, kWarp>(xs, i, make_uint4(0, 0, 0, 0));
+    } else {
+      *reinterpret_cast<uint2*>(xs + staged_place<Format, kWarp>(i)) = make_uint2(0, 0);
+    }
   }
 }
 
@@ -54,16 +56,17 @@ __device__ inline uint32_t raise_pairs(uint32_t pairs, const uint4& raw) {
   return __vmaxu2(pairs, __vmaxu2(low, high));
 }
 
-/// Eight neighbours of a row of x, as codes if x is quantised.
-template <class Format>
-__device__ inline void store_staged(typename Format::X* to, const uint4& raw, const RowQuantiser& q) {
+/// Eight neighbours of a row of x, from element `i` on, to the staged row; as codes if x is quantised.
+template <class Format, int kLanes>
+__device__ inline void store_staged(typename Format::X* row, int i, const uint4& raw, const RowQuantiser& q) {
   if constexpr (Format::kQuantises) {
+    auto* to = row + staged_place<Format, kLanes>(i);
     float v[8];
     unpack_words<typename Format::T>(raw, v);
     Format::store_codes(to, make_float4(v[0], v[1], v[2], v[3]), q);
     Format::store_codes(to + 4, make_float4(v[4], v[5], v[6], v[7]), q);
   } else {
-    *reinterpret_cast<uint4*>(to) = raw;
+    store_piece<Format, kLanes>(row, i, raw);
   }
 }
 
@@ -103,12 +106,11 @@ __device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* x
     }
 #pragma unroll
     for (int j = 0; j < kHeld; ++j) {
-      if (first + j * step < a.plan.k)
-        store_staged<Format>(xs + staged_place<Format, kWarp>(first + j * step), raw[j], q);
+      if (first + j * step < a.plan.k) store_staged<Format, kWarp>(xs, first + j * step, raw[j], q);
     }
 #pragma unroll 1
     for (int i = first + kHeld * step; i < a.plan.k; i += step)
-      store_staged<Format>(xs + staged_place<Format, kWarp>(i), load_fresh(x + i), q);
+      store_staged<Format, kWarp>(xs, i, load_fresh(x + i), q);
     return q.scale;
   }
 }
@@ -205,7 +207,7 @@ __device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* 
         scratch[i + j] = v[j];
       }
     } else {
-      *reinterpret_cast<uint4*>(xs + staged_place<Format, kWarp>(i)) = packed;
+      store_piece<Format, kWarp>(xs, i, packed);
     }
   }
   if constexpr (!Format::kPlain) row_stage_rest<Format>(a, xs);

@@ -101,6 +101,7 @@ std::string wide_problem(const SkinnyConfig& c, const SkinnyProblem& problem, co
     return "wide takes x that is to be quantised as codes (x_scales)";
   if (problem.head && problem.weights() == DType::kI4) return "the head takes no weights of i4";
   if (problem.norm) return "wide fuses no norm";
+  if (problem.sparse != SparseWeights::kNone) return "wide takes all weights stored";
   if (c.rows != kWarpRows) return "wide takes 16 rows a warp";
   if (std::ranges::find(kBatches, c.batch) == std::end(kBatches)) return "batch must be 8, 16, 32 or 64";
   if (problem.m > c.batch) return "batch must be at least m";
