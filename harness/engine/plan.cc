@@ -76,8 +76,14 @@ struct AccessList {
 
 /// How an operation is done, for people: behind its name.
 std::string_view way(const PlanOp& op) {
-  if (const auto* dense = std::get_if<DenseOp>(&op.body))
-    return dense->kernel == DenseKernel::kSkinny ? " skinny" : " library";
+  if (const auto* dense = std::get_if<DenseOp>(&op.body)) switch (dense->kernel) {
+      case DenseKernel::kSkinny:
+        return " skinny";
+      case DenseKernel::kLibrary:
+        return " library";
+      case DenseKernel::kStructured:
+        return " structured";
+    }
   if (const auto* comm = std::get_if<CommOp>(&op.body)) {
     if (comm->kind == CommKind::kAllGather) return " all_gather";
     return comm->norm ? " all_reduce, norm" : " all_reduce";

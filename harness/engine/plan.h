@@ -68,8 +68,9 @@ struct PlanTensor {
 
 /// Who computes a dense product.
 enum class DenseKernel : uint8_t {
-  kSkinny,   ///< own kernel for a few rows: norm prologue, any epilogue
-  kLibrary,  ///< cuBLASLt: bias, then a residual or relu or gelu_tanh
+  kSkinny,      ///< own kernel for a few rows: norm prologue, any epilogue
+  kLibrary,     ///< cuBLASLt: bias, then a residual or relu or gelu_tanh
+  kStructured,  ///< cuSPARSELt, a 2:4 matrix: bias, then a residual or relu
 };
 
 /// x[t] = embedding_scale * table[ids[t]] + position; zeros for an id of another rank's rows. Where the tokens stand in their sequences is told by

@@ -56,7 +56,14 @@ class KernelCheck {
   void operator()(const PickOp& o) const { require("candidates", o.candidates, {DType::kI32}); }
   void operator()(const DenseOp& o) const {
     const DType type_of_rows = matrix(o.weight);
-    if (o.kernel == DenseKernel::kLibrary) return library(o, type_of_rows);
+    if (o.kernel == DenseKernel::kStructured) {
+      require(o.weight.two_of_four && o.scratch.empty(), "structured products have a 2:4 matrix as it is");
+      require("weight", o.weight.weight, {DType::kF16, DType::kBF16});
+      require("y", o.y, {type_of_rows});
+      require(!o.activation || *o.activation == Activation::kRelu,
+              "structured products have no activation but relu");
+    }
+    if (o.kernel != DenseKernel::kSkinny) return library(o, type_of_rows);
     require(o.scale == 1, "the own products have no scale");
     require(o.scratch.empty(), "`scratch` is the library's");
     own_rows(o.x, o.x_scales, o.norm, o.weight);

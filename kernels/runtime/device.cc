@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+#include <vector>
+
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 #include "harness/memory/gpu_resource.h"
@@ -81,6 +84,26 @@ Gemm Device::gemm(const GemmProblem& problem) {
   if (choices_->mode() == GemmChoices::Mode::kSearch && !choices_->find(lt_->place(), problem))
     level2_.trim();
   return Gemm(*lt_, problem, choose(*lt_, *choices_, problem, stream_));
+}
+
+const StructuredLt* Device::structured() {
+  if (!std::exchange(looked_for_structured_, true)) {
+    activate();
+    if (structured_lacks().empty()) structured_ = std::make_unique<StructuredLt>();
+  }
+  return structured_.get();
+}
+
+StructuredGemm Device::structured_gemm(const GemmProblem& problem, const void* bias) {
+  const StructuredLt* const lt = structured();
+  if (lt == nullptr) throw ImpossibleCase(fmt::format("sparsity: {}", structured_lacks()));
+  if (!options_.search_choices) {
+    const std::vector<GemmChoice> all = structured_candidates(*lt, problem);
+    if (all.empty()) throw UsageError("cuSPARSELt has no algorithm for product " + problem_text(problem));
+    return StructuredGemm(*lt, problem, all.front(), bias);
+  }
+  if (choices_->mode() == GemmChoices::Mode::kSearch && !choices_->find(lt->place(), problem)) level2_.trim();
+  return StructuredGemm(*lt, problem, choose(*lt, *choices_, problem, stream_), bias);
 }
 
 }  // namespace tandem::kernels

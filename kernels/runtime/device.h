@@ -12,6 +12,7 @@
 #include "harness/memory/caching_resource.h"
 #include "harness/memory/memory_resource.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/gemm/structured/structured_gemm.h"
 
 namespace tandem::kernels {
 
@@ -90,6 +91,10 @@ class Device {
   const CublasLt& lt() const { return *lt_; }
   /// The product with its choice, searched for when there is none and that is allowed.
   Gemm gemm(const GemmProblem& problem);
+  /// cuSPARSELt on this device, opened when it is first asked for; null where there is none, and structured_lacks() says why.
+  const StructuredLt* structured();
+  /// The same with a 2:4 matrix and the bias that it is bound to. Throws ImpossibleCase where there is no cuSPARSELt.
+  StructuredGemm structured_gemm(const GemmProblem& problem, const void* bias);
   /// Writes new choices to their file.
   void save_choices() { choices_->save(); }
   std::string choices_sha256() const { return choices_->size() == 0 ? std::string() : choices_->sha256(); }
@@ -107,6 +112,8 @@ class Device {
   MeteredResource metered_gpu_;
   MeteredResource metered_level2_;
   std::unique_ptr<CublasLt> lt_;
+  std::unique_ptr<StructuredLt> structured_;
+  bool looked_for_structured_ = false;
   std::unique_ptr<GemmChoices> choices_;
 };
 

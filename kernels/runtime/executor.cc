@@ -40,12 +40,16 @@ int offset_alignment(const StepPlan& plan, const PlanTensor& t) {
 }  // namespace
 
 PlanExecutor::PlanExecutor(Device& device, MemoryResource& memory, StepPlan plan)
-    : device_(device), memory_(memory), plan_(std::move(plan)), products_(problem_less) {
+    : device_(device),
+      memory_(memory),
+      plan_(std::move(plan)),
+      products_(problem_less),
+      structured_(device, memory) {
   check_kernels(plan_);
   device_.activate();
   check_fits(plan_.arena_bytes);
   find_products();
-  int64_t workspace = 0;
+  int64_t workspace = structured_.workspace_bytes();
   for (const auto& [problem, gemm] : products_) workspace = std::max(workspace, gemm.workspace_bytes());
   arena_ = MemoryBlock(memory_, plan_.arena_bytes);
   workspace_ = MemoryBlock(memory_, workspace);
@@ -85,7 +89,7 @@ GemmProblem PlanExecutor::problem(const DenseOp& op) const {
   if (!w.bias.empty()) alignment = std::min(alignment, pointer_alignment(w.bias.data));
   GemmProblem p{.m = op.x.rows,
                 .n = w.weight.rows,
-                .k = w.weight.cols,
+                .k = op.x.cols,
                 .x = type(op.x),
                 .w = made ? type(op.scratch) : w.weight.dtype,
                 .out = type(y),
@@ -105,7 +109,13 @@ GemmProblem PlanExecutor::problem(const DenseOp& op) const {
 void PlanExecutor::find_products() {
   for (size_t i = 0; i < plan_.ops.size(); ++i) {
     const auto* dense = std::get_if<DenseOp>(&plan_.ops[i].body);
-    if (dense == nullptr || dense->kernel != DenseKernel::kLibrary) continue;
+    if (dense == nullptr) continue;
+    if (dense->kernel == DenseKernel::kStructured) {
+      GemmProblem p = problem(*dense);
+      p.two_of_four = true;
+      structured_.add(static_cast<int>(i), p, dense->weight);
+    }
+    if (dense->kernel != DenseKernel::kLibrary) continue;
     const GemmProblem p = problem(*dense);
     auto found = products_.find(p);
     if (found == products_.end()) found = products_.emplace(p, device_.gemm(p)).first;

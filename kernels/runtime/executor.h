@@ -17,6 +17,7 @@
 #include "kernels/decoding/decoding.h"
 #include "kernels/runtime/device.h"
 #include "kernels/runtime/device_model.h"
+#include "kernels/runtime/structured/structured_products.h"
 
 namespace tandem::kernels {
 
@@ -35,8 +36,10 @@ class PlanExecutor {
 
   const StepPlan& plan() const { return plan_; }
   Device& device() const { return device_; }
-  /// Bytes of the arena and of the workspaces.
-  int64_t bytes() const { return arena_.bytes() + workspace_.bytes() + head_workspace_.bytes(); }
+  /// Bytes of the arena, of the workspaces and of matrices in another form than the weights have.
+  int64_t bytes() const {
+    return arena_.bytes() + workspace_.bytes() + head_workspace_.bytes() + structured_.bytes();
+  }
 
   /// Enqueues a section. `logits`, when given, receives every logit of the step's head, [batch, vocab], on
   /// the device.
@@ -104,6 +107,7 @@ class PlanExecutor {
   StepPlan plan_;
   std::map<GemmProblem, Gemm, bool (*)(const GemmProblem&, const GemmProblem&)> products_;
   std::map<int, Gemm*> product_of_op_;
+  StructuredProducts structured_;
   MemoryBlock arena_;
   MemoryBlock workspace_;       // of the library's products; they run one after the other
   MemoryBlock head_workspace_;  // of the fused head or of the selection

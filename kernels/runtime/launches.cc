@@ -151,6 +151,7 @@ void PlanExecutor::launch_library_dense(const DenseOp& op) {
                       device_.stream());
     args.w = at(op.scratch);
   }
+  if (op.kernel == DenseKernel::kStructured) return structured_.run(op_, args, device_.stream());
   product_of_op_.at(op_)->run(args, device_.stream());
   if (!sums) return;
   launch_rescale({.dtype = rows_dtype(w),
