@@ -55,6 +55,14 @@ namespace tandem::kernels {
                  : SUMS                                                                                     \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));            \
   }
+#define TANDEM_WGMMA_DEFINE_SPARSE(COLUMNS, GROUPS, LIST, SUMS, A, B, M, S, P)                           \
+  template <int kThreads>                                                                                \
+  __device__ inline void wgmma_sparse(float(&c)[GROUPS][4], uint64_t a, uint64_t b, uint32_t metadata) { \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %" P ", 0; wgmma.mma_async.sp.sync.aligned.m64n" COLUMNS \
+                 "k32.f32.bf16.bf16 {" LIST "}, %" A ", %" B ", %" M ", %" S ", p, 1, 1, 0, 0;}"         \
+                 : SUMS                                                                                  \
+                 : "l"(a), "l"(b), "r"(metadata), "n"(kThreads), "r"(1));                                \
+  }
 #define TANDEM_WGMMA_DEFINE(T, TYPE)                                                                       \
   template <>                                                                                              \
   __device__ inline void wgmma_shared<T>(float(&c)[16][4], uint64_t a, uint64_t b, bool accumulate) {      \
@@ -128,6 +136,15 @@ TANDEM_WGMMA_DEFINE_FROM_REGISTERS("32", 4, TANDEM_WGMMA_16, TANDEM_WGMMA_FLOATS
 TANDEM_WGMMA_DEFINE_FROM_REGISTERS("64", 8, TANDEM_WGMMA_32, TANDEM_WGMMA_FLOATS8, "32", "33", "34", "35",
                                    "36", "37")
 
+// c [64, N] += a b^T, of bf16 in shared memory, a [64, 32] of which two of every four neighbours are stored, 16 contiguous ones a
+// row, b [N, 32], N 8 to 64. `metadata` and kThreads as mma_sp_16832 (mma_ptx.cuh) has them, of the 16 rows of each warp; it must
+// not be changed before the product's wait.
+TANDEM_WGMMA_DEFINE_SPARSE("8", 1, TANDEM_WGMMA_4, TANDEM_WGMMA_FLOATS1, "4", "5", "6", "7", "8")
+TANDEM_WGMMA_DEFINE_SPARSE("16", 2, TANDEM_WGMMA_8, TANDEM_WGMMA_FLOATS2, "8", "9", "10", "11", "12")
+TANDEM_WGMMA_DEFINE_SPARSE("32", 4, TANDEM_WGMMA_16, TANDEM_WGMMA_FLOATS4, "16", "17", "18", "19", "20")
+TANDEM_WGMMA_DEFINE_SPARSE("64", 8, TANDEM_WGMMA_32, TANDEM_WGMMA_FLOATS8, "32", "33", "34", "35", "36")
+
+#undef TANDEM_WGMMA_DEFINE_SPARSE
 #undef TANDEM_WGMMA_DEFINE
 #undef TANDEM_WGMMA_DEFINE_ALL_NARROW
 #undef TANDEM_WGMMA_DEFINE_NARROW

@@ -30,7 +30,8 @@ TEST(SkinnySparse, AgreesWithDoubleLoops) {
   const int rows[] = {1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64};
   const std::pair<int, int> sizes[] = {{1, 8},      {5, 40},      {13, 72},    {33, 104},   {50, 264},
                                        {129, 520},  {512, 512},   {1000, 776}, {768, 2088}, {1024, 1024},
-                                       {65, 16384}, {3072, 1024}, {264, 4096}, {5003, 136}, {77, 8200}};
+                                       {65, 16384}, {3072, 1024}, {264, 4096}, {5003, 136}, {77, 8200},
+                                       {200, 384},  {5003, 1152}};
   for (const SparseWeights form : kForms) {
     for (const auto& [n, k] : sizes) {
       for (int draw = 0; draw < 4; ++draw) {
@@ -47,7 +48,8 @@ TEST(SkinnySparse, EveryConfigIsRight) {
   TANDEM_NEEDS_DEVICE();
   RandomValues random(test_seed());
   const SkinnyCard card = skinny_card();
-  const std::pair<int, int> sizes[] = {{37, 72}, {150, 520}, {264, 1032}, {1064, 4104}, {72, 8200}};
+  const std::pair<int, int> sizes[] = {{37, 72},     {150, 520}, {264, 1032},
+                                       {1064, 4104}, {72, 8200}, {320, 1280}};
   for (const SparseWeights form : kForms) {
     for (const auto& [n, k] : sizes) {
       for (int m : {1, 2, 8, 13}) {

@@ -24,6 +24,7 @@ struct WideArgs {
   const void* scales;     // float [n or 2n]; kI4: bf16 [n or 2n, groups]
   const float* x_scales;  // [m], when x is codes
   int groups;             // of k, with a scale a group
+  const void* metadata;   // of 2:4 [n or 2n, k / 8 bytes]
 };
 
 }  // namespace tandem::kernels

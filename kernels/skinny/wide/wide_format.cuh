@@ -26,6 +26,7 @@ struct WideFormat {
       kStoredBits == 16 ? kUnit : kWideRowBytes;  // of the weights' map, a unit: codes are copied as bytes
   static constexpr int kBoxColumns = kWideRowBytes / static_cast<int>(sizeof(Element));  // of the map of x
   static constexpr bool kCodes = kStoredBits < 16;
+  static constexpr bool kTwoOfFour = false;
   static constexpr bool kXScales = kCodes && sizeof(Element) == 1;  // x is codes
   static constexpr bool kUnpacks = kCodes && !kXScales;             // weights pass through registers
   static constexpr bool kGroupScales = kStoredBits == 4;            // one for kScaleGroup codes
@@ -36,6 +37,13 @@ struct WideFormat {
 
 template <typename T>
 using WidePlain = WideFormat<T, T, float, 16>;
+/// 2:4 of bf16: 128 stored bytes are 128 k. The metadata comes by the consumers' own copies (wide_fours.cuh).
+struct WideTwoOfFour : WidePlain<__nv_bfloat16> {
+  static constexpr int kUnit = 2 * kWideRowBytes / static_cast<int>(sizeof(Element));
+  static constexpr int kXBoxes = 2;
+  static constexpr int kColumns = kUnit / 2;
+  static constexpr bool kTwoOfFour = true;
+};
 using WideFp8 = WideFormat<__nv_bfloat16, __nv_fp8_e4m3, float, 8>;
 using WideInt8 = WideFormat<__nv_bfloat16, int8_t, int, 8>;
 using WideW8A16 = WideFormat<__nv_bfloat16, __nv_bfloat16, float, 8>;

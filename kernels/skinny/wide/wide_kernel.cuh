@@ -6,6 +6,7 @@
 // through registers; only weights of fewer bits than x do (wide_unpack.cuh). The blocks of a cluster split k.
 #pragma once
 
+#include "kernels/skinny/formats/wide_fours.cuh"
 #include "kernels/skinny/wide/wide_finish.cuh"
 #include "kernels/skinny/wide/wide_head.cuh"
 #include "kernels/skinny/wide/wide_product.cuh"
@@ -16,7 +17,7 @@ namespace tandem::kernels {
 /// Blocks whose registers a multiprocessor holds, of two warpgroups each.
 template <class Format>
 constexpr int wide_blocks(int batch, bool head) {
-  return head || Format::kFreshSums || Format::kUnpacks ? 1 : 2;
+  return head || Format::kFreshSums || Format::kUnpacks || (Format::kTwoOfFour && batch >= 32) ? 1 : 2;
 }
 
 template <class Format, int kBatch, bool kHead>
@@ -35,6 +36,8 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
   WideScales group_scales;
   if constexpr (Format::kGroupScales)
     group_scales.request(a, walk.first_tile, walk.first_unit, 0, warp, lane);
+  WideMetadata metadata{shared.base + p.metadata_offset + warp * kWideMetadataBytes};
+  if constexpr (Format::kTwoOfFour) metadata.request(a, walk, walk.first_tile, 0, warp, lane);
   float head_x_scales[kHead && Format::kXScales ? kBatch / 4 : 1];
 
 #pragma unroll 1
@@ -78,6 +81,8 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
       const uint32_t warp_weights = shared.base + warp * (kWideGroupRows / 4 * kWideRowBytes);
       wide_multiply_unpacked<Format, kBatch>(a, shared, walk, tile, warp_weights, warp, lane, at,
                                              group_scales, c);
+    } else if constexpr (Format::kTwoOfFour) {
+      wide_multiply_fours<Format, kBatch>(a, shared, walk, tile, group_weights, warp, lane, at, metadata, c);
     } else if constexpr (std::is_same_v<typename Format::Acc, int>) {
       // A block's sums leave as floats: exact below 2^24, above that rounded once, in the same way in every run.
       int sums[kBatch / 8][4] = {};

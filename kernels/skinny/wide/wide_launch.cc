@@ -20,7 +20,8 @@ bool quads_aligned(const void* p, int64_t stride, int element_bytes) {
 CUtensorMap weight_map(const WidePlan& p, const SkinnyProblem& problem, const void* w) {
   const DType stored = problem.weights();
   const DType type = stored == problem.dtype ? stored : DType::kU8;
-  const int64_t k = tensor_bytes(stored, p.k) / dtype_bytes(type);
+  const bool fours = problem.sparse == SparseWeights::kTwoOfFour;
+  const int64_t k = tensor_bytes(stored, fours ? p.k / 2 : p.k) / dtype_bytes(type);
   const int unit = static_cast<int>(kWideRowBytes / dtype_bytes(type));
   if (!p.gated) {
     return tensor_map<2>({.user = kUser,
@@ -39,6 +40,7 @@ CUtensorMap weight_map(const WidePlan& p, const SkinnyProblem& problem, const vo
 }
 
 WideKernel find_kernel(const SkinnyProblem& problem, int batch) {
+  if (problem.sparse == SparseWeights::kTwoOfFour) return find_wide_two_of_four(batch);
   switch (problem.weights()) {
     case DType::kI8:
       return (problem.x_codes ? find_wide_int8 : find_wide_w8a16)(batch, problem.head);
@@ -73,7 +75,8 @@ void launch_wide(const WideLaunch& what, cudaStream_t stream) {
       .head = a.head,
       .scales = a.scales,
       .x_scales = a.x_scales,
-      .groups = ceil_div(what.problem.k, kScaleGroup)};
+      .groups = ceil_div(what.problem.k, kScaleGroup),
+      .metadata = a.metadata};
   const WidePlan& p = args.plan;
   const WideKernel kernel = find_kernel(what.problem, p.batch);
   prepare_kernel(reinterpret_cast<const void*>(kernel), card);

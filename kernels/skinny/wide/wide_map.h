@@ -49,9 +49,10 @@ struct WidePlan {
   int x_offset = 0;  ///< resident x: [units of the slice][batch][128 bytes]
   int sums_offset =
       0;  ///< float [cluster][planes][share][ld]: what is to be finished here; may lie over the stages
-  int bias_offset = 0;     ///< float [tile rows]: gate, then up; then the rows' scales, if they have any
-  int barrier_offset = 0;  ///< uint64_t [2 stages + 1]
-  int shared_bytes = 0;    ///< with room to begin at a multiple of 1024
+  int metadata_offset = 0;  ///< of 2:4: [warps][kWideMetadataBytes]
+  int bias_offset = 0;      ///< float [tile rows]: gate, then up; then the rows' scales, if they have any
+  int barrier_offset = 0;   ///< uint64_t [2 stages + 1]
+  int shared_bytes = 0;     ///< with room to begin at a multiple of 1024
 
   int grid = 0;
 
@@ -146,6 +147,21 @@ TANDEM_HD constexpr int wide_scale_lane(int unit) {
 }
 TANDEM_HD constexpr int wide_scale_word(int unit) {
   return unit & 1;
+}
+
+// 2:4: a unit is four products of 32 k. A warp copies the metadata of its 16 weight rows for kWideMetadataUnits units at a time, 128
+// bytes a row, into one of two buffers of its own, in 16-byte pieces that are a row's metadata of a unit.
+inline constexpr int kWideMetadataUnits = 8;
+inline constexpr int kWideMetadataBytes = 2 * kWideGroupRows / 4 * kWideRowBytes;  ///< of a warp
+
+/// Where in its buffer a row's piece of unit `unit` of these lies: rows are read eight at a time, from different banks.
+TANDEM_HD constexpr int wide_metadata_piece(int row, int unit) {
+  return wide_swizzled(row, 16 * unit);
+}
+/// Of the four products of a unit, the two of half 0 or 1 take their metadata from threads 0 and 1 and from threads 2 and 3 of each
+/// four: a thread has the 16 k that its number says. Byte of these in the row's piece.
+TANDEM_HD constexpr int wide_metadata_byte(int thread, int half) {
+  return 8 * half + 2 * thread;
 }
 
 /// A candidate of the arg-max as a number whose order is that of better(): the larger number is the better candidate.

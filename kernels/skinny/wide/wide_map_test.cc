@@ -402,6 +402,47 @@ TEST(WidePlan, SaysWhatIsWrongWithAConfig) {
             "");
 }
 
+// The sparse product takes the metadata of rows g and g + 8 for 16 k from one thread, the lower row in the lower half (PTX ISA,
+// wgmma.mma_async.sp m64nNk32): each stored value's two bits must come from where the copies put that value's.
+TEST(WideMap, ThreadsHaveTheMetadataOfTheirValues) {
+  for (int unit = 0; unit < kWideMetadataUnits; ++unit) {
+    std::set<int> banks;
+    for (int row = 0; row < 16; ++row) {
+      for (int stored = 0; stored < 64; ++stored) {
+        const int step = stored / 16;
+        const int thread = 2 * (step % 2) + stored % 16 / 8;
+        const int byte = wide_metadata_byte(thread, step / 2) + stored % 8 / 4;
+        EXPECT_EQ(byte, stored / 4) << "two bits a value, in order";
+      }
+      EXPECT_EQ(wide_metadata_piece(row, unit) / kWideRowBytes, row);
+      if (row < 8) banks.insert(wide_metadata_piece(row, unit) % kWideRowBytes / 16);
+    }
+    EXPECT_EQ(banks.size(), 8u);
+  }
+}
+
+// 2:4: a unit is what 128 stored bytes stand for, its x two boxes, and only whole units have their metadata.
+TEST(WidePlan, UnitsOfTwoOfFour) {
+  const SkinnyProblem problem{.m = 8, .n = 256, .k = 1024, .sparse = SparseWeights::kTwoOfFour};
+  const SkinnyConfig config{
+      .kind = SkinnyConfig::Kind::kWide, .rows = 16, .batch = 8, .warps_n = 4, .cluster = 2};
+  SkinnyConfig two = config;
+  two.blocks_per_sm = 2;
+  ASSERT_EQ(config_problem(two, problem, kH200), "");
+  const WidePlan p = plan_wide(two, problem, kH200);
+  EXPECT_EQ(p.unit, 128);
+  EXPECT_EQ(p.units, 8);
+  EXPECT_EQ(p.x_boxes, 2);
+  EXPECT_GE(p.bias_offset - p.metadata_offset, 4 * kWideMetadataBytes);
+  EXPECT_EQ(p.metadata_offset % 16, 0);
+  SkinnyProblem odd = problem;
+  odd.k = 1040;
+  EXPECT_NE(config_problem(two, odd, kH200), "");
+  SkinnyProblem bitmap = problem;
+  bitmap.sparse = SparseWeights::kBitmap;
+  EXPECT_NE(config_problem(two, bitmap, kH200), "");
+}
+
 // The grid's arg-max is a maximum of keys: if their order were not that of candidates, another token would be chosen.
 TEST(WideMap, KeysOrderAsCandidatesDo) {
   const float inf = std::numeric_limits<float>::infinity();

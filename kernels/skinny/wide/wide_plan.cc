@@ -17,8 +17,9 @@ constexpr int kBatches[] = {8, 16, 32, 64};
 int log2_of(int power_of_two) {
   return std::bit_width(static_cast<unsigned>(power_of_two)) - 1;
 }
-/// Elements of k that 128 stored bytes of a weight row hold.
+/// Elements of k that 128 stored bytes of a weight row hold, or stand for.
 int wide_unit(const SkinnyProblem& p) {
+  if (p.sparse == SparseWeights::kTwoOfFour) return kWideRowBytes;
   return 8 * kWideRowBytes / dtype_bits(p.weights());
 }
 int x_element_bytes(const SkinnyProblem& p) {
@@ -31,6 +32,7 @@ bool unpacks(const SkinnyProblem& p) {
 /// Of a thread, about: what the compiler took.
 int registers(const SkinnyProblem& p, int batch) {
   if (unpacks(p)) return 160;
+  if (p.sparse == SparseWeights::kTwoOfFour) return batch >= 32 ? 144 : 112;
   return p.weights() != DType::kF8 ? 96 : batch == 64 ? 128 : 112;
 }
 }  // namespace
@@ -74,7 +76,10 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   const int sums_bytes = problem.head ? 8 * 4 * p.groups * p.batch : round_up(4 * p.sums_floats(), 16);
   const bool over_stages =
       !problem.head && c.cluster == 1 && one_tile;  // a block's own, after its last product
-  const int others = (over_stages ? 0 : sums_bytes) + bias_bytes + barrier_bytes + kWideAlignment;
+  const int metadata_bytes =
+      problem.sparse == SparseWeights::kTwoOfFour ? 4 * p.groups * kWideMetadataBytes : 0;
+  const int others =
+      (over_stages ? 0 : sums_bytes) + metadata_bytes + bias_bytes + barrier_bytes + kWideAlignment;
   const int budget = card.shared_bytes / c.blocks_per_sm - 1024 - others;
   // x stays if that leaves the weights a ring of 48 KiB.
   constexpr int kRingBytes = 48 << 10;
@@ -88,7 +93,8 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   at += p.resident ? slice * p.x_bytes() : 0;
   p.sums_offset = over_stages ? 0 : at;
   at += over_stages ? 0 : sums_bytes;
-  p.bias_offset = at;
+  p.metadata_offset = at;
+  p.bias_offset = at + metadata_bytes;
   p.barrier_offset = p.bias_offset + bias_bytes;
   p.shared_bytes = p.barrier_offset + barrier_bytes + kWideAlignment;
   return p;
@@ -101,7 +107,9 @@ std::string wide_problem(const SkinnyConfig& c, const SkinnyProblem& problem, co
     return "wide takes x that is to be quantised as codes (x_scales)";
   if (problem.head && problem.weights() == DType::kI4) return "the head takes no weights of i4";
   if (problem.norm) return "wide fuses no norm";
-  if (problem.sparse != SparseWeights::kNone) return "wide takes all weights stored";
+  if (problem.sparse == SparseWeights::kBitmap) return "wide takes no bitmap";
+  if (problem.sparse == SparseWeights::kTwoOfFour && problem.k % wide_unit(problem) != 0)
+    return fmt::format("wide needs k a multiple of {} with 2:4", wide_unit(problem));
   if (c.rows != kWarpRows) return "wide takes 16 rows a warp";
   if (std::ranges::find(kBatches, c.batch) == std::end(kBatches)) return "batch must be 8, 16, 32 or 64";
   if (problem.m > c.batch) return "batch must be at least m";
@@ -165,7 +173,8 @@ double estimate_wide_us(const SkinnyConfig& c, const SkinnyProblem& problem, con
   const int rounds = ceil_div(p.tiles, p.grid >> p.cluster_shift);
   const double slice = static_cast<double>(p.units) / c.cluster;
   const double x_block = slice * p.x_bytes() * (p.resident ? 1 : rounds);
-  const double weights = static_cast<double>(p.tiles) * p.units * p.weight_bytes();
+  const double metadata = problem.sparse == SparseWeights::kTwoOfFour ? 0.125 : 0.0;  // a byte for eight
+  const double weights = static_cast<double>(p.tiles) * p.units * p.weight_bytes() * (1 + metadata);
   const double per_sm = std::ceil(static_cast<double>(p.grid) / card.multiprocessors);
   const int by_registers = 65536 / (p.threads() * registers(problem, p.batch));
   const double resident = std::clamp(card.shared_bytes / (p.shared_bytes + 1024), 1, by_registers);
