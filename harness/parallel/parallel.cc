@@ -27,21 +27,27 @@ RankGroup rank_group(int tp, int dp, int rank) {
   return {.tp = tp, .dp = dp, .tensor_rank = rank % tp, .replica = rank / tp};
 }
 
+Slice vocabulary_slice(int vocab, int degree, int rank) {
+  if (degree < 1) throw UsageError(fmt::format("tp: {} is not allowed; 1, 2, 4 or 8", degree));
+  if (rank < 0 || rank >= degree)
+    throw UsageError(fmt::format("rank: {} is not allowed; from 0 to {}", rank, degree - 1));
+  const int share = ceil_div(vocab, degree);
+  if ((degree - 1) * share >= vocab)
+    throw ImpossibleCase(fmt::format("tp: {} leaves a rank no id of vocab {}", degree, vocab));
+  const int first = rank * share;
+  return {first, std::min(share, vocab - first)};
+}
+
 LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degree, int rank,
                                   int max_sequence) {
-  if (degree < 1) throw UsageError(fmt::format("tp: {} is not allowed; 1, 2, 4 or 8", degree));
-  if (rank < 0 || rank >= degree) {
-    throw UsageError(fmt::format("rank: {} is not allowed; from 0 to {}", rank, degree - 1));
-  }
-  const int share = ceil_div(vocab, degree);
-  const int first = std::min(vocab, rank * share);
+  const Slice ids = vocabulary_slice(vocab, degree, rank);
   return {.heads = stack.heads,
           .degree = degree,
           .max_sequence = max_sequence,
           .rank = rank,
           .head_slice = equal_share("heads", stack.heads, degree, rank),
           .ffn_slice = equal_share("d_ff", stack.d_ff, degree, rank),
-          .vocab_slice = {first, std::min(share, vocab - first)}};
+          .vocab_slice = ids};
 }
 
 ModelConfig rank_config(const ModelConfig& whole, int degree) {

@@ -27,6 +27,10 @@ struct LayerParallelParam {
   Slice vocab_slice;  ///< ids of this rank; the last rank's may be shorter
 };
 
+/// The ids of one rank: equal shares, the last ranks' shorter. Throws UsageError for a degree or rank outside, ImpossibleCase
+/// where a rank would have none.
+Slice vocabulary_slice(int vocab, int degree, int rank);
+
 /// Throws ImpossibleCase naming tp and the field that it does not divide (heads, d_ff), UsageError for a rank outside it.
 LayerParallelParam layer_parallel(const StackConfig& stack, int vocab, int degree, int rank,
                                   int max_sequence);

@@ -34,6 +34,8 @@ TEST(LayerParallel, ImpossibleSplitsAreNamed) {
   } catch (const ImpossibleCase& e) {
     EXPECT_STREQ(e.what(), "tp: 8 does not divide heads 12");
   }
+  EXPECT_THROW(layer_parallel({.layers = 2, .heads = 8, .d_ff = 64}, 9, 8, 0, 128), ImpossibleCase)
+      << "shares of 2 leave ranks 5 to 7 no id";
   EXPECT_THROW(layer_parallel({}, 100, 2, 2, 128), UsageError);
   EXPECT_THROW(layer_parallel({}, 100, 0, 0, 128), UsageError);
 }

@@ -36,11 +36,7 @@ PlanBuilder::PlanBuilder(const PlanRequest& request)
   plan_.slice = request.slice.value_or(TensorSlice{});
   const auto [degree, rank] = plan_.slice;
   plan_.config = rank_config(request.config, degree);
-  vocabulary_ = layer_parallel(request.config.decoder, request.config.vocab, degree, rank, 0).vocab_slice;
-  if (vocabulary_.count < 1) {
-    throw ImpossibleCase(
-        fmt::format("tp: {} leaves rank {} no id of a vocabulary of {}", degree, rank, request.config.vocab));
-  }
+  vocabulary_ = vocabulary_slice(request.config.vocab, degree, rank);
   plan_.precision = request.precision;
   plan_.batch = request.batch;
   plan_.rows_per_source = request.rows_per_source();

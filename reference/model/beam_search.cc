@@ -22,28 +22,38 @@ std::vector<Beam> best(std::vector<Beam> beams, int count) {
 
 /// The `count` best continuations of all running beams by one token.
 std::vector<Beam> continuations(const GenerationConfig& g, const std::vector<Beam>& running,
-                                const Matrix& logits, int count) {
+                                const Matrix& logits, int count, const VocabularyPart& part) {
   struct Candidate {
     float score;
-    int32_t beam, token;
+    int32_t beam, token;  // beam -1: none
   };
   std::vector<Candidate> all;
   for (size_t b = 0; b < running.size(); ++b) {
-    std::vector<float> scores = log_softmax({logits.row(b), static_cast<size_t>(logits.cols)});
-    process(g, running[b].tokens, scores);
+    std::vector<float> scores = log_softmax({logits.row(b), static_cast<size_t>(logits.cols)}, part);
+    process(g, running[b].tokens, scores, part);
     for (int64_t t = 0; t < logits.cols; ++t) {
-      all.push_back({scores[t] + running[b].score, static_cast<int32_t>(b), static_cast<int32_t>(t)});
+      all.push_back(
+          {scores[t] + running[b].score, static_cast<int32_t>(b), static_cast<int32_t>(part.first + t)});
     }
   }
   const auto better = [](const Candidate& a, const Candidate& b) {
     return a.score != b.score ? a.score > b.score : std::pair(a.beam, a.token) < std::pair(b.beam, b.token);
   };
-  count = std::min<int>(count, static_cast<int>(all.size()));
-  std::partial_sort(all.begin(), all.begin() + count, all.end(), better);
+  const auto keep_best = [&] {
+    const auto kept = std::min(static_cast<size_t>(count), all.size());
+    std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(kept), all.end(), better);
+    all.resize(kept);
+  };
+  keep_best();
+  if (part.ranks != nullptr) {
+    all.resize(static_cast<size_t>(count), {.score = 0, .beam = -1, .token = 0});
+    all = from_ranks(part.ranks, std::span<const Candidate>(all));
+    std::erase_if(all, [](const Candidate& c) { return c.beam < 0; });
+    keep_best();
+  }
 
   std::vector<Beam> kept;
-  for (int i = 0; i < count; ++i) {
-    const Candidate& c = all[i];
+  for (const Candidate& c : all) {
     Beam beam{.tokens = running[c.beam].tokens, .score = c.score, .parent = c.beam, .finished = false};
     beam.tokens.push_back(c.token);
     beam.finished = std::find(g.eos_ids.begin(), g.eos_ids.end(), c.token) != g.eos_ids.end() ||
@@ -85,10 +95,10 @@ BeamSearch::BeamSearch(const GenerationConfig& g)
   for (int b = 0; b < g.beams; ++b) running_[b].parent = b;
 }
 
-void BeamSearch::advance(const Matrix& logits) {
+void BeamSearch::advance(const Matrix& logits, const VocabularyPart& part) {
   // Enough candidates that as many running beams are left even if every beam ends in every way it can.
   const int kept = std::max(2, 1 + static_cast<int>(g_.eos_ids.size())) * g_.beams;
-  const std::vector<Beam> next = continuations(g_, running_, logits, kept);
+  const std::vector<Beam> next = continuations(g_, running_, logits, kept, part);
 
   std::vector<Beam> open = next;
   for (Beam& b : open) b.score += b.finished ? kHopeless : 0;
@@ -108,7 +118,8 @@ void BeamSearch::advance(const Matrix& logits) {
           ++length_ >= g_.max_length;
 }
 
-std::vector<Hypothesis> beam_search(const GenerationConfig& g, const BeamStep& step) {
+std::vector<Hypothesis> beam_search(const GenerationConfig& g, const BeamStep& step,
+                                    const VocabularyPart& part) {
   BeamSearch search(g);
   while (!search.over()) {
     std::vector<int32_t> parents, ids;
@@ -116,7 +127,7 @@ std::vector<Hypothesis> beam_search(const GenerationConfig& g, const BeamStep& s
       parents.push_back(b.parent);
       ids.push_back(b.tokens.back());
     }
-    search.advance(step(parents, ids));
+    search.advance(step(parents, ids), part);
   }
   std::vector<Hypothesis> out;
   for (int i = 0; i < g.n_best; ++i) {

@@ -9,6 +9,7 @@
 #include "harness/model/generation.h"
 #include "reference/model/decode.h"
 #include "reference/ops/matrix.h"
+#include "reference/ops/ranks.h"
 
 namespace tandem::reference {
 
@@ -33,8 +34,9 @@ class BeamSearch {
   bool over() const { return over_; }
   /// What goes on, g.beams of them, best first: each is a row of the next step.
   const std::vector<Beam>& running() const { return running_; }
-  /// Takes the logits [beams, vocab] that follow the running beams.
-  void advance(const Matrix& logits);
+  /// Takes the logits [beams, vocab] that follow the running beams; of a part of the vocabulary, each rank's best
+  /// continuations are searched together.
+  void advance(const Matrix& logits, const VocabularyPart& part = {});
   /// The g.beams best that have finished, best first; empty tokens where fewer have.
   const std::vector<Beam>& finished() const { return finished_; }
 
@@ -47,6 +49,7 @@ class BeamSearch {
 };
 
 /// The n_best hypotheses, best first.
-std::vector<Hypothesis> beam_search(const GenerationConfig& g, const BeamStep& step);
+std::vector<Hypothesis> beam_search(const GenerationConfig& g, const BeamStep& step,
+                                    const VocabularyPart& part = {});
 
 }  // namespace tandem::reference

@@ -33,13 +33,17 @@ class Rows {
   Matrix step(std::span<const int32_t> parents, std::span<const int32_t> ids) {
     if (state_.length > 0) reorder(state_, parents);
     Matrix logits = decoder_step(config_, w_.decoder, state_, ids);
-    const auto nan =
-        std::find_if(logits.values.begin(), logits.values.end(), [](float v) { return std::isnan(v); });
-    if (nan != logits.values.end()) {
+    const int32_t nan = std::ranges::any_of(logits.values, [](float v) { return std::isnan(v); }) ? 1 : 0;
+    // All ranks end together: one alone would leave the others waiting for it.
+    const std::vector<int32_t> nans = from_ranks(state_.numerics.ranks, nan);
+    if (std::ranges::count(nans, 1) > 0) {
       throw Error(fmt::format("generation: the logits of token {} hold NaN", state_.length));
     }
     return logits;
   }
+
+  /// The ids that logits are of.
+  VocabularyPart part() const { return vocabulary_part(config_, state_.numerics.ranks); }
 
  private:
   const ModelConfig& config_;
@@ -65,12 +69,13 @@ std::vector<Hypothesis> token_by_token(const GenerationConfig& g, Rows& rows) {
       if (ended[r]) continue;
       const std::span<const float> row(logits.row(r), static_cast<size_t>(logits.cols));
       std::vector<float> scores(row.begin(), row.end());
-      process(g, tokens[r], scores);
+      process(g, tokens[r], scores, rows.part());
       const int32_t token = choose_token(
-          g, scores, sampling_uniform(g.seed, static_cast<uint64_t>(r), static_cast<uint64_t>(step)));
+          g, scores, sampling_uniform(g.seed, static_cast<uint64_t>(r), static_cast<uint64_t>(step)),
+          rows.part());
       tokens[r].push_back(token);
       out[r].tokens.push_back(token);
-      out[r].log_probabilities.push_back(log_softmax(row)[token]);
+      out[r].log_probabilities.push_back(value_of(log_softmax(row, rows.part()), token, rows.part()));
       out[r].score += out[r].log_probabilities.back();
       ended[r] = next_token(token, false, {.eos_ids = g.eos_ids, .pad_id = g.pad_id}).ended;
     }
@@ -96,9 +101,10 @@ std::vector<std::vector<Hypothesis>> decode(const ModelConfig& config, const Mod
     if (g.beams == 1) {
       out.push_back(token_by_token(own, rows));
     } else {
-      out.push_back(beam_search(own, [&](std::span<const int32_t> parents, std::span<const int32_t> ids) {
+      const auto step = [&](std::span<const int32_t> parents, std::span<const int32_t> ids) {
         return rows.step(parents, ids);
-      }));
+      };
+      out.push_back(beam_search(own, step, rows.part()));
     }
   }
   return out;

@@ -11,6 +11,7 @@
 #include "reference/ops/dense.h"
 #include "reference/ops/ffn.h"
 #include "reference/ops/head.h"
+#include "reference/ops/ranks.h"
 
 namespace tandem::reference {
 namespace {
@@ -62,7 +63,7 @@ Matrix decoder_layer_step(const ModelConfig& config, const DecoderLayerWeight& w
                                     .heads = config.decoder.heads,
                                     .scale = config.attention_scale,
                                     .bias = bias});
-    return dense(heads, w.self.out, numerics);
+    return last_product(heads, w.self.out, numerics);
   });
   const Matrix cross = residual(config, w.cross_norm, self, [&](MatrixView n) {
     const Matrix q = dense(n, w.cross.q, numerics);
@@ -75,7 +76,7 @@ Matrix decoder_layer_step(const ModelConfig& config, const DecoderLayerWeight& w
                                     .mask = {AttentionMask::Kind::kCross, state.source_lengths.data()},
                                     .heads = config.decoder.heads,
                                     .scale = config.attention_scale});
-    return dense(heads, w.cross.out, numerics);
+    return last_product(heads, w.cross.out, numerics);
   });
   return residual(config, w.ffn_norm, cross,
                   [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation, numerics); });
@@ -98,7 +99,7 @@ Matrix decoder_layer_full(const ModelConfig& config, const DecoderLayerWeight& w
                                     .heads = config.decoder.heads,
                                     .scale = config.attention_scale,
                                     .bias = bias});
-    return dense(heads, w.self.out, numerics);
+    return last_product(heads, w.self.out, numerics);
   });
   const Matrix cross = residual(config, w.cross_norm, self, [&](MatrixView n) {
     const Matrix q = dense(n, w.cross.q, numerics);
@@ -112,15 +113,16 @@ Matrix decoder_layer_full(const ModelConfig& config, const DecoderLayerWeight& w
                                     .mask = {AttentionMask::Kind::kCross, source.lengths.data()},
                                     .heads = config.decoder.heads,
                                     .scale = config.attention_scale});
-    return dense(heads, w.cross.out, numerics);
+    return last_product(heads, w.cross.out, numerics);
   });
   return residual(config, w.ffn_norm, cross,
                   [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation, numerics); });
 }
 
 Matrix to_logits(const ModelConfig& config, const DecoderWeight& w, MatrixView x, const Numerics& numerics) {
-  if (config.final_norm) return head(normalise(config, w.final_norm, x), w.head, config.head_scale, numerics);
-  return head(x, w.head, config.head_scale, numerics);
+  const DenseWeight ids = without_padding(w.head, config, numerics.ranks);
+  if (config.final_norm) return head(normalise(config, w.final_norm, x), ids, config.head_scale, numerics);
+  return head(x, ids, config.head_scale, numerics);
 }
 
 }  // namespace
@@ -181,7 +183,7 @@ Matrix append_tokens(const ModelConfig& config, const DecoderWeight& w, DecoderS
     throw Error(fmt::format("decoder step: the K/V cache of {} tokens is full", state.capacity));
   }
   const std::vector<int32_t> positions(ids.size(), state.length);
-  Matrix x = embed_tokens(config, w, ids, positions);
+  Matrix x = embed_tokens(config, w, ids, positions, state.numerics.ranks);
   for (size_t i = 0; i < w.layers.size(); ++i) {
     x = decoder_layer_step(config, w.layers[i], decoder_bias(config, w), state, state.layers[i], x);
   }
@@ -199,7 +201,7 @@ Matrix decoder_full(const ModelConfig& config, const DecoderWeight& w, const Tra
   if (target.size() != source.size()) {
     throw Error(fmt::format("decoder: {} targets for {} sources", target.size(), source.size()));
   }
-  Matrix x = embed_tokens(config, w, target.ids, packed_positions(target));
+  Matrix x = embed_tokens(config, w, target.ids, packed_positions(target), numerics.ranks);
   for (const DecoderLayerWeight& layer : w.layers) {
     x = decoder_layer_full(config, layer, decoder_bias(config, w), source, encoder_output, target, x,
                            numerics);

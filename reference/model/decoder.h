@@ -46,11 +46,12 @@ void reorder(DecoderState& state, std::span<const int32_t> rows);
 Matrix append_tokens(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
                      std::span<const int32_t> ids);
 
-/// append_tokens, then the logits of the next token, [batch, vocab].
+/// append_tokens, then the logits of the next token, [batch, vocab]; with ranks [batch, ids of this rank].
 Matrix decoder_step(const ModelConfig& config, const DecoderWeight& w, DecoderState& state,
                     std::span<const int32_t> ids);
 
-/// Logits of all positions of `target` (its first id is the decoder's start), packed [target tokens, vocab],
+/// Logits of all positions of `target` (its first id is the decoder's start), packed [target tokens, vocab] (with ranks the
+/// ids of this one),
 /// without a cache: every layer sees all positions under a causal mask. Targets may be ragged.
 Matrix decoder_full(const ModelConfig& config, const DecoderWeight& w, const TransformerBatch& source,
                     MatrixView encoder_output, const TransformerBatch& target, const Numerics& numerics = {});

@@ -3,6 +3,7 @@
 #include "reference/model/sublayer.h"
 #include "reference/ops/dense.h"
 #include "reference/ops/ffn.h"
+#include "reference/ops/ranks.h"
 
 namespace tandem::reference {
 
@@ -21,7 +22,7 @@ Matrix encoder_layer(const ModelConfig& config, const EncoderLayerWeight& w, con
                                     .heads = config.encoder.heads,
                                     .scale = config.attention_scale,
                                     .bias = bias});
-    return dense(heads, w.self.out, numerics);
+    return last_product(heads, w.self.out, numerics);
   });
   return residual(config, w.ffn_norm, attended,
                   [&](MatrixView n) { return feed_forward(n, w.ffn, config.activation, numerics); });
@@ -31,7 +32,7 @@ Matrix encoder_forward(const ModelConfig& config, const EncoderWeight& w, const 
                        const Numerics& numerics) {
   const RelativeBias bias{
       .table = w.relative_bias, .bidirectional = true, .max_distance = config.relative_max_distance};
-  Matrix x = embed_tokens(config, w, source.ids, packed_positions(source));
+  Matrix x = embed_tokens(config, w, source.ids, packed_positions(source), numerics.ranks);
   for (const EncoderLayerWeight& layer : w.layers)
     x = encoder_layer(config, layer, bias, source, x, numerics);
   return config.final_norm ? normalise(config, w.final_norm, x) : x;

@@ -41,10 +41,11 @@ Generated greedy_generate(const ModelConfig& config, const ModelWeights& w, cons
   for (int step = 0; step < steps && std::find(ended.begin(), ended.end(), false) != ended.end(); ++step) {
     const Matrix logits = decoder_step(config, w.decoder, state, input);
     if (options.keep_logits) {
-      std::copy(logits.values.begin(), logits.values.end(),
-                out.logits.row(static_cast<int64_t>(step) * batch));
+      const Matrix whole = whole_logits(logits, config, options.numerics.ranks);
+      std::copy(whole.values.begin(), whole.values.end(), out.logits.row(static_cast<int64_t>(step) * batch));
     }
-    const std::vector<NextToken> next = greedy_tokens(logits, ended, rule);
+    const std::vector<NextToken> next =
+        greedy_tokens(logits, ended, rule, vocabulary_part(config, options.numerics.ranks));
     for (int b = 0; b < batch; ++b) {
       input[b] = next[b].id;
       out.tokens[static_cast<size_t>(b) * steps + step] = next[b].id;
@@ -67,7 +68,7 @@ Matrix forced_logits(const ModelConfig& config, const ModelWeights& w, const Tra
   std::vector<int32_t> input(batch);
   for (int step = 0; step < steps; ++step) {
     for (int b = 0; b < batch; ++b) input[b] = tokens[static_cast<size_t>(b) * steps + step];
-    const Matrix logits = decoder_step(config, w.decoder, state, input);
+    const Matrix logits = whole_logits(decoder_step(config, w.decoder, state, input), config, numerics.ranks);
     std::copy(logits.values.begin(), logits.values.end(), out.row(static_cast<int64_t>(step) * batch));
   }
   return out;
@@ -84,7 +85,8 @@ Matrix forced_logits_uncached(const ModelConfig& config, const ModelWeights& w,
                           .max_length = steps};
   for (int b = 0; b < batch; ++b) target.offsets.push_back((b + 1) * steps);
   const Matrix encoded = encoder_forward(config, w.encoder, source, numerics);
-  const Matrix packed = decoder_full(config, w.decoder, source, encoded, target, numerics);
+  const Matrix packed = whole_logits(decoder_full(config, w.decoder, source, encoded, target, numerics),
+                                     config, numerics.ranks);
 
   Matrix out(packed.rows, packed.cols);
   for (int b = 0; b < batch; ++b) {

@@ -2,8 +2,10 @@
 
 #include <numeric>
 
+#include "harness/parallel/parallel.h"
 #include "reference/ops/embedding.h"
 #include "reference/ops/norm.h"
+#include "reference/ops/ranks.h"
 
 namespace tandem::reference {
 
@@ -12,9 +14,15 @@ Matrix normalise(const ModelConfig& config, const NormWeight& w, MatrixView x) {
 }
 
 Matrix embed_tokens(const ModelConfig& config, const StackWeight& w, std::span<const int32_t> ids,
-                    std::span<const int32_t> positions) {
-  Matrix x =
-      embed(config, {.ids = ids, .positions = positions, .table = w.embedding, .position_table = w.position});
+                    std::span<const int32_t> positions, Communicator* ranks) {
+  EmbeddingParams p{.ids = ids, .positions = positions, .table = w.embedding, .position_table = w.position};
+  if (ranks != nullptr) {
+    const Slice mine = vocabulary_slice(config.vocab, ranks->size(), ranks->rank());
+    p.table.rows = mine.count;
+    p.first_id = mine.first;
+  }
+  Matrix x = embed(config, p);
+  sum_over_ranks(x, ranks);
   return config.embedding_norm ? normalise(config, w.embedding_norm, x) : x;
 }
 

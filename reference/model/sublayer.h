@@ -6,6 +6,7 @@
 
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
+#include "harness/parallel/communicator.h"
 #include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
 
@@ -21,10 +22,10 @@ Matrix residual(const ModelConfig& config, const NormWeight& norm, MatrixView x,
   return normalise(config, norm, add(x, sublayer(x)));
 }
 
-/// Embedding, position and, where the model has one, the norm after them, for tokens of one side. [tokens,
-/// d_model]
+/// Embedding, position and, where the model has one, the norm after them, for tokens of one side; each
+/// rank has some rows of the table. [tokens, d_model]
 Matrix embed_tokens(const ModelConfig& config, const StackWeight& w, std::span<const int32_t> ids,
-                    std::span<const int32_t> positions);
+                    std::span<const int32_t> positions, Communicator* ranks = nullptr);
 
 /// 0, 1, 2, ... within each sequence, packed [tokens].
 std::vector<int32_t> packed_positions(const TransformerBatch& batch);

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "reference/ops/dense.h"
+#include "reference/ops/ranks.h"
 
 namespace tandem::reference {
 
@@ -37,7 +38,7 @@ Matrix feed_forward(MatrixView x, const FfnWeight& w, Activation activation, con
     hidden.values[i] =
         static_cast<float>(gated ? activate(activation, gate.values[i]) * u : activate(activation, u));
   }
-  return dense(hidden, w.down, numerics);
+  return last_product(hidden, w.down, numerics);
 }
 
 }  // namespace tandem::reference

@@ -8,9 +8,13 @@
 #include "harness/weights/weights.h"
 #include "reference/ops/matrix.h"
 
+namespace tandem {
+class Communicator;
+}
+
 namespace tandem::reference {
 
-/// What happens to activations on their way into products and into the K/V cache.
+/// What happens to activations on their way into products, into the K/V cache and between ranks.
 struct Numerics {
   DType kv = DType::
       kF32;  ///< keys and values of the decoder: kF8 or kI8, one scale a head and token; kF32: as they are
@@ -19,6 +23,12 @@ struct Numerics {
   bool bf16_inputs = false;
   /// Sees the rows of every product and its matrix before the product.
   std::function<void(MatrixView x, const DenseWeight& w)> observe = {};
+  /// The ranks that the model is laid over: the weights are this rank's (TensorSlice) and the config its rank_config(). Null:
+  /// the model is whole.
+  Communicator* ranks = nullptr;
+  /// Of a whole model: rows of the products that end a sublayer are quantised in so many parts of equal width, as a model
+  /// over so many ranks does it. A rank does not know the other ranks' largest values; the finer scales cost no accuracy.
+  int input_parts = 1;
 };
 
 /// Each row of x as kF8 or kI8 codes with one scale, times that scale (harness/weights/values/quantise.h). Throws Error for
