@@ -23,9 +23,9 @@ bool quantises_activations(const WeightForm& form) {
 }
 
 void check_made(const WeightForm& form) {
-  if (!form.sparsity.dense()) {
+  if (!form.sparsity.dense() && form.calibration != Calibration::kNone) {
     throw ImpossibleCase(
-        fmt::format("sparsity: weights are made dense only, not '{}'", sparsity_text(form.sparsity)));
+        fmt::format("calibration: for dense weights only, not sparsity '{}'", sparsity_text(form.sparsity)));
   }
   const bool fits = form.calibration == Calibration::kNone ||
                     (form.calibration == Calibration::kSmoothQuant

@@ -46,8 +46,7 @@ struct WeightForm {
 bool lossy(const WeightForm& form);
 /// Are activations quantised too, so that the values of the weights alone do not say what is computed?
 bool quantises_activations(const WeightForm& form);
-/// Throws ImpossibleCase naming the axis for a form that nothing here makes yet (pruned), or a calibration that the precision
-/// does not have.
+/// Throws ImpossibleCase naming the axis for a calibration that the precision does not have, or one of pruned weights.
 void check_made(const WeightForm& form);
 /// "bf16", "fp8 2:4 slice 1/4 as f32": for messages and keys of caches. Equal for equal forms alone.
 std::string form_text(const WeightForm& form);

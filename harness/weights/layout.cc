@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <stdexcept>
 #include <string_view>
 #include <utility>
@@ -11,6 +10,7 @@
 #include "harness/base/error.h"
 #include "harness/base/host_device.h"
 #include "harness/parallel/parallel.h"
+#include "harness/weights/pruning/prune.h"
 #include "harness/weights/values/seed_scale.h"
 
 namespace tandem {
@@ -49,12 +49,13 @@ int64_t count_of(const IndexRuns& runs) {
 struct LayerPart {
   int whole_layer = 0;  ///< its number in the whole model
   IndexRuns self_inner, cross_inner, ffn;
+  IndexRuns all_self_inner, all_cross_inner, all_ffn;  ///< the same of all ranks
 };
 
 /// One side after pruning and slicing.
 struct StackPart {
   std::string_view side;
-  StackConfig whole;
+  StackConfig whole, left;
   const KeptStack& kept;
   LayerParallelParam slice;
 
@@ -65,42 +66,61 @@ struct StackPart {
     return {.whole_layer = kept.layers.empty() ? n : kept.layers[static_cast<size_t>(n)],
             .self_inner = runs_of(list(kept.self_heads), slice.head_slice, head_dim),
             .cross_inner = runs_of(list(kept.cross_heads), slice.head_slice, head_dim),
-            .ffn = runs_of(list(kept.ffn), slice.ffn_slice, 1)};
+            .ffn = runs_of(list(kept.ffn), slice.ffn_slice, 1),
+            .all_self_inner = runs_of(list(kept.self_heads), {0, left.heads}, head_dim),
+            .all_cross_inner = runs_of(list(kept.cross_heads), {0, left.heads}, head_dim),
+            .all_ffn = runs_of(list(kept.ffn), {0, left.d_ff}, 1)};
   }
 };
 
 // Appends tensors to a layout. Tensors of one group lie back to back.
 class Builder {
  public:
-  Builder(const ModelConfig& whole, WeightLayout& layout) : whole_(whole), layout_(layout) {}
+  Builder(const ModelConfig& whole, const Pruning& pruning, WeightLayout& layout)
+      : whole_(whole), pruning_(pruning), layout_(layout) {}
 
   struct Part {
     std::string name;  ///< here
     WholeTensor whole;
     IndexRuns rows, cols;
+    IndexRuns model_cols = {};                 ///< empty: as cols
     int64_t padded_rows = 0, padded_cols = 0;  ///< 0: as many as the runs have
   };
 
   void group(std::vector<Part> parts, TensorUse use) {
-    const Storage storage = storage_of(layout_.form, use);
+    Storage storage = storage_of(layout_.form, use);
+    storage.bitmap = !layout_.form.plain && use == TensorUse::kProduct && bitmap_pays(parts);
     const size_t first = layout_.tensors.size();
     align(std::max<int64_t>(kGroupAlignment, tensor_bytes(storage.dtype, 128)));
     for (Part& p : parts) {
       const int64_t rows = p.padded_rows != 0 ? p.padded_rows : count_of(p.rows);
       const int64_t cols = p.padded_cols != 0 ? p.padded_cols : count_of(p.cols);
+      const PrunedMatrix* pruned = use == TensorUse::kProduct ? pruned_matrix(p.name) : nullptr;
       layout_.index.emplace(p.name, layout_.tensors.size());
       layout_.tensors.push_back({.name = std::move(p.name),
                                  .rows = rows,
                                  .cols = cols,
                                  .whole = std::move(p.whole),
                                  .row_runs = std::move(p.rows),
-                                 .col_runs = std::move(p.cols),
+                                 .col_runs = p.cols,
+                                 .model_cols = p.model_cols.empty() ? p.cols : std::move(p.model_cols),
                                  .use = use,
-                                 .storage = storage});
+                                 .storage = storage,
+                                 .cut = pruned == nullptr ? std::nullopt : std::optional(pruned->cut)});
+      if (storage.bitmap)
+        start_rows(layout_.tensors.back(), pruned->row_kept, layout_.tensors.size() - 1 == first);
     }
+    if (use == TensorUse::kProduct) check_fours(first);
     place(first, &TensorSpec::offset, &TensorSpec::value_bytes);
     if (storage.scale_group != 0) place(first, &TensorSpec::scale_offset, &TensorSpec::scale_bytes);
     if (storage.two_of_four) place(first, &TensorSpec::metadata_offset, &TensorSpec::metadata_bytes);
+    if (storage.bitmap) {
+      place(first, &TensorSpec::bitmap_offset, &TensorSpec::bitmap_bytes);
+      place(first, &TensorSpec::starts_offset, &TensorSpec::starts_bytes);
+      layout_.bytes += static_cast<int64_t>(sizeof(uint32_t));  // where the last row ends
+      for (size_t i = first; i < layout_.tensors.size(); ++i)
+        layout_.tensors[i].group_offset = layout_.tensors[first].offset;
+    }
   }
 
   void table(std::string name, int64_t rows, int64_t cols, double deviation) {
@@ -131,7 +151,7 @@ class Builder {
   struct Dense {
     std::string name, whole;
     int64_t whole_out = 0, whole_in = 0;
-    IndexRuns out, in;
+    IndexRuns out, in, model_in;
     DenseScale scale;
   };
 
@@ -146,7 +166,8 @@ class Builder {
                                    .exponent = seed_exponent(d.scale.weight),
                                    .outlier_rows = true},
                          .rows = d.out,
-                         .cols = d.in});
+                         .cols = d.in,
+                         .model_cols = d.model_in});
       biases.push_back({.name = d.name + ".bias",
                         .whole = {.name = d.whole + ".bias",
                                   .cols = d.whole_out,
@@ -172,20 +193,65 @@ class Builder {
     }
   }
 
+  /// Which of its weights go by their magnitude, or nullptr: none.
+  const PrunedMatrix* pruned_matrix(const std::string& name) const {
+    const auto found = pruning_.matrices.find(name);
+    if (found != pruning_.matrices.end()) return &found->second;
+    if (layout_.form.sparsity.by_magnitude())
+      throw Error(fmt::format("weights: nothing says which of {} are kept", name));
+    return nullptr;
+  }
+
+  bool bitmap_pays(const std::vector<Part>& parts) const {
+    int64_t size = 0, kept = 0;
+    for (const Part& p : parts) {
+      const PrunedMatrix* pruned = pruned_matrix(p.name);
+      if (pruned == nullptr) return false;
+      size += pruned->size;
+      kept += pruned->kept;
+    }
+    return static_cast<double>(size - kept) >= kBitmapLeastRemoved * static_cast<double>(size);
+  }
+
+  /// Where each row's values start, behind those of the tensor before in its group.
+  void start_rows(TensorSpec& t, const std::vector<uint32_t>& row_kept, bool first) {
+    if (static_cast<int64_t>(row_kept.size()) != t.rows)
+      throw Error(
+          fmt::format("weights: {} rows of {} were counted, it has {}", row_kept.size(), t.name, t.rows));
+    int64_t at = first ? 0 : layout_.tensors[layout_.tensors.size() - 2].row_starts.back();
+    for (const uint32_t kept : row_kept) {
+      t.row_starts.push_back(static_cast<uint32_t>(at));
+      at += t.storage.packed_row_bytes(kept) / Storage::kRowStartBytes;
+    }
+    t.row_starts.push_back(static_cast<uint32_t>(at));
+  }
+
+  /// Throws ImpossibleCase unless four divides the rows of 2:4, of the model and of this rank.
+  void check_fours(size_t first) const {
+    if (!layout_.form.sparsity.two_of_four) return;
+    for (size_t i = first; i < layout_.tensors.size(); ++i) {
+      const TensorSpec& t = layout_.tensors[i];
+      if (t.cols % 4 == 0 && count_of(t.model_cols) % 4 == 0) continue;
+      throw ImpossibleCase(fmt::format("sparsity: 2:4 needs rows that 4 divides, {} has {} columns{}", t.name,
+                                       t.cols, layout_.form.slice.degree == 1 ? "" : " on a rank"));
+    }
+  }
+
   const ModelConfig& whole_;
+  const Pruning& pruning_;
   WeightLayout& layout_;
 };
 
 /// Lays out a model, one function a part of it.
 class ModelLayout {
  public:
-  ModelLayout(const ModelConfig& whole, const Kept& kept, WeightLayout& layout)
+  ModelLayout(const ModelConfig& whole, const Pruning& pruning, WeightLayout& layout)
       : c_(whole),
         layout_(layout),
         scale_(whole),
-        b_(whole, layout),
-        encoder_(part("encoder", whole.encoder, layout.config.encoder, kept.encoder)),
-        decoder_(part("decoder", whole.decoder, layout.config.decoder, kept.decoder)) {}
+        b_(whole, pruning, layout),
+        encoder_(part("encoder", whole.encoder, layout.config.encoder, pruning.kept.encoder)),
+        decoder_(part("decoder", whole.decoder, layout.config.decoder, pruning.kept.decoder)) {}
 
   void build() {
     if (c_.shared_embeddings) vocabulary("shared.embedding", scale_.embedding(), TensorUse::kOther);
@@ -216,7 +282,7 @@ class ModelLayout {
  private:
   StackPart part(std::string_view side, const StackConfig& whole, const StackConfig& kept,
                  const KeptStack& lists) {
-    return {side, whole, lists,
+    return {side, whole, kept, lists,
             layer_parallel(kept, c_.vocab, layout_.form.slice.degree, layout_.form.slice.rank, 0)};
   }
 
@@ -248,28 +314,32 @@ class ModelLayout {
     if (c_.position == Position::kLearned)
       b_.table(prefix + "position", c_.position_offset + c_.max_positions, c_.d_model, scale_.position());
     if (c_.embedding_norm) b_.norm(prefix + "embedding_norm");
-    if (c_.position != Position::kRelative) return;
-    // One table for all layers: pruned heads leave different ones in each, and every layer reads its own columns.
-    b_.group(
-        {{.name = prefix + "relative_bias",
-          .whole = {.name = prefix + "relative_bias",
-                    .rows = c_.relative_buckets,
-                    .cols = s.whole.heads,
-                    .exponent = seed_exponent(kRelativeBiasDeviation)},
-          .rows = all_of(c_.relative_buckets),
-          .cols = s.kept.self_heads.empty() ? runs_of({}, s.slice.head_slice, 1) : all_of(s.whole.heads)}},
-        TensorUse::kOther);
+    if (c_.position == Position::kRelative && s.kept.self_heads.empty())
+      relative_bias(s, prefix, runs_of({}, s.slice.head_slice, 1));
+  }
+
+  /// The columns of some heads.
+  void relative_bias(const StackPart& s, const std::string& prefix, const IndexRuns& heads) {
+    b_.group({{.name = prefix + "relative_bias",
+               .whole = {.name = fmt::format("{}.relative_bias", s.side),
+                         .rows = c_.relative_buckets,
+                         .cols = s.whole.heads,
+                         .exponent = seed_exponent(kRelativeBiasDeviation)},
+               .rows = all_of(c_.relative_buckets),
+               .cols = heads}},
+             TensorUse::kOther);
   }
 
   Builder::Dense product(std::string_view side, int layer, const LayerPart& p, std::string_view tensor,
                          const IndexRuns& out, int64_t whole_out, const IndexRuns& in, int64_t whole_in,
-                         const DenseScale& scale) const {
+                         const DenseScale& scale, const IndexRuns& model_in = {}) const {
     return {.name = layer_name(side, layer, tensor),
             .whole = layer_name(side, p.whole_layer, tensor),
             .whole_out = whole_out,
             .whole_in = whole_in,
             .out = out,
             .in = in,
+            .model_in = model_in,
             .scale = scale};
   }
 
@@ -282,10 +352,16 @@ class ModelLayout {
     const int64_t d = c_.d_model, inner = c_.inner(s.whole);
     const IndexRuns model = all_of(d);
     layer_norm(s.side, layer, p, "self_norm");
+    // Other heads are left in each layer: each has the columns of its own.
+    if (c_.position == Position::kRelative && !s.kept.self_heads.empty()) {
+      const auto& heads = s.kept.self_heads[static_cast<size_t>(layer)];
+      relative_bias(s, fmt::format("{}.layers.{}.", s.side, layer), runs_of(heads, s.slice.head_slice, 1));
+    }
     b_.dense({product(s.side, layer, p, "self.q", p.self_inner, inner, model, d, scale.q),
               product(s.side, layer, p, "self.k", p.self_inner, inner, model, d, scale.k),
               product(s.side, layer, p, "self.v", p.self_inner, inner, model, d, scale.v)});
-    b_.dense({product(s.side, layer, p, "self.out", model, d, p.self_inner, inner, scale.out)});
+    b_.dense(
+        {product(s.side, layer, p, "self.out", model, d, p.self_inner, inner, scale.out, p.all_self_inner)});
   }
 
   // The keys and values of all layers' cross-attentions together: one product makes them.
@@ -305,7 +381,8 @@ class ModelLayout {
     const int64_t d = c_.d_model, inner = c_.inner(c_.decoder);
     layer_norm("decoder", layer, p, "cross_norm");
     b_.dense({product("decoder", layer, p, "cross.q", p.cross_inner, inner, all_of(d), d, s.q)});
-    b_.dense({product("decoder", layer, p, "cross.out", all_of(d), d, p.cross_inner, inner, s.out)});
+    b_.dense({product("decoder", layer, p, "cross.out", all_of(d), d, p.cross_inner, inner, s.out,
+                      p.all_cross_inner)});
   }
 
   void ffn(const StackPart& s, int layer, const LayerPart& p, const FfnScale& scale, double gamma = 1) {
@@ -319,7 +396,7 @@ class ModelLayout {
     } else {
       b_.dense({up("ffn.up")});
     }
-    b_.dense({product(s.side, layer, p, "ffn.down", all_of(d), d, p.ffn, inner, scale.down)});
+    b_.dense({product(s.side, layer, p, "ffn.down", all_of(d), d, p.ffn, inner, scale.down, p.all_ffn)});
   }
 
   void head() {
@@ -347,34 +424,6 @@ class ModelLayout {
   StackPart encoder_, decoder_;
 };
 
-/// Throws UsageError unless the lists are of `layers` layers, of one length each, rising and within [0, whole).
-void check_lists(std::string_view what, const std::vector<std::vector<int>>& lists, int layers, int whole) {
-  if (lists.empty()) return;
-  const auto refuse = [&](std::string_view why) { throw UsageError(fmt::format("kept {}: {}", what, why)); };
-  if (static_cast<int>(lists.size()) != layers)
-    refuse(fmt::format("{} lists for {} layers", lists.size(), layers));
-  for (const std::vector<int>& list : lists) {
-    if (list.empty() || list.size() != lists.front().size())
-      refuse("lists of several lengths, or empty ones");
-    if (list.front() < 0 || list.back() >= whole || !std::ranges::is_sorted(list, std::less_equal<>()))
-      refuse(fmt::format("indices must rise within [0, {})", whole));
-  }
-}
-
-StackConfig kept_stack(std::string_view side, const StackConfig& whole, const KeptStack& kept) {
-  StackConfig stack = whole;
-  if (!kept.layers.empty()) {
-    check_lists(fmt::format("{}.layers", side), {kept.layers}, 1, whole.layers);
-    stack.layers = static_cast<int>(kept.layers.size());
-  }
-  check_lists(fmt::format("{}.self_heads", side), kept.self_heads, stack.layers, whole.heads);
-  check_lists(fmt::format("{}.cross_heads", side), kept.cross_heads, stack.layers, whole.heads);
-  check_lists(fmt::format("{}.ffn", side), kept.ffn, stack.layers, whole.d_ff);
-  if (!kept.self_heads.empty()) stack.heads = static_cast<int>(kept.self_heads.front().size());
-  if (!kept.ffn.empty()) stack.d_ff = static_cast<int>(kept.ffn.front().size());
-  return stack;
-}
-
 }  // namespace
 
 int64_t WeightLayout::size() const {
@@ -393,22 +442,10 @@ bool WeightLayout::contains(const std::string& name) const {
   return index.contains(name);
 }
 
-ModelConfig kept_config(const ModelConfig& whole, const Kept& kept) {
-  ModelConfig config = whole;
-  config.encoder = kept_stack("encoder", whole.encoder, kept.encoder);
-  config.decoder = kept_stack("decoder", whole.decoder, kept.decoder);
-  if (kept.decoder.cross_heads.empty() != kept.decoder.self_heads.empty() ||
-      (!kept.decoder.cross_heads.empty() &&
-       kept.decoder.cross_heads.front().size() != kept.decoder.self_heads.front().size())) {
-    throw UsageError("kept decoder.cross_heads: must be as many as decoder.self_heads");
-  }
-  return config;
-}
-
-WeightLayout weight_layout(const ModelConfig& whole, const WeightForm& form, const Kept& kept) {
+WeightLayout weight_layout(const ModelConfig& whole, const WeightForm& form, const Pruning& pruning) {
   check(whole);
-  WeightLayout layout{.config = kept_config(whole, kept), .form = form};
-  ModelLayout(whole, kept, layout).build();
+  WeightLayout layout{.config = kept_config(whole, pruning.kept), .form = form, .expected = pruning.expected};
+  ModelLayout(whole, pruning, layout).build();
   for (const TensorSpec& t : layout.tensors) {
     if (t.use != TensorUse::kHead || t.storage.scale_group == 0) continue;
     layout.bytes =
@@ -416,6 +453,14 @@ WeightLayout weight_layout(const ModelConfig& whole, const WeightForm& form, con
                   t.scale_offset + (t.rows + kReadPastRows) * t.storage.scale_row_bytes(t.cols)});
   }
   return layout;
+}
+
+WeightLayout weight_layout(const ModelConfig& whole, const WeightForm& form, const Kept& kept) {
+  return weight_layout(whole, form, Pruning{.kept = kept});
+}
+
+WeightLayout weight_layout(const ModelConfig& whole, const WeightForm& form) {
+  return weight_layout(whole, form, form.sparsity.dense() ? Pruning{} : expected_pruning(whole, form));
 }
 
 }  // namespace tandem

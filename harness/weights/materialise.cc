@@ -13,6 +13,7 @@
 #include "harness/base/half.h"
 #include "harness/base/sha256.h"
 #include "harness/weights/packed.h"
+#include "harness/weights/pruning/prune.h"
 #include "harness/weights/values/checkpoint.h"
 #include "harness/weights/values/convert.h"
 #include "harness/weights/values/quantise.h"
@@ -24,71 +25,85 @@ namespace {
 
 constexpr int64_t kChunk = int64_t{1} << 20;  // values in fp32 at once
 
-/// Codes, scales and values of a rectangle of a tensor.
-struct QuantisedRectangle {
-  std::vector<uint32_t> codes;  // [rows, cols]
-  std::vector<float> scales;    // [rows, groups]
-  std::vector<float> values;    // [rows, cols]
+/// A rectangle of a tensor on the grid of a form.
+struct GridRectangle {
+  std::vector<uint32_t> codes = {};  // [rows, cols]; with scales
+  std::vector<float> scales = {};    // [rows, groups]
+  std::vector<float> values = {};    // [rows, cols]
+  std::vector<uint8_t> kept = {};    // [rows, cols]
   int64_t first_group = 0, groups = 0;
 };
 
-/// The column of the whole tensor that column `col` of `t` is, or -1 where it is padding.
-int64_t whole_col(const TensorSpec& t, int64_t col) {
-  for (const IndexRun& run : t.col_runs) {
-    if (col < run.count) return run.first + col;
-    col -= run.count;
-  }
-  return -1;
+int64_t count_of(const IndexRuns& runs) {
+  int64_t count = 0;
+  for (const IndexRun& run : runs) count += run.count;
+  return count;
 }
 
-/// The group of the whole row whose scale the columns of group `g` of `t` have. Throws ImpossibleCase where they have two.
-int64_t whole_group(const TensorSpec& t, const Storage& storage, int64_t g) {
+/// The column of the smaller model that the first column of `t` is; those behind it follow.
+int64_t first_model_col(const TensorSpec& t) {
+  int64_t at = 0;
+  for (const IndexRun& run : t.model_cols) {
+    const int64_t first = t.col_runs.front().first;
+    if (first >= run.first && first < run.first + run.count) return at + first - run.first;
+    at += run.count;
+  }
+  throw Error(fmt::format("weights: {} has columns that its model has not", t.name));
+}
+
+/// The group of the model's row whose scale the columns of group `g` of `t` have. Throws ImpossibleCase where they have two.
+int64_t model_group(const TensorSpec& t, const Storage& storage, int64_t g) {
   if (storage.scale_group == Storage::kWholeRow) return 0;
   const int64_t first = g * storage.scale_group, last = std::min(first + storage.scale_group, t.cols) - 1;
-  const int64_t group = whole_col(t, first) / storage.scale_group;
-  for (int64_t col = first; col <= last; ++col) {
-    if (whole_col(t, col) / storage.scale_group != group) {
-      throw ImpossibleCase(
-          fmt::format("precision: columns {} to {} of {} would need scales of two groups of {}", first, last,
-                      t.name, storage.scale_group));
-    }
+  const int64_t here = first_model_col(t);
+  const int64_t group = (here + first) / storage.scale_group;
+  if ((here + last) / storage.scale_group != group) {
+    throw ImpossibleCase(
+        fmt::format("precision: columns {} to {} of {} would need scales of two groups of {}", first, last,
+                    t.name, storage.scale_group));
   }
   return group;
 }
 
-/// The scales are the whole matrix's: its whole rows are read, whatever part of them is here.
-QuantisedRectangle quantise_rectangle(const WeightSource& source, const TensorSpec& t, const Storage& storage,
-                                      const Rectangle& at) {
-  QuantisedRectangle q;
+/// The scales are the whole matrix's, all ranks': its whole rows are read, whatever part of them is here.
+GridRectangle quantise_rectangle(const WeightSource& source, const SparsitySpec& sparsity,
+                                 const TensorSpec& t, const Storage& storage, const Rectangle& at) {
+  GridRectangle q;
   const int64_t width = storage.scale_group == Storage::kWholeRow ? t.cols : storage.scale_group;
   q.first_group = at.first_col / width;
   q.groups = at.size() == 0 ? 0 : (at.first_col + at.cols - 1) / width - q.first_group + 1;
   q.codes.assign(static_cast<size_t>(at.size()), 0);
   q.values.assign(static_cast<size_t>(at.size()), 0.0f);
+  q.kept.assign(static_cast<size_t>(at.size()), 0);
   q.scales.assign(static_cast<size_t>(at.rows * q.groups), 0.0f);
-  std::vector<int64_t> cols, groups;
-  for (int64_t c = 0; c < at.cols; ++c) cols.push_back(whole_col(t, at.first_col + c));
-  for (int64_t g = 0; g < q.groups; ++g) groups.push_back(whole_group(t, storage, q.first_group + g));
+  std::vector<int64_t> groups;
+  for (int64_t g = 0; g < q.groups; ++g) groups.push_back(model_group(t, storage, q.first_group + g));
+  const int64_t first_col = first_model_col(t) + at.first_col;
 
-  TensorSpec whole_rows = t;  // this layout's rows, every column
-  whole_rows.cols = t.whole.cols;
-  whole_rows.col_runs = {{0, t.whole.cols}};
-  std::vector<float> rows(static_cast<size_t>(at.rows * t.whole.cols));
-  read_values(source, whole_rows, {at.first_row, at.rows, 0, t.whole.cols}, rows);
+  TensorSpec whole_rows{.name = t.name,
+                        .rows = t.rows,
+                        .cols = count_of(t.model_cols),
+                        .whole = t.whole,
+                        .row_runs = t.row_runs,
+                        .col_runs = t.model_cols,
+                        .use = t.use,
+                        .cut = t.cut};
+  const Rectangle read{at.first_row, at.rows, 0, whole_rows.cols};
+  std::vector<float> rows(static_cast<size_t>(read.size()));
+  std::vector<uint8_t> kept(rows.size());
+  read_kept(source, sparsity, whole_rows, read, rows, kept);
 #pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < at.rows; ++r) {
-    const auto n = static_cast<size_t>(t.whole.cols);
-    const std::span<const float> row(rows.data() + r * t.whole.cols, n);
+    const auto n = static_cast<size_t>(read.cols);
+    const std::span<const float> row(rows.data() + r * read.cols, n);
     std::vector<uint32_t> codes(n);
-    std::vector<float> scales(static_cast<size_t>(storage.scales_per_row(t.whole.cols))), back(n);
+    std::vector<float> scales(static_cast<size_t>(storage.scales_per_row(read.cols))), back(n);
     quantise_row(storage, row, codes, scales);
     dequantise_row(storage, codes, scales, back);
-    for (int64_t c = 0; c < at.cols; ++c) {
-      if (cols[static_cast<size_t>(c)] < 0) continue;
-      const auto from = static_cast<size_t>(cols[static_cast<size_t>(c)]);
-      q.codes[static_cast<size_t>(r * at.cols + c)] = codes[from];
-      q.values[static_cast<size_t>(r * at.cols + c)] = back[from];
-    }
+    const int64_t count = std::min(at.cols, read.cols - first_col);  // the rest is padding
+    std::copy_n(codes.data() + first_col, count, q.codes.data() + r * at.cols);
+    std::copy_n(back.data() + first_col, count, q.values.data() + r * at.cols);
+    std::copy_n(kept.data() + r * read.cols + first_col, count, q.kept.data() + r * at.cols);
     for (int64_t g = 0; g < q.groups; ++g)
       q.scales[static_cast<size_t>(r * q.groups + g)] =
           scales[static_cast<size_t>(groups[static_cast<size_t>(g)])];
@@ -96,8 +111,83 @@ QuantisedRectangle quantise_rectangle(const WeightSource& source, const TensorSp
   return q;
 }
 
+/// On the grid of the form's own storage.
+GridRectangle grid_rectangle(const WeightSource& source, const WeightForm& form, const TensorSpec& t,
+                             const Rectangle& at) {
+  const Storage own = own_storage(form, t.use);
+  if (own.scale_group != 0) return quantise_rectangle(source, form.sparsity, t, own, at);
+  GridRectangle g{.values = std::vector<float>(static_cast<size_t>(at.size())),
+                  .kept = std::vector<uint8_t>(static_cast<size_t>(at.size()))};
+  read_kept(source, form.sparsity, t, at, g.values, g.kept);
+  // What is not quantised stays in the type of activations.
+  round_weights(lossy({.precision = form.precision}) ? Precision::kBf16 : form.precision, g.values);
+  return g;
+}
+
 uint32_t stored_bits(DType type, float scale) {
   return type == DType::kBF16 ? float_to_bf16(scale) : std::bit_cast<uint32_t>(scale);
+}
+
+/// The bits of values that lie on their type's grid.
+std::vector<uint32_t> value_bits(DType type, const std::vector<float>& values) {
+  std::vector<uint32_t> bits(values.size());
+  std::ranges::transform(values, bits.begin(), [&](float v) -> uint32_t {
+    if (type == DType::kF16) return float_to_fp16(v);
+    return stored_bits(type, v);
+  });
+  return bits;
+}
+
+/// Of 2:4: the rectangle's columns are whole groups of four.
+void store_fours(const TensorSpec& t, const Rectangle& at, const GridRectangle& grid,
+                 const std::vector<uint32_t>& bits, std::span<std::byte> arena) {
+  const Rectangle half{at.first_row, at.rows, at.first_col / 2, at.cols / 2};
+  std::vector<uint32_t> values, marks;
+  for (size_t i = 0; i < bits.size(); ++i) {
+    if (grid.kept[i] == 0) continue;
+    values.push_back(bits[i]);
+    marks.push_back(static_cast<uint32_t>(i % 4));
+  }
+  pack(value_plane(t), half, values, arena);
+  pack(metadata_plane(t), half, marks, arena);
+}
+
+/// Of a bitmap: the rectangle is whole rows.
+void store_bitmap(const TensorSpec& t, const Rectangle& at, const GridRectangle& grid,
+                  const std::vector<uint32_t>& bits, std::span<std::byte> arena) {
+  pack(bitmap_plane(t), at, std::vector<uint32_t>(grid.kept.begin(), grid.kept.end()), arena);
+  pack(starts_plane(t), {0, 1, at.first_row, at.rows + 1},
+       std::span(t.row_starts).subspan(static_cast<size_t>(at.first_row), static_cast<size_t>(at.rows + 1)),
+       arena);
+  for (int64_t r = 0; r < at.rows; ++r) {
+    std::vector<uint32_t> values;
+    for (int64_t i = r * at.cols; i < (r + 1) * at.cols; ++i) {
+      if (grid.kept[static_cast<size_t>(i)] != 0) values.push_back(bits[static_cast<size_t>(i)]);
+    }
+    const auto stored = static_cast<int64_t>(values.size());
+    pack(bitmap_row_plane(t, at.first_row + r, stored), {0, 1, 0, stored}, values, arena);
+  }
+}
+
+void store_scales(const TensorSpec& t, const Rectangle& at, const GridRectangle& grid,
+                  std::span<std::byte> arena) {
+  if (t.storage.scale_group == 0) return;
+  std::vector<uint32_t> scales;
+  for (const float scale : grid.scales) scales.push_back(stored_bits(t.storage.scale_dtype, scale));
+  pack(scale_plane(t), {at.first_row, at.rows, grid.first_group, grid.groups}, scales, arena);
+}
+
+/// What a sparse storage has of a rectangle, or of a wider one of the same rows.
+void store_sparse(const WeightSource& source, const WeightLayout& layout, const TensorSpec& t, Rectangle at,
+                  std::span<std::byte> arena) {
+  const Storage& storage = t.storage;
+  const int64_t end = storage.bitmap ? t.cols : (at.first_col + at.cols + 3) / 4 * 4;
+  at.first_col = storage.bitmap ? 0 : at.first_col / 4 * 4;
+  at.cols = end - at.first_col;
+  const GridRectangle grid = grid_rectangle(source, layout.form, t, at);
+  const auto bits = storage.scale_group != 0 ? grid.codes : value_bits(storage.dtype, grid.values);
+  (storage.bitmap ? store_bitmap : store_fours)(t, at, grid, bits, arena);
+  store_scales(t, at, grid, arena);
 }
 
 void fill_arena(const WeightSource& source, const WeightLayout& layout, std::span<std::byte> arena) {
@@ -122,6 +212,7 @@ std::string layout_key(const WeightLayout& layout) {
   for (const TensorSpec& t : layout.tensors) {
     hash.update(fmt::format("\n{} {} {}x{} {} {} at {}", t.name, t.whole.name, t.rows, t.cols, t.whole.base,
                             t.whole.exponent, t.offset));
+    if (t.cut) hash.update(fmt::format(" over {} to {}", t.cut->threshold, t.cut->last_tie));
     add(t.row_runs);
     hash.update(" /");
     add(t.col_runs);
@@ -148,36 +239,24 @@ bool upload_cached(const WeightSource& source, const WeightLayout& layout, const
 
 void read_rounded(const WeightSource& source, const WeightLayout& layout, const TensorSpec& t,
                   const Rectangle& at, std::span<float> out) {
-  const Storage own = own_storage(layout.form, t.use);
-  if (own.scale_group != 0) {
-    const QuantisedRectangle q = quantise_rectangle(source, t, own, at);
-    std::ranges::copy(q.values, out.begin());
-    return;
-  }
-  read_values(source, t, at, out);
-  // What is not quantised stays in the type of activations.
-  round_weights(lossy({.precision = layout.form.precision}) ? Precision::kBf16 : layout.form.precision, out);
+  std::ranges::copy(grid_rectangle(source, layout.form, t, at).values, out.begin());
 }
 
 void store_rectangle(const WeightSource& source, const WeightLayout& layout, const TensorSpec& t,
                      const Rectangle& at, std::span<std::byte> arena) {
   const Storage& storage = t.storage;
-  if (storage.two_of_four) throw Error(fmt::format("weights: {} is stored with masks", t.name));
+  if (storage.two_of_four || storage.bitmap) return store_sparse(source, layout, t, at, arena);
   if (storage.scale_group != 0) {
-    const QuantisedRectangle q = quantise_rectangle(source, t, storage, at);
-    pack(value_plane(t), at, q.codes, arena);
-    const Rectangle groups{at.first_row, at.rows, q.first_group, q.groups};
-    std::vector<uint32_t> scales;
-    for (const float scale : q.scales) scales.push_back(stored_bits(storage.scale_dtype, scale));
-    pack(scale_plane(t), groups, scales, arena);
-    return;
+    const GridRectangle grid = grid_rectangle(source, layout.form, t, at);
+    pack(value_plane(t), at, grid.codes, arena);
+    return store_scales(t, at, grid, arena);
   }
   std::vector<float> values(static_cast<size_t>(at.size()));
   // Storing in the form's own 16 bits rounds to its grid.
   if (storage.dtype == DType::kF32 || storage.dtype != activation_dtype(layout.form.precision)) {
     read_rounded(source, layout, t, at, values);
   } else {
-    read_values(source, t, at, values);
+    read_kept(source, layout.form.sparsity, t, at, values);
   }
   const auto store = [&](int64_t row, int64_t from, int64_t count) {
     convert_values(
@@ -193,6 +272,7 @@ void store_rectangle(const WeightSource& source, const WeightLayout& layout, con
 
 void materialise(const WeightSource& source, const WeightLayout& layout, const WeightTarget& target) {
   check_made(layout.form);
+  if (layout.expected) throw Error("weights: a layout of expected sizes has no values");
   if (source.calibration() != layout.form.calibration)
     throw Error(fmt::format("weights: '{}' needs values that were scaled for it", form_text(layout.form)));
   if (!target.host.empty()) {
@@ -235,7 +315,8 @@ HostWeights empty_host_weights(const ModelConfig& config) {
 }
 
 HostWeights host_weights(const ModelConfig& config, const WeightSource& source, const WeightForm& form) {
-  HostWeights host{.layout = weight_layout(config, form.in_fp32())};
+  const WeightForm plain = form.in_fp32();
+  HostWeights host{.layout = weight_layout(config, plain, prune(source, config, plain))};
   try {
     host.arena.resize(static_cast<size_t>(host.layout.bytes) / sizeof(float));
   } catch (const std::bad_alloc&) {

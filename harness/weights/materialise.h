@@ -42,7 +42,7 @@ void read_rounded(const WeightSource& source, const WeightLayout& layout, const 
                   const Rectangle& at, std::span<float> out);
 /// The same stored at its place in an arena: values, or codes with the scales of the groups that the rectangle touches.
 /// Padding is stored too. Throws ImpossibleCase where a group of this layout would need scales of two groups of the whole
-/// matrix, Error for 2:4.
+/// matrix. Of a sparse storage the whole groups of four, or the whole rows, that the rectangle touches are stored.
 void store_rectangle(const WeightSource& source, const WeightLayout& layout, const TensorSpec& tensor,
                      const Rectangle& at, std::span<std::byte> arena);
 

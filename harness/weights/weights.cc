@@ -36,6 +36,11 @@ class Binder {
                   storage.scales_per_row(spec.cols)};
     w.two_of_four = storage.two_of_four;
     if (w.two_of_four) w.metadata = address(spec.metadata_offset);
+    if (storage.bitmap) {
+      w.weight.data = address(spec.group_offset);
+      w.bitmap = address(spec.bitmap_offset);
+      w.row_starts = static_cast<const uint32_t*>(address(spec.starts_offset));
+    }
     if (quantises_activations(layout_.form)) {
       const DType own = own_storage(layout_.form, spec.use).dtype;
       if (dtype_bits(own) == 8) w.input_dtype = own;
@@ -99,6 +104,7 @@ ModelWeights bind_weights(const WeightLayout& layout, const void* base) {
   for (int layer = 0; layer < c.encoder.layers; ++layer) {
     const auto name = [&](std::string_view tensor) { return layer_name("encoder", layer, tensor); };
     w.encoder.layers.push_back({.self_norm = b.norm(name("self_norm")),
+                                .relative_bias = b.view(name("relative_bias")),
                                 .self = bind_attention(b, name("self"), true),
                                 .ffn_norm = b.norm(name("ffn_norm")),
                                 .ffn = bind_ffn(b, name("ffn"))});
@@ -108,6 +114,7 @@ ModelWeights bind_weights(const WeightLayout& layout, const void* base) {
   for (int layer = 0; layer < c.decoder.layers; ++layer) {
     const auto name = [&](std::string_view tensor) { return layer_name("decoder", layer, tensor); };
     w.decoder.layers.push_back({.self_norm = b.norm(name("self_norm")),
+                                .relative_bias = b.view(name("relative_bias")),
                                 .self = bind_attention(b, name("self"), true),
                                 .cross_norm = b.norm(name("cross_norm")),
                                 .cross = bind_attention(b, name("cross"), false),

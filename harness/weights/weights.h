@@ -1,6 +1,7 @@
 // Typed views of the weights that a layout places (layout.h).
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -16,15 +17,24 @@ struct NormWeight {
 
 /// A matrix as it is stored, and its bias.
 struct DenseWeight {
-  TensorView weight;       ///< [out, in]; with two_of_four [out, in / 2]
+  /// [out, in]; with two_of_four [out, in / 2]; with a bitmap [out, in] too, where data is what rows start from
+  TensorView weight;
   TensorView bias;         ///< [out]; empty when the model has none
   TensorView scales = {};  ///< [out, groups of a row]; empty unless the storage has scales
   const void* metadata =
       nullptr;  ///< two bits a stored value, each row from a whole byte on; null unless two_of_four
   bool two_of_four = false;
+  /// A bit an element, set where it is stored, the lowest first, each row from a whole 4-byte word on; null unless the storage
+  /// has one. Then the stored values of row r are from 16 * row_starts[r] bytes behind weight.data on, in their columns' order.
+  const void* bitmap = nullptr;
+  const uint32_t* row_starts = nullptr;  ///< [out + 1]
   /// Rows that are multiplied with the matrix are quantised to this type first, one scale a row (quantise.h), whatever the
   /// matrix itself is stored as; none: they are taken as they are.
   std::optional<DType> input_dtype = {};
+
+  int64_t in() const { return two_of_four ? 2 * weight.cols : weight.cols; }
+  /// Is some of it not stored?
+  bool sparse() const { return two_of_four || bitmap != nullptr; }
 };
 
 struct AttentionWeight {
@@ -43,6 +53,7 @@ struct FfnWeight {
 
 struct EncoderLayerWeight {
   NormWeight self_norm;
+  TensorView relative_bias = {};  ///< [relative_buckets, heads] of this layer alone; empty: the stack's
   AttentionWeight self;
   NormWeight ffn_norm;
   FfnWeight ffn;
@@ -50,6 +61,7 @@ struct EncoderLayerWeight {
 
 struct DecoderLayerWeight {
   NormWeight self_norm;
+  TensorView relative_bias = {};  ///< [relative_buckets, heads] of this layer alone; empty: the stack's
   AttentionWeight self;
   NormWeight cross_norm;
   AttentionWeight cross;

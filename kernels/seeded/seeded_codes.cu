@@ -130,7 +130,9 @@ void launch_rows(const SeededValues& values, const TensorSpec& t, const IndexRun
 
 bool seeded_codes_fit(const TensorSpec& t) {
   const Storage& s = t.storage;
-  if (s.two_of_four || s.scale_group == 0) return false;
+  if (s.two_of_four || s.bitmap || t.cut || s.scale_group == 0) return false;
+  // Scales are of the columns that the smaller model has; these kernels take the whole model's.
+  if (t.model_cols != IndexRuns{{0, t.whole.cols}}) return false;
   if (s.scale_group == Storage::kWholeRow) {
     return (s.dtype == DType::kF8 || s.dtype == DType::kI8) && s.scale_dtype == DType::kF32;
   }

@@ -76,10 +76,8 @@ TEST(SeededCodes, PartsOfAModelEqualTheHostBitForBit) {
       const WeightForm form{.precision = precision, .slice = {.degree = 2, .rank = rank}};
       const std::string what = std::string(precision_name(precision)) + " rank " + std::to_string(rank);
       expect_equal_arenas(spec, weight_layout(config, form), what);
-      if (precision == Precision::kW4a16) continue;
       Kept kept;
       kept.decoder.layers = {config.decoder.layers - 1};
-      kept.encoder.ffn.assign(static_cast<size_t>(config.encoder.layers), {0, 1, 5, 8, 9, 11});
       expect_equal_arenas(spec, weight_layout(config, form, kept), what + " pruned");
     }
   }
@@ -93,7 +91,7 @@ TEST(SeededCodes, LeavesTheRestToTheHost) {
   EXPECT_FALSE(seeded_arena_fits(weight_layout(config, WeightForm{.precision = Precision::kFp8}.in_fp32())));
   Kept kept;
   kept.encoder.ffn.assign(static_cast<size_t>(config.encoder.layers), {0, 1, 5, 8, 9, 11});
-  const WeightLayout pruned = weight_layout(config, {.precision = Precision::kW4a16}, kept);
+  const WeightLayout pruned = weight_layout(config, {.precision = Precision::kW8a16}, kept);
   EXPECT_FALSE(seeded_arena_fits(pruned));
   const WeightsSpec spec{.seed = 1};
   int dummy = 0;
