@@ -36,6 +36,12 @@ PlanBuilder::PlanBuilder(const PlanRequest& request)
   plan_.slice = request.slice.value_or(TensorSlice{});
   const auto [degree, rank] = plan_.slice;
   plan_.config = rank_config(request.config, degree);
+  if (degree > 1 && request.generation) {
+    throw ImpossibleCase(fmt::format(
+        "tp: {} ranks choose tokens greedily by the bare logits; no plan has other rules over a split "
+        "vocabulary yet",
+        degree));
+  }
   vocabulary_ = vocabulary_slice(request.config.vocab, degree, rank);
   plan_.precision = request.precision;
   plan_.batch = request.batch;

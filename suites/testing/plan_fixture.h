@@ -150,7 +150,7 @@ struct Truth {
 };
 inline reference::Numerics numerics_of(const CoverCase& c) {
   const DType kv = kv_dtype(c.precision, c.kv);
-  return {.kv = dtype_bits(kv) == 8 ? kv : DType::kF32};
+  return {.kv = dtype_bits(kv) == 8 ? kv : DType::kF32, .input_parts = c.degree};
 }
 inline Truth truth_of(const Fixture& f, const reference::Numerics& numerics) {
   const ModelConfig& config = f.cover.config;
@@ -161,15 +161,24 @@ inline Truth truth_of(const Fixture& f, const reference::Numerics& numerics) {
           .tokens = std::move(generated.tokens)};
 }
 
-/// Of the case's plan, with whole sublayers or partial sums, against the reference's forward pass.
-inline Errors errors_of(const CoverCase& c, bool partial_sums = false) {
-  const Fixture f(c);
+/// What is to be compared: a case's plan, run with its fixture and the tokens that it is fed.
+using Interpreted = std::function<Outputs(const Fixture&, std::span<const int32_t> fed)>;
+inline Outputs whole_plan(const Fixture& f, std::span<const int32_t> fed) {
+  return interpret(kernels::build_plan(f.request()), f.batch, fed);
+}
+/// Partial sums of one rank.
+inline Outputs one_rank(const Fixture& f, std::span<const int32_t> fed) {
   PlanRequest request = f.request();
-  if (partial_sums) request.slice = TensorSlice{};
-  const StepPlan plan = kernels::build_plan(request);
+  request.slice = TensorSlice{};
+  return interpret(kernels::build_plan(request), f.batch, fed);
+}
+
+/// Against the reference's forward pass.
+inline Errors errors_of(const CoverCase& c, const Interpreted& run = whole_plan) {
+  const Fixture f(c);
   const Truth truth = truth_of(f, numerics_of(c));
-  const Outputs out = interpret(plan, f.batch, truth.tokens);
-  if (plan.buffer(plan_names::kEncoderOutput).dtype == DType::kF32) {
+  const Outputs out = run(f, truth.tokens);
+  if (activation_dtype(c.precision) == DType::kF32) {
     EXPECT_EQ(out.tokens, truth.tokens);
   }
   if (dtype_bits(activation_dtype(c.precision)) == 16) {
@@ -182,21 +191,44 @@ inline Errors errors_of(const CoverCase& c, bool partial_sums = false) {
 /// fp32 storage: equal but for the order of roundings. 16 bits: no worse than the other 16-bit type says of
 /// the model (its unit is 8 times as large, or as small), for some random models turn roundings into errors
 /// many times their size.
-inline void expect_matches_reference(const CoverCase& c, bool partial_sums = false) {
+inline void expect_matches_reference(const CoverCase& c, const Interpreted& run = whole_plan) {
   SCOPED_TRACE(c.text);
-  const Errors errors = errors_of(c, partial_sums);
+  const Errors errors = errors_of(c, run);
   Errors bound{1e-5, 1e-5};
   if (dtype_bits(activation_dtype(c.precision)) == 16) {
     const bool fp16 = c.precision == Precision::kFp16;
     CoverCase other = c;
     other.precision = fp16 ? Precision::kBf16 : Precision::kFp16;
-    const Errors theirs = errors_of(other, partial_sums);
+    const Errors theirs = errors_of(other, run);
     const double spec = fp16 ? 4e-3 : 2e-2;
     const double ratio = 10 * (fp16 ? 1.0 / 8 : 8.0);
     bound = {std::max(spec, ratio * theirs.encoder), std::max(spec, ratio * theirs.logits)};
   }
   EXPECT_LE(errors.encoder, bound.encoder);
   EXPECT_LE(errors.logits, bound.logits);
+}
+
+/// How much the reference of a case changes when what it quantises is rounded to bf16 first.
+inline Errors change_by_rounding(const CoverCase& c) {
+  const Fixture f(c);
+  reference::Numerics numerics = numerics_of(c);
+  const Truth exact = truth_of(f, numerics);
+  numerics.bf16_inputs = true;
+  const reference::Matrix encoder =
+      reference::encoder_forward(c.config, f.weights.encoder, f.batch, numerics);
+  const reference::Matrix logits =
+      reference::forced_logits(c.config, f.weights, f.batch, exact.tokens, kSteps, numerics);
+  return {ordinary_error(encoder.values, exact.encoder, c.config.d_model),
+          ordinary_error(logits.values, exact.logits, c.config.vocab)};
+}
+
+/// The same of plans whose activations or K/V cache are quantised: no worse than such rounding.
+inline void expect_matches_quantised(const CoverCase& c, const Interpreted& run = whole_plan) {
+  SCOPED_TRACE(c.text);
+  const Errors errors = errors_of(c, run);
+  const Errors change = change_by_rounding(c);
+  EXPECT_LE(errors.encoder, std::max(2e-2, 4 * change.encoder));
+  EXPECT_LE(errors.logits, std::max(2e-2, 4 * change.logits));
 }
 
 inline CoverCase small_case() {

@@ -35,12 +35,13 @@ enum Factor : int {
   kPrecision,
   kKernel,
   kKv,
+  kDegree,
   kFactors,
 };
 constexpr const char* kNames[kFactors] = {
     "norm",  "placement", "final_norm", "embedding_norm", "position", "activation", "gated",
     "bias",  "head_bias", "tied",       "shared",         "head_dim", "d_model",    "d_ff",
-    "vocab", "batch",     "lengths",    "precision",      "kernel",   "kv"};
+    "vocab", "batch",     "lengths",    "precision",      "kernel",   "kv",         "tp"};
 
 constexpr int kHeadDims[] = {32, 64, 80, 128};
 constexpr int kWidths[] = {64, 72, 128, 200};
@@ -53,7 +54,7 @@ constexpr const char* kKernels[] = {"auto", "library"};
 using Row = std::vector<int>;
 using Pair = std::tuple<int, int, int, int>;  // factor, value, later factor, value
 
-std::vector<int> levels(size_t precisions, size_t kvs) {
+std::vector<int> levels(size_t precisions, size_t kvs, size_t degrees) {
   std::vector<int> n(kFactors, 2);
   n[kPosition] = 5;
   n[kActivation] = 6;
@@ -64,6 +65,7 @@ std::vector<int> levels(size_t precisions, size_t kvs) {
   n[kLengths] = std::size(kLengthKinds);
   n[kPrecision] = static_cast<int>(precisions);
   n[kKv] = static_cast<int>(kvs);
+  n[kDegree] = static_cast<int>(degrees);
   return n;
 }
 
@@ -125,10 +127,10 @@ std::vector<int32_t> source_lengths_of(int kind, int batch, std::mt19937_64& rng
 }  // namespace
 
 std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision>& precisions,
-                                      const std::vector<KvType>& kvs) {
+                                      const std::vector<KvType>& kvs, const std::vector<int>& degrees) {
   std::mt19937_64 rng(seed);
   std::vector<CoverCase> cases;
-  for (const Row& row : covering_array(levels(precisions.size(), kvs.size()), rng)) {
+  for (const Row& row : covering_array(levels(precisions.size(), kvs.size(), degrees.size()), rng)) {
     CoverCase c;
     ModelConfig& m = c.config;
     m.name = "cover";
@@ -141,6 +143,14 @@ std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision
         .layers = 2, .heads = static_cast<int>(1 + rng() % 3), .d_ff = round_up(kFfns[row[kFfn]], width)};
     m.decoder = {
         .layers = 2, .heads = static_cast<int>(1 + rng() % 3), .d_ff = round_up(kFfns[row[kFfn]], width)};
+    c.degree = degrees[row[kDegree]];
+    if (degrees.size() > 1) {  // many heads, and widths that every degree divides into what its kernels take
+      m.head_dim /= 4;
+      for (StackConfig* stack : {&m.encoder, &m.decoder}) {
+        stack->heads = rng() % 2 == 0 ? 8 : 16;
+        stack->d_ff = round_up(stack->d_ff, width * c.degree);
+      }
+    }
     m.vocab = kVocabs[row[kVocab]];
     m.norm = static_cast<Norm>(row[kNorm]);
     m.placement = static_cast<NormPlacement>(row[kPlacement]);
@@ -167,8 +177,8 @@ std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision
     c.lengths = source_lengths_of(row[kLengths], kBatches[row[kBatch]], rng);
 
     for (int f = 0; f < kFactors; ++f) c.text += fmt::format("{}{}={}", f == 0 ? "" : " ", kNames[f], row[f]);
-    c.text += fmt::format(" ({} kv {} {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision),
-                          kv_name(c.kv), c.kernel, m.d_model, m.encoder.heads, m.head_dim, m.vocab,
+    c.text += fmt::format(" ({} kv {} {} tp {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision),
+                          kv_name(c.kv), c.kernel, c.degree, m.d_model, m.encoder.heads, m.head_dim, m.vocab,
                           fmt::join(c.lengths, ","));
     cases.push_back(std::move(c));
   }
