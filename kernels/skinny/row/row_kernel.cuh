@@ -216,11 +216,16 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       const RowPlace at{.pair = first_pair, .units = mine};
       real ? core.multiply(a, at, sum) : core.request(a, at, next);
     } else {
-      // A slot's next weights are under way while the other slots are multiplied.
+      // A slot's next weights are under way while the other slots are multiplied. The first ones have code of their own, so that
+      // they do not wait for the instructions of products.
+#pragma unroll
+      for (int slot = 0; slot < kRowUnits; ++slot) {
+        if (!real) request(next, slot);
+      }
 #pragma unroll
       for (int slot = 0; slot < kRowUnits; ++slot) {
         if (real) core.multiply(slot, w, sum);
-        if (next < p.tiles) request(next, slot);
+        if (real && next < p.tiles) request(next, slot);
       }
     }
     const float bias_now[2] = {bias[0], bias[1]};
