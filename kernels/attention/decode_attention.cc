@@ -64,9 +64,9 @@ void launch_decode(DType dtype, DType kv, bool self, const DecodeArgs& args, con
     case DType::kF32:
       return launch_decode_f32(self, args, how);
     case DType::kF8:
-      return launch_decode_f8(dtype, self, args, how);
+      return launch_decode_f8(self, args, how);
     case DType::kI8:
-      return launch_decode_i8(dtype, self, args, how);
+      return launch_decode_i8(self, args, how);
     default:
       return launch_decode_16bit(dtype, self, args, how);
   }
@@ -124,6 +124,7 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
                           busy_warps(p.head_dim, kv), kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
+      .halves = p.dtype == DType::kF16,
   };
   launch_decode(p.dtype, kv, true, args, {.sources = p.batch, .dependent = p.dependent, .stream = stream});
 }
@@ -191,6 +192,7 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .grid = choose_grid(workers, pairs, p.max_source_length, busy_warps(p.head_dim, kv), kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
+      .halves = p.dtype == DType::kF16,
   };
   launch_decode(p.dtype, kv, false, args, {.sources = p.sources, .dependent = p.dependent, .stream = stream});
 }

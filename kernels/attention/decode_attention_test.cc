@@ -294,12 +294,15 @@ TEST_P(DecodeSelfAttention, Ancestry) {
   }
 }
 
-// A cache of codes: every length and every way to split it, every head size, bias, rows that ended, another row's past. The
-// codes and scales that a step appends must be the host's, or the reference computes another model.
+// A cache of codes: every length and every way to split it with both types that one kernel serves, every head size, bias, rows
+// that ended, another row's past. The codes and scales that a step appends must be the host's, or the reference computes another model.
 TEST_P(DecodeSelfAttention, Codes) {
   for (const DType kv : kCodeTypes) {
     for (const int workers : {0, 1, 2, 4, 8, 16, 32}) {
-      run_self({.kv = kv, .batch = 3, .max_length = 150, .steps = 150, .workers = workers}, random_());
+      for (const DType dtype : {DType::kBF16, DType::kF16}) {
+        run_self({.dtype = dtype, .kv = kv, .batch = 3, .max_length = 150, .steps = 150, .workers = workers},
+                 random_());
+      }
     }
     for (const int dim : {8, 16, 24, 32, 40, 64, 80, 96, 128}) {
       run_self({.dtype = dim % 3 == 0 ? DType::kF16 : DType::kBF16,

@@ -231,8 +231,13 @@ TEST_P(DecodeCrossAttention, NeighboursDoNotLeak) {
 TEST_P(DecodeCrossAttention, Codes) {
   for (const DType kv : kCodeTypes) {
     for (const int workers : {0, 1, 2, 4, 8, 16, 32}) {
-      run_cross({.kv = kv, .lengths = {1, 2, 15, 16, 17, 31, 33, 64, 65, 0, 127, 300}, .workers = workers},
-                random_());
+      for (const DType dtype : {DType::kBF16, DType::kF16}) {
+        run_cross({.dtype = dtype,
+                   .kv = kv,
+                   .lengths = {1, 2, 15, 16, 17, 31, 33, 64, 65, 0, 127, 300},
+                   .workers = workers},
+                  random_());
+      }
     }
     for (const int dim : {8, 16, 24, 32, 64, 80, 128}) {
       for (const bool head_major : {false, true}) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/attention/attention_index.h"
 #include "kernels/attention/decode/decode_kernel.h"
@@ -88,10 +89,29 @@ __device__ inline PairMap pair_map(int head_dim, int rows) {
   return {.shift = kWarp - __clz(head_dim / 2 - 1), .pairs = head_dim / 2, .rows = rows};
 }
 
+/// A half or a bf16, as DecodeArgs::halves says. Codes are multiplied as halves whatever queries and outputs are, so their kernels
+/// are compiled once for both.
+struct Either16 {
+  uint16_t bits;
+};
+/// Calls f with an element of the type that T is.
+template <typename T, class F>
+__device__ inline void with_type(bool halves, F&& f) {
+  if constexpr (!std::is_same_v<T, Either16>) {
+    f(T{});
+  } else if (halves) {
+    f(__half{});
+  } else {
+    f(__nv_bfloat16{});
+  }
+}
+
 template <typename T>
-__device__ inline void store_pair(T* p, float first, float second) {
+__device__ inline void store_pair(T* p, bool halves, float first, float second) {
   if constexpr (sizeof(T) == 2) {
-    *reinterpret_cast<uint32_t*>(p) = pack2<T>(first, second);
+    with_type<T>(halves, [&](auto element) {
+      *reinterpret_cast<uint32_t*>(p) = pack2<decltype(element)>(first, second);
+    });
   } else {
     *reinterpret_cast<float2*>(p) = make_float2(first, second);
   }
@@ -103,7 +123,7 @@ __device__ inline void store_zeros(const DecodeArgs& a, const DecodeTask& t) {
   if (t.worker != 0 || t.head >= a.heads) return;
   for (int row = 0; row < t.rows; ++row) {
     for (int i = 2 * (static_cast<int>(threadIdx.x) % kWarp); i < a.head_dim; i += 2 * kWarp) {
-      store_pair(output<T>(a, t, row) + i, 0.0f, 0.0f);
+      store_pair(output<T>(a, t, row) + i, a.halves, 0.0f, 0.0f);
     }
   }
 }
@@ -212,7 +232,7 @@ __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeTask& 
 #endif
     const bool alive = (t.live >> row & 1u) != 0;
     const float inverse = 1.0f / c.total;
-    store_pair(output<T>(a, t, row) + element, alive ? c.first * inverse : 0.0f,
+    store_pair(output<T>(a, t, row) + element, a.halves, alive ? c.first * inverse : 0.0f,
                alive ? c.second * inverse : 0.0f);
   }
 }

@@ -42,6 +42,7 @@ struct DecodeArgs {
   DecodeGrid grid;
   float scale;
   bool kv_ready;
+  bool halves;  ///< of codes: q, new_k, new_v and out are halves, not bf16
 };
 
 /// How a kernel is to be launched; grid and block follow from the arguments.
@@ -51,9 +52,9 @@ struct DecodeLaunch {
   cudaStream_t stream = nullptr;
 };
 void launch_decode_16bit(DType dtype, bool self, const DecodeArgs& args, const DecodeLaunch& how);
-/// Keys and values are codes; dtype is of 16 bits.
-void launch_decode_f8(DType dtype, bool self, const DecodeArgs& args, const DecodeLaunch& how);
-void launch_decode_i8(DType dtype, bool self, const DecodeArgs& args, const DecodeLaunch& how);
+/// Keys and values are codes, the rest of 16 bits.
+void launch_decode_f8(bool self, const DecodeArgs& args, const DecodeLaunch& how);
+void launch_decode_i8(bool self, const DecodeArgs& args, const DecodeLaunch& how);
 void launch_decode_f32(bool self, const DecodeArgs& args, const DecodeLaunch& how);
 
 /// Rows that one block of either kernel carries through the source's keys and values.

@@ -34,13 +34,16 @@ struct Query {
   float factor = 1.0f;
 };
 template <typename S>
-__device__ inline void to_product(Query<S>& q) {
+__device__ inline void to_product(Query<S>& q, bool halves) {
   if constexpr (S::kCodes) {
     float v[S::kSteps][8];
     uint32_t largest = 0;
+    with_type<typename S::T>(halves, [&](auto element) {
+#pragma unroll
+      for (int j = 0; j < S::kSteps; ++j) unpack<decltype(element)>(q.chunks[j], v[j]);
+    });
 #pragma unroll
     for (int j = 0; j < S::kSteps; ++j) {
-      unpack<typename S::T>(q.chunks[j], v[j]);
 #pragma unroll
       for (int i = 0; i < 8; ++i) largest = max(largest, magnitude_bits(v[j][i]));
     }
@@ -222,10 +225,9 @@ __device__ inline void leave_unit(State<S>& state) {
 }
 
 /// The only worker of its pair: rows go straight from the accumulators, 16 bytes a lane and 64-element block.
-template <typename S>
+template <typename S, typename T>
 __device__ inline void store_rows(const DecodeArgs& a, const DecodeTask& t, const Stream& s,
                                   const State<S>& state, float total, int lane) {
-  using T = typename S::T;
   const float inverse = 1.0f / total;
 #pragma unroll
   for (int column = 0; column < 2; ++column) {
@@ -342,7 +344,7 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_mma_kern
       const bool exists = (lane >> 2) < t.rows && key_chunk_exists<S>(stream, lane, j);
       q.chunks[j] = exists ? load_once(query + 8 * S::key_chunk(lane, j)) : make_uint4(0, 0, 0, 0);
     }
-    to_product(q);
+    to_product(q, a.halves);
     const float scale = S::kCodes ? q.factor * (a.scale * kLog2E) : a.scale * kLog2E;
     const float* bias = nullptr;
     if constexpr (S::kSelf) {
@@ -363,7 +365,7 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_mma_kern
                                .k_scale = a.k_scales + scale_to,
                                .v_scale = a.v_scales + scale_to};
           if constexpr (S::kCodes) {
-            append_codes(x, stream, position - tile, token, lane);
+            append_codes(x, stream, position - tile, token, a.halves, lane);
           } else {
             append_plain(x, stream, position - tile, token, lane);
           }
@@ -393,7 +395,9 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_mma_kern
   total += __shfl_xor_sync(0xffffffffu, total, 1);
   total += __shfl_xor_sync(0xffffffffu, total, 2);
   if (a.grid.log2_workers == 0) {
-    if (t.head < a.heads) store_rows(a, t, stream, state, total, lane);
+    if (t.head >= a.heads) return;
+    with_type<T>(a.halves,
+                 [&](auto element) { store_rows<S, decltype(element)>(a, t, stream, state, total, lane); });
     return;
   }
   leave_partial(a, t, state, total, shared, lane);

@@ -246,12 +246,16 @@ __device__ inline void append_plain(Tile<S>& x, const Stream& s, int local, cons
 /// The same as codes: the key and the value are quantised first, lane i of the lower half warp chunk i of the key, the upper
 /// half the value's, and the lanes of the fragments fetch from them.
 template <typename S>
-__device__ inline void append_codes(Tile<S>& x, const Stream& s, int local, const NewToken& token, int lane) {
+__device__ inline void append_codes(Tile<S>& x, const Stream& s, int local, const NewToken& token,
+                                    bool halves, int lane) {
   constexpr int kHalf = kWarp / 2;
   const int chunk = lane % kHalf;
   const bool value = lane >= kHalf;
   float v[8] = {};
-  if (chunk < s.chunks) unpack<typename S::T>(load_once((value ? token.v : token.k) + 16 * chunk), v);
+  if (chunk < s.chunks) {
+    const uint4 raw = load_once((value ? token.v : token.k) + 16 * chunk);
+    with_type<typename S::T>(halves, [&](auto element) { unpack<decltype(element)>(raw, v); });
+  }
   uint32_t largest = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) largest = max(largest, magnitude_bits(v[i]));
