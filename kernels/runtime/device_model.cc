@@ -7,6 +7,7 @@
 #include <iostream>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
@@ -14,7 +15,9 @@
 #include "harness/memory/gpu_resource.h"
 #include "harness/memory/level1_cache.h"
 #include "harness/weights/materialise.h"
+#include "harness/weights/pruning/prune.h"
 #include "kernels/seeded/round.h"
+#include "kernels/seeded/seeded_cut.h"
 #include "kernels/seeded/seeded_fill.h"
 
 namespace tandem::kernels {
@@ -55,19 +58,29 @@ WeightTarget target_of(Device& device, DeviceModel& model) {
               }};
 }
 
+/// What the form removes, chosen on the card where the values are made there.
+Pruning pruned(Device& device, const DeviceModelParams& p, const WeightSource& values) {
+  if (p.form.sparsity.dense()) return {};
+  return prune(values, p.config, p.form,
+               p.weights.checkpoint ? MatrixPruner() : seeded_pruner(p.weights, device.stream()));
+}
+
 }  // namespace
 
 DeviceModel load_device_model(Device& device, MemoryResource& memory, const DeviceModelParams& params) {
   check_made(params.form);
+  auto values = weight_source(params.weights, params.folder);
+  const Pruning pruning = pruned(device, params, *values);
   DeviceModel model{.config = params.config,
                     .precision = params.precision,
-                    .layout = weight_layout(params.config, stored_form(params)),
+                    .layout = weight_layout(params.config, stored_form(params), pruning),
                     .arena = {},
                     .weights = {}};
+  model.config = model.layout.config;
   model.arena = MemoryBlock(memory, model.weight_bytes());
   WeightTarget target = target_of(device, model);
-  const auto source = values_of_form(weight_source(params.weights, params.folder),
-                                     weight_layout(params.config, params.form), params.scales.get());
+  const auto source =
+      values_of_form(std::move(values), weight_layout(params.config, params.form), params.scales.get());
   std::optional<Level1Cache> cache;
   if (params.level1 && params.weights.checkpoint && !device.options().run_dir.empty()) {
     cache.emplace(Level1Cache::Options{.run_dir = device.options().run_dir,

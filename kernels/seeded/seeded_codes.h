@@ -8,8 +8,8 @@
 
 namespace tandem::kernels {
 
-/// May launch_seeded_codes make this tensor? Not where masks belong to it, nor where columns of groups were put together
-/// anew, whose scales the host finds, or refuses.
+/// May launch_seeded_codes make this tensor? Not where single weights or columns were removed, whose rows' scales are of
+/// what is left, nor where columns of groups were put together anew: the host finds them, or refuses.
 bool seeded_codes_fit(const TensorSpec& tensor);
 
 struct SeededCodesParams {

@@ -7,6 +7,7 @@
 #include "kernels/common/launch.h"
 #include "kernels/seeded/seeded_codes.h"
 #include "kernels/seeded/seeded_fill.h"
+#include "kernels/seeded/seeded_sparse.h"
 #include "kernels/seeded/seeded_values.cuh"
 
 namespace tandem::kernels {
@@ -90,13 +91,13 @@ void launch_seeded_slice(const SeededSliceParams& p, cudaStream_t stream) {
 }
 
 bool seeded_arena_fits(const WeightLayout& layout) {
-  // Stored plain, a form's values are those of its codes, or of what its masks leave.
-  if ((layout.form.plain && lossy(layout.form)) || !layout.form.sparsity.dense() ||
-      layout.form.calibration != Calibration::kNone) {
-    return false;
-  }
-  return std::ranges::all_of(layout.tensors,
-                             [](const TensorSpec& t) { return t.storage.plain() || seeded_codes_fit(t); });
+  if (layout.expected || layout.form.calibration != Calibration::kNone) return false;
+  return std::ranges::all_of(layout.tensors, [&](const TensorSpec& t) {
+    if (seeded_sparse(layout.form, t)) return seeded_sparse_fits(layout.form, t);
+    // Stored plain, a form's values are those of its codes.
+    const bool own = own_storage(layout.form, t.use).scale_group == 0;
+    return t.storage.plain() ? own : seeded_codes_fit(t);
+  });
 }
 
 void launch_seeded_arena(const SeededArenaParams& p, cudaStream_t stream) {
@@ -105,7 +106,9 @@ void launch_seeded_arena(const SeededArenaParams& p, cudaStream_t stream) {
   if (!seeded_arena_fits(*p.layout))
     throw UsageError("seeded fill: weights as " + form_text(p.layout->form) + " are made on the host");
   TANDEM_CUDA_CHECK(cudaMemsetAsync(p.arena, 0, static_cast<size_t>(p.layout->bytes), stream));
+  launch_seeded_sparse({.spec = p.spec, .layout = p.layout, .arena = p.arena}, stream);
   for (const TensorSpec& t : p.layout->tensors) {
+    if (seeded_sparse(p.layout->form, t)) continue;
     if (!t.storage.plain()) {
       launch_seeded_codes({.spec = p.spec, .tensor = &t, .arena = p.arena}, stream);
       continue;

@@ -32,8 +32,8 @@ struct SeededArenaParams {
   const WeightLayout* layout = nullptr;
   void* arena = nullptr;  ///< layout->bytes; what no value covers becomes 0
 };
-/// Does launch_seeded_arena make this layout? Not where values are rounded otherwise than by being stored, where masks
-/// belong to them, or where groups of four bits were put together anew (seeded_codes_fit).
+/// Does launch_seeded_arena make this layout? Not where values are rounded otherwise than by being stored, where scales are
+/// the host's (seeded_codes_fit), or where what pruning leaves is (seeded_sparse_fits).
 bool seeded_arena_fits(const WeightLayout& layout);
 /// Fills a whole weight arena with the bits that materialise() would, but for rounding to another grid than the storage's;
 /// a launch for each run of rows and columns of a tensor. Throws UsageError for a layout that does not fit.

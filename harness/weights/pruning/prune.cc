@@ -184,7 +184,7 @@ float float_at_least(double threshold) {
 
 /// `values`: of the smaller model's matrix, all of it.
 MatrixCut cut_of(const SparsitySpec& sparsity, const TensorSpec& t, const std::vector<float>& values) {
-  if (sparsity.threshold != 0) return {.threshold = magnitude_bits(float_at_least(sparsity.threshold))};
+  if (sparsity.threshold != 0) return given_cut(sparsity);
   const int64_t removed = removed_weights(sparsity.unstructured, t.size());
   if (removed == 0) return {};
   std::vector<uint32_t> bits(values.size());
@@ -221,25 +221,37 @@ struct Smaller {
       : model(weight_layout(config, {}, kept)), here(weight_layout(config, {.slice = form.slice}, kept)) {}
 };
 
+PrunedMatrix prune_matrix(const WeightSource& source, const SparsitySpec& sparsity,
+                          const TensorSpec& of_model, const TensorSpec& here) {
+  const std::vector<float> values = values_of(source, of_model);
+  PrunedMatrix m{.cut = cut_of(sparsity, of_model, values), .size = of_model.size()};
+  m.row_kept = row_counts(of_model, m.cut, values);
+  m.kept = std::accumulate(m.row_kept.begin(), m.row_kept.end(), int64_t{0});
+  const bool part = here.row_runs != of_model.row_runs || here.col_runs != of_model.col_runs;
+  if (part) m.row_kept = row_counts(here, m.cut, values_of(source, here));
+  return m;
+}
+
 }  // namespace
 
-Pruning prune(const WeightSource& source, const ModelConfig& config, const WeightForm& form) {
+MatrixCut given_cut(const SparsitySpec& sparsity) {
+  if (sparsity.threshold == 0) return {};
+  return {.threshold = magnitude_bits(float_at_least(sparsity.threshold))};
+}
+
+Pruning prune(const WeightSource& source, const ModelConfig& config, const WeightForm& form,
+              const MatrixPruner& matrices) {
   Pruning p{.kept = kept_parts(&source, config, form.sparsity)};
   if (!form.sparsity.by_magnitude()) return p;
   const Smaller smaller(config, form, p.kept);
   for (const TensorSpec& t : smaller.model.tensors) {
     if (t.use != TensorUse::kProduct) continue;
-    const std::vector<float> values = values_of(source, t);
-    PrunedMatrix m{.cut = cut_of(form.sparsity, t, values), .size = t.size()};
-    m.row_kept = row_counts(t, m.cut, values);
-    m.kept = std::accumulate(m.row_kept.begin(), m.row_kept.end(), int64_t{0});
+    const TensorSpec& here = smaller.here.at(t.name);
+    PrunedMatrix m =
+        matrices ? matrices(form.sparsity, t, here) : prune_matrix(source, form.sparsity, t, here);
     if (m.kept == 0) {
       throw ImpossibleCase(fmt::format("sparsity: '{}' removes all {} weights of {}; some must stay",
                                        sparsity_text(form.sparsity), m.size, t.name));
-    }
-    if (form.slice.degree != 1) {
-      const TensorSpec& here = smaller.here.at(t.name);
-      m.row_kept = row_counts(here, m.cut, values_of(source, here));
     }
     p.matrices.emplace(t.name, std::move(m));
   }

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "harness/model/config.h"
@@ -21,9 +22,17 @@
 
 namespace tandem {
 
-/// Reads the whole model. `form.slice` says of which rows the counts are. Throws ImpossibleCase where nothing of a matrix, a
-/// layer or a stack would stay, or no part would go, and what the source throws.
-Pruning prune(const WeightSource& source, const ModelConfig& config, const WeightForm& form);
+/// What a threshold removes; nothing of a sparsity without one.
+MatrixCut given_cut(const SparsitySpec& sparsity);
+/// Chooses the weights of one matrix by their magnitude, as prune() itself does: a card does it faster. `of_model` is the
+/// smaller model's matrix, of all ranks; `here` the part of it whose rows are counted.
+using MatrixPruner =
+    std::function<PrunedMatrix(const SparsitySpec&, const TensorSpec& of_model, const TensorSpec& here)>;
+/// Reads the whole model. `form.slice` says of which rows the counts are. `matrices`, where it is given, looks at the matrices
+/// instead. Throws ImpossibleCase where nothing of a matrix, a layer or a stack would stay, or no part would go, and what the
+/// source throws.
+Pruning prune(const WeightSource& source, const ModelConfig& config, const WeightForm& form,
+              const MatrixPruner& matrices = {});
 /// What a form removes as far as it is known without the values: sizes are right for fractions (rows alike), and for a threshold
 /// everything is taken to stay. Lists hold the first indices. For predictions: weights of it are not made.
 Pruning expected_pruning(const ModelConfig& config, const WeightForm& form);

@@ -9,10 +9,13 @@
 #include <map>
 #include <random>
 #include <set>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "harness/base/error.h"
+#include "harness/base/sha256.h"
 #include "harness/base/testing/test_seed.h"
 #include "harness/weights/materialise.h"
 #include "harness/weights/packed.h"
@@ -387,6 +390,54 @@ TEST(Prune, RefusesWhatLeavesNothing) {
             std::string::npos);
   EXPECT_NE(why(c, {.sparsity = {.two_of_four = true, .ffn = 0.26}}).find("2:4 needs rows"),
             std::string::npos);
+}
+
+// Breaks when weights are chosen otherwise here than in scripts/peers/twin/pruning.py, whose test (reports/tests/test_pruning.py)
+// holds the same hashes.
+TEST(Prune, PrunedModelsAreTheTwinsToo) {
+  ModelConfig c = preset("tiny");
+  c.position = Position::kRelative;
+  const std::pair<const char*, const char*> all[] = {
+      {"2:4", "76b5e47ae71a1de87893baf422a0efb32d0e836468b13c8f9c0ca4775a4dec9d"},
+      {"unstructured:0.5", "3a74e91a8321375d917b16fa6cde699ecb1897399f97c0e3909e784e8bd20db7"},
+      {"threshold:0.05", "5a359860c9d6bdd96efd19a14ed1d05ea9696079c8951709e673d99e649d012d"},
+      {"unstructured:0.8+heads:0.5", "87af85eb67702ac10de777ad3fe754beab86b123b39a319c66cd72b6c1461132"},
+      {"2:4+ffn:0.25+layers:0.5", "125b68b0143b7d2315a77876d9bb80e11cfffd643fbddbef603b273b71ab5f63"}};
+  for (const auto& [sparsity, want] : all) {
+    const HostWeights host =
+        host_weights(c, SeededSource({.seed = 17, .outliers = true}), {.sparsity = parse_sparsity(sparsity)});
+    std::map<std::string, std::span<const float>> by_name;
+    for (const TensorSpec& t : host.layout.tensors) by_name[t.name] = host.tensor(t.name);
+    Sha256 hash;
+    for (const auto& [name, values] : by_name) {
+      hash.update(name);
+      hash.update(std::string(reinterpret_cast<const char*>(values.data()), values.size_bytes()));
+    }
+    EXPECT_EQ(hash.hex(), want) << sparsity;
+  }
+}
+
+// Breaks when who looks at the matrices instead is not asked, is asked of other ones, or what it says is not used.
+TEST(Prune, AnotherMayLookAtTheMatrices) {
+  const ModelConfig c = small_model();
+  const SeededSource source({.seed = test_seed()});
+  const WeightForm form{.sparsity = parse_sparsity("unstructured:0.5+ffn:0.5"),
+                        .slice = {.degree = 2, .rank = 1}};
+  const Pruning want = prune(source, c, form);
+  std::set<std::string> asked;
+  const Pruning got =
+      prune(source, c, form, [&](const SparsitySpec& s, const TensorSpec& t, const TensorSpec& here) {
+        EXPECT_EQ(s, form.sparsity);
+        EXPECT_EQ(here.name, t.name);
+        EXPECT_EQ(static_cast<size_t>(here.rows), want.matrices.at(t.name).row_kept.size());
+        asked.insert(t.name);
+        PrunedMatrix m = want.matrices.at(t.name);
+        m.kept += 1;
+        return m;
+      });
+  EXPECT_EQ(asked.size(), want.matrices.size());
+  for (const auto& [name, matrix] : got.matrices)
+    EXPECT_EQ(matrix.kept, want.matrices.at(name).kept + 1) << name;
 }
 
 }  // namespace
