@@ -70,7 +70,7 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
   op.unit = matrix.unit();
   op.bytes_read = matrix.stored_bytes() + static_cast<double>(rows) * matrix.input_row_bytes(!own);
   op.bytes_written = static_cast<double>(s.bytes(rows * out));
-  op.flops = 2.0 * static_cast<double>(rows) * static_cast<double>(shape.n) * static_cast<double>(shape.k);
+  op.flops = matrix.flops(rows);
   op.check = [r = runner.get(), matrix, rows, out, shape, activation, gated, precision = s.c.precision] {
     const std::vector<float> x_values = r->run().floats("x");
     const std::vector<float> y_values = r->run().floats("y");

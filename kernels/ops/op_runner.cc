@@ -45,6 +45,14 @@ OpWeights::OpWeights(Device& device, MemoryResource& memory, const std::vector<R
   }
   block_ = MemoryBlock(memory, bytes);
   for (size_t i = 0; i < regions.size(); ++i) {
+    if (const std::vector<uint8_t>* given = regions[i].bytes) {
+      for (int copy = 0; copy < copies; ++copy) {
+        TANDEM_CUDA_CHECK(
+            cudaMemcpyAsync(static_cast<char*>(block_.data()) + places_[i].offset + copy * places_[i].stride,
+                            given->data(), given->size(), cudaMemcpyHostToDevice, device.stream()));
+      }
+      continue;
+    }
     // Two values of 4 bits are any byte.
     const bool halves = regions[i].dtype == DType::kI4;
     const DType dtype = halves ? DType::kI8 : regions[i].dtype;

@@ -23,11 +23,12 @@ int copies_beyond_l2(const Device& device, int64_t bytes);
 /// Weights of all copies in one block of random values.
 class OpWeights {
  public:
-  /// What each copy has one of: values uniform in (-scale, scale), of 4 bits any.
+  /// What each copy has one of: values uniform in (-scale, scale), of 4 bits any; or the given bytes, the same in all copies.
   struct Region {
     DType dtype;
     int64_t elements;
     double scale;
+    const std::vector<uint8_t>* bytes = nullptr;
   };
   OpWeights(Device& device, MemoryResource& memory, const std::vector<Region>& regions, int copies);
   /// A region of a copy as a matrix.
