@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "harness/base/error.h"
 #include "kernels/common/device_test.h"
+#include "kernels/common/timed_graph.h"
 
 namespace tandem::kernels {
 namespace {
@@ -117,6 +119,42 @@ TEST(Unpack, Bitmap) {
               dtype, shape, true);
     }
   }
+}
+
+// What a product pays whose matrix is made dense first.
+TEST(Unpack, Rate) {
+  TANDEM_NEEDS_DEVICE();
+  if (std::getenv("TANDEM_BENCH") == nullptr) GTEST_SKIP() << "TANDEM_BENCH is not set";
+  RandomValues random(test_seed());
+  cudaStream_t stream = nullptr;
+  TANDEM_CUDA_CHECK(cudaStreamCreate(&stream));
+  for (const bool bitmap : {false, true}) {
+    const Shape shape{4096, 4096};
+    const Packed p = bitmap ? packed_bitmap(shape.rows, shape.cols, 2, 0.5, random)
+                            : packed_fours(shape.rows, shape.cols, 2, random);
+    const DeviceBuffer values = DeviceBuffer::of(p.values), metadata = DeviceBuffer::of(p.metadata);
+    const DeviceBuffer words = DeviceBuffer::of(p.bitmap), starts = DeviceBuffer::of(p.starts);
+    const DeviceTensor y(shape.rows * shape.cols, DType::kBF16);
+    const UnpackParams params{.dtype = DType::kBF16,
+                              .rows = shape.rows,
+                              .cols = shape.cols,
+                              .values = values.data(),
+                              .metadata = bitmap ? nullptr : metadata.data<uint8_t>(),
+                              .bitmap = bitmap ? words.data<uint32_t>() : nullptr,
+                              .row_starts = starts.data<uint32_t>(),
+                              .y = y.data()};
+    launch_unpack(params, stream);
+    TimedGraph graph(stream, [&](cudaStream_t s) {
+      for (int i = 0; i < 20; ++i) launch_unpack(params, s);
+    });
+    graph.time_us();
+    const double us = graph.time_us() / 20;
+    const auto bytes = static_cast<double>(values.bytes() + metadata.bytes() + words.bytes() +
+                                           starts.bytes() + 2 * shape.rows * shape.cols);
+    std::printf("unpack %s 4096 x 4096 bf16: %.1f us, %.2f TB/s\n", bitmap ? "bitmap 0.5" : "2:4", us,
+                bytes / us * 1e-6);
+  }
+  TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
 }
 
 // Without it: a matrix that no kernel here unpacks is read as another.

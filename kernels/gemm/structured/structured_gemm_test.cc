@@ -217,6 +217,10 @@ TEST(StructuredGemm, OverDense) {
   const CublasLt dense_lt;
   const Stream stream;
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{8192, 8192, 8192},
+                                {128, 4096, 1024},
+                                {512, 4096, 1024},
+                                {1024, 4096, 1024},
+                                {2048, 4096, 1024},
                                 {4096, 3072, 1024},
                                 {4096, 4096, 1024},
                                 {4096, 1024, 4096},
