@@ -258,10 +258,10 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
             row_stage_norm<Format>(a, xs, reinterpret_cast<float*>(shared + p.red_offset),
                                    reinterpret_cast<float2*>(shared + p.bias_offset), norm_weights, row);
       } else {
-        x_scale = row_stage_raw<Format>(
-            a, xs,
-            reinterpret_cast<uint32_t*>(reinterpret_cast<float2*>(shared + p.bias_offset) + kRowMaxWarps),
-            row);
+        constexpr int kHeld = kSets == 1 ? 8 : 1;  // several pairs: rows are short
+        auto* maxima =
+            reinterpret_cast<uint32_t*>(reinterpret_cast<float2*>(shared + p.bias_offset) + kRowMaxWarps);
+        x_scale = row_stage_raw<Format, kHeld>(a, xs, maxima, row);
       }
       __syncthreads();
       core.take_x(xs, k0, left);

@@ -71,7 +71,7 @@ __device__ inline void store_staged(typename Format::X* row, int i, const uint4&
 }
 
 /// Row `row` of x to shared memory. The caller synchronises after it. Returns the row's scale, with Format::kQuantises.
-template <class Format>
+template <class Format, int kHeld>
 __device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* xs, uint32_t* maxima,
                                       int row) {
   using T = typename Format::T;
@@ -86,8 +86,7 @@ __device__ inline float row_stage_raw(const SkinnyArgs& a, typename Format::X* x
     return 1.0f;
   } else {
     row_stage_rest<Format>(a, xs);
-    // All of the thread's pieces in flight at once, and kept; of a row longer than that the rest is read twice.
-    constexpr int kHeld = 8;
+    // kHeld of the thread's pieces in flight at once, and kept; of a row longer than that the rest is read twice.
     const int first = static_cast<int>(threadIdx.x) * kVec<T>;
     uint4 raw[kHeld];
 #pragma unroll
