@@ -35,5 +35,6 @@ WideKernel find_wide_w4a16(int batch, bool head);
 WideKernel find_wide_fp8(int batch, bool head);
 WideKernel find_wide_int8(int batch, bool head);
 WideKernel find_wide_two_of_four(int batch);
+WideKernel find_wide_bitmap(int batch);
 
 }  // namespace tandem::kernels

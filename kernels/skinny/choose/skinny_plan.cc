@@ -99,7 +99,7 @@ void lay_out_row(SkinnyPlan& p, const SkinnyProblem& problem, int bytes, int war
   if (problem.head) p.shared_bytes = std::max(p.shared_bytes, 1024);
   if (problem.sparse == SparseWeights::kBitmap) {
     p.ring_offset = round_up(p.shared_bytes, 16);
-    p.shared_bytes = p.ring_offset + warps * kBitmapDepth * static_cast<int>(sizeof(BitmapSlot));
+    p.shared_bytes = p.ring_offset + warps * kBitmapRing<BitmapMap::kRows>;
   }
 }
 

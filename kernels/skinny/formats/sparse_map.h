@@ -89,6 +89,7 @@ struct TwoOfFourMap {
 /// A bitmap and the kept values of two rows, 512 k at a time: sixteen words of each row, one a lane. They are expanded 128 k of a
 /// row at a time, four neighbours a lane, so that the lanes read neighbouring values.
 struct BitmapMap {
+  static constexpr int kRows = 2;
   static constexpr int kUnit = 512;
   static constexpr int kChunk = 128;  ///< k that a warp expands at once
   static constexpr int kChunks = kUnit / kChunk;
@@ -133,14 +134,22 @@ struct alignas(8) BitmapWord {
   uint32_t bits;
   uint32_t address;
 };
-/// A unit of a warp's two rows in shared memory. Values begin up to 14 bytes before the unit's first one.
+/// 32 words of kRows weight rows, 32 / kRows of each, with their values, in shared memory. Values begin up to 14 bytes before the
+/// first one.
+template <int kRows>
 struct BitmapSlot {
-  alignas(16) unsigned char values[2][2 * BitmapMap::kUnit + 16];
+  static constexpr int kWordsOfRow = 32 / kRows;
+  static constexpr int kUnit = 32 * kWordsOfRow;  ///< k
+  alignas(16) unsigned char values[kRows][2 * kUnit + 16];
   BitmapWord words[32];
-  uint32_t next[32];  ///< words of the unit that the slot gets next
-  uint32_t start[4];  ///< where its rows' values start, at their first unit; two are padding
+  uint32_t next[32];                      ///< words of the unit that the slot gets next
+  uint32_t start[kRows < 4 ? 4 : kRows];  ///< where its rows' values start, at their first unit
 };
-inline constexpr int kBitmapDepth =
-    4;  ///< units of a warp under way: 4 KiB of values at a half, from 16 warps 37 KiB at a fifth
+/// Units of a warp under way: 4 KiB of values at a half, from 16 warps 37 KiB at a fifth.
+inline constexpr int kBitmapDepth = 4;
+
+/// Bytes of a warp's ring.
+template <int kRows>
+inline constexpr int kBitmapRing = kBitmapDepth* static_cast<int>(sizeof(BitmapSlot<kRows>));
 
 }  // namespace tandem::kernels

@@ -152,7 +152,7 @@ TEST(SparseMap, ChunksCoverAUnit) {
     }
     EXPECT_EQ(seen.size(), static_cast<size_t>(BitmapMap::kUnit));
   }
-  EXPECT_EQ(sizeof(BitmapSlot) % 16, 0u);
+  EXPECT_EQ(kBitmapRing<2> % 16, 0u);
 }
 
 }  // namespace

@@ -213,8 +213,7 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
     float sum[2 * kSets] = {};
     if (real) __syncwarp();  // lanes that wrote nothing come early
     if constexpr (Format::kBitmap) {
-      const RowPlace at{.pair = first_pair, .units = mine};
-      real ? core.multiply(a, at, sum) : core.request(a, at, next);
+      real ? core.multiply(a, first_pair, sum) : core.request(a, mine, first_pair, next);
     } else {
       // A slot's next weights are under way while the other slots are multiplied. The first ones have code of their own, so that
       // they do not wait for the instructions of products.

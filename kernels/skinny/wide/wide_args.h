@@ -25,6 +25,10 @@ struct WideArgs {
   const float* x_scales;  // [m], when x is codes
   int groups;             // of k, with a scale a group
   const void* metadata;   // of 2:4 [n or 2n, k / 8 bytes]
+  // With a bitmap, as SkinnyArgs has them.
+  const void* w;
+  const uint32_t* bitmap;
+  const uint32_t* row_starts;
 };
 
 }  // namespace tandem::kernels

@@ -9,7 +9,7 @@ namespace tandem::kernels {
 template <class Format, int kBatch>
 WideKernel pick_wide(bool head) {
   // The head's weights are never of 4 bits, and all are stored.
-  if constexpr (!Format::kGroupScales && !Format::kTwoOfFour) {
+  if constexpr (!Format::kGroupScales && !Format::kTwoOfFour && !Format::kBitmap) {
     if (head) return &skinny_wide_kernel<Format, kBatch, true>;
   }
   return head ? nullptr : &skinny_wide_kernel<Format, kBatch, false>;

@@ -22,6 +22,8 @@ struct WideShared {
   __device__ uint32_t full(int stage) const { return barriers + 8 * stage; }
   __device__ uint32_t empty(int stage) const { return barriers + 8 * (stages + stage); }
   __device__ uint32_t pushed() const { return barriers + 16 * stages; }
+  /// With a bitmap: x is sorted.
+  __device__ uint32_t sorted(int stage) const { return barriers + 8 * (2 * stages + 1 + stage); }
 };
 
 /// Barrier 1, of the block's consumers.
@@ -221,7 +223,7 @@ __device__ inline void sum_parts(uint32_t from, uint32_t second, uint32_t part, 
 template <class Format>
 __device__ inline void sum_parts(const WidePlan& p, uint32_t from, uint32_t second,
                                  float4 (&sum)[kWideRows]) {
-  constexpr int kAtOnce = Format::kCodes ? 4 : kWideMaxCluster;
+  constexpr int kAtOnce = Format::kCodes || Format::kBitmap ? 4 : kWideMaxCluster;
   const uint32_t part = 4 * p.source_floats();
   switch (p.cluster_shift) {
     case 0:

@@ -27,6 +27,7 @@ struct WideFormat {
   static constexpr int kBoxColumns = kWideRowBytes / static_cast<int>(sizeof(Element));  // of the map of x
   static constexpr bool kCodes = kStoredBits < 16;
   static constexpr bool kTwoOfFour = false;
+  static constexpr bool kBitmap = false;
   static constexpr bool kXScales = kCodes && sizeof(Element) == 1;  // x is codes
   static constexpr bool kUnpacks = kCodes && !kXScales;             // weights pass through registers
   static constexpr bool kGroupScales = kStoredBits == 4;            // one for kScaleGroup codes
@@ -43,6 +44,11 @@ struct WideTwoOfFour : WidePlain<__nv_bfloat16> {
   static constexpr int kXBoxes = 2;
   static constexpr int kColumns = kUnit / 2;
   static constexpr bool kTwoOfFour = true;
+};
+/// A bitmap and kept values, which the consumers copy themselves and expand into registers (wide_bitmap.cuh): of the stages, x alone
+/// is the product's, in an order of its own.
+struct WideBitmap : WidePlain<__nv_bfloat16> {
+  static constexpr bool kBitmap = true;
 };
 using WideFp8 = WideFormat<__nv_bfloat16, __nv_fp8_e4m3, float, 8>;
 using WideInt8 = WideFormat<__nv_bfloat16, int8_t, int, 8>;

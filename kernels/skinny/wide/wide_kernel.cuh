@@ -6,6 +6,7 @@
 // through registers; only weights of fewer bits than x do (wide_unpack.cuh). The blocks of a cluster split k.
 #pragma once
 
+#include "kernels/skinny/formats/wide_bitmap.cuh"
 #include "kernels/skinny/formats/wide_fours.cuh"
 #include "kernels/skinny/wide/wide_finish.cuh"
 #include "kernels/skinny/wide/wide_head.cuh"
@@ -14,9 +15,14 @@
 
 namespace tandem::kernels {
 
-/// Blocks whose registers a multiprocessor holds, of two warpgroups each.
+/// Warpgroups of a block, at most, and blocks of as many whose registers a multiprocessor holds.
+template <class Format>
+constexpr int wide_groups() {
+  return Format::kBitmap ? 1 : kWideMaxGroups;
+}
 template <class Format>
 constexpr int wide_blocks(int batch, bool head) {
+  if (Format::kBitmap) return 3;
   return head || Format::kFreshSums || Format::kUnpacks || (Format::kTwoOfFour && batch >= 32) ? 1 : 2;
 }
 
@@ -36,7 +42,9 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
   WideScales group_scales;
   if constexpr (Format::kGroupScales)
     group_scales.request(a, walk.first_tile, walk.first_unit, 0, warp, lane);
-  WideMetadata metadata{shared.base + p.metadata_offset + warp * kWideMetadataBytes};
+  WideMetadata metadata{shared.base + p.own_offset + warp * p.own_bytes};
+  WideBitmapRows bitmap;
+  if constexpr (Format::kBitmap) bitmap.start(a, walk, memory, warp, lane);
   if constexpr (Format::kTwoOfFour) metadata.request(a, walk, walk.first_tile, 0, warp, lane);
   float head_x_scales[kHead && Format::kXScales ? kBatch / 4 : 1];
 
@@ -66,11 +74,11 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
       pdl_wait();
       if constexpr (kHead && Format::kXScales) load_head_scales<kBatch>(a, lane, head_x_scales);
     }
-    const WideColumns columns = wide_columns(p, tile, tid);
+    WideColumns columns = wide_columns(p, tile, tid);
     float4 residual[kWideRows];
     float x_scale[kWideRows] = {1.0f, 1.0f};
-    // Sums of groups and all rows of x leave no registers for residuals.
-    constexpr bool kLate = Format::kGroupScales && kBatch == 64;
+    // Sums of groups and all rows of x, or the stream of a bitmap, leave no registers for residuals.
+    constexpr bool kLate = (Format::kGroupScales && kBatch == 64) || Format::kBitmap;
     if constexpr (!kHead) {
       if constexpr (!kLate) load_residuals<T>(a, columns, walk.rank, rows, columns.row, residual);
       if constexpr (Format::kXScales) load_x_scales(a, columns, walk.rank, rows, columns.row, x_scale);
@@ -81,6 +89,8 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
       const uint32_t warp_weights = shared.base + warp * (kWideGroupRows / 4 * kWideRowBytes);
       wide_multiply_unpacked<Format, kBatch>(a, shared, walk, tile, warp_weights, warp, lane, at,
                                              group_scales, c);
+    } else if constexpr (Format::kBitmap) {
+      wide_multiply_bitmap<kBatch>(a, shared, walk, warp, lane, at, bitmap, c);
     } else if constexpr (Format::kTwoOfFour) {
       wide_multiply_fours<Format, kBatch>(a, shared, walk, tile, group_weights, warp, lane, at, metadata, c);
     } else if constexpr (std::is_same_v<typename Format::Acc, int>) {
@@ -104,10 +114,11 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
       int end_lane = lane;
       int end_warp = warp;
       WideShared end_shared = shared;
-      if constexpr (Format::kCodes)
+      if constexpr (Format::kCodes || Format::kBitmap)
         asm volatile(""
                      : "+r"(end_lane), "+r"(end_warp), "+r"(end_shared.base), "+r"(end_shared.sums),
                        "+r"(end_shared.barriers));
+      if constexpr (Format::kBitmap) columns = wide_columns(p, tile, 32 * end_warp + end_lane);
       if (p.cluster_shift > 0) cluster_wait();  // every block runs and has initialised its barriers
       // The previous tile is written; nobody reads a stage that sums are about to overwrite.
       if (p.cluster_shift == 0 || p.bulk_sums) consumers_sync(p);
@@ -137,7 +148,7 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
 }
 
 template <class Format, int kBatch, bool kHead>
-__global__ void __launch_bounds__(kWideMaxGroups* kWideGroupThreads + kWarp,
+__global__ void __launch_bounds__(wide_groups<Format>() * kWideGroupThreads + kWarp,
                                   wide_blocks<Format>(kBatch, kHead))
     skinny_wide_kernel(const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map,
                        const __grid_constant__ WideArgs a) {
@@ -161,6 +172,7 @@ __global__ void __launch_bounds__(kWideMaxGroups* kWideGroupThreads + kWarp,
     if (lane < p.stages) {
       barrier_init(shared.full(lane), 1);
       barrier_init(shared.empty(lane), 4 * p.groups);
+      if constexpr (Format::kBitmap) barrier_init(shared.sorted(lane), 1);
     }
     if (lane == 0 && p.cluster_shift > 0) {
       barrier_init(shared.pushed(), 1);
@@ -179,7 +191,10 @@ __global__ void __launch_bounds__(kWideMaxGroups* kWideGroupThreads + kWarp,
   __syncthreads();
   Candidate best[kBatch / 4];
   if (produces) {
-    if (lane == 0) {
+    if constexpr (Format::kBitmap) {
+      pdl_wait();
+      wide_sort_stages(producer, shared, walk, lane);
+    } else if (lane == 0) {
       pdl_wait();
       producer.rest();
     }

@@ -41,6 +41,7 @@ CUtensorMap weight_map(const WidePlan& p, const SkinnyProblem& problem, const vo
 
 WideKernel find_kernel(const SkinnyProblem& problem, int batch) {
   if (problem.sparse == SparseWeights::kTwoOfFour) return find_wide_two_of_four(batch);
+  if (problem.sparse == SparseWeights::kBitmap) return find_wide_bitmap(batch);
   switch (problem.weights()) {
     case DType::kI8:
       return (problem.x_codes ? find_wide_int8 : find_wide_w8a16)(batch, problem.head);
@@ -76,7 +77,10 @@ void launch_wide(const WideLaunch& what, cudaStream_t stream) {
       .scales = a.scales,
       .x_scales = a.x_scales,
       .groups = ceil_div(what.problem.k, kScaleGroup),
-      .metadata = a.metadata};
+      .metadata = a.metadata,
+      .w = a.w,
+      .bitmap = a.bitmap,
+      .row_starts = a.row_starts};
   const WidePlan& p = args.plan;
   const WideKernel kernel = find_kernel(what.problem, p.batch);
   prepare_kernel(reinterpret_cast<const void*>(kernel), card);
@@ -94,7 +98,7 @@ void launch_wide(const WideLaunch& what, cudaStream_t stream) {
           .shared_bytes = static_cast<size_t>(p.shared_bytes),
           .dependent = what.dependent,
           .cluster = p.cluster()},
-         stream, weight_map(p, what.problem, a.w), x_map, args);
+         stream, p.weights_staged ? weight_map(p, what.problem, a.w) : x_map, x_map, args);
 }
 
 }  // namespace tandem::kernels

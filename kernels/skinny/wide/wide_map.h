@@ -40,7 +40,9 @@ struct WidePlan {
   int x_boxes = 1;         ///< of a unit
   int units = 0;           ///< ceil(k / unit)
   int stages = 0;
-  int stage_bytes = 0;    ///< weights of a unit, and x unless it is resident
+  int stage_bytes = 0;  ///< weights of a unit, and x unless it is resident
+  bool weights_staged =
+      true;  ///< else a stage is x alone, which is sorted before it is multiplied (wide_bitmap.cuh)
   bool resident = false;  ///< x stays in shared memory for the block's later tiles
   int share_shift = 0;    ///< log2 of the rows of x that one block of the cluster finishes
   int ld = 0;             ///< floats between rows of x in the partial sums; 4 modulo 16: stores hit all banks
@@ -49,10 +51,11 @@ struct WidePlan {
   int x_offset = 0;  ///< resident x: [units of the slice][batch][128 bytes]
   int sums_offset =
       0;  ///< float [cluster][planes][share][ld]: what is to be finished here; may lie over the stages
-  int metadata_offset = 0;  ///< of 2:4: [warps][kWideMetadataBytes]
-  int bias_offset = 0;      ///< float [tile rows]: gate, then up; then the rows' scales, if they have any
-  int barrier_offset = 0;   ///< uint64_t [2 stages + 1]
-  int shared_bytes = 0;     ///< with room to begin at a multiple of 1024
+  int own_offset = 0;  ///< of the consumers' warps, of each own_bytes: metadata of 2:4, the ring of a bitmap
+  int own_bytes = 0;
+  int bias_offset = 0;     ///< float [tile rows]: gate, then up; then the rows' scales, if they have any
+  int barrier_offset = 0;  ///< uint64_t [2 stages + 1]
+  int shared_bytes = 0;    ///< with room to begin at a multiple of 1024
 
   int grid = 0;
 
@@ -63,9 +66,11 @@ struct WidePlan {
   TANDEM_HD constexpr int cluster() const { return 1 << cluster_shift; }
   TANDEM_HD constexpr int share() const { return 1 << share_shift; }
   TANDEM_HD constexpr int threads() const { return groups * kWideGroupThreads + 32; }
-  TANDEM_HD constexpr int weight_bytes() const { return tile_rows() * kWideRowBytes; }  ///< of a stage
-  TANDEM_HD constexpr int box_bytes() const { return batch * kWideRowBytes; }           ///< of x
-  TANDEM_HD constexpr int x_bytes() const { return x_boxes * box_bytes(); }             ///< of a unit
+  TANDEM_HD constexpr int weight_bytes() const {
+    return weights_staged ? tile_rows() * kWideRowBytes : 0;
+  }                                                                            ///< of a stage
+  TANDEM_HD constexpr int box_bytes() const { return batch * kWideRowBytes; }  ///< of x
+  TANDEM_HD constexpr int x_bytes() const { return x_boxes * box_bytes(); }    ///< of a unit
   TANDEM_HD constexpr int plane_floats() const { return share() * ld; }
   TANDEM_HD constexpr int source_floats() const { return planes() * plane_floats(); }
   TANDEM_HD constexpr int sums_floats() const { return cluster() * source_floats(); }
@@ -162,6 +167,14 @@ TANDEM_HD constexpr int wide_metadata_piece(int row, int unit) {
 /// four: a thread has the 16 k that its number says. Byte of these in the row's piece.
 TANDEM_HD constexpr int wide_metadata_byte(int thread, int half) {
   return 8 * half + 2 * thread;
+}
+
+// A bitmap: a lane expands four neighbours of k at a time, where a product of 16 k wants of it two pairs that are eight apart. So x
+// is sorted, 16 k at a time: of its eight pairs the even ones come first.
+
+/// Which pair of 16 k of x is the `place`-th after that.
+TANDEM_HD constexpr int wide_sorted_pair(int place) {
+  return place < 4 ? 2 * place : 2 * (place - 4) + 1;
 }
 
 /// A candidate of the arg-max as a number whose order is that of better(): the larger number is the better candidate.

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/skinny/formats/sparse_map.h"
 #include "kernels/skinny/formats/weight_format.h"
 #include "kernels/skinny/wide/wide_plan.h"
 
@@ -433,14 +434,35 @@ TEST(WidePlan, UnitsOfTwoOfFour) {
   EXPECT_EQ(p.unit, 128);
   EXPECT_EQ(p.units, 8);
   EXPECT_EQ(p.x_boxes, 2);
-  EXPECT_GE(p.bias_offset - p.metadata_offset, 4 * kWideMetadataBytes);
-  EXPECT_EQ(p.metadata_offset % 16, 0);
+  EXPECT_GE(p.bias_offset - p.own_offset, 4 * kWideMetadataBytes);
+  EXPECT_EQ(p.own_offset % 16, 0);
   SkinnyProblem odd = problem;
   odd.k = 1040;
   EXPECT_NE(config_problem(two, odd, kH200), "");
-  SkinnyProblem bitmap = problem;
-  bitmap.sparse = SparseWeights::kBitmap;
-  EXPECT_NE(config_problem(two, bitmap, kH200), "");
+}
+
+// A bitmap: stages are x alone, each warp has its ring, and the product's operand of a lane is four neighbours.
+TEST(WidePlan, UnitsOfABitmap) {
+  const SkinnyProblem problem{.m = 8, .n = 256, .k = 1000, .sparse = SparseWeights::kBitmap};
+  SkinnyConfig config{.kind = SkinnyConfig::Kind::kWide, .rows = 16, .batch = 8, .warps_n = 4, .cluster = 2};
+  config.blocks_per_sm = 3;
+  ASSERT_EQ(config_problem(config, problem, kH200), "");
+  const WidePlan p = plan_wide(config, problem, kH200);
+  EXPECT_EQ(p.units, 16);
+  EXPECT_EQ(p.stage_bytes, p.x_bytes());
+  EXPECT_EQ(p.own_bytes, kBitmapRing<16>);
+  EXPECT_GE(p.bias_offset - p.own_offset, 4 * kBitmapRing<16>);
+  EXPECT_LE(3 * (p.shared_bytes + 1024), kH200.shared_bytes + 1024);
+  SkinnyConfig other = config;
+  other.batch = 32;
+  EXPECT_NE(config_problem(other, problem, kH200), "");
+  other = config;
+  other.warps_n = 8;
+  EXPECT_NE(config_problem(other, problem, kH200), "") << "the registers do not hold two groups";
+  for (int t = 0; t < 4; ++t) {
+    EXPECT_EQ(2 * wide_sorted_pair(t), 4 * t) << "k 2t, 2t + 1 of the product";
+    EXPECT_EQ(2 * wide_sorted_pair(4 + t), 4 * t + 2) << "k 2t + 8, 2t + 9";
+  }
 }
 
 // The grid's arg-max is a maximum of keys: if their order were not that of candidates, another token would be chosen.

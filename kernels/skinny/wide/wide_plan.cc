@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "kernels/skinny/formats/sparse_map.h"
 #include "kernels/skinny/formats/weight_format.h"
 
 namespace tandem::kernels {
@@ -33,6 +34,7 @@ bool unpacks(const SkinnyProblem& p) {
 int registers(const SkinnyProblem& p, int batch) {
   if (unpacks(p)) return 160;
   if (p.sparse == SparseWeights::kTwoOfFour) return batch >= 32 ? 144 : 112;
+  if (p.sparse == SparseWeights::kBitmap) return 136;
   return p.weights() != DType::kF8 ? 96 : batch == 64 ? 128 : 112;
 }
 }  // namespace
@@ -70,20 +72,22 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   const int slice = ceil_div(p.units, c.cluster);
   const bool row_scales = weight_format(problem).row_scales;
   const int bias_bytes = round_up(4 * p.tile_rows() * (row_scales ? 2 : 1), 16);
-  const int barrier_bytes = 8 * (2 * kWideMaxStages + 1);
+  const int barrier_bytes = 8 * ((problem.sparse == SparseWeights::kBitmap ? 3 : 2) * kWideMaxStages + 1);
   // The head exchanges the keys of its warps, after the last tile.
   const int leaving_bytes = p.bulk_sums ? 4 * p.planes() * p.batch * p.ld : 0;
   const int sums_bytes = problem.head ? 8 * 4 * p.groups * p.batch : round_up(4 * p.sums_floats(), 16);
   const bool over_stages =
       !problem.head && c.cluster == 1 && one_tile;  // a block's own, after its last product
-  const int metadata_bytes =
-      problem.sparse == SparseWeights::kTwoOfFour ? 4 * p.groups * kWideMetadataBytes : 0;
-  const int others =
-      (over_stages ? 0 : sums_bytes) + metadata_bytes + bias_bytes + barrier_bytes + kWideAlignment;
+  p.own_bytes = problem.sparse == SparseWeights::kTwoOfFour ? kWideMetadataBytes
+                : problem.sparse == SparseWeights::kBitmap  ? kBitmapRing<16>
+                                                            : 0;
+  p.weights_staged = problem.sparse != SparseWeights::kBitmap;
+  const int own_bytes = 4 * p.groups * p.own_bytes;
+  const int others = (over_stages ? 0 : sums_bytes) + own_bytes + bias_bytes + barrier_bytes + kWideAlignment;
   const int budget = card.shared_bytes / c.blocks_per_sm - 1024 - others;
   // x stays if that leaves the weights a ring of 48 KiB.
   constexpr int kRingBytes = 48 << 10;
-  p.resident = !one_tile && slice * p.x_bytes() + kRingBytes <= budget;
+  p.resident = !one_tile && p.weights_staged && slice * p.x_bytes() + kRingBytes <= budget;
   p.stage_bytes = p.weight_bytes() + (p.resident ? 0 : p.x_bytes());
   const int room = budget - (p.resident ? slice * p.x_bytes() : 0);
   p.stages = std::min({room / p.stage_bytes, kWideMaxStages, slice * ceil_div(p.tiles, columns)});
@@ -93,8 +97,8 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   at += p.resident ? slice * p.x_bytes() : 0;
   p.sums_offset = over_stages ? 0 : at;
   at += over_stages ? 0 : sums_bytes;
-  p.metadata_offset = at;
-  p.bias_offset = at + metadata_bytes;
+  p.own_offset = at;
+  p.bias_offset = at + own_bytes;
   p.barrier_offset = p.bias_offset + bias_bytes;
   p.shared_bytes = p.barrier_offset + barrier_bytes + kWideAlignment;
   return p;
@@ -107,13 +111,14 @@ std::string wide_problem(const SkinnyConfig& c, const SkinnyProblem& problem, co
     return "wide takes x that is to be quantised as codes (x_scales)";
   if (problem.head && problem.weights() == DType::kI4) return "the head takes no weights of i4";
   if (problem.norm) return "wide fuses no norm";
-  if (problem.sparse == SparseWeights::kBitmap) return "wide takes no bitmap";
+  if (problem.sparse == SparseWeights::kBitmap && c.batch > kBitmapMaxRows) return "batch must be 8 or 16";
   if (problem.sparse == SparseWeights::kTwoOfFour && problem.k % wide_unit(problem) != 0)
     return fmt::format("wide needs k a multiple of {} with 2:4", wide_unit(problem));
   if (c.rows != kWarpRows) return "wide takes 16 rows a warp";
   if (std::ranges::find(kBatches, c.batch) == std::end(kBatches)) return "batch must be 8, 16, 32 or 64";
   if (problem.m > c.batch) return "batch must be at least m";
   if (c.warps_n != 4 && c.warps_n != 8) return "warps_n must be 4 or 8";
+  if (problem.sparse == SparseWeights::kBitmap && c.warps_n != 4) return "warps_n must be 4 with a bitmap";
   if (c.cluster < 1 || c.cluster > kWideMaxCluster || !std::has_single_bit(static_cast<unsigned>(c.cluster)))
     return "cluster must be 1, 2, 4, 8 or 16";
   if (c.cluster > 1 && problem.head) return "the head takes no cluster";
@@ -173,8 +178,11 @@ double estimate_wide_us(const SkinnyConfig& c, const SkinnyProblem& problem, con
   const int rounds = ceil_div(p.tiles, p.grid >> p.cluster_shift);
   const double slice = static_cast<double>(p.units) / c.cluster;
   const double x_block = slice * p.x_bytes() * (p.resident ? 1 : rounds);
-  const double metadata = problem.sparse == SparseWeights::kTwoOfFour ? 0.125 : 0.0;  // a byte for eight
-  const double weights = static_cast<double>(p.tiles) * p.units * p.weight_bytes() * (1 + metadata);
+  // Stored bytes of 128 of a row: with 2:4 their metadata too; of a bitmap as if half were kept.
+  const double stored = problem.sparse == SparseWeights::kTwoOfFour ? 1.125
+                        : problem.sparse == SparseWeights::kBitmap  ? 0.5625
+                                                                    : 1.0;
+  const double weights = static_cast<double>(p.tiles) * p.units * p.tile_rows() * kWideRowBytes * stored;
   const double per_sm = std::ceil(static_cast<double>(p.grid) / card.multiprocessors);
   const int by_registers = 65536 / (p.threads() * registers(problem, p.batch));
   const double resident = std::clamp(card.shared_bytes / (p.shared_bytes + 1024), 1, by_registers);
@@ -184,9 +192,11 @@ double estimate_wide_us(const SkinnyConfig& c, const SkinnyProblem& problem, con
 
   const double memory = std::max(weights / kStream, (weights + p.grid * x_block) / kL2);
   // Not measured yet: what unpacking adds. The sums of a group of 4-bit codes are added on their own.
-  const double unpack_us = !unpacks(problem) ? 0.0
-                           : p.x_boxes == 2  ? kUnpack_us
-                                             : 2 * kUnpack_us + 0.0008 * p.batch;
+  constexpr double kExpand_us = 0.12;  // for 64 x 64 elements of a bitmap; not measured yet
+  const double unpack_us = problem.sparse == SparseWeights::kBitmap ? kExpand_us
+                           : !unpacks(problem)                      ? 0.0
+                           : p.x_boxes == 2                         ? kUnpack_us
+                                                                    : 2 * kUnpack_us + 0.0008 * p.batch;
   const double unit_us = kUnit_us + 0.05 * (p.groups - 1) + 0.0012 * p.batch * p.x_boxes + unpack_us;
   const double issue = per_sm * rounds * slice * p.groups * unpack_us;
   const double block = std::max(waves * rounds * slice * unit_us, issue);

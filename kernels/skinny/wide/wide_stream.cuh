@@ -47,6 +47,7 @@ struct WideProducer {
   __device__ void weights(int i, int stage) {
     const uint32_t barrier = shared.full(stage);
     barrier_arrive_expect(barrier, p.weight_bytes() + (has_x(i) ? p.x_bytes() : 0));
+    if constexpr (Format::kBitmap) return;
     const uint32_t to = shared.base + stage * p.stage_bytes;
     const int column = (walk.first_unit + unit) * Format::kColumns;
     if (p.gated) {
