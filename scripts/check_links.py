@@ -8,7 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-PATH = re.compile(r"`((?:harness|kernels|reference|suites|reports|scripts)/[\w./-]*\w/?)`")
+PATH = re.compile(
+    r"`((?:harness|kernels|reference|suites|reports|scripts)/[\w./-]*\w/?)`"
+)
 
 
 def faults(page: Path, text: str) -> list[str]:
@@ -24,9 +26,17 @@ def faults(page: Path, text: str) -> list[str]:
 def main() -> int:
     """Goes through the tracked pages."""
     names = subprocess.run(
-        ["git", "ls-files", "*.md"], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", "*.md"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.split()
-    bad = [f"{name}: {fault}" for name in names for fault in faults(ROOT / name, (ROOT / name).read_text())]
+    bad = [
+        f"{name}: {fault}"
+        for name in names
+        for fault in faults(ROOT / name, (ROOT / name).read_text())
+    ]
     for line in bad:
         print(line)
     print(f"links: {len(names)} pages" + ("" if bad else " lead where they say"))

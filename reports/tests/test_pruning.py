@@ -101,7 +101,7 @@ TWINS = {
 """SHA-256 over the fp32 values of a small model, names in their order."""
 
 
-# Breaks when weights are chosen otherwise here than in harness/weights/pruning, whose test has the hashes too.
+# Breaks when weights are chosen otherwise here than in harness/weights/pruning, whose test has the hashes.
 @pytest.mark.parametrize("sparsity", TWINS)
 def test_pruned_models_are_the_engines_too(sparsity: str) -> None:
     m = replace(models.preset("tiny"), position="relative")
