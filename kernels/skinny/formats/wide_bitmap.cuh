@@ -87,7 +87,7 @@ struct WideBitmapRows {
               .stride = walk.stride,
               .units = {walk.first_unit, walk.first_unit + walk.units}};
     selectors = BitmapMap::selectors(lane % 16);
-    stream.start(source, rows_of(p, warp), memory + p.own_offset + warp * p.own_bytes, walk.first_tile);
+    stream.start(source, rows_of(p, warp), memory + p.own_offset + warp * kBitmapRing<kRows>, walk.first_tile);
   }
 };
 

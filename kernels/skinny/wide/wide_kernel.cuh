@@ -21,9 +21,9 @@ constexpr int wide_groups() {
   return Format::kBitmap ? 1 : kWideMaxGroups;
 }
 template <class Format>
-constexpr int wide_blocks(int batch, bool head) {
+constexpr int wide_blocks(bool head) {
   if (Format::kBitmap) return 3;
-  return head || Format::kFreshSums || Format::kUnpacks || (Format::kTwoOfFour && batch >= 32) ? 1 : 2;
+  return head || Format::kFreshSums || Format::kUnpacks || Format::kTwoOfFour ? 1 : 2;
 }
 
 template <class Format, int kBatch, bool kHead>
@@ -42,7 +42,7 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
   WideScales group_scales;
   if constexpr (Format::kGroupScales)
     group_scales.request(a, walk.first_tile, walk.first_unit, 0, warp, lane);
-  WideMetadata metadata{shared.base + p.own_offset + warp * p.own_bytes};
+  WideMetadata metadata{shared.base + p.own_offset + warp * kWideMetadataBytes};
   WideBitmapRows bitmap;
   if constexpr (Format::kBitmap) bitmap.start(a, walk, memory, warp, lane);
   if constexpr (Format::kTwoOfFour) metadata.request(a, walk, walk.first_tile, 0, warp, lane);
@@ -149,7 +149,7 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
 
 template <class Format, int kBatch, bool kHead>
 __global__ void __launch_bounds__(wide_groups<Format>() * kWideGroupThreads + kWarp,
-                                  wide_blocks<Format>(kBatch, kHead))
+                                  wide_blocks<Format>(kHead))
     skinny_wide_kernel(const __grid_constant__ CUtensorMap w_map, const __grid_constant__ CUtensorMap x_map,
                        const __grid_constant__ WideArgs a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)

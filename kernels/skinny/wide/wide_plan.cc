@@ -33,7 +33,7 @@ bool unpacks(const SkinnyProblem& p) {
 /// Of a thread, about: what the compiler took.
 int registers(const SkinnyProblem& p, int batch) {
   if (unpacks(p)) return 160;
-  if (p.sparse == SparseWeights::kTwoOfFour) return batch >= 32 ? 144 : 112;
+  if (p.sparse == SparseWeights::kTwoOfFour) return batch >= 32 ? 136 : 128;
   if (p.sparse == SparseWeights::kBitmap) return 136;
   return p.weights() != DType::kF8 ? 96 : batch == 64 ? 128 : 112;
 }
