@@ -104,7 +104,9 @@ def allowed(source: str, target: str) -> bool:
             sees = (
                 PIPELINE
                 if own == "engine"
-                else TYPES | {"parallel"} | ({"engine"} if is_test(source) or not own else set())
+                else TYPES
+                | {"parallel"}
+                | ({"engine"} if is_test(source) or not own else set())
             )
         return other in sees
     if top == "kernels" and to == "kernels":
