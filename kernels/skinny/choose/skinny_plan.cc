@@ -114,13 +114,14 @@ SkinnyConfig bitmap_config(const SkinnyProblem& problem, const SkinnyCard& card)
     share *= 2;
   c.warps_n = kSkinnyWarps / share;
   c.blocks_per_sm = 2;
-  // Long rows of x: one block with all the warps, so that x is there once.
-  if (2 * (plan_skinny(c, problem, card).shared_bytes + 1024) > card.shared_bytes + 1024) {
-    c.warps = kRowMaxWarps;
-    c.warps_n = std::min(8, c.warps / share);
-    c.blocks_per_sm = 1;
-  }
-  return c;
+  if (2 * (plan_skinny(c, problem, card).shared_bytes + 1024) <= card.shared_bytes + 1024) return c;
+  // Long rows of x: one block with all the warps, so that x is there once, or as many as there is room for.
+  c.blocks_per_sm = 1;
+  SkinnyConfig all = c;
+  all.warps = kRowMaxWarps;
+  all.warps_n = std::min(8, all.warps / share);
+  const bool fits = plan_skinny(all, problem, card).shared_bytes <= card.shared_bytes;
+  return fits && all.warps / all.warps_n <= units ? all : c;
 }
 
 /// The cut of one row of x that keeps all of a warp's weights in registers: nearly the best of every sweep so far. Blocks of

@@ -35,6 +35,8 @@ std::vector<SkinnyProblem> stored_problems(const std::vector<DType>& plain) {
            {DType::kI8, {}}, {DType::kI4, {}}, {DType::kF8, DType::kF8}, {DType::kI8, DType::kI8}}) {
     all.push_back({.w_dtype = weights, .input_dtype = inputs});
   }
+  for (const SparseWeights sparse : {SparseWeights::kTwoOfFour, SparseWeights::kBitmap})
+    all.push_back({.sparse = sparse});
   return all;
 }
 
@@ -54,7 +56,7 @@ void check_walk(const SkinnyConfig& c, const SkinnyProblem& problem, const Skinn
         for (int chunk = 0; chunk < p.chunks; ++chunk) {
           const UnitRange range = chunk_range(p, slice, chunk);
           const UnitRange mine = warp_units(p, range, warp & (p.warps_k() - 1));
-          if (c.kind == SkinnyConfig::Kind::kRow) {
+          if (c.kind == SkinnyConfig::Kind::kRow && problem.sparse != SparseWeights::kBitmap) {
             ASSERT_LE((mine.end - mine.begin) * c.rows, 2 * kRowUnits)
                 << what << ": more than the registers hold";
           }
@@ -166,9 +168,10 @@ TEST(SkinnyPlan, EveryConfigCoversEverySizeOnce) {
     for (const SkinnyProblem& stored : stored_problems({DType::kF32, DType::kBF16})) {
       for (auto [n, k] :
            std::vector<std::pair<int, int>>{{1, 8}, {7, 24}, {37, 264}, {130, 520}, {300, 2056}}) {
-        if (stored.w_dtype) k = round_up(k, 32);
+        if (stored.w_dtype || stored.sparse != SparseWeights::kNone) k = round_up(k, 32);
         for (int m : {1, 3, 8, 13, 33, 64}) {
           if (m > 1 && stored.input_dtype) continue;  // come as codes: wide_map_test.cc
+          if (!skinny_supports(stored.dtype, m, n, k, stored.sparse)) continue;
           for (const auto& [gated, norm, head] :
                {std::array{false, false, false}, std::array{true, false, false},
                 std::array{false, true, false}, std::array{false, false, true}}) {
@@ -180,9 +183,10 @@ TEST(SkinnyPlan, EveryConfigCoversEverySizeOnce) {
                                         .k = k,
                                         .gated = gated,
                                         .norm = norm,
-                                        .head = head};
+                                        .head = head,
+                                        .sparse = stored.sparse};
             if (norm && !skinny_norm_supports(m, k)) continue;
-            if (head && stored.weights() == DType::kI4) continue;
+            if (head && (stored.weights() == DType::kI4 || stored.sparse != SparseWeights::kNone)) continue;
             const auto configs = all_configs(problem, card);
             ASSERT_FALSE(configs.empty()) << text({}, problem);
             for (const SkinnyConfig& c : configs) {
@@ -207,14 +211,17 @@ TEST(SkinnyPlan, EverySupportedSizeHasAConfig) {
   for (const SkinnyCard& card : {kH200, kA100}) {
     for (const SkinnyProblem& stored : stored_problems({DType::kF32, DType::kF16, DType::kBF16})) {
       for (auto [n, k] : sizes) {
-        if (stored.w_dtype) k = round_up(k, 32);
+        if (stored.w_dtype || stored.sparse != SparseWeights::kNone) k = round_up(k, 32);
         for (int m : {1, 2, 3, 4, 5, 8, 12, 16, 31, 32, 47, 64}) {
           if (m > 1 && stored.input_dtype) continue;  // come as codes: wide_map_test.cc
+          if (!skinny_supports(stored.dtype, m, n, k, stored.sparse)) continue;
           for (const bool norm : {false, true}) {
             if (norm && !skinny_norm_supports(m, k)) continue;
             for (const bool head : {false, true}) {
               for (const bool gated : {false, true}) {
-                if (head && (gated || stored.weights() == DType::kI4)) continue;
+                if (head &&
+                    (gated || stored.weights() == DType::kI4 || stored.sparse != SparseWeights::kNone))
+                  continue;
                 const SkinnyProblem problem{.dtype = stored.dtype,
                                             .w_dtype = stored.w_dtype,
                                             .input_dtype = stored.input_dtype,
@@ -223,7 +230,8 @@ TEST(SkinnyPlan, EverySupportedSizeHasAConfig) {
                                             .k = k,
                                             .gated = gated,
                                             .norm = norm,
-                                            .head = head};
+                                            .head = head,
+                                            .sparse = stored.sparse};
                 ASSERT_TRUE(skinny_supports(stored.dtype, m, n, k, stored.weights()));
                 const SkinnyConfig c = choose_skinny(problem, card);
                 EXPECT_EQ(config_problem(c, problem, card), "") << text(c, problem);
