@@ -122,16 +122,44 @@ __global__ void __launch_bounds__(kThreads) fours_kernel(SeededMatrix m, Code co
   });
 }
 
-/// Scales of the rows of 2:4, whose largest magnitude always stays: a warp a row.
+/// Codes of 8 bits stored whole, zeros where nothing stays: [rows, cols].
+template <DType Code, bool kFours>
+__global__ void __launch_bounds__(kThreads)
+    masked_codes_kernel(SeededMatrix m, DeviceCut cut, const float* scales, uint8_t* out) {
+  if constexpr (kFours) {
+    for_units(m.rows, m.cols / 4, [&](int64_t row, int64_t group) {
+      float v[4];
+      four(m, row, group, m.row_scale(row), v);
+      const Pair stay = larger_two(v);
+      const Divider divide(scales[row]);
+      for (int i = 0; i < 4; ++i) {
+        const float kept = i == stay.first || i == stay.second ? pick(v, i) : 0.0f;
+        out[row * m.cols + 4 * group + i] = static_cast<uint8_t>(encode_2<Code>(divide, kept, 0.0f));
+      }
+    });
+  } else {
+    for_units(m.rows, m.cols, [&](int64_t row, int64_t col) {
+      const int64_t index = m.index(row, col);
+      const float v = m.values.at(index, m.row_scale(row));
+      const float kept = cut.keeps(v, index) ? v : 0.0f;
+      out[row * m.cols + col] = static_cast<uint8_t>(encode_2<Code>(Divider(scales[row]), kept, 0.0f));
+    });
+  }
+}
+
+/// Scales of what a cut leaves of each row; of 2:4 it need not be told, for the largest magnitude always stays. A warp a row.
 template <DType Code>
-__global__ void __launch_bounds__(kThreads) row_scales_kernel(SeededMatrix m, float* scales) {
+__global__ void __launch_bounds__(kThreads) row_scales_kernel(SeededMatrix m, DeviceCut cut, float* scales) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp; row < m.rows;
        row += static_cast<int64_t>(gridDim.x) * kWarps) {
     const int32_t scale = m.row_scale(row);
     uint32_t largest = 0;
-    for (int64_t col = lane; col < m.cols; col += kWarp)
-      largest = max(largest, DeviceCut::magnitude(m.values.at(m.index(row, col), scale)));
+    for (int64_t col = lane; col < m.cols; col += kWarp) {
+      const int64_t index = m.index(row, col);
+      const float v = m.values.at(index, scale);
+      if (cut.keeps(v, index)) largest = max(largest, DeviceCut::magnitude(v));
+    }
     largest = __reduce_max_sync(0xffffffffu, largest);
     if (lane == 0) scales[row] = scale_of(largest, Code);
   }
@@ -205,16 +233,21 @@ struct Parts {
 };
 
 template <DType Code>
-void launch_coded_fours(const SeededMatrix& m, const Parts& p, cudaStream_t stream) {
+void launch_codes(const SeededMatrix& m, const Parts& p, bool fours, cudaStream_t stream) {
   auto* const scales = p.at<float>(p.t.scale_offset);
-  launch(row_scales_kernel<Code>, by_rows(m.rows), stream, m, scales);
-  launch(fours_kernel<ScaledCode<Code>>, by_units(m.rows, (m.cols / 4 + 1) / 2), stream, m,
-         ScaledCode<Code>{p.at<uint8_t>(p.t.offset), scales}, p.at<uint8_t>(p.t.metadata_offset));
+  auto* const codes = p.at<uint8_t>(p.t.offset);
+  const DeviceCut cut = DeviceCut::of(p.t.cut.value_or(MatrixCut{}));
+  launch(row_scales_kernel<Code>, by_rows(m.rows), stream, m, cut, scales);
+  if (p.t.storage.two_of_four) {
+    launch(fours_kernel<ScaledCode<Code>>, by_units(m.rows, (m.cols / 4 + 1) / 2), stream, m,
+           ScaledCode<Code>{codes, scales}, p.at<uint8_t>(p.t.metadata_offset));
+  } else {
+    launch(fours ? masked_codes_kernel<Code, true> : masked_codes_kernel<Code, false>,
+           by_units(m.rows, fours ? m.cols / 4 : m.cols), stream, m, cut, scales, codes);
+  }
 }
 
 void launch_fours(const SeededMatrix& m, const Parts& p, cudaStream_t stream) {
-  if (p.t.storage.dtype == DType::kF8) return launch_coded_fours<DType::kF8>(m, p, stream);
-  if (p.t.storage.dtype == DType::kI8) return launch_coded_fours<DType::kI8>(m, p, stream);
   for_float(p.t.storage.dtype, [&](auto like) {
     using T = decltype(like);
     launch(fours_kernel<PlainCode<T>>, by_units(m.rows, (m.cols / 4 + 1) / 2), stream, m,
@@ -252,7 +285,7 @@ bool seeded_sparse_fits(const WeightForm& form, const TensorSpec& t) {
   const Storage own = own_storage(form, t.use);
   if (own.scale_group == 0) return is_float(t.storage.dtype);
   // Whole rows of the model are here, so that their scales are; plain values of codes are the host's.
-  return t.storage.two_of_four && t.storage.scale_group == Storage::kWholeRow &&
+  return !t.storage.bitmap && t.storage.scale_group == Storage::kWholeRow &&
          t.storage.scale_dtype == DType::kF32 && t.model_cols == t.col_runs &&
          (t.storage.dtype == DType::kF8 || t.storage.dtype == DType::kI8);
 }
@@ -275,7 +308,11 @@ void launch_seeded_sparse(const SeededSparseParams& p, cudaStream_t stream) {
     if (!seeded_sparse(form, t)) continue;
     const SeededMatrix m = indices.matrix(*p.spec, t, stream);
     const Parts parts{static_cast<char*>(p.arena), t};
-    if (t.storage.two_of_four) {
+    if (t.storage.dtype == DType::kF8) {
+      launch_codes<DType::kF8>(m, parts, form.sparsity.two_of_four, stream);
+    } else if (t.storage.dtype == DType::kI8) {
+      launch_codes<DType::kI8>(m, parts, form.sparsity.two_of_four, stream);
+    } else if (t.storage.two_of_four) {
       launch_fours(m, parts, stream);
     } else if (t.storage.bitmap) {
       launch_bitmap(m, parts, stream);

@@ -10,7 +10,7 @@ namespace tandem::kernels {
 
 /// Is this tensor pruned, so that launch_seeded_sparse must make it?
 bool seeded_sparse(const WeightForm& form, const TensorSpec& tensor);
-/// May it? Not where what is left is quantised with scales that the host finds: fp8 and int8 of 2:4 alone are made here.
+/// May it? Of codes those of 8 bits with a scale a row, where the row is here whole: 2:4 ones and such as have zeros stored.
 bool seeded_sparse_fits(const WeightForm& form, const TensorSpec& tensor);
 
 struct SeededSparseParams {
