@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tandem_reports import __version__
 from tandem_reports.commands import compare, gate, report, self_test, trace, trend
-from tandem_reports.errors import USAGE, ReportError
+from tandem_reports.errors import CRASHED, USAGE, ReportError
 
 DESCRIPTION = """\
 Reads what `tandem run` recorded and turns it into pages, tables and comparisons. It measures nothing and
@@ -54,4 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # no crash may look like a verdict
+        if os.environ.get("TANDEM_TRACEBACK"):
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(
+            f"tandem-report: internal error, {what[:300]} (TANDEM_TRACEBACK=1 shows where)", file=sys.stderr
+        )
+        return CRASHED
     return code

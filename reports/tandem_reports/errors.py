@@ -4,6 +4,8 @@ GOOD = 0
 BAD_RESULT = 1
 USAGE = 2
 NOT_ENOUGH_EVIDENCE = 4
+CRASHED = 70
+"""A fault of this package itself (EX_SOFTWARE of sysexits.h): no verdict."""
 
 
 class ReportError(Exception):

@@ -78,7 +78,7 @@ def test_few_pairs_are_unknown_and_say_how_many_more(tmp_path: Path, cli: Callab
     assert outcome.code == 4
     content = json.loads(outcome.out)
     assert content["counts"]["unknown"] == 4
-    assert {entry["more_pairs"] for entry in content["cases"]} == {3, 4}
+    assert {entry["more_pairs"] for entry in content["cases"]} == {1, 3}
     assert not content["stop"] or content["look"] == content["looks"]
     decided = duet(tmp_path, 1.1, pairs=6 + 4, name="more")
     assert verdicts(decided)[64] == "slower"
@@ -415,9 +415,9 @@ def test_a_second_run_of_b_confirms_too(tmp_path: Path, cli: Callable[..., Outco
 
 
 def test_plan(cli: Callable[..., Outcome], gpu_a: Path, tmp_path: Path) -> None:
-    assert cli("gate", "--plan", "20", "--look", "1/3").out == "13 19 27\n"
+    assert cli("gate", "--plan", "20", "--look", "1/3").out == "12 17 24\n"
     content = json.loads(cli("gate", "--plan", "5", "--look", "1/2", "--json").out)
-    assert content["pairs"] == [11, 16]
+    assert content["pairs"] == [10, 14]
     for arguments in (["--plan", "0"], ["--plan", "x"], [gpu_a, "--plan", "5"], []):
         assert cli("gate", *arguments).code == 2
     policy = tmp_path / "p.json"
@@ -488,4 +488,4 @@ def test_html_and_json_are_reproducible(mixed: Path, tmp_path: Path, cli: Callab
     assert slower["ratio"] == pytest.approx(1.05, abs=0.005)
     assert slower["pairs"] == 14
     assert slower["interval"][0] < slower["ratio"] < slower["interval"][1]
-    assert slower["coverage"] > 0.99
+    assert slower["coverage"] > 0.98

@@ -209,8 +209,9 @@ def _html(result: GateResult) -> str:
 
     runs = [result.a, result.b]
     title = f"{result.b.label} over {result.a.label}"
-    intervals = "intervals at alpha over the number of cases"
-    figure = ratios(result.verdicts, "gate", title, result.policy.default.equivalence, intervals)
+    # Suites may have bands of their own: the narrowest is drawn.
+    band = min(result.policy.of(verdict.case.suite).equivalence for verdict in result.verdicts)
+    figure = ratios(result.verdicts, "gate", title, band, "intervals at 1 - 2 alpha")
     return page.render(
         "gate.html.j2",
         title=f"Tandem gate: {title}",
@@ -244,7 +245,10 @@ def run(arguments: argparse.Namespace) -> int:
         # A run alone is one of B; its A is the one at hand.
         again = arguments.confirm
         first = arguments.paths[0] / "a" if len(arguments.paths) == 1 else arguments.paths[0]
-        result = confirm(result, _judge([again] if is_duet(again) else [first, again], arguments, None))
+        second = _judge([again] if is_duet(again) else [first, again], arguments, None)
+        if second.b.path.resolve() == result.b.path.resolve():
+            raise ReportError(f"--confirm {again}: the very run of B that is judged; allowed: another one")
+        result = confirm(result, second)
     elif result.policy.confirm:
         result = unconfirmed(result)
     colour = console.wants_colour(arguments.out)

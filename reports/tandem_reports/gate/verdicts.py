@@ -135,27 +135,28 @@ def _inside(interval: Interval | None, band: float) -> bool:
     return interval is not None and -reach <= interval.low and interval.high <= reach
 
 
-def _decides(logs: Sequence[float], rules: SuitePolicy, alpha: float) -> bool:
+def _decides(logs: Sequence[float], rules: SuitePolicy, alpha: float, cases: int) -> bool:
     shift = math.log1p(rules.minimum_effect)
-    if signed_rank_greater(logs, shift) <= alpha or signed_rank_greater([-x for x in logs], shift) <= alpha:
+    each = alpha / cases
+    if signed_rank_greater(logs, shift) <= each or signed_rank_greater([-x for x in logs], shift) <= each:
         return True
-    return _inside(signed_rank_interval(logs, 1 - alpha), rules.equivalence)
+    return _inside(signed_rank_interval(logs, 1 - 2 * alpha), rules.equivalence)
 
 
-def more_pairs_needed(logs: Sequence[float], rules: SuitePolicy, alpha: float) -> int | None:
-    """How many more pairs like those at hand would decide; None when more than MOST_PAIRS would not."""
+def more_pairs_needed(logs: Sequence[float], rules: SuitePolicy, alpha: float, cases: int = 1) -> int | None:
+    """How many more pairs like those at hand would decide one of so many cases; None beyond MOST_PAIRS."""
     if len(logs) < 2:
         return max(fewest_pairs(alpha) - len(logs), 1)
     low = max(fewest_pairs(alpha), len(logs) + 1)
     high = low
-    while not _decides(stretched(logs, high), rules, alpha):
+    while not _decides(stretched(logs, high), rules, alpha, cases):
         low = high + 1
         high = high + max(2, high // 4)
         if high > MOST_PAIRS:
             return None
     while low < high:
         middle = (low + high) // 2
-        if _decides(stretched(logs, middle), rules, alpha):
+        if _decides(stretched(logs, middle), rules, alpha, cases):
             high = middle
         else:
             low = middle + 1
@@ -175,7 +176,9 @@ class Decision:
 def decide(logs: Sequence[Sequence[float]], rules: Sequence[SuitePolicy], alpha: float) -> list[Decision]:
     """The verdicts on the log-ratios of several cases: slower, faster, same or unknown.
 
-    Holm over the cases, for slow-downs and for speed-ups; equivalence at alpha over the cases.
+    Holm over the cases, for slow-downs and for speed-ups. A gate passes only where every case is the same,
+    so each case is tested for that at the whole alpha: an intersection-union test (Berger 1982). Both ends
+    of the band are tested at alpha, hence the interval at 1 - 2 alpha (Schuirmann 1987).
     """
     shifts = [math.log1p(rule.minimum_effect) for rule in rules]
     p_slower = [signed_rank_greater(values, shift) for values, shift in zip(logs, shifts, strict=True)]
@@ -183,10 +186,9 @@ def decide(logs: Sequence[Sequence[float]], rules: Sequence[SuitePolicy], alpha:
         signed_rank_greater([-x for x in values], shift) for values, shift in zip(logs, shifts, strict=True)
     ]
     slower, faster = holm(p_slower, alpha), holm(p_faster, alpha)
-    each = alpha / max(len(logs), 1)
     found = []
     for index, values in enumerate(logs):
-        interval = signed_rank_interval(values, 1 - each)
+        interval = signed_rank_interval(values, 1 - 2 * alpha)
         status = "unknown"
         if slower[index]:
             status = "slower"
@@ -201,13 +203,12 @@ def decide(logs: Sequence[Sequence[float]], rules: Sequence[SuitePolicy], alpha:
 def _judge(measured: Sequence[_Measured], policy: Policy, alpha: float, alpha_ahead: float) -> list[Verdict]:
     """The verdicts with their numbers. Forecasts are for a look that may spend `alpha_ahead`."""
     rules = [policy.of(item.case.suite) for item in measured]
-    ahead = alpha_ahead / max(len(measured), 1)
     verdicts = []
     decisions = decide([item.logs for item in measured], rules, alpha)
     for item, rule, decision in zip(measured, rules, decisions, strict=True):
         note, more = item.note, None
         if decision.status == "unknown":
-            more = more_pairs_needed(item.logs, rule, ahead)
+            more = more_pairs_needed(item.logs, rule, alpha_ahead, len(measured))
             forecast = (
                 f"over {MOST_PAIRS} pairs" if more is None else f"about {formats.plural(more, 'more pair')}"
             )
@@ -247,9 +248,11 @@ def _without_numbers(
     """The verdict on a case that cannot be measured on both sides; None where neither side has anything."""
     a_ok = a is not None and bool(a.ok)
     failures = [record for record in b.failed if record.status != "skipped"] if b is not None else []
-    a_failed = a is not None and any(record.status != "skipped" for record in a.failed)
-    if failures and not a_failed:
-        record = failures[0]
+    # A failure in A excuses the same one in B, no other.
+    before = {(record.status, record.reason) for record in a.failed} if a is not None else set()
+    new = [record for record in failures if (record.status, record.reason) not in before]
+    if new:
+        record = new[0]
         note = f"{record.status} in B: {record.reason or 'no reason in the record'}"
         return Verdict(case, "allowed" if allowed(rules.allow_failed, case.name) else "failed", note)
     if a_ok and (b is None or not b.ok):

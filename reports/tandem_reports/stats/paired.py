@@ -119,13 +119,12 @@ GROWTH = 1.4
 def planned_pairs(alpha: float, cases: int, looks: int) -> list[int]:
     """Pairs at which each of several looks is planned.
 
-    The first look comes with the fewest pairs at which every case can be called same; each one after it has
-    GROWTH times as many.
+    The first look comes with the fewest pairs at which any case can be called slower; the same takes fewer.
+    Each one after it has GROWTH times as many.
     """
     plan: list[int] = []
     for look in range(1, looks + 1):
-        # A two-sided interval of n pairs covers at most 1 - 2^(1-n).
-        pairs = fewest_pairs(spent_alpha(alpha, look, looks) / max(cases, 1)) + 1
+        pairs = fewest_pairs(spent_alpha(alpha, look, looks) / max(cases, 1))
         if plan:
             pairs = max(pairs, math.ceil(GROWTH * plan[-1]))
         plan.append(pairs)

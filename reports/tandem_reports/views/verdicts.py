@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
@@ -52,12 +53,22 @@ def method(result: GateResult) -> str:
     coverages = [v.interval.coverage for v in result.verdicts if v.interval is not None]
     covers = f" Intervals cover exactly {100 * min(coverages):.4g} % or more." if coverages else ""
     rules = f" Rules: {result.policy_source}." if result.policy_source else ""
+    suites = dict.fromkeys(v.case.suite for v in result.verdicts)
+    efforts: dict[str, list[str]] = {}
+    for suite in suites:
+        rule = p.of(suite)
+        words = f"minimum effect {100 * rule.minimum_effect:g} %, same inside ±{100 * rule.equivalence:g} %"
+        efforts.setdefault(words, []).append(suite)
+    each = "; ".join(
+        words if len(efforts) == 1 else f"{' and '.join(names_)}: {words}"
+        for words, names_ in efforts.items()
+    )
     lossy = any(is_lossy(v.case) for v in result.verdicts)
     accuracy = f" {accuracy_rule(p.default.accuracy_growth)}" if lossy else ""
     return (
-        f"Signed-rank test of paired log-ratios beyond the minimum effect "
-        f"({100 * p.default.minimum_effect:g} %), Holm over the cases at alpha {p.alpha:g}{look}; same: "
-        f"interval inside ±{100 * p.default.equivalence:g} %.{covers}{accuracy} {pairing}{confirmed}{rules}"
+        f"Signed-rank test of paired log-ratios beyond the minimum effect, Holm over the cases at alpha "
+        f"{p.alpha:g}{look}; same: the interval lies inside the band ({each}).{covers}{accuracy} {pairing}"
+        f"{confirmed}{rules}"
     )
 
 
@@ -111,6 +122,10 @@ def markdown(result: GateResult) -> str:
     return "\n".join(lines) + "\n"
 
 
+NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot hold, not even escaped."""
+
+
 def sentence(verdict: Verdict) -> str:
     """One verdict in words."""
     parts = []
@@ -147,7 +162,8 @@ def junit(result: GateResult) -> str:
             else:
                 ElementTree.SubElement(case, "system-out").text = sentence(verdict)
     ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    text = NOT_XML.sub("\ufffd", ElementTree.tostring(root, encoding="unicode"))
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
 
 
 def _message(text: str) -> str:

@@ -1,0 +1,96 @@
+"""How often the gate is wrong, and what must not look like a verdict."""
+
+from __future__ import annotations
+
+import math
+import random
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Outcome
+from fixture_runs import Model, base_record, make_run
+from test_gate import CASES, duet, verdicts
+
+from tandem_reports.gate.policy import SuitePolicy
+from tandem_reports.gate.verdicts import decide
+
+
+def _share(pairs: int, sd: float, shift: float, status: str, duets: int = 100, cases: int = 20) -> float:
+    """Share of seeded gates of log-normal noise whose cases all have a status; `sd` is that of a process."""
+    rng = random.Random(pairs)
+    rules = [SuitePolicy()] * cases
+    hits = 0
+    for _ in range(duets):
+        logs = [[rng.gauss(shift, sd * math.sqrt(2)) for _ in range(pairs)] for _ in rules]
+        hits += all(decision.status == status for decision in decide(logs, rules, 0.01))
+    return hits / duets
+
+
+# Breaks when the same is tested at alpha over the cases again: unchanged builds would stay unknown.
+@pytest.mark.parametrize(("pairs", "sd"), [(13, 0.003), (16, 0.004)])
+def test_unchanged_builds_pass(pairs: int, sd: float) -> None:
+    assert _share(pairs, sd, 0.0, "same") >= 0.95
+
+
+# Breaks when the band is tested at less than alpha a side.
+def test_just_outside_the_band_is_seldom_the_same() -> None:
+    assert _share(13, 0.003, math.log1p(0.0101), "same", duets=1000, cases=1) <= 0.02
+
+
+# Breaks when a slow-down may be confirmed by the pairs that it was found in.
+def test_a_duet_does_not_confirm_itself(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    root = duet(tmp_path, 1.05)
+    outcome = cli("gate", root, "--confirm", root)
+    assert outcome.code == 2
+    assert "the very run of B" in outcome.err
+
+
+# Breaks when a crash of the tool ends with the code that a CI reads as slower.
+def test_a_crash_is_no_verdict(
+    cli: Callable[..., Outcome], gpu_a: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("at\nsomething")
+
+    monkeypatch.setattr("tandem_reports.commands.gate._judge", broken)
+    outcome = cli("gate", gpu_a, gpu_a)
+    assert outcome.code == 70
+    assert outcome.err == (
+        "tandem-report: internal error, ZeroDivisionError: at something (TANDEM_TRACEBACK=1 shows where)\n"
+    )
+
+
+# Breaks when a failure of B passes because A failed otherwise.
+def test_only_the_same_failure_is_excused(tmp_path: Path) -> None:
+    def failed(reason: str) -> Any:
+        return [base_record(CASES[0], 0, "error", reason)]
+
+    for name, reasons, status in (
+        ("one", ("out of luck", "out of luck"), "unmeasured"),
+        ("two", ("a", "b"), "failed"),
+    ):
+        root = tmp_path / name
+        for side, reason in zip("ab", reasons, strict=True):
+            make_run(
+                root / side,
+                CASES[1:],
+                workers=8,
+                seed=3,
+                model=Model(samples=12),
+                keep_samples=False,
+                extra=failed(reason),
+            )
+        assert verdicts(root)[1] == status
+
+
+# Breaks when a reason's control characters make the file no XML.
+def test_junit_is_xml_whatever_a_reason_holds(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    record = base_record(CASES[0], 0, "crashed", "\x1b[31mred\x00")
+    root = duet(tmp_path, pairs=8, cases_b=CASES[1:], extra_b=[record])
+    text = cli("gate", root, "--format", "junit").out
+    assert "red" in next(
+        element.get("message", "") for element in ElementTree.fromstring(text).iter("failure")
+    )
