@@ -50,8 +50,8 @@ SkinnyKernel find_kernel(const SkinnyConfig& config, const SkinnyProblem& proble
 void require(bool good, const char* field, std::string_view rule) {
   if (!good) throw UsageError(fmt::format("skinny product: {} {}", field, rule));
 }
-bool aligned(const void* p) {
-  return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+bool aligned(const void* p, size_t bytes = 16) {
+  return reinterpret_cast<uintptr_t>(p) % bytes == 0;
 }
 
 /// How the weights are stored and what they are multiplied with.
@@ -97,7 +97,10 @@ SparseWeights check_sparse(const SkinnyParams& p) {
                                                      : SparseWeights::kNone;
   if (sparse == SparseWeights::kNone) return sparse;
   const char* field = p.metadata != nullptr ? "metadata" : "bitmap";
-  require(aligned(p.metadata) && aligned(p.bitmap), field, "must be on 16 bytes");
+  // Matrices of a group lie back to back, so that a later one's marks begin where a row may.
+  require(aligned(p.metadata, p.k % 128 == 0 ? 16 : 2), field,
+          "must be on 16 bytes, on 2 where 128 does not divide k");
+  require(aligned(p.bitmap, 4) && aligned(p.row_starts, 4), field, "and row_starts must be on 4 bytes");
   require(p.dtype == DType::kBF16 && p.w_dtype.value_or(p.dtype) == DType::kBF16, field,
           "needs weights of bf16");
   require(p.metadata == nullptr || skinny_supports(p.dtype, p.m, p.n, p.k, sparse), "k",

@@ -19,9 +19,9 @@ namespace tandem::kernels {
 /// The current device. With TANDEM_ARCH=sm80 in the environment it has no clusters (and no dependent launch).
 SkinnyCard skinny_card();
 
-/// y = epilogue(norm(x) w^T). All pointers are device memory on 16 bytes; ldx, ldy, ld_residual count elements, 0 means
-/// dense, ldx is a multiple of 8. Weights, bias, gamma and beta must not be written by any kernel that may still run
-/// when this one starts (they are read before the wait of the dependent launch).
+/// y = epilogue(norm(x) w^T). All pointers are device memory on 16 bytes, marks of sparse weights aside; ldx, ldy,
+/// ld_residual count elements, 0 means dense, ldx is a multiple of 8. Weights, bias, gamma and beta must not be written by
+/// any kernel that may still run when this one starts (they are read before the wait of the dependent launch).
 struct SkinnyParams {
   DType dtype = DType::kBF16;  ///< of every pointer; x, residual and y may be float instead, see below
   /// Of the stored weights, unset: dtype. Quantised weights need dtype kBF16: kI8 with input_dtype unset (8-bit weights
@@ -38,13 +38,16 @@ struct SkinnyParams {
   /// Of quantised weights, else null: float [rows of w], one a row; kI4: bf16 [rows of w, ceil(k / 128)], one for 128
   /// neighbours of a row, readable to a multiple of 4 bytes.
   const void* scales = nullptr;
-  /// Of bf16 weights of which only some are stored, at most one of both set, see skinny_supports(). k as above is that of x.
-  /// 2:4: w is [rows of w, k / 2], the two of every four neighbours that are stored, and this, of each value, which of the four it is:
-  /// two bits, rows of k / 8 bytes, the first value in the lowest bits; the indices of a four rise.
+  /// Of bf16 weights of which only some are stored, one of this and the bitmap at most, see skinny_supports(); k is that of x.
+  /// 2:4: w is [rows of w, k / 2], the two of every four neighbours that are stored, and this says of each value which of
+  /// the four it is: two bits, the first value in the lowest, the indices of a four rising, rows of k / 8 bytes. On 16
+  /// bytes, or on 2 where 128 does not divide k.
   const void* metadata = nullptr;
-  /// A bit an element, set where it is stored: rows of whole 32-bit words, the first element in the lowest bit, zeros past k.
+  /// A bit an element, set where it is stored: rows of whole 32-bit words, the first element in the lowest bit, zeros past
+  /// k. On 4 bytes.
   const uint32_t* bitmap = nullptr;
-  /// With a bitmap, [rows of w + 1]: the stored values of row r, in their columns' order, begin 16 * row_starts[r] bytes after w.
+  /// With a bitmap, [rows of w + 1]: the stored values of row r, in their columns' order, begin 16 * row_starts[r] bytes
+  /// after w. On 4 bytes.
   const uint32_t* row_starts = nullptr;
   /// What the rows of x (with a norm: the normalised ones, rounded to dtype) are quantised to before they are multiplied, as
   /// quantise_row() with kWholeRow does it; unset: they are not. The kernel quantises one row itself; several come as codes.

@@ -195,7 +195,14 @@ TEST(SkinnySparse, RefusesWhatItCannotDo) {
   });
   expect_refused("row_starts", [&](auto& p) { p.bitmap = words; });
   expect_refused("row_starts", [&](auto& p) { p.row_starts = words; });
-  expect_refused("metadata", [&](auto& p) { p.metadata = memory + 4; });
+  expect_refused("metadata", [&](auto& p) {
+    p.metadata = memory + 4;
+    p.k = 128;
+  });
+  expect_refused("bitmap", [&](auto& p) {
+    p.bitmap = reinterpret_cast<const uint32_t*>(memory + 2);
+    p.row_starts = words;
+  });
   expect_refused("metadata", [&](auto& p) {
     p.metadata = memory;
     p.dtype = DType::kF32;
