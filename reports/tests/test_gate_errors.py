@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import xml.etree.ElementTree as ElementTree
@@ -14,8 +15,9 @@ from conftest import Outcome
 from fixture_runs import Model, base_record, make_run
 from test_gate import CASES, duet, verdicts
 
-from tandem_reports.gate.policy import SuitePolicy
-from tandem_reports.gate.verdicts import decide
+from tandem_reports.gate.policy import Policy, SuitePolicy
+from tandem_reports.gate.verdicts import Verdict, decide, gate
+from tandem_reports.reading.runs import load_run
 
 
 def _share(pairs: int, sd: float, shift: float, status: str, duets: int = 100, cases: int = 20) -> float:
@@ -94,3 +96,60 @@ def test_junit_is_xml_whatever_a_reason_holds(tmp_path: Path, cli: Callable[...,
     assert "red" in next(
         element.get("message", "") for element in ElementTree.fromstring(text).iter("failure")
     )
+
+
+def _changed(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the records of batch 64."""
+    path = root / "records.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if record["case"]["batch"] == 64:
+            change(record)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+# Breaks when a time passes whose output changed, was wrong, or was taken under a profiler.
+@pytest.mark.parametrize(
+    ("field", "values", "words"),
+    [
+        ("check", {"digest": "ab" * 32, "digest_after": "cd" * 32}, "its output changed while it was timed"),
+        ("check", {"error": 0.5, "tolerance": 0.02}, "its error 0.5 is over its tolerance 0.02"),
+        ("process", {"profiler_mapped": True}, "a profiler was mapped"),
+    ],
+)
+def test_unsound_times_are_no_evidence(
+    field: str, values: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    def change(record: dict[str, Any]) -> None:
+        record[field] = {**record[field], **values}
+
+    root = duet(tmp_path, pairs=13)
+    _changed(root / "b", change)
+    found = _verdict(root)
+    assert (found.status, found.note) == ("failed", f"in B {words}")
+    _changed(root / "a", change)
+    found = _verdict(root)
+    assert (found.status, found.note) == ("not-comparable", f"in A {words}")
+
+
+def _verdict(root: Path) -> Verdict:
+    """That of batch 64."""
+    result = gate(load_run(root / "a"), load_run(root / "b"), Policy())
+    return next(verdict for verdict in result.verdicts if verdict.case.integer("batch") == 64)
+
+
+# Breaks when throttled samples, or a debug build, leave no trace in the answer.
+def test_conditions_are_said(tmp_path: Path) -> None:
+    def throttle(record: dict[str, Any]) -> None:
+        record["clocks"] = {**record["clocks"], "throttled_samples": 3}
+
+    root = duet(tmp_path, pairs=13)
+    _changed(root / "b", throttle)
+    found = _verdict(root)
+    assert (found.status, found.note) == ("same", "throttled in B")
+    path = root / "b" / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["build"]["type"] = "Debug"
+    path.write_text(json.dumps(environment))
+    found = _verdict(root)
+    assert (found.status, found.note) == ("not-comparable", "another build type: Release and Debug")

@@ -98,12 +98,14 @@ def machine_differences(a: Environment, b: Environment) -> list[Difference]:
 
     The cards are those in use: two runs on two cards of one machine differ.
 
-    Kinds: device (card or none), cpu, model (of the card), card (another of the same model), driver, clocks
-    (policy and power limit), setting (ECC, MIG).
+    Kinds: device (card or none), build (type), cpu, model (of the card), card (another of the same model),
+    driver, clocks (policy and power limit), setting (ECC, MIG).
     """
     found = []
     if bool(a.used) != bool(b.used):
         return [Difference("device", "one run used a card and the other did not")]
+    if a.build_type != b.build_type:
+        found.append(Difference("build", f"another build type: {a.build_type} and {b.build_type}"))
     if not a.used:
         for name, x, y in (("CPU", a.cpu, b.cpu), ("number of cores", a.cores, b.cores)):
             if x != y:

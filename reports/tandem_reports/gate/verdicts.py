@@ -15,6 +15,7 @@ from tandem_reports.errors import BAD_RESULT, GOOD, NOT_ENOUGH_EVIDENCE
 from tandem_reports.gate.accuracy import judge as judge_accuracy
 from tandem_reports.gate.comparison import Matching, condition_differences, machine_differences
 from tandem_reports.gate.policy import Policy, SuitePolicy, allowed
+from tandem_reports.gate.soundness import first_fault, remarks
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.cases import CaseResult, natural_order
@@ -127,7 +128,7 @@ def _pairs(a: CaseResult, b: CaseResult) -> _Measured:
             continue
         logs.append(math.log(record.summary.median_us / twin.summary.median_us))
     note = f"{formats.plural(contended, 'pair')} contended and left out" if contended else ""
-    return _Measured(a.case, a, b, tuple(logs), note)
+    return _Measured(a.case, a, b, tuple(logs), "; ".join(filter(None, (note, remarks(a, b)))))
 
 
 def _inside(interval: Interval | None, band: float) -> bool:
@@ -310,7 +311,14 @@ def gate(
             verdicts.append(special)
         elif first is not None and second is not None and first.ok and second.ok:
             different = condition_differences(first, second)
-            if blocking:
+            unsound = first_fault(first), first_fault(second)
+            if unsound[1] and not unsound[0]:
+                rules = policy.of(case.suite)
+                status = "allowed" if allowed(rules.allow_failed, case.name) else "failed"
+                verdicts.append(Verdict(case, status, f"in B {unsound[1]}"))
+            elif unsound[0]:
+                verdicts.append(Verdict(case, "not-comparable", f"in A {unsound[0]}"))
+            elif blocking:
                 verdicts.append(Verdict(case, "not-comparable", "; ".join((*blocking, *different))))
             elif different:
                 verdict = Verdict(case, "not-comparable", "; ".join(different))
