@@ -23,17 +23,6 @@ struct BitmapSource {
   UnitRange units;
 };
 
-/// A place in the order of a warp's units: all of a tile, then those of its next tile.
-struct BitmapPlace {
-  int tile;
-  int unit;
-  __device__ void advance(const BitmapSource& from) {
-    if (++unit < from.units.end) return;
-    unit = from.units.begin;
-    tile += from.stride;
-  }
-};
-
 /// Four elements of a word, zero where nothing is kept: those of the bits from `shift` on. `below`: the bits before them;
 /// `selectors`: of the nibble that is this lane's number (BitmapMap).
 __device__ inline BitmapMap::Four expand_bitmap(const BitmapWord& word, uint32_t below, int shift,
@@ -45,6 +34,22 @@ __device__ inline BitmapMap::Four expand_bitmap(const BitmapWord& word, uint32_t
                            address, bits, __shfl_sync(0xffffffffu, selectors, static_cast<int>(bits)));
 }
 
+/// Sums over the lanes up to each one, within groups of kLanes.
+template <int kLanes>
+__device__ inline int sum_through(int own) {
+  int sum = own;
+#pragma unroll
+  for (int step = 1; step < kLanes; step <<= 1) {
+    // Only lanes that have one so far below add: the shuffle says which.
+    asm volatile(
+        "{.reg .pred p; .reg .s32 other; shfl.sync.up.b32 other|p, %0, %1, %2, 0xffffffff; @p add.s32 %0, "
+        "%0, other;}"
+        : "+r"(sum)
+        : "r"(step), "n"((kWarp - kLanes) << 8));
+  }
+  return sum;
+}
+
 /// All methods by all lanes of a warp. `row_of`(tile, row): the weight row that is row `row` of the warp's kRows in a tile.
 template <int kRows>
 class BitmapStream {
@@ -54,89 +59,106 @@ class BitmapStream {
   /// Asks for as many units as the ring holds, from the first one of `tile` on.
   template <class RowOf>
   __device__ void start(const BitmapSource& from, const RowOf& row_of, unsigned char* ring, int tile) {
-    slots_ = reinterpret_cast<Slot*>(ring);
-    words_next_ = values_next_ = {tile, from.units.begin};
+    first_ = slot_ = reinterpret_cast<Slot*>(ring);
+    const int units = from.units.end - from.units.begin;
+    words_left_ = values_left_ = ceil_div(from.tiles - tile, from.stride) * units;
+    words_tile_ = values_tile_ = tile;
+    words_unit_ = values_unit_ = from.units.begin;
 #pragma unroll 1
-    for (int s = 0; s < kBitmapDepth; ++s) request_words(from, row_of, slots_[s]);
+    for (int s = 0; s < kBitmapDepth; ++s) request_words(from, row_of, first_[s]);
     cp_async_commit();
     cp_async_wait<0>();
 #pragma unroll 1
-    for (int s = 0; s < kBitmapDepth; ++s) request_values(from, row_of, slots_[s]);
+    for (int s = 0; s < kBitmapDepth; ++s) request_values(from, row_of, first_[s]);
   }
   /// The unit that is next.
   __device__ const Slot& wait() const {
     cp_async_wait<kBitmapDepth - 1>();
     __syncwarp();
-    return slots_[slot_];
+    return *slot_;
   }
   /// Its slot is read: asks for the unit that takes its place.
   template <class RowOf>
   __device__ void release(const BitmapSource& from, const RowOf& row_of) {
     __syncwarp();
-    request_values(from, row_of, slots_[slot_]);
-    if (++slot_ == kBitmapDepth) slot_ = 0;
+    request_values(from, row_of, *slot_);
+    if (++slot_ == first_ + kBitmapDepth) slot_ = first_;
   }
 
  private:
   static constexpr int kLanes = kWarp / kRows;  // of a weight row
-  Slot* slots_ = nullptr;
-  BitmapPlace words_next_, values_next_;
-  int slot_ = 0;                               // of the next unit
-  const uint32_t* row_bitmap_ = nullptr;       // of this lane's row of the next words
-  const unsigned char* row_values_ = nullptr;  // the next values of its row
+  static constexpr int kStep = 16 * kLanes;     // bytes of a row that its lanes copy at once
+  Slot* first_ = nullptr;
+  Slot* slot_ = nullptr;          // of the next unit
+  int words_left_, values_left_;  // units that are to be asked for
+  int words_tile_, values_tile_;  // of the next ones
+  int words_unit_, values_unit_;
+  const uint32_t* next_word_ = nullptr;         // of this lane
+  const unsigned char* next_values_ = nullptr;  // of its row
 
   __device__ static int lane() {
     return static_cast<int>(threadIdx.x) % kWarp;
+  }
+  __device__ static int column() {
+    return lane() % kLanes;
   }
 
   /// The next words of the bitmap, into a slot whose words have been read. A lane reads only what it copied itself.
   template <class RowOf>
   __device__ void request_words(const BitmapSource& from, const RowOf& row_of, Slot& to) {
-    if (words_next_.tile >= from.tiles) return;
-    if (words_next_.unit == from.units.begin) {
-      const int row = row_of(words_next_.tile, lane() / kLanes);
-      row_bitmap_ = from.bitmap + static_cast<int64_t>(row) * from.row_words;
-      if (lane() % kLanes == 0) cp_async_4(&to.start[lane() / kLanes], from.row_starts + row);
+    if (words_left_ == 0) return;
+    --words_left_;
+    if (words_unit_ == from.units.begin) {
+      const int row = row_of(words_tile_, lane() / kLanes);
+      next_word_ = from.bitmap + static_cast<int64_t>(row) * from.row_words + words_unit_ * kLanes + column();
+      if (column() == 0) cp_async_4(&to.start[lane() / kLanes], from.row_starts + row);
     }
-    const int word = words_next_.unit * Slot::kWordsOfRow + lane() % kLanes;
-    if (word < from.row_words) cp_async_4(&to.next[lane()], row_bitmap_ + word);
-    words_next_.advance(from);
+    if (words_unit_ * kLanes + column() < from.row_words) cp_async_4(&to.next[lane()], next_word_);
+    next_word_ += kLanes;
+    advance(from, words_unit_, words_tile_);
   }
 
   /// The next values, whose words have arrived in the same slot, and then words; one group of copies, which may be empty.
   template <class RowOf>
   __device__ void request_values(const BitmapSource& from, const RowOf& row_of, Slot& s) {
-    const int tile = values_next_.tile;
-    const int column = lane() % kLanes;
-    if (tile < from.tiles) {
-      const bool inside = values_next_.unit * Slot::kWordsOfRow + column < from.row_words;
-      const uint32_t word = inside ? s.next[lane()] : 0;
-      if (values_next_.unit == from.units.begin) {
+    if (values_left_ > 0) {
+      --values_left_;
+      const uint32_t word = values_unit_ * kLanes + column() < from.row_words ? s.next[lane()] : 0;
+      if (values_unit_ == from.units.begin) {
         const uint32_t start =
-            __shfl_sync(0xffffffffu, column == 0 ? s.start[lane() / kLanes] : 0, 0, kLanes);
-        row_values_ = static_cast<const unsigned char*>(from.values) + 16 * static_cast<int64_t>(start);
-        if (from.units.begin > 0) row_values_ += 2 * count_before(from, row_of(tile, lane() / kLanes));
+            __shfl_sync(0xffffffffu, column() == 0 ? s.start[lane() / kLanes] : 0, 0, kLanes);
+        next_values_ = static_cast<const unsigned char*>(from.values) + 16 * static_cast<int64_t>(start);
+        if (values_unit_ > 0) next_values_ += 2 * count_before(from, row_of(values_tile_, lane() / kLanes));
       }
       const int own = __popc(word);
-      int through = own;  // of the row's words up to this one
-#pragma unroll
-      for (int step = 1; step < kLanes; step <<= 1) {
-        const int other = __shfl_up_sync(0xffffffffu, through, static_cast<unsigned>(step), kLanes);
-        if (column >= step) through += other;
-      }
-      const int count = __shfl_sync(0xffffffffu, through, kLanes - 1, kLanes);
+      const int through = sum_through<kLanes>(own);
+      const int bytes = 2 * __shfl_sync(0xffffffffu, through, kLanes - 1, kLanes);
       const int skew =
-          static_cast<int>(reinterpret_cast<uintptr_t>(row_values_) % 16);  // values are on 16 bytes
-      unsigned char* to = s.values[lane() / kLanes];
-      s.words[lane()] = {word, shared_address(to) + static_cast<uint32_t>(skew + 2 * (through - own))};
-      const unsigned char* bytes = row_values_ - skew;
+          static_cast<int>(reinterpret_cast<uintptr_t>(next_values_) % 16);  // values are on 16 bytes
+      const uint32_t to = shared_address(s.values[lane() / kLanes]);
+      s.words[lane()] = {word, to + static_cast<uint32_t>(skew + 2 * (through - own))};
+      // The lane's pieces: three are enough for most rows.
+      const unsigned char* piece = next_values_ - skew + 16 * column();
+      const int end = skew + bytes - 16 * column();
+#pragma unroll
+      for (int i = 0; i < 3; ++i) {
+        if (i * kStep < end) cp_async_16(to + 16 * column() + i * kStep, piece + i * kStep, 16);
+      }
+      if (__any_sync(0xffffffffu, 3 * kStep < end)) {
 #pragma unroll 1
-      for (int i = 16 * column; i < skew + 2 * count; i += 16 * kLanes) cp_async_16(to + i, bytes + i, 16);
-      row_values_ += 2 * count;
-      values_next_.advance(from);
+        for (int i = 3 * kStep; i < end; i += kStep) cp_async_16(to + 16 * column() + i, piece + i, 16);
+      }
+      next_values_ += bytes;
+      advance(from, values_unit_, values_tile_);
     }
     request_words(from, row_of, s);
     cp_async_commit();
+  }
+
+  __device__ static void advance(const BitmapSource& from, int& unit, int& tile) {
+    if (++unit < from.units.end) return;
+    unit = from.units.begin;
+    tile += from.stride;
   }
 
   /// Kept values of this lane's row before the warp's units.
@@ -144,8 +166,7 @@ class BitmapStream {
     const uint32_t* words = from.bitmap + static_cast<int64_t>(row) * from.row_words;
     int count = 0;
 #pragma unroll 4
-    for (int i = lane() % kLanes; i < from.units.begin * Slot::kWordsOfRow; i += kLanes)
-      count += __popc(__ldg(words + i));
+    for (int i = column(); i < from.units.begin * kLanes; i += kLanes) count += __popc(__ldg(words + i));
 #pragma unroll
     for (int bit = kLanes / 2; bit > 0; bit >>= 1) count += __shfl_xor_sync(0xffffffffu, count, bit);
     return count;
