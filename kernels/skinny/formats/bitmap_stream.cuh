@@ -23,15 +23,27 @@ struct BitmapSource {
   UnitRange units;
 };
 
-/// Four elements of a word, zero where nothing is kept: those of the bits from `shift` on. `below`: the bits before them;
-/// `selectors`: of the nibble that is this lane's number (BitmapMap).
+/// What every expansion looks up, in registers.
+struct BitmapTables {
+  uint32_t selectors;  // of the nibble that is this lane's number (BitmapMap)
+  uint32_t taken;
+
+  __device__ void load() {
+    selectors = BitmapMap::selectors(static_cast<int>(threadIdx.x) % 16);
+    asm volatile("mov.b32 %0, %1;"
+                 : "=r"(taken)
+                 : "n"(BitmapMap::kTaken));  // or it is moved there for each use
+  }
+};
+/// Four elements of a word, zero where nothing is kept: those of the bits from `shift` on. `below`: the bits before them.
 __device__ inline BitmapMap::Four expand_bitmap(const BitmapWord& word, uint32_t below, int shift,
-                                                uint32_t selectors) {
+                                                const BitmapTables& tables) {
   const uint32_t address = word.address + 2 * static_cast<uint32_t>(__popc(word.bits & below));
   const uint32_t from = address & ~3u;
   const uint32_t bits = word.bits >> shift;
+  const uint32_t selectors = __shfl_sync(0xffffffffu, tables.selectors, static_cast<int>(bits));
   return BitmapMap::expand(load_shared_word(from), load_shared_word(from + 4), load_shared_word(from + 8),
-                           address, bits, __shfl_sync(0xffffffffu, selectors, static_cast<int>(bits)));
+                           address, bits, selectors, tables.taken);
 }
 
 /// Sums over the lanes up to each one, within groups of kLanes.

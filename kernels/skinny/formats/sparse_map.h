@@ -112,20 +112,23 @@ struct BitmapMap {
     return pair_selector(nibble & 3) | pair_selector(nibble >> 2 & 3) << 16;
   }
 
+  /// 16 for each kept value of two elements, by their two bits, a byte each.
+  static constexpr uint32_t kTaken = 0x20101000;
+
   struct Four {
     uint32_t low, high;  ///< elements 0, 1 and 2, 3; zero where nothing is kept
   };
-  /// Four elements from the three words that hold their kept values, the first one in the lower half of `w0`, or in its upper one
-  /// if bit 1 of `address`, the value's place in bytes, is set. `bits`: theirs are the lowest four.
+  /// Four elements from the three words that hold their kept values, the first one in the lower half of `w0`, or in its
+  /// upper one if bit 1 of `address`, the value's place in bytes, is set. `bits`: theirs are the lowest four; `taken`:
+  /// kTaken.
   TANDEM_HD static Four expand(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t address, uint32_t bits,
-                               uint32_t selectors) {
+                               uint32_t selectors, uint32_t taken) {
     const uint32_t odd = address << 3;  // 16 more than a multiple of 32, or a multiple
     const uint32_t first = shift_pair_wrapped(w0, w1, odd);
     const uint32_t second = shift_pair_wrapped(w1, w2, odd);
-    const uint32_t taken =
-        pick_bytes(0x20101000u, 0, (bits & 3) | 0x4440u);  // bits of the first two's values
-    return {pick_bytes(first, 0, selectors),
-            pick_bytes(shift_pair(first, second, taken), 0, selectors >> 16)};
+    const uint32_t past =
+        pick_bytes(taken, 0, bits & 3);  // bits of the first two's values; the other bytes are 0
+    return {pick_bytes(first, 0, selectors), pick_bytes(shift_pair(first, second, past), 0, selectors >> 16)};
   }
 };
 

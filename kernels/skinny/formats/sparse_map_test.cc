@@ -123,8 +123,9 @@ TEST(SparseMap, ExpandsEveryNibble) {
   for (uint32_t nibble = 0; nibble < 16; ++nibble) {
     for (uint32_t odd = 0; odd < 2; ++odd) {
       for (uint32_t above : {0u, 0xfffffff0u}) {  // bits of later elements
-        const auto four = BitmapMap::expand(word(0), word(1), word(2), 100 + 2 * odd, nibble | above,
-                                            BitmapMap::selectors(static_cast<int>(nibble)));
+        const auto four =
+            BitmapMap::expand(word(0), word(1), word(2), 100 + 2 * odd, nibble | above,
+                              BitmapMap::selectors(static_cast<int>(nibble)), BitmapMap::kTaken);
         const uint32_t words[2] = {four.low, four.high};
         uint32_t next = odd;
         for (int i = 0; i < 4; ++i) {

@@ -69,7 +69,7 @@ struct WideBitmapRows {
   static constexpr int kRows = kWideGroupRows / 4;
   BitmapSource source;
   BitmapStream<kRows> stream;
-  uint32_t selectors;  // of the nibble that is this lane's number
+  BitmapTables tables;
 
   __device__ auto rows_of(const WidePlan& p, int warp) const {
     const int last = p.planes() * p.n - 1;  // past it: any row, nobody reads its sums
@@ -77,7 +77,7 @@ struct WideBitmapRows {
       return min(wide_weight_row(p, tile, kRows * warp + row), last);
     };
   }
-  __device__ void start(const WideArgs& a, const WideWalk& walk, unsigned char* memory, int warp, int lane) {
+  __device__ void start(const WideArgs& a, const WideWalk& walk, unsigned char* memory, int warp) {
     const WidePlan& p = a.plan;
     source = {.values = a.w,
               .bitmap = a.bitmap,
@@ -86,8 +86,9 @@ struct WideBitmapRows {
               .tiles = p.tiles,
               .stride = walk.stride,
               .units = {walk.first_unit, walk.first_unit + walk.units}};
-    selectors = BitmapMap::selectors(lane % 16);
-    stream.start(source, rows_of(p, warp), memory + p.own_offset + warp * kBitmapRing<kRows>, walk.first_tile);
+    tables.load();
+    stream.start(source, rows_of(p, warp), memory + p.own_offset + warp * kBitmapRing<kRows>,
+                 walk.first_tile);
   }
 };
 
@@ -111,7 +112,7 @@ __device__ inline void wide_multiply_bitmap(const WideArgs& args, const WideShar
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const BitmapWord word = slot.words[2 * ((lane >> 2) + 8 * half) + step / 2];
-        const auto four = expand_bitmap(word, (1u << first) - 1, first, rows.selectors);
+        const auto four = expand_bitmap(word, (1u << first) - 1, first, rows.tables);
         w[step][half] = four.low;
         w[step][2 + half] = four.high;
       }

@@ -25,7 +25,7 @@ requires(Format::kBitmap) struct RowCore<Format, 1> {
   const __nv_bfloat16* x = nullptr;
   BitmapSource source;
   BitmapStream<kRows> stream;
-  uint32_t selectors;  // of the nibble that is this lane's number
+  BitmapTables tables;
 
   __device__ void take_x(const __nv_bfloat16* xs, int /*at*/, int /*left*/) { x = xs; }
 
@@ -40,7 +40,7 @@ requires(Format::kBitmap) struct RowCore<Format, 1> {
               .tiles = a.plan.tiles,
               .stride = static_cast<int>(gridDim.x),
               .units = units};
-    selectors = BitmapMap::selectors(static_cast<int>(threadIdx.x) % 16);
+    tables.load();
     stream.start(source, rows_of(a, pair), shared + a.plan.ring_offset + warp * kBitmapRing<kRows>, tile);
   }
 
@@ -58,7 +58,7 @@ requires(Format::kBitmap) struct RowCore<Format, 1> {
 #pragma unroll
         for (int j = 0; j < kRows; ++j) {
           const BitmapWord word = now.words[BitmapMap::word_lane(lane, j, chunk)];
-          w[j] = expand_bitmap(word, below, BitmapMap::shift(lane), selectors);
+          w[j] = expand_bitmap(word, below, BitmapMap::shift(lane), tables);
         }
         const uint2 xw = *reinterpret_cast<const uint2*>(unit_x + chunk * BitmapMap::kChunk);
         mma_16816<__nv_bfloat16>(c[chunk % 2], w[0].low, w[1].low, w[0].high, w[1].high, xw.x, xw.y);

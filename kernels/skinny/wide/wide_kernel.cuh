@@ -44,7 +44,7 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
     group_scales.request(a, walk.first_tile, walk.first_unit, 0, warp, lane);
   WideMetadata metadata{shared.base + p.own_offset + warp * kWideMetadataBytes};
   WideBitmapRows bitmap;
-  if constexpr (Format::kBitmap) bitmap.start(a, walk, memory, warp, lane);
+  if constexpr (Format::kBitmap) bitmap.start(a, walk, memory, warp);
   if constexpr (Format::kTwoOfFour) metadata.request(a, walk, walk.first_tile, 0, warp, lane);
   float head_x_scales[kHead && Format::kXScales ? kBatch / 4 : 1];
 
