@@ -371,9 +371,9 @@ TEST_F(DriverTest, DoctorNamesWhatIsMissing) {
       f.out.find("suites in " + bin().string() + ": suite_encoder suite_decoder suite_generate suite_limits"),
       std::string::npos)
       << f.out;
-  EXPECT_NE(f.out.find("missing  suite_kernels suite_memory: their cases are skipped"), std::string::npos)
+  EXPECT_NE(f.out.find("missing  suite_kernels suite_collectives suite_memory: their cases are skipped"),
+            std::string::npos)
       << f.out;
-  EXPECT_EQ(f.out.find("suite_collectives"), std::string::npos) << "no build makes it: " << f.out;
   EXPECT_NE(f.out.find("ceilings are not measured yet"), std::string::npos);
 }
 

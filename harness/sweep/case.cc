@@ -48,9 +48,9 @@ const std::string& model_allowed() {
 
 const std::string& op_allowed() {
   static const std::string text =
-      fmt::format("kernels: {}; memory: {}; limits: {}; none for the other suites",
-                  fmt::join(suite_ops(Suite::kKernels), " "), fmt::join(suite_ops(Suite::kMemory), " "),
-                  fmt::join(suite_ops(Suite::kLimits), " "));
+      fmt::format("kernels: {}; collectives: {}; memory: {}; limits: {}; none for the other suites",
+                  fmt::join(suite_ops(Suite::kKernels), " "), fmt::join(suite_ops(Suite::kCollectives), " "),
+                  fmt::join(suite_ops(Suite::kMemory), " "), fmt::join(suite_ops(Suite::kLimits), " "));
   return text;
 }
 
@@ -151,6 +151,8 @@ std::vector<Axis> make_axes() {
   all.push_back(word_axis("head", &Case::head, "same 16bit", "what the vocabulary head is stored as"));
   all.push_back(integer_axis("tp", &Case::tp, true, 8, kDegree, "tensor-parallel degree"));
   all.push_back(integer_axis("dp", &Case::dp, false, 8, kDegree, "data-parallel replicas"));
+  all.push_back(word_axis("allreduce", &Case::allreduce, "auto nccl oneshot twoshot",
+                          "how ranks sum: by NCCL, or by the own kernels in one trip or two"));
   all.push_back(text_axis("decode", &Case::decode, false, kDecodeAllowed, "how the next token is chosen",
                           [](const std::string& v) { return decode_text(parse_decode(v)); }));
   all.push_back(
@@ -165,7 +167,7 @@ std::vector<Axis> make_axes() {
                             return v;
                           }));
   all.push_back(text_axis("op", &Case::op, false, op_allowed(),
-                          "what suite_kernels, suite_memory, suite_limits measure", [](const std::string& v) {
+                          "what the suites of single operations measure", [](const std::string& v) {
                             bool known = v.empty();
                             for (const Suite suite : suites()) {
                               for (const std::string& op : suite_ops(suite)) known = known || op == v;

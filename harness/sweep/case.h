@@ -46,12 +46,13 @@ struct Case {
   std::string head = "same";
   int tp = 1;
   int dp = 1;
+  std::string allreduce = "auto";
   std::string decode = "greedy";
   std::string stop = "fixed";
   std::string kernel = "auto";
   std::string memory = "level1";
   std::string engine = "cuda";
-  std::string op = "";  ///< what suite_kernels, suite_memory and suite_limits measure; empty elsewhere
+  std::string op = "";  ///< what the suites of single operations measure; empty elsewhere
 
   bool operator==(const Case&) const = default;
 };
@@ -77,7 +78,7 @@ const Axis& axis(std::string_view name);
 /// "top_k:4,temperature:0.8") does not separate. Throws UsageError naming axis, value and what is allowed.
 std::vector<std::string> split_values(const Axis& axis, const std::string& text);
 
-/// The operations that suite_kernels, suite_memory and suite_limits measure; empty for the other suites.
+/// The operations that suite_kernels, suite_collectives, suite_memory and suite_limits measure; empty for the other suites.
 const std::vector<std::string>& suite_ops(Suite suite);
 
 /// Does the value of `axis` change what `suite` measures (with `op`, where the suite has one)? suite_encoder

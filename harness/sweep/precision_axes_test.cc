@@ -62,6 +62,16 @@ TEST(Axes, SuitesUseThoseThatChangeWhatTheyMeasure) {
   EXPECT_EQ(used("kv"),
             "decoder generate kernels:decode_self_attention kernels:cross_attention memory:allocation "
             "memory:peak memory:fragmentation ");
+  EXPECT_EQ(used("allreduce"), "encoder decoder generate collectives:all_reduce collectives:chain ");
+}
+
+// Without it a case of one rank would be measured once for each way in which ranks could have summed.
+TEST(Axes, OneRankSumsInNoWay) {
+  Case c;
+  c.allreduce = "nccl";
+  EXPECT_EQ(case_id(canonical(c)), case_id(Case{}));
+  c.tp = 2;
+  EXPECT_EQ(canonical(c).allreduce, "nccl");
 }
 
 // Without it a form would be loaded, keyed and counted as another.

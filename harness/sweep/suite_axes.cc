@@ -100,6 +100,7 @@ const std::vector<std::string>& suite_ops(Suite suite) {
                                                    "norm",
                                                    "embedding",
                                                    "head_argmax"};
+  static const std::vector<std::string> collectives = {"all_reduce", "chain"};
   static const std::vector<std::string> memory = {"cold_load", "warm_load", "allocation", "peak",
                                                   "fragmentation"};
   static const std::vector<std::string> limits = {"read",           "copy",       "l2",       "gemm",
@@ -107,6 +108,8 @@ const std::vector<std::string>& suite_ops(Suite suite) {
   switch (suite) {
     case Suite::kKernels:
       return kernels;
+    case Suite::kCollectives:
+      return collectives;
     case Suite::kMemory:
       return memory;
     case Suite::kLimits:
@@ -140,15 +143,15 @@ bool axis_used(Suite suite, std::string_view op, std::string_view axis) {
       // All but attention work on the rows of one decode step.
       if (axis == "src" || axis == "lengths") return one_of(op, {"encoder_attention", "cross_attention"});
       if (axis == "tgt") return op == "decode_self_attention";
-      return !one_of(axis, {"weights", "calibration", "dp", "decode", "stop", "memory"});
+      return !one_of(axis, {"weights", "calibration", "dp", "allreduce", "decode", "stop", "memory"});
     case Suite::kCollectives:
-      return one_of(axis, {"model", "batch", "src", "precision", "tp", "kernel"});
+      return one_of(axis, {"model", "batch", "precision", "tp", "allreduce"});
     case Suite::kMemory:
       if (one_of(op, {"cold_load", "warm_load"})) {
         return one_of(axis,
                       {"model", "weights", "precision", "sparsity", "calibration", "head", "tp", "memory"});
       }
-      return !one_of(axis, {"dp", "decode", "stop", "kernel"});
+      return !one_of(axis, {"dp", "allreduce", "decode", "stop", "kernel"});
     case Suite::kLimits:
       if (axis == "sparsity") return one_of(op, {"gemm", "gemm_sustained"});
       return axis == "precision" && one_of(op, {"gemm", "gemm_sustained", "attention"});
@@ -166,6 +169,7 @@ Case canonical(Case c) {
   for (const Axis& a : axes()) {
     if (!axis_used(c.suite, c.op, a.name)) a.set(c, a.get(defaults));
   }
+  if (c.tp == 1) c.allreduce = defaults.allreduce;  // nothing is summed over ranks
   return c;
 }
 

@@ -115,6 +115,7 @@ TEST(CaseJson, RoundTripsEveryAxis) {
                .head = "16bit",
                .tp = 4,
                .dp = 2,
+               .allreduce = "twoshot",
                .decode = "top_k:4,temperature:0.8",
                .stop = "eos",
                .kernel = "own",
@@ -157,7 +158,7 @@ TEST(CaseJson, RefusesUnknownKeysAndTypes) {
   j["btach"] = 8;
   EXPECT_EQ(error_of([&] { case_from_json(j); }),
             "unknown axis 'btach'; model weights batch src tgt lengths precision kv sparsity calibration "
-            "head tp dp decode stop kernel memory engine op");
+            "head tp dp allreduce decode stop kernel memory engine op");
   j = case_to_json(Case{});
   j["batch"] = "8";
   EXPECT_EQ(error_of([&] { case_from_json(j); }),
@@ -182,6 +183,7 @@ TEST(Axes, RefuseWhatIsNotAllowed) {
       {"head", {"", "8bit", "16"}},
       {"tp", {"0", "3", "16"}},
       {"dp", {"0", "5"}},
+      {"allreduce", {"", "ring", "nvls"}},
       {"decode",
        {"",
         "beam",
@@ -297,7 +299,7 @@ TEST(Suites, MeasureAModelOrOperations) {
     if (is_op_suite(suite)) operations += fmt::format("{} ", suite_name(suite));
   }
   EXPECT_EQ(models, "encoder decoder generate ");
-  EXPECT_EQ(operations, "kernels memory limits ");
+  EXPECT_EQ(operations, "kernels collectives memory limits ");
 }
 
 // Without it a suite with operations would need all of them spelt out, or measure none.

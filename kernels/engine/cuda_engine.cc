@@ -30,7 +30,6 @@ void only(std::string_view axis, std::string_view value, std::string_view allowe
 }
 
 void check_axes(const Case& c) {
-  if (c.suite == Suite::kCollectives) impossible("suite: engine 'cuda' measures no collectives");
   if (dtype_bits(kv_dtype(c.precision, parse_kv(c.kv))) == 8 &&
       activation_dtype(c.precision) != DType::kBF16) {
     impossible(fmt::format(
@@ -40,13 +39,14 @@ void check_axes(const Case& c) {
   }
   if (c.suite != Suite::kLimits) only("sparsity", c.sparsity, "dense");
   if (is_op_suite(c.suite)) only("calibration", c.calibration, "none");
-  only("tp", std::to_string(c.tp), "1");
-  only("dp", std::to_string(c.dp), "1");
+  if (c.tp > 1)
+    only("calibration", c.calibration, "none");  // of a rank's inputs nobody has the whole model's scales
   if (c.suite != Suite::kGenerate) only("decode", c.decode, "greedy");
 }
 
-/// What the kernels ask of the model's sizes.
-void check_model(const ModelConfig& c, const Case& asked) {
+/// What the kernels ask of the model's sizes, of a rank's share where there are several.
+void check_model(const ModelConfig& whole, const Case& asked) {
+  const ModelConfig c = rank_config(whole, asked.tp);
   const Precision precision = asked.precision;
   const bool codes = quantises_activations({.precision = precision});
   const auto multiple_of = [&](int unit, std::string_view field, int value) {
@@ -86,13 +86,17 @@ WorkloadParams workload_params(const Case& c, const ModelConfig& config) {
   return params;
 }
 
-/// Bytes that weights and plan of a case take, without making either.
+/// Bytes that weights and plan of a case take on each device, without making either.
 int64_t predicted_bytes(const Case& c, const ModelConfig& config) {
-  const WeightLayout layout = weight_layout(config, weight_form(c));
+  WeightForm form = weight_form(c);
+  form.slice.degree = c.tp;
+  const WeightLayout layout = weight_layout(config, form);
   // Views that nothing is read through: a plan only passes them on.
   const ModelWeights weights = bind_weights(layout, reinterpret_cast<const void*>(kPlanAlignment));
-  const StepPlan plan = build_plan(
-      plan_request(config, weights, c.precision, case_batch(c, config), workload_params(c, config)));
+  PlanRequest request =
+      plan_request(config, weights, c.precision, case_batch(c, config), workload_params(c, config));
+  if (c.tp > 1) request.slice = form.slice;
+  const StepPlan plan = build_plan(request);
   return layout.bytes + plan.arena_bytes;
 }
 
@@ -124,6 +128,7 @@ void CudaEngine::check_card(const Case& c) const {
 void CudaEngine::check_supported(const Case& c) const {
   check_axes(c);
   if (c.suite == Suite::kLimits) return check_limits_op(c);
+  if (c.suite == Suite::kCollectives) return check_collectives_op(c);
   const ModelConfig config = load_model(c.model);
   check_model(config, c);
   check_card(c);
@@ -141,6 +146,10 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
   check_model(config, c);
   device_->activate();
   model_.reset();
+  if (device_->slice().degree != 1 && device_->slice().degree != c.tp)
+    throw Error(fmt::format("tp: {} ranks share a model, the case has {}", device_->slice().degree, c.tp));
+  WeightForm mine = form;
+  mine.slice = device_->slice();
   const bool checkpoint = parse_weights(c.weights).checkpoint;
   loaded_memory_ = c.memory;
   loaded_kernel_ = parse_kernel(c.kernel);
@@ -150,7 +159,7 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
                         {.config = config,
                          .weights = parse_weights(c.weights),
                          .precision = c.precision,
-                         .form = form,
+                         .form = mine,
                          .scales = scales(),
                          .folder = checkpoint ? c.model : "",
                          .content = checkpoint ? content_sha256(c.model) : "",
@@ -175,6 +184,9 @@ std::unique_ptr<Workload> CudaEngine::prepare(const Case& c, const TransformerBa
   const WorkloadParams params = workload_params(c, context(c.memory).model->config);
   loaded_kernel_ = params.kernel;
   loaded_kv_ = params.kv;
+  device_->all_reduce = parse_all_reduce(c.allreduce);
+  if (DeviceRanks* ranks = device_->ranks())
+    ranks->way(device_->all_reduce, 0);  // refuses a way that is not there
   switch (c.suite) {
     case Suite::kEncoder:
       return encoder_workload(context(c.memory), batch, params);
@@ -219,6 +231,8 @@ OpWorkload CudaEngine::prepare_op(const Case& c, const ModelConfig& config) {
   switch (c.suite) {
     case Suite::kKernels:
       return kernels_op(device_, c, config);
+    case Suite::kCollectives:
+      return collectives_op(device_, c, config);
     case Suite::kLimits:
       return limits_op(device_, c);
     case Suite::kMemory:

@@ -10,8 +10,7 @@
 
 namespace tandem::kernels {
 
-/// Computes fp32, tf32, fp16 and bf16, dense, one GPU; cases greedily, decode() by any strategy. TANDEM_ARCH=sm80 in the environment keeps it
-/// off every sm_90 path. One thread an engine.
+/// One rank where its options name others. TANDEM_ARCH=sm80 in the environment keeps it off every sm_90 path. One thread an engine.
 class CudaEngine : public Engine {
  public:
   /// Throws DeviceError when there is no usable device, IoError for a choice file that cannot be read.

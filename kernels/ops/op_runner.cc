@@ -145,7 +145,7 @@ Repetition OpRunner::repeat() {
   begin_.record(device_->stream());
   graph_.launch(device_->stream());
   end_.record(device_->stream());
-  end_.wait();
+  device_->wait(end_.get());
   return {.total_us = end_.us_since(begin_) / copies_, .step_us = {}, .first_token_us = {}};
 }
 

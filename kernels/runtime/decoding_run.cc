@@ -8,10 +8,22 @@
 
 namespace tandem::kernels {
 
+namespace {
+
+/// The ids whose logits a rank computes.
+Slice vocabulary_of(const WorkloadContext& context, int rank) {
+  const ModelConfig& c = context.model->config;
+  return layer_parallel(c.decoder, c.vocab, context.device->slice().degree, rank, 0).vocab_slice;
+}
+
+}  // namespace
+
 StepPlan plan_of(const WorkloadContext& context, const TransformerBatch& batch,
                  const WorkloadParams& params) {
   const DeviceModel& model = *context.model;
-  StepPlan plan = build_plan(plan_request(model.config, model.weights, model.precision, batch, params));
+  PlanRequest request = plan_request(model.config, model.weights, model.precision, batch, params);
+  if (context.device->ranks() != nullptr) request.slice = context.device->slice();
+  StepPlan plan = build_plan(request);
   if (const auto& edit = context.device->options().edit_plan) edit(plan);
   return plan;
 }
@@ -28,6 +40,7 @@ Decoding::Decoding(const WorkloadContext& context, const TransformerBatch& batch
                    const WorkloadParams& params)
     : context_(context),
       batch_(batch.size()),
+      vocabulary_(vocabulary_of(context, context.device->slice().rank)),
       run_(*context.device, *context.memory, plan_of(context, batch, params)) {
   upload_source(run_, batch);
   if (run_.has(plan_names::kKeys)) upload_keys(params.seeds);
@@ -85,6 +98,28 @@ MemoryBlock Decoding::upload_columns(std::span<const int32_t> tokens, int steps)
                                     cudaMemcpyHostToDevice, stream()));
   context_.device->synchronize();
   return block;
+}
+
+std::vector<float> Decoding::of_all_ranks(std::vector<float> logits) const {
+  const int degree = context_.device->slice().degree;
+  if (degree == 1) return logits;
+  const auto rows = logits.size() / static_cast<size_t>(vocabulary_.count);
+  const auto share = static_cast<size_t>(vocabulary_of(context_, 0).count);
+  logits.resize(rows * share);  // the last rank has fewer
+  std::vector<float> given(logits.size() * static_cast<size_t>(degree));
+  context_.device->options().tensor->all_gather(logits.data(), given.data(),
+                                                static_cast<int64_t>(logits.size() * sizeof(float)), nullptr);
+  const auto vocab = static_cast<size_t>(config().vocab);
+  std::vector<float> whole(rows * vocab);
+  for (int rank = 0; rank < degree; ++rank) {
+    const Slice ids = vocabulary_of(context_, rank);
+    const float* from = given.data() + static_cast<size_t>(rank) * logits.size();
+    for (size_t r = 0; r < rows; ++r) {
+      std::copy_n(from + r * static_cast<size_t>(ids.count), ids.count,
+                  whole.data() + r * vocab + static_cast<size_t>(ids.first));
+    }
+  }
+  return whole;
 }
 
 std::vector<std::vector<Sequence>> Decoding::sequences() const {

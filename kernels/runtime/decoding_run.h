@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "harness/parallel/parallel.h"
 #include "kernels/runtime/executor.h"
 #include "kernels/runtime/workloads.h"
 
@@ -34,6 +35,11 @@ class Decoding {
   /// tokens [batch, steps] as [steps, batch] on the device.
   MemoryBlock upload_columns(std::span<const int32_t> tokens, int steps);
 
+  /// Columns of logits that this rank computes.
+  int rank_vocab() const { return vocabulary_.count; }
+  /// Logits [rows, rank_vocab()] as all ranks together have them, [rows, vocab]. Every rank calls it.
+  std::vector<float> of_all_ranks(std::vector<float> logits) const;
+
   /// What a generation by a GenerationConfig found, after everything enqueued: of every source, best first (samples in the
   /// order drawn).
   std::vector<std::vector<Sequence>> sequences() const;
@@ -45,6 +51,7 @@ class Decoding {
 
   const WorkloadContext& context_;
   int batch_;
+  Slice vocabulary_;
   PlanExecutor run_;
 };
 

@@ -9,6 +9,7 @@
 #include "harness/base/error.h"
 #include "harness/memory/gpu_resource.h"
 #include "kernels/common/arch.h"
+#include "kernels/limits/delay.h"
 
 namespace tandem::kernels {
 namespace {
@@ -54,11 +55,20 @@ Device::Device(const CudaEngineOptions& options)
   l2_bytes_ = properties.l2CacheSize;
   total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
   TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  if (options.tensor != nullptr && options.tensor->size() > 1) {
+    TANDEM_CUDA_CHECK(cudaEventCreateWithFlags(&all_done_, cudaEventDisableTiming));
+    TANDEM_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&meeting_), (kMaxPeers + 1) * sizeof(uint32_t)));
+    ranks_ = std::make_unique<DeviceRanks>(*options.tensor, stream_);
+    dependent_launch_ = dependent_launch_ && !ranks_->shares_device();
+  }
   lt_ = std::make_unique<CublasLt>();
   choices_ = open_choices(options);
 }
 
 Device::~Device() {
+  ranks_.reset();
+  if (meeting_ != nullptr) TANDEM_CUDA_WARN(cudaFree(meeting_));
+  if (all_done_ != nullptr) TANDEM_CUDA_WARN(cudaEventDestroy(all_done_));
   if (stream_ != nullptr) TANDEM_CUDA_WARN(cudaStreamDestroy(stream_));
 }
 
@@ -67,7 +77,29 @@ void Device::activate() const {
 }
 
 void Device::synchronize() const {
-  TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  if (!ranks_) {
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
+    return;
+  }
+  TANDEM_CUDA_CHECK(cudaEventRecord(all_done_, stream_));
+  ranks_->wait(all_done_);
+}
+
+void Device::wait(cudaEvent_t event) const {
+  if (ranks_) return ranks_->wait(event);
+  TANDEM_CUDA_CHECK(cudaEventSynchronize(event));
+}
+
+TensorSlice Device::slice() const {
+  if (!ranks_) return {};
+  return {.degree = ranks_->size(), .rank = ranks_->rank()};
+}
+
+void Device::line_up() {
+  if (!ranks_) return;
+  constexpr int64_t kEnqueued_ns = 30'000;  // until then the host has enqueued what follows
+  launch_delay({.ns = kEnqueued_ns}, stream_);
+  ranks_->all_gather(meeting_ + kMaxPeers, meeting_, sizeof(uint32_t), false);
 }
 
 int64_t Device::free_bytes() const {

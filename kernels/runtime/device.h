@@ -13,6 +13,7 @@
 #include "harness/memory/memory_resource.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/structured/structured_gemm.h"
+#include "kernels/runtime/ranks/device_ranks.h"
 
 namespace tandem::kernels {
 
@@ -23,6 +24,8 @@ struct CudaEngineOptions {
   bool search_choices = true;      ///< false: the library's first suggestion, not timed (tests)
   std::string run_dir = {};        ///< names the Level-1 cache
   int64_t level1_bytes = 0;        ///< cap of the Level-1 cache; 0: its default
+  /// The ranks that share a replica's matrices with this one, in host memory; outlives the engine. Null: none do.
+  Communicator* tensor = nullptr;
   /// For tests: changes the plan of every workload after it was built, so that the real kernels compute
   /// something else. A change of buffers must place them anew. Empty: nothing is touched.
   std::function<void(StepPlan&)> edit_plan = {};
@@ -74,6 +77,16 @@ class Device {
   void activate() const;
   cudaStream_t stream() const { return stream_; }
   void synchronize() const;
+  /// Waits for an event of this device's stream. With ranks not for ever: throws RankLost.
+  void wait(cudaEvent_t event) const;
+  /// Of this rank and those that share a replica with it; null without.
+  DeviceRanks* ranks() const { return ranks_.get(); }
+  /// This rank's part of every matrix.
+  TensorSlice slice() const;
+  /// Enqueues a meeting of the ranks, so that what follows begins on all of them at once; nothing without ranks.
+  void line_up();
+  /// How operations of the plans that are made from now on sum over ranks.
+  AllReduceChoice all_reduce = AllReduceChoice::kAuto;
   /// Programmatic dependent launch; off on cards before sm_90 and with TANDEM_ARCH=sm80.
   bool dependent_launch() const { return dependent_launch_; }
   int64_t l2_bytes() const { return l2_bytes_; }
@@ -106,6 +119,9 @@ class Device {
   int64_t l2_bytes_ = 0;
   int64_t total_bytes_ = 0;
   cudaStream_t stream_ = nullptr;
+  std::unique_ptr<DeviceRanks> ranks_;
+  cudaEvent_t all_done_ = nullptr;
+  uint32_t* meeting_ = nullptr;  // on the device: a word a rank, and one to give
   std::unique_ptr<MemoryResource> gpu_;
   CachingResource level2_;
   MemoryMeter meter_;

@@ -44,7 +44,8 @@ PlanExecutor::PlanExecutor(Device& device, MemoryResource& memory, StepPlan plan
       memory_(memory),
       plan_(std::move(plan)),
       products_(problem_less),
-      structured_(device, memory) {
+      structured_(device, memory),
+      all_reduce_(device.all_reduce) {
   check_kernels(plan_);
   device_.activate();
   check_fits(plan_.arena_bytes);
@@ -237,7 +238,9 @@ void PlanExecutor::run(PlanSection section, float* logits) {
     // sections and steps left (kv_ready of the attention kernels). A step keeps that promise by its first kernel, the
     // embedding, which waits before it lets the next one start.
     const bool first = op_ == range.first;
-    dependent_ = device_.dependent_launch() && (!first || std::holds_alternative<EmbedOp>(op.body));
+    dependent_ = device_.dependent_launch() && !behind_library_ranks_ &&
+                 (!first || std::holds_alternative<EmbedOp>(op.body));
+    behind_library_ranks_ = false;
     std::visit([this](const auto& body) { launch(body); }, op.body);
   }
   logits_ = nullptr;

@@ -15,6 +15,7 @@
 #include "harness/engine/plan.h"
 #include "harness/memory/memory_resource.h"
 #include "kernels/decoding/decoding.h"
+#include "kernels/norm/norm.h"
 #include "kernels/runtime/device.h"
 #include "kernels/runtime/device_model.h"
 #include "kernels/runtime/structured/structured_products.h"
@@ -82,6 +83,7 @@ class PlanExecutor {
   void launch_skinny_dense(const DenseOp& op);
   void launch_library_dense(const DenseOp& op);
 
+  NormParams norm_params(const NormOp& op) const;
   DecodingRules rules(const PlanTensor& table) const;
   StepLogits step_logits(const PlanTensor& logits, const TensorView& bias) const;
   StepState step_state(const TokenState& state) const;
@@ -114,7 +116,9 @@ class PlanExecutor {
   int op_ = 0;                  // the operation being launched
   float* logits_ = nullptr;     // where the running section's head stores its logits
   std::function<void(const PlanOp&)> see_;
-  bool dependent_ = false;  // does the next kernel follow one of the same section?
+  bool dependent_ = false;             // does the next kernel follow one of the same section?
+  bool behind_library_ranks_ = false;  // which starts kernels in ways that none can depend on
+  AllReduceChoice all_reduce_;
 };
 
 }  // namespace tandem::kernels

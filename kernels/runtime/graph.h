@@ -57,6 +57,7 @@ class Event {
 
   void record(cudaStream_t stream) { TANDEM_CUDA_CHECK(cudaEventRecord(event_, stream)); }
   void wait() { TANDEM_CUDA_CHECK(cudaEventSynchronize(event_)); }
+  cudaEvent_t get() const { return event_; }
   /// Microseconds from `start`; both must have happened.
   double us_since(const Event& start) const {
     float ms = 0;

@@ -57,29 +57,32 @@ void PlanExecutor::launch(const EmbedOp& op) {
   launch_embedding(p, device_.stream());
 }
 
-void PlanExecutor::launch(const NormOp& op) {
+NormParams PlanExecutor::norm_params(const NormOp& op) const {
   const ModelConfig& c = plan_.config;
   const DType dtype = op.weight.gamma.dtype;
-  launch_norm({.dtype = dtype,
-               .x_dtype = type(op.x),
-               .stream_dtype = !op.residual.empty() ? type(op.residual)
-                               : !op.sum.empty()    ? type(op.sum)
-                                                    : dtype,
-               .norm = c.norm,
-               .rows = op.x.rows,
-               .d = static_cast<int>(op.x.cols),
-               .eps = static_cast<float>(c.norm_eps),
-               .x = at(op.x),
-               .residual = at(op.residual),
-               .sum = at(op.sum),
-               .gamma = op.weight.gamma.data,
-               .beta = op.weight.beta.data,
-               .y = at(op.y),
-               .codes = at(op.codes),
-               .code_dtype = type_or(op.codes, DType::kF8),
-               .scales = at<float>(op.scales),
-               .dependent = dependent_},
-              device_.stream());
+  return {.dtype = dtype,
+          .x_dtype = type(op.x),
+          .stream_dtype = !op.residual.empty() ? type(op.residual)
+                          : !op.sum.empty()    ? type(op.sum)
+                                               : dtype,
+          .norm = c.norm,
+          .rows = op.x.rows,
+          .d = static_cast<int>(op.x.cols),
+          .eps = static_cast<float>(c.norm_eps),
+          .x = at(op.x),
+          .residual = at(op.residual),
+          .sum = at(op.sum),
+          .gamma = op.weight.gamma.data,
+          .beta = op.weight.beta.data,
+          .y = at(op.y),
+          .codes = at(op.codes),
+          .code_dtype = type_or(op.codes, DType::kF8),
+          .scales = at<float>(op.scales),
+          .dependent = dependent_};
+}
+
+void PlanExecutor::launch(const NormOp& op) {
+  launch_norm(norm_params(op), device_.stream());
 }
 
 void PlanExecutor::launch(const DenseOp& op) {
@@ -360,10 +363,25 @@ void PlanExecutor::launch(const PickOp& op) {
 }
 
 void PlanExecutor::launch(const CommOp& op) {
-  // A group of one rank: the sum is what this rank has.
-  if (plan_.slice.degree != 1)
-    throw ImpossibleCase(fmt::format("tp: {} ranks need a communicator of devices", plan_.slice.degree));
-  if (op.norm) launch(*op.norm);
+  if (plan_.slice.degree == 1) {  // the sum is what this rank has
+    if (op.norm) launch(*op.norm);
+    return;
+  }
+  DeviceRanks* ranks = device_.ranks();
+  if (ranks == nullptr || ranks->size() != plan_.slice.degree)
+    throw ImpossibleCase(
+        fmt::format("tp: {} ranks need as many devices that know of each other", plan_.slice.degree));
+  const int64_t count = op.x.rows * op.x.cols;
+  if (op.x.stride != op.x.cols) throw Error("plan: what ranks exchange lies apart");
+  if (op.kind == CommKind::kAllGather) {
+    behind_library_ranks_ =
+        !ranks->all_gather(at(op.x), at(op.y), tensor_bytes(type(op.x), count), dependent_);
+  } else if (op.norm) {
+    behind_library_ranks_ = !ranks->all_reduce_norm(all_reduce_, norm_params(*op.norm), at(op.x));
+  } else {
+    behind_library_ranks_ =
+        !ranks->all_reduce(all_reduce_, at(op.x), at(op.y), count, type(op.x), dependent_);
+  }
 }
 
 void PlanExecutor::launch(const QuantiseOp& op) {

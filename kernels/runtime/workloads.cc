@@ -42,10 +42,11 @@ class DeviceWorkload : public Workload {
   /// A repetition of what `work()` enqueues.
   template <typename Work>
   Repetition timed(Work&& work) {
+    context_.device->line_up();
     begin_.record(stream());
     work();
     end_.record(stream());
-    end_.wait();
+    context_.device->wait(end_.get());
     repeated_ = true;
     return {.total_us = end_.us_since(begin_), .step_us = {}, .first_token_us = {}};
   }
@@ -74,12 +75,7 @@ class EncoderWorkload : public DeviceWorkload {
   }
 
   Repetition repeat() override {
-    begin_.record(stream());
-    graph_.launch(stream());
-    end_.record(stream());
-    end_.wait();
-    repeated_ = true;
-    return {.total_us = end_.us_since(begin_), .step_us = {}, .first_token_us = {}};
+    return timed([&] { graph_.launch(stream()); });
   }
 
   std::optional<Repetition> repeat_eager() override {
@@ -118,12 +114,7 @@ class DecoderWorkload : public DeviceWorkload {
 
   Repetition repeat() override {
     decoding_.start(steps_ - 1, column(steps_ - 1));
-    begin_.record(stream());
-    graph_.launch(stream());
-    end_.record(stream());
-    end_.wait();
-    repeated_ = true;
-    return {.total_us = end_.us_since(begin_), .step_us = {}, .first_token_us = {}};
+    return timed([&] { graph_.launch(stream()); });
   }
 
   std::optional<Repetition> repeat_eager() override {
@@ -135,20 +126,21 @@ class DecoderWorkload : public DeviceWorkload {
   /// the same.
   Output output() override {
     expect_repeated();
-    const ModelConfig& c = decoding_.config();
+    const int vocab = decoding_.rank_vocab();
     const std::vector<int32_t> tokens = decoding_.run().integers(plan_names::kNextIds);
-    MemoryBlock logits(*context_.memory, tensor_bytes(DType::kF32, int64_t{decoding_.batch()} * c.vocab));
+    MemoryBlock logits(*context_.memory, tensor_bytes(DType::kF32, int64_t{decoding_.batch()} * vocab));
     decoding_.start(steps_ - 1, column(steps_ - 1));
     decoding_.run().run(PlanSection::kStep, static_cast<float*>(logits.data()));
-    Output out{.values = std::vector<float>(static_cast<size_t>(decoding_.batch()) * c.vocab),
+    Output out{.values = std::vector<float>(static_cast<size_t>(decoding_.batch()) * vocab),
                .rows = decoding_.batch(),
-               .cols = c.vocab,
+               .cols = decoding_.config().vocab,
                .tokens = decoding_.run().integers(plan_names::kNextIds)};
     TANDEM_CUDA_CHECK(cudaMemcpyAsync(out.values.data(), logits.data(), static_cast<size_t>(logits.bytes()),
                                       cudaMemcpyDeviceToHost, stream()));
     context_.device->synchronize();
     if (out.tokens != tokens)
       throw Error("the step that kept its logits chose other tokens than the timed one");
+    out.values = decoding_.of_all_ranks(std::move(out.values));
     return out;
   }
 
@@ -180,8 +172,8 @@ class RunningCounts {
     copied_[slot].record(stream);
   }
   /// The count after graph `graph`, waited for.
-  int32_t wait(int graph) {
-    copied_[graph % kSlots].wait();
+  int32_t wait(int graph, const Device& device) {
+    device.wait(copied_[graph % kSlots].get());
     return counts_[graph % kSlots];
   }
 
@@ -216,6 +208,7 @@ class GenerateWorkload : public DeviceWorkload {
 
   Repetition repeat() override {
     decoding_.start(0);
+    context_.device->line_up();
     begin_.record(stream());
     encoder_.launch(stream());
     encoded_.record(stream());
@@ -223,12 +216,12 @@ class GenerateWorkload : public DeviceWorkload {
     first_.record(stream());
     const int graphs = many_count_ + (rest_ ? 1 : 0);
     for (int g = 0; g < graphs; ++g) {
-      if (ends_ && g >= 2 && counts_->wait(g - 2) == 0) break;
+      if (ends_ && g >= 2 && counts_->wait(g - 2, *context_.device) == 0) break;
       (g < many_count_ ? many_ : rest_).launch(stream());
       if (ends_) counts_->copy(g, decoding_.run().data<int32_t>(plan_names::kRunning), stream());
     }
     end_.record(stream());
-    end_.wait();
+    context_.device->wait(end_.get());
     repeated_ = true;
     return {.total_us = end_.us_since(begin_),
             .step_us = end_.us_since(encoded_) / steps_,
@@ -253,7 +246,7 @@ class GenerateWorkload : public DeviceWorkload {
       one_.launch(stream());
       marks_[static_cast<size_t>(t)]->record(stream());
     }
-    marks_.back()->wait();
+    context_.device->wait(marks_.back()->get());
     std::vector<float> times;
     for (size_t t = 1; t < marks_.size(); ++t)
       times.push_back(static_cast<float>(marks_[t]->us_since(*marks_[t - 1])));
@@ -348,13 +341,13 @@ Output forced_logits(const WorkloadContext& context, const TransformerBatch& bat
   context.device->activate();
   Decoding decoding(context, batch, params);
   const int steps = params.capacity;
-  const int vocab = decoding.config().vocab;
+  const int vocab = decoding.rank_vocab();
   const MemoryBlock columns = decoding.upload_columns(tokens, steps);
   const int64_t per_step = int64_t{batch.size()} * vocab;
   const MemoryBlock logits(*context.memory, tensor_bytes(DType::kF32, per_step));
   Output out{.values = std::vector<float>(static_cast<size_t>(per_step) * steps),
              .rows = int64_t{batch.size()} * steps,
-             .cols = vocab,
+             .cols = decoding.config().vocab,
              .tokens = {}};
   decoding.start(0);
   decoding.encode();
@@ -366,6 +359,7 @@ Output forced_logits(const WorkloadContext& context, const TransformerBatch& bat
                                       decoding.stream()));
     context.device->synchronize();
   }
+  out.values = decoding.of_all_ranks(std::move(out.values));
   return out;
 }
 

@@ -72,6 +72,7 @@ def case_of(model: str, suite: str, engine: str, **axes: Any) -> dict[str, Any]:
         "head": "same",
         "tp": 1,
         "dp": 1,
+        "allreduce": "auto",
         "decode": "greedy",
         "stop": "fixed",
         "kernel": "auto",

@@ -267,12 +267,12 @@ def test_accuracy_ranks_and_weights_arrive(good_record: dict[str, Any]) -> None:
 
 # Without it an old record could not be read, or would stand apart from the same case measured today.
 def test_axes_that_older_records_lack_stand_at_their_default(good_record: dict[str, Any]) -> None:
-    old = {k: v for k, v in good_record["case"].items() if k not in ("calibration", "head")}
-    today = good_record | {"case": old | {"calibration": "none", "head": "same"}}
+    old = {k: v for k, v in good_record["case"].items() if k not in ("calibration", "head", "allreduce")}
+    today = good_record | {"case": old | {"calibration": "none", "head": "same", "allreduce": "auto"}}
     jsonschema.Draft202012Validator(schema("record")).validate(today)
     case = parse_record(today, "line").case
     assert parse_record(good_record | {"case": old}, "line").case.axes == case.axes
-    assert (case.text("calibration"), case.text("head")) == ("none", "same")
+    assert (case.text("calibration"), case.text("head"), case.text("allreduce")) == ("none", "same", "auto")
     broken = put(today, "case.head", "8bit")
     assert not jsonschema.Draft202012Validator(schema("record")).is_valid(broken)
 

@@ -204,10 +204,13 @@ PeerAlgorithm algorithm_of(CollectiveWay way) {
 }
 }  // namespace
 
-void DeviceRanks::all_reduce(AllReduceChoice choice, const void* x, void* y, int64_t count, DType dtype,
+bool DeviceRanks::all_reduce(AllReduceChoice choice, const void* x, void* y, int64_t count, DType dtype,
                              bool dependent) {
   const CollectiveWay way = this->way(choice, tensor_bytes(dtype, count));
-  if (way == CollectiveWay::kNccl) return nccl().all_reduce(x, y, count, dtype, stream_);
+  if (way == CollectiveWay::kNccl) {
+    nccl().all_reduce(x, y, count, dtype, stream_);
+    return false;
+  }
   launch_all_reduce(memory_->view(),
                     {.algorithm = algorithm_of(way),
                      .dtype = dtype,
@@ -216,27 +219,32 @@ void DeviceRanks::all_reduce(AllReduceChoice choice, const void* x, void* y, int
                      .y = y,
                      .dependent = dependent && !shares_device_},
                     stream_);
+  return true;
 }
 
-void DeviceRanks::all_reduce_norm(AllReduceChoice choice, const NormParams& norm, void* sum) {
+bool DeviceRanks::all_reduce_norm(AllReduceChoice choice, const NormParams& norm, void* sum) {
   const CollectiveWay way = this->way(choice, tensor_bytes(norm.dtype, norm.rows * norm.d));
   NormParams p = norm;
   p.dependent = norm.dependent && !shares_device_;
   if (way != CollectiveWay::kNccl && p.x_dtype == p.dtype && all_reduce_norm_fits(p.dtype, p.d) &&
       norm_vectors_fit(p)) {
-    return launch_all_reduce_norm(memory_->view(), algorithm_of(way), p, stream_);
+    launch_all_reduce_norm(memory_->view(), algorithm_of(way), p, stream_);
+    return true;
   }
-  all_reduce(choice, norm.x, sum, norm.rows * norm.d, norm.x_dtype, norm.dependent);
+  const bool own = all_reduce(choice, norm.x, sum, norm.rows * norm.d, norm.x_dtype, norm.dependent);
   p.x = sum;
-  // The library's kernel knows nothing of launches that depend on it.
-  p.dependent = p.dependent && way != CollectiveWay::kNccl;
+  p.dependent = p.dependent && own;
   launch_norm(p, stream_);
+  return true;
 }
 
-void DeviceRanks::all_gather(const void* x, void* y, int64_t bytes, bool dependent) {
-  if (no_peers_.empty() && bytes % 4 == 0 && bytes <= memory_->view().layout.oneshot_bytes)
-    return launch_all_gather(memory_->view(), x, bytes, y, dependent && !shares_device_, stream_);
+bool DeviceRanks::all_gather(const void* x, void* y, int64_t bytes, bool dependent) {
+  if (no_peers_.empty() && bytes % 4 == 0 && bytes <= memory_->view().layout.oneshot_bytes) {
+    launch_all_gather(memory_->view(), x, bytes, y, dependent && !shares_device_, stream_);
+    return true;
+  }
   nccl().all_gather(x, y, bytes, stream_);
+  return false;
 }
 
 void DeviceRanks::check() const {

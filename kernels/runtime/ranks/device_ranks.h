@@ -43,13 +43,14 @@ class DeviceRanks {
   void use(const CollectiveTable& table) { table_ = table; }
   const CollectiveTable& table() const { return table_; }
 
+  // Each says whether the kernel behind it may be launched dependently: not behind NCCL's.
   /// y = x summed over the ranks; y may be x.
-  void all_reduce(AllReduceChoice choice, const void* x, void* y, int64_t count, DType dtype, bool dependent);
+  bool all_reduce(AllReduceChoice choice, const void* x, void* y, int64_t count, DType dtype, bool dependent);
   /// The norm of norm.x summed over the ranks, fused where the way and the width allow it. `sum`: where the sum may lie otherwise,
   /// as norm.x, and may be norm.x.
-  void all_reduce_norm(AllReduceChoice choice, const NormParams& norm, void* sum);
+  bool all_reduce_norm(AllReduceChoice choice, const NormParams& norm, void* sum);
   /// y [size, bytes]: x of every rank.
-  void all_gather(const void* x, void* y, int64_t bytes, bool dependent);
+  bool all_gather(const void* x, void* y, int64_t bytes, bool dependent);
 
   /// Throws RankLost when a kernel waited in vain.
   void check() const;

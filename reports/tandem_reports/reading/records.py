@@ -20,7 +20,7 @@ TEXT_AXES = (
     "model", "weights", "lengths", "precision", "kv", "sparsity", "decode", "stop", "kernel", "memory",
     "engine", "op",
 )  # fmt: skip
-LATER_AXES = {"calibration": "none", "head": "same"}
+LATER_AXES = {"calibration": "none", "head": "same", "allreduce": "auto"}
 """Axes that older records do not name, and what they stood at."""
 KV_PHASES = (("decoder", "self.attention"), ("decoder", "cross.attention"))
 INTEGER_AXES = ("batch", "src", "tgt", "tp", "dp")

@@ -48,6 +48,7 @@ ONLY = {
     "head": "same",
     "tp": 1,
     "dp": 1,
+    "allreduce": "auto",
     "decode": "greedy",
     "stop": "fixed",
     "kernel": "auto",
