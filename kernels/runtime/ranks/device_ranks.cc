@@ -186,9 +186,15 @@ NcclRank& DeviceRanks::nccl() {
 }
 
 CollectiveWay DeviceRanks::way(AllReduceChoice choice, int64_t bytes) {
-  if (choice == AllReduceChoice::kNccl) return CollectiveWay::kNccl;
+  if (choice == AllReduceChoice::kNccl) {
+    nccl();
+    return CollectiveWay::kNccl;
+  }
   if (choice == AllReduceChoice::kAuto) {
-    if (!no_peers_.empty()) return CollectiveWay::kNccl;
+    if (!no_peers_.empty()) {
+      nccl();
+      return CollectiveWay::kNccl;
+    }
     const CollectiveWay way = table_.way(bytes);
     return way == CollectiveWay::kNccl && !no_nccl().empty() ? CollectiveWay::kTwoShot : way;
   }

@@ -1,0 +1,192 @@
+// Engines that share a model, as threads of one process: on one device, and where there are several, on one each.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "harness/engine/compare.h"
+#include "harness/parallel/communicator.h"
+#include "kernels/collectives/peer_test_util.h"
+#include "kernels/engine/engine_test_util.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kSteps = 12;
+
+Case case_of_ranks(const std::string& model, Precision precision, int batch, int tp) {
+  Case c;
+  c.suite = Suite::kGenerate;
+  c.model = model;
+  c.precision = precision;
+  c.batch = batch;
+  c.src = 20;
+  c.tgt = kSteps;
+  c.lengths = "ragged:0.7";
+  c.tp = tp;
+  return c;
+}
+
+struct Results {
+  std::vector<int32_t> tokens;
+  std::vector<float> forced, encoded, step;
+};
+
+Results results_of(CudaEngine& engine, Case c) {
+  const ModelConfig config = load_model(c.model);
+  const TransformerBatch batch = case_batch(c, config);
+  engine.load(c, config, weight_form(c));
+  Results r;
+  std::vector<int32_t> fed(static_cast<size_t>(c.batch) * kSteps);
+  for (size_t i = 0; i < fed.size(); ++i) fed[i] = static_cast<int32_t>(i * 7 % 50);
+  r.forced = engine.forced_logits(batch, fed, kSteps).values;
+  const auto repeated = [&](Suite suite) {
+    c.suite = suite;
+    const auto workload = engine.prepare(c, batch);
+    for (int i = 0; i < 3; ++i) EXPECT_GT(workload->repeat().total_us, 0);
+    return workload->output();
+  };
+  r.tokens = repeated(Suite::kGenerate).tokens;
+  r.encoded = repeated(Suite::kEncoder).values;
+  r.step = repeated(Suite::kDecoder).values;
+  return r;
+}
+
+/// What each rank's engine makes of `work`; an error is a test's failure.
+void on_ranks(const std::vector<int>& devices, const std::function<void(int, CudaEngine&)>& work) {
+  const auto controls = make_local_communicators(static_cast<int>(devices.size()));
+  std::vector<std::thread> threads;
+  for (size_t r = 0; r < devices.size(); ++r) {
+    threads.emplace_back([&, r] {
+      try {
+        CudaEngine engine({.device = devices[r], .search_choices = false, .tensor = controls[r].get()});
+        work(static_cast<int>(r), engine);
+      } catch (const std::exception& e) {
+        ADD_FAILURE() << "rank " << r << ": " << e.what();
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+}
+
+/// Largest difference over the root mean square.
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size() || a.empty()) return std::numeric_limits<double>::infinity();
+  double largest = 0, squares = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    largest = std::max(largest, std::abs(double{a[i]} - b[i]));
+    squares += double{b[i]} * b[i];
+  }
+  return largest / std::sqrt(squares / static_cast<double>(b.size()));
+}
+
+// Breaks when a rank's part of a matrix, a sum over ranks, a bias that is added twice, the choice over a split vocabulary or a
+// replay of a graph with collectives is wrong: ranks against one engine, at 2 and 4 ranks, for families of all norms, positions and
+// activations, and by each way of summing.
+TEST(RanksOnTheCard, ComputeWhatOneDoes) {
+  TANDEM_NEED_DEVICE();
+  struct Asked {
+    const char* model;
+    Precision precision;
+    int batch;
+    int tp;
+    const char* allreduce;
+  };
+  for (const Asked& a : {Asked{"tiny", Precision::kFp32, 3, 2, "auto"},
+                         {"tiny", Precision::kFp32, 1, 4, "oneshot"},
+                         {"transformer-base", Precision::kFp32, 5, 2, "twoshot"},
+                         {"t5-small", Precision::kFp32, 2, 2, "oneshot"},
+                         {"bart-base", Precision::kFp32, 2, 4, "auto"},
+                         {"t5-small", Precision::kBf16, 1, 2, "auto"},
+                         {"transformer-base", Precision::kBf16, 80, 2, "auto"},
+                         {"transformer-base", Precision::kFp16, 4, 8, "twoshot"}}) {
+    for (const std::vector<int>& devices : placements(a.tp)) {
+      const std::string what =
+          fmt::format("{} {} batch {} tp {} {} on {} device(s)", a.model, precision_name(a.precision),
+                      a.batch, a.tp, a.allreduce, devices[0] == devices[1] ? 1 : a.tp);
+      SCOPED_TRACE(what);
+      Case c = case_of_ranks(a.model, a.precision, a.batch, 1);
+      Results one;
+      {
+        CudaEngine engine({.search_choices = false});
+        one = results_of(engine, c);
+      }
+      c.tp = a.tp;
+      c.allreduce = a.allreduce;
+      std::vector<Results> ranks(devices.size());
+      on_ranks(devices,
+               [&](int r, CudaEngine& engine) { ranks[static_cast<size_t>(r)] = results_of(engine, c); });
+      if (::testing::Test::HasFailure()) return;
+      const bool exact = a.precision == Precision::kFp32;
+      const double tolerance = exact ? 2e-4 : a.precision == Precision::kFp16 ? 0.05 : 0.3;
+      for (size_t r = 0; r < ranks.size(); ++r) {
+        EXPECT_LT(distance(ranks[r].forced, one.forced), tolerance) << "logits, rank " << r;
+        EXPECT_LT(distance(ranks[r].encoded, one.encoded), tolerance) << "encoder, rank " << r;
+        EXPECT_LT(distance(ranks[r].step, one.step), tolerance) << "step, rank " << r;
+        if (exact) {
+          EXPECT_EQ(ranks[r].tokens, one.tokens) << "rank " << r;
+        }
+        EXPECT_EQ(ranks[r].tokens, ranks[0].tokens) << "rank " << r;
+        EXPECT_TRUE(ranks[r].forced == ranks[0].forced) << "bits of rank " << r;
+        EXPECT_TRUE(ranks[r].encoded == ranks[0].encoded) << "bits of rank " << r;
+      }
+    }
+  }
+}
+
+// Breaks when a collective is timed without its own check, or a chain costs nothing or less.
+TEST(RanksOnTheCard, CollectivesAreMeasured) {
+  TANDEM_NEED_DEVICE();
+  for (const char* op : {"all_reduce", "chain"}) {
+    for (const char* way : {"oneshot", "twoshot", "auto"}) {
+      Case c;
+      c.suite = Suite::kCollectives;
+      c.model = "t5-small";
+      c.op = op;
+      c.allreduce = way;
+      c.batch = 9;
+      c.tp = 2;
+      on_ranks(placements(2).front(), [&](int r, CudaEngine& engine) {
+        engine.check_supported(c);
+        const OpWorkload collective = engine.prepare_op(c, load_model(c.model));
+        for (int i = 0; i < 3; ++i) EXPECT_GT(collective.workload->repeat().total_us, 0);
+        const CheckResult check = collective.check();
+        EXPECT_TRUE(check.ok()) << op << " " << way << ", rank " << r << ": " << check.error << " "
+                                << check.where;
+      });
+    }
+  }
+}
+
+// Breaks when NCCL is asked for where two ranks share a device, or one rank's case is taken for that of two.
+TEST(RanksOnTheCard, RefusesWhatIsNotThere) {
+  TANDEM_NEED_DEVICE();
+  on_ranks({0, 0}, [&](int, CudaEngine& engine) {
+    Case c = case_of_ranks("tiny", Precision::kFp32, 1, 2);
+    const ModelConfig config = load_model(c.model);
+    engine.load(c, config, weight_form(c));
+    c.allreduce = "nccl";
+    try {
+      engine.prepare(c, case_batch(c, config))->repeat();
+      ADD_FAILURE() << "NCCL summed over ranks of one device";
+    } catch (const ImpossibleCase& e) {
+      EXPECT_NE(std::string(e.what()).find("allreduce: nccl: "), std::string::npos) << e.what();
+    }
+    c.tp = 4;
+    EXPECT_THROW(engine.load(c, config, weight_form(c)), Error);
+  });
+  CudaEngine alone({.search_choices = false});
+  Case c = case_of_ranks("tiny", Precision::kFp32, 1, 2);
+  c.suite = Suite::kCollectives;
+  c.op = "all_reduce";
+  EXPECT_THROW(alone.prepare_op(c, load_model("tiny")), ImpossibleCase);
+  c.tp = 1;
+  EXPECT_THROW(alone.check_supported(c), ImpossibleCase);
+}
+
+}  // namespace
+}  // namespace tandem::kernels
