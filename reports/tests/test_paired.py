@@ -167,8 +167,10 @@ def test_alpha_is_spent_exactly_once(looks: int) -> None:
 def test_looks_are_planned_where_they_can_decide(cases: int) -> None:
     plan = planned_pairs(0.01, cases, 4)
     for look, pairs in enumerate(plan, start=1):
-        level = 1 - spent_alpha(0.01, look, 4) / cases
-        assert signed_rank_interval([0.001 * place for place in range(pairs)], level) is not None
+        alpha = spent_alpha(0.01, look, 4)
+        values = [0.1 + 0.001 * place for place in range(pairs)]
+        assert signed_rank_greater(values) <= alpha / cases, "slower"
+        assert signed_rank_interval(values, 1 - 2 * alpha) is not None, "same"
     first = 1 - spent_alpha(0.01, 1, 4) / cases
     assert signed_rank_interval([0.001 * place for place in range(plan[0] - 1)], first) is None
     assert all(later >= 1.4 * earlier for earlier, later in itertools.pairwise(plan))

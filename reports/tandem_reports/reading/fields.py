@@ -14,6 +14,10 @@ from tandem_reports.errors import ReportError
 SUPPORTED_MAJOR = 1
 """The major schema version of records and environments that this package reads."""
 
+SHORTEST_US, LONGEST_US = 1e-6, 1e15
+"""A picosecond and thirty years: no time that is measured lies outside."""
+LARGEST_INTEGER = 2**53
+
 T = TypeVar("T")
 
 
@@ -54,9 +58,9 @@ def whole_lines(path: Path) -> tuple[list[tuple[str, bytes]], list[str]]:
 
 def check_schema(version: str, where: str) -> None:
     """Accepts any minor version of the supported major; raises ReportError for everything else."""
-    match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", version)
+    match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})\.(\d{1,6})", version)
     if match is None:
-        raise ReportError(f"{where}: schema: must be a version such as 1.0.0, not {version!r}")
+        raise ReportError(f"{where}: schema: must be a version such as 1.0.0, not {shown(version)}")
     if int(match[1]) != SUPPORTED_MAJOR:
         raise ReportError(
             f"{where}: schema {version} is not supported: this program reads version {SUPPORTED_MAJOR}.x.y"
@@ -65,7 +69,7 @@ def check_schema(version: str, where: str) -> None:
 
 def shown(value: object) -> str:
     """A value as an error message quotes it: JSON, cut short."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -105,6 +109,8 @@ class Fields:
         value = self._required(name)
         if not isinstance(value, str):
             self.fail(name, f"must be a string, not {shown(value)}")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            self.fail(name, f"must be text that has a UTF-8, not {shown(value)}")
         return value
 
     def optional_text(self, name: str) -> str | None:
@@ -159,18 +165,27 @@ class Fields:
         """A finite number as in `number`, or None."""
         return self._optional(name, lambda field: self.number(field, above=above, minimum=minimum))
 
+    def time(self, name: str) -> float:
+        """A time in microseconds: over 0, and such that ratios of two are numbers."""
+        number = self.number(name, above=0)
+        if not SHORTEST_US <= number <= LONGEST_US:
+            self.fail(name, f"must be {SHORTEST_US:g} to {LONGEST_US:g} microseconds, not {number:g}")
+        return number
+
     def optional_time(self, name: str) -> float | None:
-        """A time: a finite number over 0, or None."""
-        return self.optional_number(name, above=0)
+        """A time as in `time`, or None."""
+        return self._optional(name, self.time)
 
     def integer(self, name: str, *, minimum: int | None = None) -> int:
-        """A whole number, at least `minimum` where given."""
+        """A whole number, at least `minimum` where given, that a double holds exactly."""
         value = self._required(name)
         allowed = "a whole number" if minimum is None else f"a whole number of at least {minimum}"
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             self.fail(name, f"must be {allowed}, not {shown(value)}")
+        if abs(value) > LARGEST_INTEGER:
+            self.fail(name, f"must be {allowed} and at most {LARGEST_INTEGER}")
         if minimum is not None and value < minimum:
             self.fail(name, f"must be {allowed}, not {value}")
         return value

@@ -212,10 +212,10 @@ def _summary(fields: Fields) -> Summary:
         if len(interval) != 2:
             fields.fail("ci95_us", f"must be null or two numbers, not {len(interval)}")
         ends = Fields({"low": interval[0], "high": interval[1]}, f"{fields.where}: ci95_us")
-        ci95 = (ends.number("low", above=0), ends.number("high", above=0))
+        ci95 = (ends.time("low"), ends.time("high"))
     summary = Summary(
         n=fields.integer("n", minimum=1),
-        median_us=fields.number("median_us", above=0),
+        median_us=fields.time("median_us"),
         q1_us=fields.optional_time("q1_us"),
         q3_us=fields.optional_time("q3_us"),
         min_us=fields.optional_time("min_us"),
@@ -235,6 +235,8 @@ def _summary(fields: Fields) -> Summary:
             fields.fail(low_name, f"is {low:g}, over {high_name} ({high:g})")
     if ci95 is not None and ci95[0] > ci95[1]:
         fields.fail("ci95_us", "its first number is over its second")
+    if ci95 is not None and not ci95[0] <= summary.median_us <= ci95[1]:
+        fields.fail("ci95_us", f"does not hold median_us ({summary.median_us:g})")
     return summary
 
 
@@ -354,14 +356,18 @@ def parse_record(value: object, where: str) -> Record:
     clocks = fields.optional_child("clocks") or Fields({}, where)
     process = fields.optional_child("process") or Fields({}, where)
     case = _case(fields)
+    read_samples = None if samples is None else _samples(samples)
+    read_summary = None if summary is None else _summary(summary)
+    if read_samples is not None and read_summary is not None and read_samples.n != read_summary.n:
+        fields.fail("summary", f"n: is {read_summary.n}, but samples hold {read_samples.n}")
     return Record(
         case=case,
         worker=fields.integer("worker", minimum=0),
         attempt=fields.integer("attempt", minimum=1),
         status=status,
         reason=reason,
-        samples=None if samples is None else _samples(samples),
-        summary=None if summary is None else _summary(summary),
+        samples=read_samples,
+        summary=read_summary,
         metrics=Metrics() if metrics is None else _metrics(metrics),
         floor=Floor() if floor is None else _floor(floor),
         bytes=cost.optional_number("bytes", minimum=0),
