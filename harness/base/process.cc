@@ -14,6 +14,7 @@
 #include <cmath>
 #include <csignal>
 #include <cstring>
+#include <utility>
 
 namespace tandem {
 namespace {
@@ -55,49 +56,68 @@ struct Pipe {
   }
 };
 
+struct Become {
+  char* const* argv = nullptr;
+  char* const* environment = nullptr;
+  bool own_group = false;
+  int out = -1, err = -1;
+};
+
 /// In the child, between fork and exec: only async-signal-safe calls.
-[[noreturn]] void become(char* const* argv, pid_t parent, int out, int err, int failed) {
-  ::setpgid(0, 0);
+[[noreturn]] void become(const Become& what, pid_t parent, int failed) {
+  if (what.own_group) ::setpgid(0, 0);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) ::_exit(127);  // it died before the line above
   const int null = ::open("/dev/null", O_RDONLY);
   ::dup2(null, 0);
-  ::dup2(out, 1);
-  ::dup2(err, 2);
+  ::dup2(what.out, 1);
+  ::dup2(what.err, 2);
   for (const int signal : {SIGINT, SIGTERM, SIGPIPE, SIGXFSZ}) ::signal(signal, SIG_DFL);
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  ::execvp(argv[0], argv);
+  ::execvpe(what.argv[0], what.argv, what.environment);
   const int error = errno;
   [[maybe_unused]] const ssize_t n = ::write(failed, &error, sizeof(error));
   ::_exit(127);
 }
 
+std::vector<char*> pointers(const std::vector<std::string>& words) {
+  std::vector<char*> all;
+  for (const std::string& word : words) all.push_back(const_cast<char*>(word.c_str()));
+  all.push_back(nullptr);
+  return all;
+}
+
+/// Forks, and returns once the program runs. Throws IoError when it cannot be started.
+pid_t start(const std::vector<std::string>& command, Become what) {
+  const std::vector<char*> argv = pointers(command);
+  what.argv = argv.data();
+  Pipe failed;
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) throw IoError(fmt::format("fork: {}", std::strerror(errno)));
+  if (pid == 0) become(what, parent, failed.write);
+  if (what.own_group) ::setpgid(pid, pid);  // also here, so that a kill right now reaches it
+  failed.close_write();
+  int error = 0;
+  ssize_t n;
+  while ((n = ::read(failed.read, &error, sizeof(error))) < 0 && errno == EINTR) {
+  }
+  if (n != sizeof(error)) return pid;
+  while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  throw IoError(fmt::format("cannot start {}: {}", command[0], std::strerror(error)));
+}
+
 /// Kills the group and reaps the child, whatever happens.
 class Child {
  public:
-  Child(const std::vector<std::string>& command, Pipe& out, Pipe& err) {
-    std::vector<char*> argv;
-    for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
-    argv.push_back(nullptr);
-    Pipe failed;
-    const pid_t parent = ::getpid();
-    pid_ = ::fork();
-    if (pid_ < 0) throw IoError(fmt::format("fork: {}", std::strerror(errno)));
-    if (pid_ == 0) become(argv.data(), parent, out.write, err.write, failed.write);
-    ::setpgid(pid_, pid_);  // also here, so that a kill right now reaches it
-    failed.close_write();
+  Child(const std::vector<std::string>& command, Pipe& out, Pipe& err)
+      : pid_(
+            start(command, {.environment = environ, .own_group = true, .out = out.write, .err = err.write})) {
     out.close_write();
     err.close_write();
-    int error = 0;
-    ssize_t n;
-    while ((n = ::read(failed.read, &error, sizeof(error))) < 0 && errno == EINTR) {
-    }
-    if (n == sizeof(error)) {
-      kill_and_reap();
-      throw IoError(fmt::format("cannot start {}: {}", command[0], std::strerror(error)));
-    }
   }
   ~Child() { kill_and_reap(); }
   Child(const Child&) = delete;
@@ -170,6 +190,13 @@ std::string last_talk(const std::string& text) {
   return talk;
 }
 
+ProcessEnd end_of(int status) {
+  ProcessEnd end;
+  end.how = WIFSIGNALED(status) ? ProcessEnd::How::kSignalled : ProcessEnd::How::kExited;
+  end.code = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
+  return end;
+}
+
 }  // namespace
 
 double steady_s() {
@@ -236,12 +263,37 @@ ProcessEnd run_process(const ProcessOptions& options) {
     const bool idle = fds[0].revents == 0 && fds[1].revents == 0;
     over = idle && child.ended(&status);
   }
-  if (over) {
-    end.how = WIFSIGNALED(status) ? ProcessEnd::How::kSignalled : ProcessEnd::How::kExited;
-    end.code = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
-  }
+  if (over) end = end_of(status);
   end.talk = last_talk(reader.err);
   return end;
+}
+
+Companion::Companion(const std::vector<std::string>& command,
+                     const std::map<std::string, std::string>& environment) {
+  std::vector<std::string> variables;
+  for (char** v = environ; *v != nullptr; ++v) {
+    const std::string text = *v;
+    if (!environment.contains(text.substr(0, text.find('=')))) variables.push_back(text);
+  }
+  for (const auto& [name, value] : environment) variables.push_back(fmt::format("{}={}", name, value));
+  const std::vector<char*> all = pointers(variables);
+  pid_ = start(command, {.environment = all.data(), .out = STDERR_FILENO, .err = STDERR_FILENO});
+}
+
+Companion::Companion(Companion&& other) noexcept
+    : pid_(std::exchange(other.pid_, -1)), end_(std::move(other.end_)) {}
+
+Companion::~Companion() {
+  if (pid_ < 0 || end_) return;
+  ::kill(pid_, SIGKILL);
+  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  }
+}
+
+std::optional<ProcessEnd> Companion::end() {
+  int status = 0;
+  if (!end_ && ::waitpid(pid_, &status, WNOHANG) == pid_) end_ = end_of(status);
+  return end_;
 }
 
 }  // namespace tandem

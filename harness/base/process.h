@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,6 +45,25 @@ inline constexpr size_t kTalkBytes = 2000;
 /// Runs a command in a process group of its own, killed (with the group) when this process dies, at a time-out or at an
 /// interrupt. stdin is empty. Throws IoError when it cannot be started.
 ProcessEnd run_process(const ProcessOptions& options);
+
+/// A process beside this one, in its process group: what kills the group kills it, and it dies with this process and with this
+/// object. stdin is empty; what it prints goes where this process's stderr goes.
+class Companion {
+ public:
+  /// `environment`: set in it, beside what this process has. Throws IoError when it cannot be started.
+  Companion(const std::vector<std::string>& command, const std::map<std::string, std::string>& environment);
+  ~Companion();
+  Companion(Companion&& other) noexcept;
+  Companion& operator=(Companion&&) = delete;
+
+  int pid() const { return pid_; }
+  /// How it ended; absent while it runs.
+  std::optional<ProcessEnd> end();
+
+ private:
+  int pid_ = -1;
+  std::optional<ProcessEnd> end_;
+};
 
 /// Seconds of a steady clock.
 double steady_s();

@@ -1,6 +1,9 @@
 #include "harness/base/process.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <csignal>
 
 namespace tandem {
 namespace {
@@ -76,6 +79,23 @@ TEST(Process, WhatOnLineThrowsKillsTheProcess) {
                             .allowed_s = [] { return 60.0; }}),
                IoError);
   EXPECT_LT(steady_s() - start, 20);
+}
+
+// Without it a rank would outlive its worker, print into the protocol, or lack what it is told.
+TEST(Companion, LivesAndDiesWithItsObject) {
+  int pid = 0;
+  {
+    Companion sleeps({"/bin/sleep", "60"}, {});
+    pid = sleeps.pid();
+    EXPECT_FALSE(sleeps.end());
+    EXPECT_EQ(::getpgid(pid), ::getpgrp()) << "what kills the worker's group kills its ranks";
+  }
+  EXPECT_EQ(::kill(pid, 0), -1);
+  Companion told({"/bin/sh", "-c", "test \"$TANDEM_TOLD\" = yes && exit 7"}, {{"TANDEM_TOLD", "yes"}});
+  std::optional<ProcessEnd> end;
+  while (!(end = told.end())) ::usleep(1000);
+  EXPECT_EQ(end->describe(), "exited with code 7");
+  EXPECT_THROW(Companion({"/nowhere/suite_x"}, {}), IoError);
 }
 
 }  // namespace

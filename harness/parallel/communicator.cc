@@ -36,7 +36,7 @@ void sum_as(std::span<const void* const> inputs, void* sum, int64_t count, Load 
 }  // namespace
 
 RankLost::RankLost(int rank, const std::string& why)
-    : Error(fmt::format("rank {} lost: it {}", rank, why)), rank_(rank) {}
+    : Error(fmt::format("rank {} lost: it {}", rank, why)), rank_(rank), why_(why) {}
 
 void sum_in_rank_order(std::span<const void* const> inputs, void* sum, int64_t count, DType dtype) {
   switch (dtype) {

@@ -19,9 +19,11 @@ class RankLost : public Error {
   RankLost(int rank, const std::string& why);
   /// Of the rank's place in its run, from 0.
   int rank() const { return rank_; }
+  const std::string& why() const { return why_; }
 
  private:
   int rank_;
+  std::string why_;
 };
 
 /// Waits of a collective end after so many seconds, in RankLost.
