@@ -10,7 +10,7 @@ namespace tandem {
 namespace {
 
 std::unique_ptr<Engine> make_engine(const std::string& name, const EngineOptions& options) {
-  if (name == "reference") return std::make_unique<reference::ReferenceEngine>();
+  if (name == "reference") return std::make_unique<reference::ReferenceEngine>(options.seat);
   if (name != "cuda") {
     throw UsageError(fmt::format("engine: '{}' is not in this binary; it has: cuda reference", name));
   }
@@ -22,7 +22,8 @@ std::unique_ptr<Engine> make_engine(const std::string& name, const EngineOptions
       .choices_path = options.run_dir.empty() ? "" : options.run_dir + "/gemm-choices.json",
       .choices_read_only = !options.may_search,
       .run_dir = options.run_dir,
-      .level1_bytes = options.level1_bytes});
+      .level1_bytes = options.level1_bytes,
+      .tensor = options.seat != nullptr && options.seat->group.tp > 1 ? options.seat->tensor : nullptr});
 }
 
 std::optional<double> cache_bytes(int device) {

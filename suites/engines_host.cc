@@ -12,8 +12,8 @@ constexpr const char* kNoCuda = "this build has no CUDA engine (configure with p
 }  // namespace
 
 EngineRegistry engine_registry() {
-  return {.make = [](const std::string& name, const EngineOptions&) -> std::unique_ptr<Engine> {
-            if (name == "reference") return std::make_unique<reference::ReferenceEngine>();
+  return {.make = [](const std::string& name, const EngineOptions& options) -> std::unique_ptr<Engine> {
+            if (name == "reference") return std::make_unique<reference::ReferenceEngine>(options.seat);
             if (name == "cuda") throw DeviceError(fmt::format("engine: 'cuda' is not usable: {}", kNoCuda));
             throw UsageError(fmt::format("engine: '{}' is not in this binary; it has: reference", name));
           },

@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <map>
@@ -15,6 +16,7 @@
 #include "harness/model/ids_file.h"
 #include "harness/record/benchmark_json.h"
 #include "harness/record/environment.h"
+#include "harness/run/ranks/ranked_engine.h"
 #include "harness/run/worker.h"
 #include "harness/sweep/sweep_spec.h"
 #include "suites/engines.h"
@@ -39,6 +41,8 @@ struct Flags {
   int worker = 0, attempt = 1, device = 0;
   int64_t level1_bytes = 0;
   std::string profile;
+  int rank = 0, ranks = 1;  // of a process that a worker started as one of several
+  std::string rendezvous;
   bool validate = false, supported = false, measure_ceilings = false;
   // Google Benchmark flags that our reporter answers
   std::string format = "console", benchmark_out, out_format = "json";
@@ -134,6 +138,13 @@ std::vector<Case> cases_of(Suite suite, const Flags& flags, const EngineRegistry
     std::cerr << "skipped " << case_name(s.c) << ": " << s.reason << '\n';
   }
   return expanded.cases;
+}
+
+/// Where this process stands among several: a worker says it in flags, mpirun and srun in variables.
+std::optional<LaunchedRank> rank_of(const Flags& flags) {
+  if (flags.rendezvous.empty()) return launched_rank([](const char* name) { return std::getenv(name); });
+  return LaunchedRank{
+      .rank = flags.rank, .size = flags.ranks, .rendezvous = flags.rendezvous, .by = "--ranks"};
 }
 
 /// Google Benchmark prints nothing itself: rows and JSON are ours.
@@ -256,6 +267,9 @@ int run(Suite suite, int argc, char** argv) {
   app.add_option("--profile", flags.profile,
                  "worker: a profile pass instead of timing: graph, node, eager, counters or energy")
       ->group("Worker");
+  app.add_option("--rank", flags.rank)->group("");
+  app.add_option("--ranks", flags.ranks)->group("");
+  app.add_option("--rendezvous", flags.rendezvous)->group("");
   if (suite == Suite::kLimits) {
     app.add_flag("--measure-ceilings", flags.measure_ceilings,
                  "measure this machine's rates and print them as JSON");
@@ -269,13 +283,21 @@ int run(Suite suite, int argc, char** argv) {
     throw UsageError(e.what());
   }
 
-  take_input_ids(flags);
   const EngineRegistry registry = engine_registry();
+  const auto launched = rank_of(flags);
+  if (launched) flags.device += flags.rendezvous.empty() ? launched->local_rank : 0;
+  if (launched && launched->rank > 0) {
+    const auto world = join_ranks(launched->rendezvous,
+                                  {.rank = launched->rank, .size = launched->size, .build = own_build()});
+    return follow(*world, registry, {.device = flags.device});
+  }
+  take_input_ids(flags);
   WorkerOptions options;
   options.engine = {.device = flags.device,
                     .run_dir = flags.out,
                     .may_search = flags.validate || flags.cases.empty() || !flags.profile.empty(),
                     .level1_bytes = flags.level1_bytes};
+  options.ranks.launched = launched;
   options.worker = flags.worker;
   options.attempt = flags.attempt;
   options.run_dir = flags.out;

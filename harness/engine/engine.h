@@ -48,6 +48,9 @@ struct Repetition {
   std::optional<double> step_us;  ///< suite_generate: (last token - first decoder launch) / tgt
   std::optional<double>
       first_token_us;  ///< suite_generate: from the encoder's first launch to the first token
+  /// Of total_us: the time in which this rank exchanged something with others, or waited for them. Absent where the engine
+  /// does not know, and of an engine that is alone.
+  std::optional<double> wait_us = {};
 };
 
 /// One case, prepared: memory held, inputs in place, graphs built.

@@ -184,8 +184,8 @@ json ranks_to_json(const std::vector<RankRecord>& ranks) {
   for (const RankRecord& r : ranks) {
     list.push_back({{"rank", r.rank},
                     {"host", r.host},
-                    {"device", r.device},
-                    {"card", r.card},
+                    {"device", maybe(r.device)},
+                    {"card", maybe(r.card)},
                     {"uuid", maybe(r.uuid)},
                     {"median_us", maybe(r.median_us)},
                     {"wait_us", maybe(r.wait_us)}});
@@ -194,10 +194,9 @@ json ranks_to_json(const std::vector<RankRecord>& ranks) {
 }
 
 RankRecord rank_from_json(const json& j) {
-  RankRecord r{.rank = j.at("rank").get<int>(),
-               .host = j.at("host").get<std::string>(),
-               .device = j.at("device").get<int>(),
-               .card = j.at("card").get<std::string>()};
+  RankRecord r{.rank = j.at("rank").get<int>(), .host = j.at("host").get<std::string>()};
+  read(j, "device", r.device);
+  read(j, "card", r.card);
   read(j, "uuid", r.uuid);
   read(j, "median_us", r.median_us);
   read(j, "wait_us", r.wait_us);

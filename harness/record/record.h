@@ -71,11 +71,12 @@ struct Accuracy {
 struct RankRecord {
   int rank = 0;
   std::string host = {};
-  int device = 0;         ///< CUDA's number of it in that process
-  std::string card = {};  ///< its name
+  std::optional<int> device = {};  ///< CUDA's number of it in that process; absent of an engine on the host
+  std::optional<std::string> card = {};  ///< its name
   std::optional<std::string> uuid = {};
   std::optional<double> median_us = {};
-  std::optional<double> wait_us = {};  ///< that it waited for the others
+  /// Median of a repetition: exchanges with other ranks, as far as the engine sees them, and the wait for the slowest.
+  std::optional<double> wait_us = {};
 };
 
 struct PhaseRow {

@@ -18,6 +18,7 @@
 #include "harness/run/case_cost.h"
 #include "harness/run/energy.h"
 #include "harness/run/measure.h"
+#include "harness/run/ranks/ranked_engine.h"
 
 namespace tandem {
 namespace {
@@ -39,6 +40,9 @@ void guarded(Record& r, Body&& body) {
     r.reason = e.what();
   } catch (const CudaError&) {
     throw;  // sticky: only a new process recovers; the driver sees this one die
+  } catch (const RankLost& e) {
+    r.status = Status::kRankLost;
+    r.reason = e.what();
   } catch (const Error& e) {
     r.status = Status::kError;
     r.reason = e.what();
@@ -51,7 +55,7 @@ void guarded(Record& r, Body&& body) {
   }
 }
 
-/// Source tokens of an encoder's pass, generated ones otherwise.
+/// Of one replica: source tokens of an encoder's pass, generated ones otherwise.
 double tokens_of(const Case& c, const TransformerBatch& batch) {
   if (c.suite == Suite::kEncoder) return static_cast<double>(batch.tokens());
   return c.suite == Suite::kGenerate ? static_cast<double>(c.batch) * c.tgt : c.batch;
@@ -88,19 +92,60 @@ std::optional<bool> profiler_mapped() {
 }
 
 Worker::Worker(const EngineRegistry& registry, WorkerOptions options)
-    : registry_(registry), options_(std::move(options)) {}
+    : registry_(registry), options_(std::move(options)) {
+  options_.ranks.device = options_.engine.device;
+  if (const auto& launched = options_.ranks.launched)
+    team_ = std::make_unique<RankTeam>(launched->size, options_.ranks);
+}
 Worker::~Worker() = default;
 
 Engine& Worker::engine_for(const Case& c) {
-  if (!engine_ || engine_name_ != c.engine) {
-    engine_.reset();
-    engine_ = registry_.make(c.engine, options_.engine);
-    engine_name_ = c.engine;
-    loaded_group_.clear();
-    clocks_ =
-        engine_->traits().on_host ? std::make_unique<NoClocks>() : make_clock_reader(options_.nvml(), card());
+  if (beyond_use_) throw Error(*beyond_use_);
+  if (engine_ && engine_name_ == c.engine && tp_ == c.tp && dp_ == c.dp) return *engine_;
+  const int ranks = c.tp * c.dp;
+  engine_.reset();
+  loaded_group_.clear();
+  if (const auto& launched = options_.ranks.launched; launched && launched->size != ranks) {
+    throw UsageError(fmt::format("tp {} x dp {}: {} rank{} contradict{} {} {}", c.tp, c.dp, ranks,
+                                 ranks == 1 ? "" : "s", ranks == 1 ? "s" : "", launched->by, launched->size));
   }
+  if (ranks == 1) {
+    team_.reset();
+    engine_ = registry_.make(c.engine, options_.engine);
+  } else {
+    check_devices(c);
+    if (!team_ || team_->size() != ranks) {
+      team_.reset();
+      team_ = std::make_unique<RankTeam>(ranks, options_.ranks);
+    }
+    engine_ = make_ranked_engine(*team_, registry_, c.engine, options_.engine, c.tp, c.dp);
+  }
+  engine_name_ = c.engine;
+  tp_ = c.tp;
+  dp_ = c.dp;
+  clocks_ =
+      engine_->traits().on_host ? std::make_unique<NoClocks>() : make_clock_reader(options_.nvml(), card());
   return *engine_;
+}
+
+/// Throws ImpossibleCase with the count where this host has fewer devices than ranks. A launcher may use several hosts.
+void Worker::check_devices(const Case& c) const {
+  const int ranks = c.tp * c.dp;
+  if (ranks == 1 || options_.ranks.launched || engine_traits(c.engine).on_host) return;
+  int found = 0;
+  while (found < ranks && registry_.device_usable(options_.engine.device + found, nullptr)) ++found;
+  if (found == ranks) return;
+  throw ImpossibleCase(fmt::format("tp {} x dp {} needs {} devices, there {} {}", c.tp, c.dp, ranks,
+                                   found == 1 ? "is" : "are", found));
+}
+
+/// After a call that left ranks out of step: the next case gets new ones, those that this process started end.
+void Worker::give_up_broken_team(const std::optional<std::string>& reason) {
+  if (!team_ || team_->usable()) return;
+  if (options_.ranks.launched) beyond_use_ = reason.value_or("ranks: an earlier case has failed");
+  engine_.reset();
+  loaded_group_.clear();
+  team_.reset();
 }
 
 /// The card that an engine of this process uses.
@@ -110,7 +155,9 @@ std::optional<CardInfo> Worker::card() const {
 }
 
 void Worker::check_supported(const Case& c) {
-  engine_for(c).check_supported(c);
+  if (c.tp * c.dp == 1) return engine_for(c).check_supported(c);
+  check_devices(c);
+  registry_.make(c.engine, options_.engine)->check_supported(c);  // no ranks are started for a question
 }
 
 Validation Worker::validate_case(const Case& c) {
@@ -118,7 +165,19 @@ Validation Worker::validate_case(const Case& c) {
   ValidateOptions options;
   options.reference = [this] { return registry_.make(std::string(kTruthEngine), options_.engine); };
   options.accuracies = &accuracies_;
-  return validate(c, engine_for(c), options);
+  Validation v;
+  v.id = case_id(c);
+  try {
+    v = validate(c, engine_for(c), options);
+  } catch (const ImpossibleCase& e) {
+    v.status = Status::kSkipped;
+    v.reason = e.what();
+  } catch (const RankLost& e) {
+    v.status = Status::kRankLost;
+    v.reason = e.what();
+  }
+  give_up_broken_team(v.reason);
+  return v;
 }
 
 std::map<std::string, Validation> Worker::read_validations() const {
@@ -158,6 +217,8 @@ void Worker::take_samples(Workload& workload, Record& r) {
   // reader of the export can tell them.
   if (std::getenv("TANDEM_NSYS") != nullptr) workload.repeat_eager();
   Measurement m = measure(workload, *clocks_, options);
+  const auto* ranked = dynamic_cast<const RankedTimes*>(&workload);
+  if (ranked != nullptr) r.ranks = ranked->ranks(m.samples_us.size());
   r.summary = summarize(m.samples_us);
   auto median = [](std::vector<float>& v) -> std::optional<double> {
     if (v.empty()) return std::nullopt;
@@ -231,11 +292,18 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
                     after, validation.check->digest.value_or("none"));
     return;
   }
+  if (const auto* ranked = dynamic_cast<const RankedTimes*>(workload.get())) {
+    if (const std::string why = ranked->disagreement(); !why.empty()) {
+      r.status = Status::kInvalid;
+      r.reason = why;
+      return;
+    }
+  }
   measure_inter_token(*workload, r);
   r.status = Status::kOk;
   fill_cost(r, config, options_.ceilings,
             registry_.l2_bytes(engine.traits().on_host ? -1 : options_.engine.device));
-  r.metrics.tokens_per_second = tokens_of(c, batch) / r.summary->median_us * 1e6;
+  r.metrics.tokens_per_second = c.dp * tokens_of(c, batch) / r.summary->median_us * 1e6;
   r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
 }
 
@@ -287,6 +355,7 @@ Record Worker::measure_case(const Case& c, const Validation& validation) {
       }
     });
   }
+  give_up_broken_team(r.reason);
   r.wall_s = steady_seconds() - start;
   return r;
 }
@@ -374,7 +443,12 @@ void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, 
     missing.reason = "not validated: no line of validation.jsonl has this case";
     return record_to_json(worker.measure_case(c, found == validations.end() ? missing : found->second));
   };
-  for (const auto& j : cases) out << line_of(case_from_json(j)).dump() << std::endl;
+  for (const auto& j : cases) {
+    out << line_of(case_from_json(j)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+        << std::endl;
+    // The driver starts another process, and its launcher other ranks, for the cases that are left.
+    if (worker.beyond_use()) throw Error(*worker.beyond_use());
+  }
 }
 
 }  // namespace tandem

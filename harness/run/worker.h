@@ -15,32 +15,11 @@
 #include "harness/record/record.h"
 #include "harness/run/clocks.h"
 #include "harness/run/profile.h"
+#include "harness/run/ranks/team.h"
+#include "harness/run/registry.h"
 #include "harness/run/validate.h"
 
 namespace tandem {
-
-struct EngineOptions {
-  int device = 0;
-  /// Run folder: the engine keeps its choices (GEMM algorithms) there. Empty: in memory only.
-  std::string run_dir;
-  /// The validation pass searches for what is missing; a timed worker must find every choice made.
-  bool may_search = true;
-  int64_t level1_bytes = 0;  ///< 0: the default cap
-};
-
-/// What the suites link in. The harness itself knows no engine.
-struct EngineRegistry {
-  /// Throws DeviceError for an engine without its device, UsageError naming the known engines for an unknown one.
-  std::function<std::unique_ptr<Engine>(const std::string& name, const EngineOptions&)> make;
-  /// Can engine `cuda` use CUDA's device number `device`? Says why not in `reason`.
-  std::function<bool(int device, std::string* reason)> device_usable;
-  /// UUID of CUDA's device number `device` as NVML spells it; absent where the runtime does not say.
-  std::function<std::optional<std::string>(int device)> card_uuid = [](int) {
-    return std::optional<std::string>();
-  };
-  /// Size of the last cache before memory, for the `l2` mark: the device's L2, or the CPU's for device -1.
-  std::function<std::optional<double>(int device)> l2_bytes;
-};
 
 struct WorkerOptions {
   EngineOptions engine;
@@ -49,12 +28,14 @@ struct WorkerOptions {
   std::string
       run_dir;  ///< samples/ and validation.jsonl live here; empty: keep nothing, validate in this process
   Ceilings ceilings;
+  RankLaunch ranks = {};                           ///< how the other ranks of a case of several come to be
   const NvmlFunctions* (*nvml)() = &tandem::nvml;  ///< tests put a recorded machine here
 };
 
 /// Measures cases one after the other; keeps the engine and what it has loaded between cases of one group.
 class Worker {
  public:
+  /// Where a launcher started several ranks, meets them. Throws what RankTeam throws.
   Worker(const EngineRegistry& registry, WorkerOptions options);
   ~Worker();
 
@@ -67,11 +48,15 @@ class Worker {
   /// One profile pass of one case, as a line of profiles.jsonl. The first call must come before anything else that this process
   /// does with a device. Never throws for what is wrong with the case.
   nlohmann::json profile_case(const Case& c, ProfilePass pass);
+  /// Can nothing more be measured, because ranks of a launcher are lost? Why.
+  const std::optional<std::string>& beyond_use() const { return beyond_use_; }
   /// Validations of the run folder by case id; the last line of an id counts.
   std::map<std::string, Validation> read_validations() const;
 
  private:
   Engine& engine_for(const Case& c);
+  void check_devices(const Case& c) const;
+  void give_up_broken_team(const std::optional<std::string>& reason);
   std::optional<CardInfo> card() const;
   void load(const Case& c, const ModelConfig& config);
   nlohmann::json profile_subject(const ProfileSubject& subject, ProfilePass pass);
@@ -83,8 +68,11 @@ class Worker {
   const EngineRegistry& registry_;
   WorkerOptions options_;
   std::unique_ptr<Tracer> tracer_;  // before the engine: it must be there when CUDA starts, and outlives it
+  std::unique_ptr<RankTeam> team_;  // before the engine, which speaks through it
   std::unique_ptr<Engine> engine_;
   std::string engine_name_, loaded_group_;
+  int tp_ = 1, dp_ = 1;  // that the engine was made for
+  std::optional<std::string> beyond_use_;
   AccuracyByGroup accuracies_;
   std::unique_ptr<ClockReader> clocks_;
 };

@@ -10,6 +10,7 @@
 #include "harness/base/error.h"
 #include "harness/engine/calibration.h"
 #include "harness/engine/compare.h"
+#include "harness/parallel/parallel.h"
 #include "harness/sweep/values.h"
 #include "harness/weights/values/seeded.h"
 #include "reference/engine/op_workloads.h"
@@ -87,6 +88,9 @@ void LoadedModel::compute_as(const Case& c, Inputs inputs) {
   weights = bind_weights(layout, host.arena.data());
   const DType kv = kv_dtype(c.precision, parse_kv(c.kv));
   numerics = {.kv = own && dtype_bits(kv) == 8 ? kv : DType::kF32, .bf16_inputs = inputs == Inputs::kRounded};
+  numerics.ranks = ranks.get();
+  // A model that is whole says what one over so many ranks computes, whose quantised rows have a scale a rank.
+  if (!ranks) numerics.input_parts = c.tp;
 }
 
 void ReferenceEngine::check_supported(const Case& c) const {
@@ -95,8 +99,6 @@ void ReferenceEngine::check_supported(const Case& c) const {
   }
   if (is_op_suite(c.suite)) check_operation(c);
   only("sparsity", c.sparsity, "dense");
-  only("tp", std::to_string(c.tp), "1");
-  only("dp", std::to_string(c.dp), "1");
   if (c.suite != Suite::kGenerate) only("decode", c.decode, "greedy");
   only("kernel", c.kernel, "auto");
 }
@@ -105,13 +107,17 @@ std::unique_ptr<WeightSource> ReferenceEngine::source(const Case& c) const {
   return weight_source(parse_weights(c.weights), c.model);
 }
 
-void ReferenceEngine::load(const Case& c, const ModelConfig& config, const WeightForm& form) {
+void ReferenceEngine::load(const Case& c, const ModelConfig& config, const WeightForm& whole) {
   const auto start = std::chrono::steady_clock::now();
+  WeightForm form = whole;
+  const bool split = seat_ != nullptr && seat_->group.tp > 1;
+  if (split) form.slice = {.degree = seat_->group.tp, .rank = seat_->group.tensor_rank};
   check_made(form);
   const auto values = values_of_form(source(c), weight_layout(config, form), scales().get());
   model_.reset();
   auto model = std::make_shared<LoadedModel>();
-  model->config = config;
+  model->config = split ? rank_config(config, form.slice.degree) : config;
+  if (split) model->ranks = std::make_shared<TimedCommunicator>(*seat_->tensor);
   model->host = host_weights(config, *values, form);
   for (const std::string& line : values->warnings()) std::cerr << line << '\n';
   model->compute_as(c);

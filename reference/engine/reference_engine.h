@@ -6,17 +6,20 @@
 #include <vector>
 
 #include "harness/engine/engine.h"
+#include "harness/parallel/rank_environment.h"
 #include "harness/weights/materialise.h"
+#include "reference/engine/timed_communicator.h"
 #include "reference/ops/quantise.h"
 
 namespace tandem::reference {
 
 /// A model's weights, fp32 in host memory.
 struct LoadedModel {
-  ModelConfig config;
+  ModelConfig config;  ///< of a rank: its share of the heads and of d_ff
   HostWeights host;
   ModelWeights weights;  ///< views into host
   Numerics numerics = {};
+  std::shared_ptr<TimedCommunicator> ranks;  ///< that share the model's matrices; null: they are whole here
 
   /// Makes the views, and sets what `c` quantises beside the values of host. The fp32 truth of a quantised form has the form's
   /// values, and activations in fp32.
@@ -27,6 +30,9 @@ struct LoadedModel {
 /// and values that the case holds in 8 bits are quantised and read back where they would be stored.
 class ReferenceEngine : public Engine {
  public:
+  /// One rank of those at `seat`, which outlives the engine; null: alone.
+  explicit ReferenceEngine(const RankSeat* seat = nullptr) : seat_(seat) {}
+
   std::string_view name() const override { return "reference"; }
   void check_supported(const Case& c) const override;
   void load(const Case& c, const ModelConfig& config, const WeightForm& form) override;
@@ -59,6 +65,7 @@ class ReferenceEngine : public Engine {
  private:
   const LoadedModel& loaded() const;
 
+  const RankSeat* seat_;
   // Shared with the workloads, which outlive a second load.
   std::shared_ptr<LoadedModel> model_;
   Case loaded_case_;

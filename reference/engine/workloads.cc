@@ -12,7 +12,8 @@
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
 #include "reference/model/generate.h"
-#include "reference/ops/head.h"
+#include "reference/model/next_token.h"
+#include "reference/ops/ranks.h"
 
 namespace tandem::reference {
 namespace {
@@ -62,6 +63,11 @@ class ReferenceWorkload : public Workload {
     output_ = std::move(output);
     computed_ = true;
   }
+  /// Spent in exchanges with other ranks since the last call; absent where there are none.
+  std::optional<double> exchanged_us() {
+    if (!model_->ranks) return std::nullopt;
+    return model_->ranks->take_us();
+  }
   static Output as_output(Matrix m) {
     return {.values = std::move(m.values), .rows = m.rows, .cols = m.cols, .tokens = {}};
   }
@@ -79,9 +85,11 @@ class EncoderWorkload : public ReferenceWorkload {
   using ReferenceWorkload::ReferenceWorkload;
 
   Repetition repeat() override {
+    exchanged_us();
     const Stopwatch watch;
     Matrix encoded = encoder_forward(config(), weights().encoder, source_, numerics());
-    const Repetition r{.total_us = pass_us(watch), .step_us = {}, .first_token_us = {}};
+    const Repetition r{
+        .total_us = pass_us(watch), .step_us = {}, .first_token_us = {}, .wait_us = exchanged_us()};
     keep(as_output(std::move(encoded)));
     return r;
   }
@@ -103,11 +111,13 @@ class DecoderWorkload : public ReferenceWorkload {
 
   Repetition repeat() override {
     state_.length = state_.capacity - 1;  // takes the previous repetition's token back
+    exchanged_us();
     const Stopwatch watch;
     Matrix logits = decoder_step(config(), weights().decoder, state_, last_ids_);
-    std::vector<int32_t> best = arg_max(logits);
-    const Repetition r{.total_us = pass_us(watch), .step_us = {}, .first_token_us = {}};
-    Output out = as_output(std::move(logits));
+    std::vector<int32_t> best = best_ids(logits, vocabulary_part(config(), numerics().ranks));
+    const Repetition r{
+        .total_us = pass_us(watch), .step_us = {}, .first_token_us = {}, .wait_us = exchanged_us()};
+    Output out = as_output(whole_logits(std::move(logits), config(), numerics().ranks));
     out.tokens = std::move(best);
     keep(std::move(out));
     return r;
@@ -125,6 +135,7 @@ class GenerateWorkload : public ReferenceWorkload {
       : ReferenceWorkload(std::move(model), source), tgt_(tgt), stop_at_eos_(stop_at_eos) {}
 
   Repetition repeat() override {
+    exchanged_us();
     const Stopwatch watch;
     double encoded_us = 0, first_us = 0, last_us = 0;
     Generated g = greedy_generate(config(), weights(), source_,
@@ -136,8 +147,10 @@ class GenerateWorkload : public ReferenceWorkload {
                                      (step < 0 ? encoded_us : last_us) = watch.us();
                                      if (step == 0) first_us = last_us;
                                    }});
-    const Repetition r{
-        .total_us = pass_us(watch), .step_us = (last_us - encoded_us) / tgt_, .first_token_us = first_us};
+    const Repetition r{.total_us = pass_us(watch),
+                       .step_us = (last_us - encoded_us) / tgt_,
+                       .first_token_us = first_us,
+                       .wait_us = exchanged_us()};
     keep({.values = {}, .rows = 0, .cols = 0, .tokens = std::move(g.tokens)});
     return r;
   }
@@ -171,9 +184,11 @@ class DecodeWorkload : public ReferenceWorkload {
       : ReferenceWorkload(std::move(model), source), generation_(std::move(generation)) {}
 
   Repetition repeat() override {
+    exchanged_us();
     const Stopwatch watch;
     const auto found = decode(config(), weights(), source_, generation_, {}, numerics());
-    const Repetition r{.total_us = watch.us(), .step_us = {}, .first_token_us = {}};
+    const Repetition r{
+        .total_us = watch.us(), .step_us = {}, .first_token_us = {}, .wait_us = exchanged_us()};
     const size_t tgt = generation_.max_length - 1;
     std::vector<int32_t> tokens(found.size() * tgt, generation_.pad_id);
     for (size_t b = 0; b < found.size(); ++b) {

@@ -38,6 +38,9 @@
 // what checking would find, as far as that is known cheaply and with nothing allocated. A line with a status whose id is no
 // text ends the listing. An engine that does not know --supported exits with an error and is not asked further.
 //
+// A case of tp x dp ranks is the worker's own matter: the suites start the other ranks as processes of the worker's group. Its
+// record has all of them in `ranks`; where one is lost its status is rank_lost.
+//
 // Everything on stderr, and lines on stdout that are not JSON objects with the id of a case, is talk: its last lines go into
 // `reason` when the worker fails. After all lines the worker exits with 0.
 //

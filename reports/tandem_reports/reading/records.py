@@ -106,8 +106,8 @@ class Rank:
 
     rank: int
     host: str
-    device: int
-    card: str
+    device: int | None  # None of an engine on the host
+    card: str | None
     uuid: str | None
     median_us: float | None
     wait_us: float | None
@@ -291,8 +291,8 @@ def _rank(fields: Fields) -> Rank:
     return Rank(
         rank=fields.integer("rank", minimum=0),
         host=fields.text("host"),
-        device=fields.integer("device", minimum=0),
-        card=fields.text("card"),
+        device=fields.optional_integer("device", minimum=0),
+        card=fields.optional_text("card"),
         uuid=fields.optional_text("uuid"),
         median_us=fields.optional_time("median_us"),
         wait_us=fields.optional_number("wait_us", minimum=0),

@@ -1,0 +1,151 @@
+// The ranks other than 0.
+#include <fmt/format.h>
+
+#include <exception>
+#include <functional>
+#include <iostream>
+#include <map>
+
+#include "harness/base/error.h"
+#include "harness/base/json_text.h"
+#include "harness/run/ranks/rank_facts.h"
+#include "harness/run/ranks/ranked_engine.h"
+#include "harness/run/ranks/wire.h"
+#include "harness/run/validate.h"
+
+namespace tandem {
+namespace {
+
+using nlohmann::json;
+
+class Follower {
+ public:
+  Follower(SocketCommunicator& world, const EngineRegistry& registry, EngineOptions options)
+      : world_(world), registry_(registry), options_(std::move(options)) {}
+
+  /// What this rank answers.
+  json obey(const json& command) {
+    const auto call = command.at("call").get<std::string>();
+    if (call == "engine") return engine(command);
+    if (call == "load") return load(command);
+    if (call == "take") {
+      engine_->take(static_cast<Inputs>(command.at("inputs").get<int>()));
+      return json::object();
+    }
+    if (command.contains("workload")) return workload(call, command);
+    const TransformerBatch batch = batch_from_json(command.at("batch"));
+    if (call == "forced_logits") {
+      engine_->forced_logits(batch, command.at("tokens").get<std::vector<int32_t>>(),
+                             command.at("steps").get<int>());
+    } else if (call == "decode") {
+      engine_->decode(batch, case_generation(loaded_, config_));
+    } else if (call == "self_check") {
+      engine_->self_check(case_from_json(command.at("case")), batch);
+    } else {
+      throw Error(fmt::format("no call '{}'", call));
+    }
+    return json::object();
+  }
+
+ private:
+  struct Held {
+    std::unique_ptr<Workload> workload;
+    std::function<CheckResult()> check;
+  };
+
+  json engine(const json& command) {
+    held_.clear();
+    engine_.reset();
+    seat_.group = rank_group(command.at("tp").get<int>(), command.at("dp").get<int>(), world_.rank());
+    tensor_ = world_.join_replica(seat_.group);
+    seat_.tensor = tensor_.get();
+    options_.seat = &seat_;
+    options_.run_dir = command.at("run_dir").get<std::string>();
+    options_.may_search = command.at("may_search").get<bool>();
+    options_.level1_bytes = command.at("level1_bytes").get<int64_t>();
+    engine_ = registry_.make(command.at("engine").get<std::string>(), options_);
+    return {
+        {"facts", facts_to_json(rank_facts(registry_, engine_->traits(), world_.rank(), options_.device))}};
+  }
+
+  json load(const json& command) {
+    held_.clear();
+    if (command.contains("scales")) {
+      engine_->use_scales(std::make_shared<ChannelScales>(scales_from_json(command.at("scales"))));
+    }
+    loaded_ = case_from_json(command.at("case"));
+    config_ = command.at("config").get<ModelConfig>();
+    engine_->load(loaded_, config_, form_from_json(command.at("form")));
+    return json::object();
+  }
+
+  json workload(const std::string& call, const json& command) {
+    const int number = command.at("workload").get<int>();
+    if (call == "prepare") {
+      held_[number].workload =
+          engine_->prepare(case_from_json(command.at("case")), batch_from_json(command.at("batch")));
+      return json::object();
+    }
+    if (call == "prepare_op") {
+      OpWorkload op =
+          engine_->prepare_op(case_from_json(command.at("case")), command.at("config").get<ModelConfig>());
+      held_[number] = {std::move(op.workload), std::move(op.check)};
+      return json::object();
+    }
+    if (call == "drop") {
+      held_.erase(number);
+      return json::object();
+    }
+    Held& held = held_.at(number);
+    if (call == "repeat" || call == "repeat_eager") {
+      world_.barrier();
+      const auto r = call == "repeat" ? held.workload->repeat() : held.workload->repeat_eager();
+      return {{"repetition", r ? repetition_to_json(*r) : json()}};
+    }
+    if (call == "inter_token") held.workload->inter_token_us();
+    if (call == "mark_clock") held.workload->mark_clock();
+    if (call == "output") return {{"digest", digest(held.workload->output())}};
+    if (call == "check") return {{"check", check_result_to_json(held.check())}};
+    return json::object();
+  }
+
+  SocketCommunicator& world_;
+  const EngineRegistry& registry_;
+  EngineOptions options_;
+  RankSeat seat_;
+  std::unique_ptr<SocketCommunicator> tensor_;
+  std::unique_ptr<Engine> engine_;  // after what its seat points at
+  std::map<int, Held> held_;        // after the engine: they are its
+  Case loaded_;
+  ModelConfig config_;
+};
+
+}  // namespace
+
+int follow(SocketCommunicator& world, const EngineRegistry& registry, const EngineOptions& options) {
+  Follower follower(world, registry, options);
+  for (;;) {
+    std::string text;
+    try {
+      text = world.receive_text(0, std::nullopt);
+    } catch (const RankLost&) {
+      return 0;  // rank 0 has ended, or is gone
+    }
+    json answer;
+    bool over = false;
+    try {
+      answer = follower.obey(parse_json(text));
+    } catch (const std::exception& e) {
+      over = dynamic_cast<const CudaError*>(&e) != nullptr;  // sticky: only a new process recovers
+      answer = {{"error", error_to_json(e)}};
+    }
+    try {
+      world.send_text(0, answer.dump(-1, ' ', false, json::error_handler_t::replace));
+    } catch (const RankLost&) {
+      return 0;
+    }
+    if (over) return static_cast<int>(ExitCode::kFailed);
+  }
+}
+
+}  // namespace tandem

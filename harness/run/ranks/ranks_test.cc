@@ -1,0 +1,198 @@
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "harness/base/error.h"
+#include "harness/run/ranks/ranked_engine.h"
+#include "harness/run/ranks/wire.h"
+#include "harness/run/testing/fake_engine.h"
+#include "harness/run/worker.h"
+
+namespace tandem {
+namespace {
+
+using testing::FakeEngine;
+using testing::Fault;
+
+EngineRegistry registry(Fault fault, Fault of_others) {
+  return {.make = [=](const std::string& name, const EngineOptions& options) -> std::unique_ptr<Engine> {
+            const bool other = options.seat != nullptr && options.seat->group.rank() > 0;
+            return std::make_unique<FakeEngine>(name, other ? of_others : fault);
+          },
+          .device_usable = [](int, std::string*) { return true; },
+          .l2_bytes = [](int) { return std::optional<double>(); }};
+}
+
+Case tiny(int tp, int dp) {
+  Case c;
+  c.suite = Suite::kGenerate;
+  c.model = "tiny";
+  c.batch = 2;
+  c.src = 8;
+  c.tgt = 4;
+  c.engine = "fake";
+  c.precision = Precision::kFp32;
+  c.tp = tp;
+  c.dp = dp;
+  return c;
+}
+
+/// A worker, and the other ranks as threads that follow it, as if a launcher had started them all.
+struct Ranks {
+  Ranks(int size, const EngineRegistry& mine, const EngineRegistry& others) {
+    const std::string address = new_local_address();
+    for (int r = 1; r < size; ++r) {
+      threads.emplace_back([=, &others] {
+        const auto world = join_ranks(address, {.rank = r, .size = size, .build = own_build()});
+        follow(*world, others, {});
+      });
+    }
+    WorkerOptions options;
+    options.ranks.wait_s = 2;
+    options.ranks.launched = LaunchedRank{.rank = 0, .size = size, .rendezvous = address, .by = "SIZE"};
+    worker = std::make_unique<Worker>(mine, options);
+  }
+  ~Ranks() {
+    worker.reset();
+    for (std::thread& t : threads) t.join();
+  }
+  std::vector<std::thread> threads;
+  std::unique_ptr<Worker> worker;
+};
+
+// Breaks when a record of several ranks lacks them, or counts one replica's tokens only.
+TEST(Ranks, TheRecordHasEveryRankAndAllTokens) {
+  const EngineRegistry engines = registry(Fault::kNone, Fault::kNone);
+  Ranks ranks(4, engines, engines);
+  const Case c = tiny(2, 2);
+  const Record r = ranks.worker->measure_case(c, ranks.worker->validate_case(c));
+  ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
+  ASSERT_EQ(r.ranks.size(), 4u);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_EQ(r.ranks[i].rank, i);
+    EXPECT_FALSE(r.ranks[i].host.empty());
+    EXPECT_EQ(r.ranks[i].median_us, 1000);
+    EXPECT_FALSE(r.ranks[i].wait_us) << "an engine that does not say what its exchanges take";
+  }
+  EXPECT_EQ(r.metrics.tokens_per_second, 2 * 2 * 4 / 1000e-6);
+  const Record back = record_from_json(nlohmann::json::parse(record_to_json(r).dump()));
+  EXPECT_EQ(back.ranks.size(), 4u);
+}
+
+// Breaks when a rank's failure is a success of rank 0's, loses its kind, or costs the cases after it.
+TEST(Ranks, WhatAnotherRankThrowsIsTheCases) {
+  const EngineRegistry good = registry(Fault::kNone, Fault::kNone);
+  const EngineRegistry full = registry(Fault::kNone, Fault::kOutOfMemory);
+  Ranks ranks(2, good, full);
+  Validation v = ranks.worker->validate_case(tiny(2, 1));
+  EXPECT_EQ(v.status, Status::kOom);
+  EXPECT_NE(v.reason->find("GPU memory of rank 1"), std::string::npos) << *v.reason;
+  EXPECT_FALSE(ranks.worker->beyond_use()) << "all ranks have answered: they are in step";
+  v = ranks.worker->validate_case(tiny(2, 1));
+  EXPECT_EQ(v.status, Status::kOom);
+}
+
+// Breaks when replicas that compute different things pass.
+TEST(Ranks, ReplicasThatDisagreeAreInvalid) {
+  const EngineRegistry good = registry(Fault::kNone, Fault::kNone);
+  const EngineRegistry wrong = registry(Fault::kNone, Fault::kToken);
+  Ranks ranks(2, good, wrong);
+  const Case c = tiny(1, 2);
+  const Validation v = ranks.worker->validate_case(c);
+  ASSERT_EQ(v.status, Status::kOk) << v.reason.value_or("");
+  const Record r = ranks.worker->measure_case(c, v);
+  EXPECT_EQ(r.status, Status::kInvalid);
+  EXPECT_NE(r.reason->find("dp: replica 1 computed another output"), std::string::npos) << *r.reason;
+}
+
+// Breaks when a launcher's number of ranks and a case's are not held against each other.
+TEST(Ranks, ACaseOfAnotherNumberOfRanksIsRefused) {
+  const EngineRegistry good = registry(Fault::kNone, Fault::kNone);
+  Ranks ranks(2, good, good);
+  for (const Case& c : {tiny(1, 1), tiny(2, 2)}) {
+    try {
+      ranks.worker->validate_case(c);
+      FAIL();
+    } catch (const UsageError& e) {
+      EXPECT_NE(std::string(e.what()).find("SIZE 2"), std::string::npos) << e.what();
+    }
+  }
+  EXPECT_EQ(ranks.worker->validate_case(tiny(2, 1)).status, Status::kOk) << "the ranks are still there";
+}
+
+// Breaks when a rank that is gone is not named, or the worker goes on with a team that has lost one.
+TEST(Ranks, ALostRankIsNamedAndTheTeamGivenUp) {
+  const EngineRegistry good = registry(Fault::kNone, Fault::kNone);
+  const std::string address = new_local_address();
+  std::thread gone([&] {
+    const auto world = join_ranks(address, {.rank = 1, .size = 2, .build = own_build()});
+    world->receive_text(0, 10);  // the first call: then it is gone
+  });
+  WorkerOptions options;
+  options.ranks.launched = LaunchedRank{.rank = 0, .size = 2, .rendezvous = address, .by = "SIZE"};
+  Worker worker(good, options);
+  const Validation v = worker.validate_case(tiny(1, 2));
+  gone.join();
+  EXPECT_EQ(v.status, Status::kRankLost);
+  EXPECT_EQ(v.reason, "rank 1 lost: it closed its connection");
+  EXPECT_TRUE(worker.beyond_use()) << "nobody starts a launcher's rank again";
+}
+
+// Breaks when a rank that cannot be started is waited for.
+TEST(Ranks, ARankThatEndsAtOnceIsNamed) {
+  const EngineRegistry good = registry(Fault::kNone, Fault::kNone);
+  WorkerOptions options;
+  options.ranks.command = {"/bin/false"};
+  Worker worker(good, options);
+  const Validation v = worker.validate_case(tiny(2, 1));
+  EXPECT_EQ(v.status, Status::kRankLost);
+  EXPECT_EQ(v.reason, "rank 1 lost: it exited with code 1");
+  EXPECT_FALSE(worker.beyond_use()) << "the next case starts new ranks";
+}
+
+// Breaks when more ranks than devices start, instead of a skipped case with the count; and when listing starts ranks at all.
+TEST(Ranks, TooFewDevicesAreCounted) {
+  EngineRegistry three = registry(Fault::kNone, Fault::kNone);
+  three.device_usable = [](int device, std::string*) { return device < 4; };
+  WorkerOptions options;
+  options.engine.device = 1;
+  options.ranks.command = {"/bin/false"};
+  Worker worker(three, options);
+  EXPECT_NO_THROW(worker.check_supported(tiny(2, 1)));
+  const Validation v = worker.validate_case(tiny(4, 2));
+  EXPECT_EQ(v.status, Status::kSkipped);
+  EXPECT_EQ(v.reason, "tp 4 x dp 2 needs 8 devices, there are 3");
+  EXPECT_THROW(worker.check_supported(tiny(4, 1)), ImpossibleCase);
+}
+
+// Breaks when a rank loads other weights, batches or scales than rank 0.
+TEST(Ranks, WhatGoesOverTheWireComesBack) {
+  WeightForm form;
+  form.precision = Precision::kW4a16;
+  form.sparsity = parse_sparsity("2:4+heads:0.25");
+  form.calibration = Calibration::kAwq;
+  form.head = HeadStorage::k16Bit;
+  EXPECT_EQ(form_from_json(form_to_json(form)), form);
+  EXPECT_EQ(form_from_json(form_to_json(form.in_fp32())), form.in_fp32());
+  const ModelConfig config = load_model("tiny");
+  const TransformerBatch batch = make_batch(config, {3, 1, 5}, 7);
+  const TransformerBatch back = batch_from_json(batch_to_json(batch));
+  EXPECT_EQ(back.ids, batch.ids);
+  EXPECT_EQ(back.offsets, batch.offsets);
+  EXPECT_EQ(back.lengths, batch.lengths);
+  EXPECT_EQ(back.max_length, batch.max_length);
+  const ChannelScales scales{.of = "x", .exponents = {{"a", {1, -2}}}};
+  EXPECT_EQ(scales_from_json(scales_to_json(scales)).digest(), scales.digest());
+  const Repetition r{.total_us = 1.25, .step_us = 0.5, .first_token_us = {}, .wait_us = 0.125};
+  const Repetition same = repetition_from_json(repetition_to_json(r));
+  EXPECT_EQ(same.total_us, 1.25);
+  EXPECT_EQ(same.step_us, 0.5);
+  EXPECT_FALSE(same.first_token_us);
+  EXPECT_EQ(same.wait_us, 0.125);
+  EXPECT_THROW(throw_error_of(error_to_json(ImpossibleCase("kv: no")), 1), ImpossibleCase);
+  EXPECT_THROW(throw_error_of(error_to_json(RankLost(3, "is gone")), 1), RankLost);
+  EXPECT_THROW(throw_error_of(error_to_json(DeviceError("no device")), 1), DeviceError);
+}
+
+}  // namespace
+}  // namespace tandem
