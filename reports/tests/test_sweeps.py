@@ -112,6 +112,21 @@ def test_the_pruning_sweep() -> None:
             assert model[side] == whole | {field: whole[field] // 2}
 
 
+# Breaks when the sweep of tensor parallelism loses a cell, or a degree its case on one card.
+def test_the_tensor_parallel_sweep() -> None:
+    every = cases("tensor_parallel.json")
+    names = {case_name(axes) for axes in every}
+    assert len(every) == len(names) == 16
+    for axes in every:
+        assert case_name(axes | {"tp": 1, "dp": 1}) in names
+        assert axes["tp"] == 1 or axes["dp"] == 1
+    assert (
+        sum(axes["precision"] == "fp8" for axes in every)
+        == sum(axes["sparsity"] == "2:4" for axes in every)
+        == 2
+    )
+
+
 # Breaks when two axes no longer meet in CI.
 def test_the_axes_sweep_crosses() -> None:
     every = cases("axes.json")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tandem_reports import __version__, formats
 from tandem_reports.gate.precisions import format_groups
+from tandem_reports.gate.scaling import crossovers, scaling_groups
 from tandem_reports.reading.audit import SampleAudit
 from tandem_reports.reading.records import MODEL_SUITES
 from tandem_reports.reading.runs import Run
@@ -18,6 +19,7 @@ from tandem_reports.views.figures.floors import floors
 from tandem_reports.views.figures.footprints import footprints
 from tandem_reports.views.figures.kept import kept
 from tandem_reports.views.figures.pareto import pareto
+from tandem_reports.views.figures.scaling import scaling
 from tandem_reports.views.figures.speedups import speedups
 from tandem_reports.views.figures.spread import spread
 from tandem_reports.views.figures.style import Picture
@@ -32,6 +34,7 @@ from tandem_reports.views.overview import (
 )
 from tandem_reports.views.precisions import losses_text
 from tandem_reports.views.profile_section import ProfileSection
+from tandem_reports.views.scaling import crossover_texts
 from tandem_reports.views.tables import Cell, Column, Row, Table, case_table
 
 
@@ -128,7 +131,10 @@ def _sentences(results: Sequence[CaseResult], audit: SampleAudit) -> list[str]:
         third = f"The raw samples of {audit.matching} of {audit.total} records are here and match them."
     else:
         third = f"The raw samples of all {audit.total} records are here and match them."
-    return [f"{first} {second} {third}", *filter(None, [losses_text(format_groups(results))])]
+    return [
+        f"{first} {second} {third}",
+        *filter(None, [losses_text(format_groups(results)), *crossover_texts(crossovers(results))]),
+    ]
 
 
 def _damaged_of(result: CaseResult, audit: SampleAudit) -> set[tuple[str, int]]:
@@ -158,7 +164,8 @@ def build(
         by_format = (
             speedups(suite, groups), kept(suite, every), pareto(suite, groups), footprints(suite, groups)
         )  # fmt: skip
-        figures += [figure for figure in (bars, *by_format) if figure is not None]
+        over_cards = scaling(suite, scaling_groups(found))
+        figures += [figure for figure in (bars, over_cards, *by_format) if figure is not None]
         table = case_table(measured, marks_of) if measured else None
         sections.append(Section(suite, TITLES[suite], table, tuple(figures)))
     dots = spread(results)

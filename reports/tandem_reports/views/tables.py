@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tandem_reports import formats
 from tandem_reports.gate.precisions import Format, FormatGroup, format_groups
+from tandem_reports.gate.scaling import Scaled, scaling_groups
 from tandem_reports.reading.records import INTEGER_AXES, MODEL_SUITES
 from tandem_reports.stats.cases import CaseResult, Mark
 from tandem_reports.stats.small_samples import MIN_WORKERS
@@ -141,6 +142,21 @@ def _over_bf16(found: Format | None, baseline: CaseResult | None) -> Cell:
     return Cell(speedup_text(found), "; ".join(filter(None, words)), found.speedup, tip, bad=found.loses)
 
 
+def _over_one_card(found: Scaled | None) -> Cell:
+    """The throughput over that of one card, the efficiency, and what a step spends on the other ranks."""
+    if found is None:
+        return Cell(formats.MISSING)
+    if found.throughput is None or found.efficiency is None:
+        return Cell(formats.MISSING, found.note)
+    words = [f"{formats.percent(found.efficiency)} of {formats.plural(found.cards, 'card')}"]
+    if found.exchange_us is not None:
+        words.append(f"exchange {formats.micros(found.exchange_us)} µs a step")
+    slower = found.tp > 1 and found.dp == 1 and found.throughput < 1
+    text = formats.ratio(found.throughput) + (" slower" if slower else "")
+    tip = "tokens per second over those of the case with tp 1 and dp 1 in this run"
+    return Cell(text, "; ".join(words), found.throughput, tip, bad=slower)
+
+
 def _throughput(result: CaseResult) -> Cell:
     return Cell(formats.count(result.tokens_per_second), sort=result.tokens_per_second)
 
@@ -235,7 +251,9 @@ def _shared(results: Sequence[CaseResult]) -> tuple[_Shared, list[str]]:
     return shared, words
 
 
-def _fields(model_suite: bool, shared: _Shared, groups: Sequence[FormatGroup]) -> list[_Field]:
+def _fields(
+    model_suite: bool, shared: _Shared, groups: Sequence[FormatGroup], scaled: dict[int, Scaled]
+) -> list[_Field]:
     of_result = {id(f.result): (f, group.baseline) for group in groups for f in group.formats}
 
     return [
@@ -247,6 +265,7 @@ def _fields(model_suite: bool, shared: _Shared, groups: Sequence[FormatGroup]) -
             Column("over bf16", "over-bf16"),
             lambda r: _over_bf16(*of_result.get(id(r), (None, None))),
         ),
+        _Field(Column("over one card", "over-one-card"), lambda r: _over_one_card(scaled.get(id(r)))),
         _Field(Column("check", "check"), lambda r: _check(r, shared.reference), True),
         _Field(Column("tokens/s", "throughput"), _throughput),
         _Field(Column("step (µs)", "step"), _step),
@@ -339,7 +358,8 @@ def case_table(results: Sequence[CaseResult], marks_of: Callable[[CaseResult], S
         add(Column(axis, "case", numeric), [_axis_cell(result, axis) for result in measured])
     badges = [tuple(m for m in found if m not in common_marks) for found in row_marks]
     groups = format_groups(measured)
-    for field in _fields(measured[0].case.suite in MODEL_SUITES, shared, groups):
+    scaled = {id(s.result): s for group in scaling_groups(measured) for s in group.scaled}
+    for field in _fields(measured[0].case.suite in MODEL_SUITES, shared, groups, scaled):
         cells = [field.cell(result) for result in measured]
         if field.always or any(cell.text != formats.MISSING for cell in cells):
             add(field.column, cells)

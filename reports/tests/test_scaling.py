@@ -1,0 +1,146 @@
+"""Scaling over cards: speed-up, efficiency, exchange, and where replicas overtake one shared replica."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fixture_runs
+import pytest
+from fixture_runs import Model, case, make_run
+
+from tandem_reports.gate.scaling import ScalingGroup, crossovers, scaling_groups
+from tandem_reports.reading.runs import load_run
+from tandem_reports.stats.cases import CaseResult, collect
+from tandem_reports.views.figures.scaling import scaling
+from tandem_reports.views.scaling import crossover_texts
+from tandem_reports.views.tables import case_table
+
+TIMES = {(1, 1): 1.0, (2, 1): 0.8, (4, 1): 1.25, (1, 2): 1.0, (1, 4): 1.02, (2, 2): 0.82}
+"""Latency over that of one card, by tp and dp."""
+
+
+def generate(tp: int = 1, dp: int = 1, **axes: Any) -> dict[str, Any]:
+    return case("generate", model="t5-base", tp=tp, dp=dp, **{"batch": 8, "tgt": 16} | axes)
+
+
+def expected(axes: dict[str, Any]) -> float:
+    size, flops, _ = fixture_runs.work(axes)
+    rates = fixture_runs.RATES[axes["engine"]]
+    return 1.18 * max(size / rates[0], flops / rates[1]) + 24 * axes["tgt"]
+
+
+def results(path: Path, cases: list[dict[str, Any]], *, wait_us: float | None = 32.0) -> list[CaseResult]:
+    """Times by TIMES; every rank waits so long."""
+
+    def fields(axes: dict[str, Any]) -> dict[str, Any]:
+        ranks = axes["tp"] * axes["dp"]
+        return {
+            "ranks": []
+            if ranks == 1
+            else [
+                {"rank": r, "host": "h", "device": r, "card": "c", "median_us": 1.0, "wait_us": wait_us}
+                for r in range(ranks)
+            ]
+        }
+
+    model = Model(
+        factor=lambda axes: TIMES[axes["tp"], axes["dp"]],
+        worker_sd=1e-5,
+        sample_sd=1e-5,
+        samples=12,
+        extra=fields,
+    )
+    return collect([load_run(make_run(path, cases, workers=2, model=model, keep_samples=False))])
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> ScalingGroup:
+    cases = [generate(tp, dp) for tp, dp in TIMES]
+    (found,) = scaling_groups(results(tmp_path / "run", cases))
+    return found
+
+
+# Breaks when the denominator is another layout, or the replicas' tokens are counted twice or not at all.
+def test_speed_up_and_efficiency_are_over_one_card(group: ScalingGroup) -> None:
+    by_layout = {(s.tp, s.dp): s for s in group.scaled}
+    assert set(by_layout) == set(TIMES) - {(1, 1)}
+    for (tp, dp), found in by_layout.items():
+        assert found.speedup == pytest.approx(1 / TIMES[tp, dp], rel=1e-3)
+        assert found.throughput == pytest.approx(dp / TIMES[tp, dp], rel=1e-3)
+        assert found.efficiency == pytest.approx(1 / TIMES[tp, dp] / tp, rel=1e-3)
+        assert found.exchange_us == 32 / 16, "a generated token"
+    assert [s.cards for s in group.curve("tp")] == [2, 4]
+    assert [s.cards for s in group.curve("dp")] == [2, 4], "replicas that are split too stand on neither line"
+
+
+# Breaks when a time that nobody told becomes a number.
+def test_an_exchange_that_nobody_told_is_missing(tmp_path: Path) -> None:
+    (found,) = scaling_groups(results(tmp_path / "run", [generate(), generate(2)], wait_us=None))
+    assert found.scaled[0].exchange_us is None
+
+
+# Breaks when groups mix batches or there is a group without a case on one card.
+def test_only_the_degrees_differ_within_a_group(tmp_path: Path) -> None:
+    cases = [generate(tp, batch=batch) for tp in (1, 2) for batch in (1, 8)] + [generate(2, src=64)]
+    groups = scaling_groups(results(tmp_path / "run", cases))
+    assert [g.case.integer("batch") for g in groups] == [1, 8]
+    assert all(len(g.scaled) == 1 for g in groups)
+
+
+# Breaks when the table calls a slower layout faster, or the page has no picture of the curves.
+def test_the_table_and_the_figure(tmp_path: Path) -> None:
+    found = results(tmp_path / "run", [generate(tp, dp) for tp, dp in TIMES])
+    table = case_table(found, lambda _: ())
+    place = [column.title for column in table.columns].index("over one card")
+    cells = {row.name: row.cells[place] for row in table.rows}
+    slower = next(cell for name, cell in cells.items() if "tp:4" in name)
+    assert slower.text == "0.800× slower"
+    assert slower.bad
+    replicas = next(cell for name, cell in cells.items() if "dp:4" in name)
+    assert replicas.sub.startswith("98 % of 4 cards; exchange 2")
+    picture = scaling("generate", scaling_groups(found))
+    assert picture is not None
+    assert picture.name == "generate-scaling"
+    assert scaling("generate", scaling_groups(found[:1])) is None
+
+
+def measured(path: Path, rates: dict[tuple[int, int, int], float]) -> list[CaseResult]:
+    """Tokens per second by tp, dp and a replica's batch."""
+    cases = [generate(tp, dp, batch=batch) for tp, dp, batch in rates]
+    model = Model(
+        samples=12,
+        extra=lambda axes: {
+            "metrics": {"tokens_per_second": rates[axes["tp"], axes["dp"], axes["batch"]]},
+        },
+    )
+    return collect([load_run(make_run(path, cases, workers=1, model=model, keep_samples=False))])
+
+
+# Breaks when sequences are a replica's instead of all cards', or the place is not where the lines cross.
+def test_replicas_overtake_where_the_lines_cross(tmp_path: Path) -> None:
+    shared = {(2, 1, 2): 100.0, (2, 1, 8): 200.0, (2, 1, 32): 400.0}
+    copies = {(1, 2, 1): 50.0, (1, 2, 4): 200.0, (1, 2, 16): 800.0}
+    (crossing,) = crossovers(measured(tmp_path / "run", shared | copies))
+    assert (crossing.cards, crossing.low, crossing.high, crossing.copies_win) == (2, 2, 32, True)
+    assert crossing.sequences == pytest.approx(8)
+    assert crossover_texts([crossing]) == [
+        "generate, t5-base s128 t16 bf16 dense, on 2 cards: replicas give more tokens per second than one "
+        "shared replica from about 8 sequences on (straight lines between the measured points, 2 to 32 "
+        "sequences)."
+    ]
+
+
+# Breaks when a crossing is made up beyond what was measured.
+def test_no_crossing_is_made_up(tmp_path: Path) -> None:
+    shared = {(2, 1, 2): 100.0, (2, 1, 8): 200.0}
+    slow = {(1, 2, 1): 50.0, (1, 2, 4): 100.0}
+    (crossing,) = crossovers(measured(tmp_path / "slow", shared | slow))
+    assert crossing.sequences is None
+    assert crossover_texts([crossing])[0].endswith(
+        "at 2 to 8 sequences on all cards one shared replica gives more tokens per second."
+    )
+    assert not crossovers(measured(tmp_path / "apart", shared | {(1, 2, 16): 900.0})), (
+        "no sequences in common"
+    )
+    assert not crossovers(measured(tmp_path / "alone", shared)), "nothing to cross"
