@@ -1,5 +1,5 @@
-// Times the own all-reduce on the devices here, or on one device with ranks emulated (then no link is crossed: what is left is the
-// kernels' own time). Results are checked by peer_reduce_test.
+// Times the own all-reduce, and NCCL's beside it, on the devices here, or the own one on one device with ranks emulated (then no link
+// is crossed: what is left is the kernels' own time). Results are checked by peer_reduce_test.
 //
 //   peer_bench              2, 4 and 8 ranks: a chain of 72 as targets.md counts it, and single messages by size
 
@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/collectives/nccl.h"
 #include "kernels/collectives/peer_reduce.h"
 #include "kernels/collectives/peer_test_util.h"
 #include "kernels/common/device_buffer.h"
@@ -89,8 +90,18 @@ struct Buffers {
   std::vector<DeviceBuffer> x, y, gamma;
 };
 
-void time_ranks(const LocalRanks& all) {
+/// One of NCCL's by every rank, outside a graph: it connects the ranks, which a single one cannot.
+void connect(const LocalRanks& all, const std::vector<NcclRank>& nccl, const Buffers& b, int64_t count) {
+  NcclGroup group;
+  all.each([&](int r) { nccl[r].all_reduce(b.x[r].data(), b.y[r].data(), count, kType, all.stream(r)); });
+  group.end();
+  all.synchronize();
+}
+
+void time_ranks(const LocalRanks& all, const std::vector<int>& devices) {
   std::printf("%s\n", all.text().c_str());
+  std::vector<NcclRank> nccl;
+  if (!all.emulated() && nccl_available()) nccl = NcclRank::local(devices);
   // Kernels launched early hold places on the device that emulated ranks share.
   const bool dependent = !all.emulated();
   for (const int64_t rows : {1, 32, 64}) {
@@ -131,29 +142,44 @@ void time_ranks(const LocalRanks& all) {
     const int64_t bytes = kib << 10;
     const Buffers b(all, bytes);
     std::printf("%10lld", static_cast<long long>(kib));
-    double us = 0;
+    double best = 1e30;
     for (const PeerAlgorithm algorithm : {PeerAlgorithm::kOneShot, PeerAlgorithm::kTwoShot}) {
       if (algorithm == PeerAlgorithm::kOneShot && kib > 4096) {
         std::printf(" %10s", "-");
         continue;
       }
-      us = replay_us(all, kib > 4096 ? 3 : 20,
-                     [&](int r, cudaStream_t stream) {
-                       for (int i = 0; i < 10; ++i) {
-                         launch_all_reduce(all.view(r),
-                                           {.algorithm = algorithm,
-                                            .dtype = kType,
-                                            .count = bytes / 2,
-                                            .x = b.x[r].data(),
-                                            .y = b.y[r].data(),
-                                            .dependent = dependent},
-                                           stream);
-                       }
-                     }) /
-           10;
+      const double us = replay_us(all, kib > 4096 ? 3 : 20,
+                                  [&](int r, cudaStream_t stream) {
+                                    for (int i = 0; i < 10; ++i) {
+                                      launch_all_reduce(all.view(r),
+                                                        {.algorithm = algorithm,
+                                                         .dtype = kType,
+                                                         .count = bytes / 2,
+                                                         .x = b.x[r].data(),
+                                                         .y = b.y[r].data(),
+                                                         .dependent = dependent},
+                                                        stream);
+                                    }
+                                  }) /
+                        10;
       std::printf(" %10.2f", us);
+      best = std::min(best, us);
     }
-    std::printf("  %.0f\n", static_cast<double>(bytes) / us * 1e-3 * 2 * (all.size() - 1) / all.size());
+    if (nccl.empty()) {
+      std::printf(" %10s", "-");
+    } else {
+      connect(all, nccl, b, bytes / 2);
+      const double us =
+          replay_us(all, kib > 4096 ? 3 : 20,
+                    [&](int r, cudaStream_t stream) {
+                      for (int i = 0; i < 10; ++i)
+                        nccl[r].all_reduce(b.x[r].data(), b.y[r].data(), bytes / 2, kType, stream);
+                    }) /
+          10;
+      std::printf(" %10.2f", us);
+      best = std::min(best, us);
+    }
+    std::printf("  %.0f\n", static_cast<double>(bytes) / best * 1e-3 * 2 * (all.size() - 1) / all.size());
   }
   for (int r = 0; r < all.size(); ++r) {
     if (all.memory(r).lost()) std::printf("rank %d was lost to rank %d\n", *all.memory(r).lost(), r);
@@ -165,7 +191,8 @@ int run() {
   TANDEM_CUDA_CHECK(cudaGetDeviceCount(&devices));
   for (const int ranks : {2, 4, 8}) {
     const auto all = placements(ranks);
-    time_ranks(LocalRanks(all.back(), PeerOptions{}));
+    // Where every rank has a device, the emulated ones say nothing more.
+    time_ranks(LocalRanks(all.back(), PeerOptions{}), all.back());
   }
   return 0;
 }
