@@ -154,6 +154,7 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
   loaded_memory_ = c.memory;
   loaded_kernel_ = parse_kernel(c.kernel);
   loaded_kv_ = parse_kv(c.kv);
+  device_->use_all_reduce(parse_all_reduce(c.allreduce));
   model_ = std::make_shared<const DeviceModel>(
       load_device_model(*device_, device_->memory(c.memory),
                         {.config = config,
@@ -184,9 +185,7 @@ std::unique_ptr<Workload> CudaEngine::prepare(const Case& c, const TransformerBa
   const WorkloadParams params = workload_params(c, context(c.memory).model->config);
   loaded_kernel_ = params.kernel;
   loaded_kv_ = params.kv;
-  device_->all_reduce = parse_all_reduce(c.allreduce);
-  if (DeviceRanks* ranks = device_->ranks())
-    ranks->way(device_->all_reduce, 0);  // refuses a way that is not there
+  device_->use_all_reduce(parse_all_reduce(c.allreduce));
   switch (c.suite) {
     case Suite::kEncoder:
       return encoder_workload(context(c.memory), batch, params);

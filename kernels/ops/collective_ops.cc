@@ -224,7 +224,7 @@ OpWorkload collectives_op(std::shared_ptr<Device> device, const Case& c, const M
                   .d = config.d_model,
                   .dtype = activation_dtype(c.precision),
                   .choice = parse_all_reduce(c.allreduce)};
-  device->ranks()->way(m.choice, m.bytes());  // refuses a way that is not there
+  device->use_all_reduce(m.choice);
   const bool chain = c.op == "chain";
   auto workload = std::make_unique<CollectiveWorkload>(device, device->memory("level2"), m, chain);
   OpWorkload op;

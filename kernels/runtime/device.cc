@@ -10,6 +10,7 @@
 #include "harness/memory/gpu_resource.h"
 #include "kernels/common/arch.h"
 #include "kernels/limits/delay.h"
+#include "kernels/runtime/ranks/measured_ways.h"
 
 namespace tandem::kernels {
 namespace {
@@ -93,6 +94,18 @@ void Device::wait(cudaEvent_t event) const {
 TensorSlice Device::slice() const {
   if (!ranks_) return {};
   return {.degree = ranks_->size(), .rank = ranks_->rank()};
+}
+
+void Device::use_all_reduce(AllReduceChoice choice) {
+  all_reduce_ = choice;
+  if (!ranks_) return;
+  if (choice == AllReduceChoice::kAuto && !ways_known_) {
+    const std::string path = options_.run_dir.empty() ? "" : options_.run_dir + "/allreduce-choices.json";
+    ranks_->use(measured_ways(*ranks_, *options_.tensor, stream_, path,
+                              options_.search_choices && !options_.choices_read_only));
+    ways_known_ = true;
+  }
+  ranks_->way(choice, 0);
 }
 
 void Device::line_up() {

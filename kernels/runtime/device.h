@@ -85,8 +85,10 @@ class Device {
   TensorSlice slice() const;
   /// Enqueues a meeting of the ranks, so that what follows begins on all of them at once; nothing without ranks.
   void line_up();
-  /// How operations of the plans that are made from now on sum over ranks.
-  AllReduceChoice all_reduce = AllReduceChoice::kAuto;
+  /// How operations of the plans that are made from now on sum over ranks. The first kAuto measures the ways, or reads what was
+  /// measured before, on all ranks. Throws ImpossibleCase for a way that is not there.
+  void use_all_reduce(AllReduceChoice choice);
+  AllReduceChoice all_reduce() const { return all_reduce_; }
   /// Programmatic dependent launch; off on cards before sm_90 and with TANDEM_ARCH=sm80.
   bool dependent_launch() const { return dependent_launch_; }
   int64_t l2_bytes() const { return l2_bytes_; }
@@ -120,6 +122,8 @@ class Device {
   int64_t total_bytes_ = 0;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<DeviceRanks> ranks_;
+  AllReduceChoice all_reduce_ = AllReduceChoice::kAuto;
+  bool ways_known_ = false;
   cudaEvent_t all_done_ = nullptr;
   uint32_t* meeting_ = nullptr;  // on the device: a word a rank, and one to give
   std::unique_ptr<MemoryResource> gpu_;

@@ -45,7 +45,7 @@ PlanExecutor::PlanExecutor(Device& device, MemoryResource& memory, StepPlan plan
       plan_(std::move(plan)),
       products_(problem_less),
       structured_(device, memory),
-      all_reduce_(device.all_reduce) {
+      all_reduce_(device.all_reduce()) {
   check_kernels(plan_);
   device_.activate();
   check_fits(plan_.arena_bytes);
