@@ -257,7 +257,7 @@ struct CommOp {
   PlanTensor x = {};  ///< [rows, cols], this rank's
   PlanTensor y = {};  ///< as x, and may be its place, or empty with a norm; all-gather: [degree * rows, cols]
   std::optional<NormOp> norm =
-      {};  ///< all-reduce: of the unrounded sum, which its x, the place of x, stands for
+      {};  ///< all-reduce: of the sum, rounded to the type of x or not, which its x, the place of x, stands for
 };
 
 struct PlanOp {

@@ -21,7 +21,7 @@ constexpr double kGpuOverFloor = 3;         // what a first implementation takes
 constexpr double kGpuFlops = 50e12;         // without ceilings: of a large card, far below its best
 constexpr double kGpuBytes = 1e12;
 constexpr double kGpuStep_us = 300;     // launches of one pass
-constexpr double kOperation_us = 5000;  // of suite_kernels, suite_memory and suite_limits
+constexpr double kOperation_us = 5000;  // of the suites of single operations
 
 bool on_cpu(const Case& c) {
   return engine_traits(c.engine).on_host;
@@ -48,7 +48,7 @@ Prediction predict(const Case& c, const PredictOptions& options) {
       if (const auto floor = floor_us(cost, *options.ceilings)) p.floor_us = floor->us;
     }
   }
-  if (c.suite != Suite::kLimits && c.suite != Suite::kKernels) {
+  if (c.suite != Suite::kLimits && c.suite != Suite::kKernels && c.suite != Suite::kCollectives) {
     p.load_s = static_cast<double>(weight_layout(config).size()) / (kCpuSeededWeights * options.cores);
   }
   const double once_s = repetition_us(c, p, options) * 1e-6;

@@ -266,13 +266,15 @@ void DeviceRanks::wait(cudaEvent_t event) {
   }
   const auto start = std::chrono::steady_clock::now();
   // The own kernels' limit, and time for work that is no waiting.
-  const auto limit = std::chrono::duration<double>(2 * wait_s_);
+  constexpr double kWork_s = 5;
+  const auto limit = std::chrono::duration<double>(wait_s_ + kWork_s);
   for (cudaError_t status = cudaEventQuery(event); status != cudaSuccess; status = cudaEventQuery(event)) {
     if (status != cudaErrorNotReady) TANDEM_CUDA_CHECK(status);
     if (std::chrono::steady_clock::now() - start > limit) {
       nccl_->abort();
       control_.barrier(nullptr);  // throws RankLost naming who is gone
-      throw Error(fmt::format("ranks: no end of a collective after {} s, and no rank is gone", 2 * wait_s_));
+      throw Error(
+          fmt::format("ranks: no end of a collective after {} s, and no rank is gone", limit.count()));
     }
     std::this_thread::yield();
   }
