@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstring>
@@ -23,6 +24,7 @@ struct Introduction {
   int32_t process = 0;
   int32_t device = 0;  ///< its number in that process
   uint64_t arena = 0;  ///< address in that process
+  int32_t has_handle = 0;
   cudaIpcMemHandle_t handle = {};
 };
 
@@ -59,7 +61,11 @@ Introduction introduce(const PeerMemory& memory) {
   mine.process = static_cast<int32_t>(::getpid());
   mine.device = memory.device();
   mine.arena = reinterpret_cast<uint64_t>(memory.view().arena[memory.view().rank]);
-  mine.handle = memory.handle();
+  try {
+    mine.handle = memory.handle();
+    mine.has_handle = 1;
+  } catch (const CudaError&) {  // said where another process needs it
+  }
   return mine;
 }
 
@@ -68,6 +74,8 @@ std::string unreachable(const Introduction& mine, const Introduction& other) {
   if (mine.host != other.host) return "they are on two hosts";
   const std::optional<int> there = device_here(other.uuid);
   if (!there) return "a device is not visible to the other's process";
+  if (mine.process != other.process && other.has_handle == 0)
+    return "a device's memory has no handle for other processes";
   if (!peer_access(mine.device, *there)) return "devices cannot reach each other's memory";
   return {};
 }
@@ -139,26 +147,34 @@ void DeviceRanks::join_peers() {
   memory_.reset();
 }
 
-/// A sum by each algorithm over memory that has been opened, whose result is known.
+/// A sum by each algorithm over memory that has been opened, whose result is known. Ranks may share a device: nothing here waits for
+/// all of it, or frees what it holds, while another rank's kernel waits for this one's.
 std::string DeviceRanks::try_peers() {
   constexpr int64_t kCount = 4096;
   const float all = static_cast<float>(size() * (size() + 1) / 2);
-  std::vector<float> values(kCount, static_cast<float>(rank() + 1));
-  const DeviceBuffer x = DeviceBuffer::of(values);
+  const DeviceBuffer x = DeviceBuffer::of(std::vector<float>(kCount, static_cast<float>(rank() + 1)));
   const DeviceBuffer y(x.bytes());
+  std::vector<float> got(kCount);
+  std::string wrong;
+  control_.barrier(nullptr);
   for (const PeerAlgorithm algorithm : {PeerAlgorithm::kOneShot, PeerAlgorithm::kTwoShot}) {
     launch_all_reduce(
         memory_->view(),
         {.algorithm = algorithm, .dtype = DType::kF32, .count = kCount, .x = x.data(), .y = y.data()},
         stream_);
+    TANDEM_CUDA_CHECK(cudaMemcpyAsync(got.data(), y.data(), static_cast<size_t>(y.bytes()),
+                                      cudaMemcpyDeviceToHost, stream_));
     TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream_));
-    if (const auto lost = memory_->lost())
-      return fmt::format("ranks {} and {}: nothing came through peer memory", rank(), *lost);
-    for (const float v : y.to_host<float>()) {
-      if (v != all) return fmt::format("rank {}: peer memory gave {} for {}", rank(), v, all);
+    if (!wrong.empty()) continue;
+    if (const auto lost = memory_->lost()) {
+      wrong = fmt::format("ranks {} and {}: nothing came through peer memory", rank(), *lost);
+    } else if (const auto other = std::ranges::find_if(got, [&](float v) { return v != all; });
+               other != got.end()) {
+      wrong = fmt::format("rank {}: peer memory gave {} for {}", rank(), *other, all);
     }
   }
-  return {};
+  control_.barrier(nullptr);
+  return wrong;
 }
 
 const std::string& DeviceRanks::no_nccl() {

@@ -25,7 +25,8 @@ std::vector<float> values_of(int rank, uint64_t seed = 3) {
   return RandomValues(seed + static_cast<uint64_t>(rank)).normal(kRows * kWidth, kType);
 }
 
-/// What one rank does and finds wrong; empty: nothing. On the device that is current.
+/// What one rank does and finds wrong; empty: nothing. On the device that is current. Ranks that share it meet (barrier) before and
+/// after what they do together: to wait for the whole device, or to free memory, waits for another rank's kernel too.
 std::string rank_work(Communicator& control, int ranks_on_device) {
   cudaStream_t stream = nullptr;
   TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
@@ -78,9 +79,11 @@ std::string rank_work(Communicator& control, int ranks_on_device) {
       const DeviceTensor again(x[static_cast<size_t>(ranks.rank())], kType);
       const DeviceTensor y(kRows * kWidth, kType);
       TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+      control.barrier(nullptr);
       ranks.all_reduce(choice, mine.data(), mine.data(), kRows * kWidth, kType, true);
       ranks.all_reduce_norm(choice, norm(again, y), again.data());
       wait();
+      control.barrier(nullptr);
       // NCCL's order is its own: with two ranks it makes no difference.
       if (nccl && ranks.size() > 2) continue;
       if (mine.bytes() != sum) wrong += "sum; ";
@@ -91,8 +94,10 @@ std::string rank_work(Communicator& control, int ranks_on_device) {
     const DeviceTensor share(std::vector<float>{1.0f + static_cast<float>(ranks.rank()), 2.0f}, DType::kF32);
     const DeviceTensor shares(2 * ranks.size(), DType::kF32);
     TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+    control.barrier(nullptr);
     ranks.all_gather(share.data(), shares.data(), 8, true);
     wait();
+    control.barrier(nullptr);
     if (shares.values() != all) wrong += "gather; ";
     TANDEM_CUDA_CHECK(cudaEventDestroy(done));
   }
