@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstdio>
+
 #include <utility>
 #include <vector>
 
@@ -61,6 +63,8 @@ Device::Device(const CudaEngineOptions& options)
     TANDEM_CUDA_CHECK(cudaMalloc(reinterpret_cast<void**>(&meeting_), (kMaxPeers + 1) * sizeof(uint32_t)));
     ranks_ = std::make_unique<DeviceRanks>(*options.tensor, stream_);
     dependent_launch_ = dependent_launch_ && !ranks_->shares_device();
+    if (ranks_->rank() == 0 && !ranks_->no_peers().empty())
+      std::fprintf(stderr, "tandem: ranks sum by NCCL: %s\n", ranks_->no_peers().c_str());
   }
   lt_ = std::make_unique<CublasLt>();
   choices_ = open_choices(options);

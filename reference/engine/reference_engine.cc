@@ -95,7 +95,8 @@ void LoadedModel::compute_as(const Case& c, Inputs inputs) {
 
 void ReferenceEngine::check_supported(const Case& c) const {
   if (c.suite == Suite::kCollectives) {
-    throw ImpossibleCase("suite: engine 'reference' is one process, suite_collectives needs several ranks");
+    throw ImpossibleCase(
+        "suite: engine 'reference' has no devices, whose collectives suite_collectives measures");
   }
   if (is_op_suite(c.suite)) check_operation(c);
   only("sparsity", c.sparsity, "dense");
