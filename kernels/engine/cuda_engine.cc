@@ -38,9 +38,9 @@ void check_axes(const Case& c) {
         precision_name(c.precision)));
   }
   if (c.suite != Suite::kLimits) only("sparsity", c.sparsity, "dense");
-  if (is_op_suite(c.suite)) only("calibration", c.calibration, "none");
-  if (c.tp > 1)
-    only("calibration", c.calibration, "none");  // of a rank's inputs nobody has the whole model's scales
+  // Nobody has the whole model's scales of a rank's inputs.
+  if (is_op_suite(c.suite) || c.tp > 1) only("calibration", c.calibration, "none");
+  if (is_op_suite(c.suite) && c.suite != Suite::kCollectives) only("tp", std::to_string(c.tp), "1");
   if (c.suite != Suite::kGenerate) only("decode", c.decode, "greedy");
 }
 

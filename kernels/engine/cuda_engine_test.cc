@@ -345,8 +345,20 @@ TEST(CudaEngine, RefusesWhatItCannotCompute) {
     c.calibration = "smoothquant";
   });
   refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
-  refused("tp", [](Case& c) { c.tp = 2; });
-  refused("dp", [](Case& c) { c.dp = 2; });
+  refused("tp", [](Case& c) {
+    c.suite = Suite::kKernels;
+    c.op = "norm";
+    c.tp = 2;
+  });
+  refused("tp", [](Case& c) {
+    c.suite = Suite::kCollectives;
+    c.op = "all_reduce";
+  });
+  refused("calibration", [](Case& c) {
+    c.precision = Precision::kInt8;
+    c.calibration = "smoothquant";
+    c.tp = 2;
+  });
   refused("decode", [](Case& c) {
     c.suite = Suite::kDecoder;
     c.decode = "beam:4";
