@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iostream>
 #include <string>
 
 #include "harness/base/error.h"
@@ -31,6 +32,47 @@ TEST(PlanFormats, QuantisedActivationsMatchTheReferenceInTheSameFormat) {
   }
 }
 
+// The pruning axis: masks that belong to other rows, heads whose bias is another head's, sizes of the whole model. Sparse
+// storage by own products and by the library on an unpacked matrix, zeros where rows are codes.
+TEST(PlanFormats, PrunedWeightsMatchTheReferenceOfTheirValues) {
+  const std::vector<SparsitySpec> patterns = {{.two_of_four = true},
+                                              {.unstructured = 0.5},
+                                              {.unstructured = 0.9},
+                                              {.threshold = 0.01},
+                                              {.heads = 0.5},
+                                              {.ffn = 0.5},
+                                              {.layers = 0.5},
+                                              {.two_of_four = true, .ffn = 0.5},
+                                              {.unstructured = 0.6, .heads = 0.5}};
+  int rows = 0, skipped = 0, own = 0, unpacked = 0;
+  for (const CoverCase& c : kernels::covering_cases(
+           test_seed() + 5, {Precision::kFp32, Precision::kBf16, Precision::kW8a16, Precision::kFp8},
+           {KvType::kSame}, {1}, patterns)) {
+    ++rows;
+    SCOPED_TRACE(c.text);
+    try {
+      for (const PlanOp& op : kernels::build_plan(Fixture(c).request()).ops) {
+        const auto* dense = std::get_if<DenseOp>(&op.body);
+        if (dense == nullptr || !dense->weight.sparse()) continue;
+        (dense->kernel == DenseKernel::kSkinny ? own : unpacked) += 1;
+      }
+      if (!quantises_activations({.precision = c.precision})) {
+        expect_matches_reference(c);
+        continue;
+      }
+      const Errors errors = errors_of(c), change = change_by_rounding(c);
+      EXPECT_LE(errors.encoder, std::max(2e-2, 4 * change.encoder));
+      EXPECT_LE(errors.logits, std::max(2e-2, 4 * change.logits));
+    } catch (const ImpossibleCase& e) {
+      ++skipped;
+      std::cout << "skipped: " << e.what() << '\n';
+    }
+  }
+  EXPECT_LE(10 * skipped, rows);
+  EXPECT_GT(own, 0);
+  EXPECT_GT(unpacked, 0);
+}
+
 /// A decoder on own kernels, with everything that is quantised to 8 bits.
 CoverCase narrow_case() {
   CoverCase c = small_case();
@@ -45,6 +87,29 @@ CoverCase narrow_case() {
 double logits_error(const Fixture& f, const StepPlan& plan) {
   const Truth truth = truth_of(f, numerics_of(f.cover));
   return relative_l2(interpret(plan, f.batch, truth.tokens).logits, truth.logits);
+}
+
+// Codes and masks that a plan gives to a matrix of another layer would go unseen if the interpreter did not unpack them.
+TEST(PlanFormats, MasksOfAnotherMatrixGiveAWrongResult) {
+  for (const SparsitySpec& sparsity :
+       {SparsitySpec{.two_of_four = true}, SparsitySpec{.unstructured = 0.5}}) {
+    CoverCase c = small_case();
+    c.precision = Precision::kBf16;
+    c.sparsity = sparsity;
+    const Fixture f(c);
+    StepPlan plan = kernels::build_plan(f.request());
+    const double unit = logits_error(f, plan);
+    EXPECT_LT(unit, 0.1);
+    for (PlanOp& op : plan.ops) {
+      auto* dense = std::get_if<DenseOp>(&op.body);
+      if (dense == nullptr || op.phase.kind != PhaseKind::kSelfOut || op.phase.side != Side::kDecoder)
+        continue;
+      const DenseWeight& other = f.stored_weights.decoder.layers[0].cross.out;
+      (sparsity.two_of_four ? dense->weight.metadata : dense->weight.bitmap) =
+          sparsity.two_of_four ? other.metadata : f.stored_weights.decoder.layers[0].cross.q.bitmap;
+    }
+    EXPECT_GT(logits_error(f, plan), 2 * unit);
+  }
 }
 
 // Scales that belong to other codes: the interpreter would see nothing if it did not read them.

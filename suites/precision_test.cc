@@ -16,6 +16,7 @@ struct Form {
   std::string kv = "same";
   std::string head = "same";
   std::string calibration = "none";
+  std::string sparsity = "dense";
 };
 
 Record measured(Suite suite, const Form& form) {
@@ -37,6 +38,7 @@ Record measured(Suite suite, const Form& form) {
   c.kv = form.kv;
   c.head = form.head;
   c.calibration = form.calibration;
+  c.sparsity = form.sparsity;
   c = canonical(c);
   Worker worker(registry, {});
   return worker.measure_case(c, worker.validate_case(c));
@@ -74,6 +76,30 @@ TEST(PrecisionAxis, LossyFormsCarryTheirAccuracy) {
     }
     EXPECT_FALSE(measured(suite, {}).accuracy);
     EXPECT_FALSE(measured(suite, {.precision = Precision::kBf16, .kv = "16bit"}).accuracy);
+  }
+}
+
+// Breaks when a pruned form is timed without its accuracy, or its record does not say what was removed and what it had to read.
+TEST(PruningAxis, PrunedFormsCarryTheirAccuracyAndWhatWasRemoved) {
+  ::setenv("TANDEM_SAMPLE_SECONDS", "0:0.01", 1);
+  const Record dense = measured(Suite::kDecoder, {.precision = Precision::kFp32});
+  EXPECT_FALSE(dense.pruned);
+  for (const char* sparsity : {"2:4", "unstructured:0.5", "threshold:0.05", "heads:0.5", "ffn:0.5",
+                               "layers:0.5", "unstructured:0.5+heads:0.5+layers:0.5"}) {
+    SCOPED_TRACE(sparsity);
+    const Record r = measured(Suite::kDecoder, {.precision = Precision::kFp32, .sparsity = sparsity});
+    ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
+    ASSERT_TRUE(r.accuracy && r.pruned && r.fraction_kept);
+    EXPECT_GT(r.accuracy->relative_error, 0);
+    EXPECT_LT(*r.fraction_kept, 1);
+    ASSERT_FALSE(r.pruned->removed.empty());
+    const RemovedPart& weights = r.pruned->removed.front();
+    EXPECT_EQ(weights.what, "weights");
+    EXPECT_NEAR(*r.fraction_kept, 1 - static_cast<double>(weights.removed) / static_cast<double>(weights.of),
+                1e-12);
+    EXPECT_LT(*r.bytes, *dense.bytes) << "a floor of the dense model";
+    const Record back = record_from_json(nlohmann::json::parse(record_to_json(r).dump()));
+    EXPECT_EQ(back.pruned->removed, r.pruned->removed);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "harness/weights/pruning/pruning.h"
 #include "harness/weights/storage.h"
 
 namespace tandem {
@@ -39,7 +40,16 @@ class Builder {
 
   /// A matrix [out, in] as it is stored.
   double matrix_bytes(TensorUse use, int64_t in, int64_t out) const {
-    return static_cast<double>(out * storage_of(options_.form, use).row_bytes(in));
+    Storage storage = storage_of(options_.form, use);
+    const SparsitySpec& sparsity = options_.form.sparsity;
+    const double kept = options_.products_kept.value_or(1 - sparsity.unstructured);
+    if (use != TensorUse::kProduct || !sparsity.by_magnitude() || 1 - kept < kBitmapLeastRemoved)
+      return static_cast<double>(out * storage.row_bytes(in));
+    storage.bitmap = true;
+    const double row = kept * static_cast<double>(storage.value_row_bytes(in)) +
+                       static_cast<double>(storage.scale_row_bytes(in) + storage.bitmap_row_bytes(in)) +
+                       sizeof(uint32_t);  // where it starts
+    return static_cast<double>(out) * row;
   }
 
   /// `query_keys`: pairs of query and key a head, all sequences.

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -52,6 +53,9 @@ struct Cost {
 struct CostOptions {
   WeightForm form = {.precision = Precision::kBf16};
   KvType kv = KvType::kSame;
+  /// Fraction of the weights of layers' matrices that is kept where they go by their magnitude; else what the form says, for a
+  /// threshold everything.
+  std::optional<double> products_kept = {};
   int rows_per_source = 1;  ///< of the decoder: beams, or samples
   /// Beams of a source have a history in common, which may be read once for all; how much is up to the search, so that the
   /// least is counted: all of it. Samples share nothing that was generated.

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "harness/weights/layout.h"
+#include "harness/weights/pruning/prune.h"
 
 namespace tandem {
 namespace {
@@ -223,6 +224,35 @@ TEST(Cost, WeightsAreTheLayouts) {
       cost.add(decode_step_cost(config, lengths, 1, {.form = form}));
       EXPECT_EQ(weights_of(cost, false) + weights_of(cost, true), stored) << model << " " << form_text(form);
     }
+  }
+}
+
+// The same of pruned forms, whose sizes are the values' own: a smaller model, half the values, or a bitmap and what it keeps. Rows
+// of a bitmap end at whole 16 bytes, which no floor has to read.
+TEST(Cost, PrunedWeightsAreTheLayouts) {
+  const ModelConfig whole = preset("t5-small");
+  for (const SparsitySpec& sparsity :
+       {SparsitySpec{.two_of_four = true}, SparsitySpec{.unstructured = 0.5},
+        SparsitySpec{.unstructured = 0.2}, SparsitySpec{.heads = 0.5, .ffn = 0.25, .layers = 0.5}}) {
+    const WeightForm form{.precision = Precision::kBf16, .sparsity = sparsity};
+    const WeightLayout layout = weight_layout(whole, form);
+    double stored = 0;
+    for (const TensorSpec& t : layout.tensors) {
+      if (t.use != TensorUse::kProduct) continue;
+      stored += static_cast<double>(t.value_bytes() + t.metadata_bytes());
+      if (t.storage.bitmap) stored += static_cast<double>(t.bitmap_bytes() + t.starts_bytes());
+    }
+    const ModelConfig config = smaller_config(whole, sparsity);
+    const std::vector<int32_t> lengths = {3};
+    Cost cost = encoder_cost(config, lengths, {.form = form});
+    cost.add(cross_kv_cost(config, lengths, {.form = form}));
+    cost.add(decode_step_cost(config, lengths, 1, {.form = form}));
+    double counted = 0;
+    for (const PhaseCost& p : cost.phases) {
+      if (p.kind != PhaseKind::kHead && p.kind != PhaseKind::kNorm) counted += p.weight_bytes;
+    }
+    EXPECT_NEAR(counted / stored, 1, sparsity.unstructured >= kBitmapLeastRemoved ? 0.01 : 1e-12)
+        << form_text(form);
   }
 }
 

@@ -20,6 +20,7 @@
 #include "harness/sweep/case_batch.h"
 #include "harness/weights/calibration/scales.h"
 #include "harness/weights/form.h"
+#include "harness/weights/pruning/prune.h"
 
 namespace tandem {
 
@@ -74,6 +75,9 @@ class Workload {
   virtual int64_t peak_bytes() const = 0;
   /// What the plan predicted for it, when the engine plans.
   virtual std::optional<int64_t> planned_bytes() const { return std::nullopt; }
+  /// Which kernels multiply with matrices that masks have removed weights from, a line each: "decoder self.out: own, 2:4". Empty
+  /// where there are none, or the engine does not say.
+  virtual std::vector<std::string> sparse_kernels() const { return {}; }
   /// Time to build the graphs of this case, when it has any.
   virtual std::optional<double> graph_build_us() const { return std::nullopt; }
 };
@@ -137,6 +141,9 @@ class Engine {
   /// Bytes of the loaded weights as they are stored, scales and metadata included; absent where nothing is loaded or the
   /// engine cannot say.
   virtual std::optional<int64_t> weights_bytes() const { return std::nullopt; }
+
+  /// What pruning left of the loaded model; absent where nothing is loaded or the engine cannot say.
+  virtual std::optional<WeightCount> weight_count() const { return std::nullopt; }
 
   /// Prepares a case of the loaded group on the given source batch. suite_decoder: the self-attention cache holds the
   /// keys and values of decoder_prefix(...) and the step appends position tgt.

@@ -353,6 +353,24 @@ std::vector<PlanWeight> weights_of(const PlanOp& op) {
   return std::move(w.list);
 }
 
+std::vector<std::string> sparse_kernels(const StepPlan& plan) {
+  std::vector<std::string> lines;
+  for (const PlanOp& op : plan.ops) {
+    const auto* dense = std::get_if<DenseOp>(&op.body);
+    if (dense == nullptr || op.phase.kind == PhaseKind::kHead) continue;
+    const DenseWeight& w = dense->weight;
+    const std::string_view storage = w.two_of_four ? "2:4" : w.bitmap != nullptr ? "bitmap" : "zeros stored";
+    const std::string_view kernel = dense->kernel == DenseKernel::kSkinny       ? "own"
+                                    : dense->kernel == DenseKernel::kStructured ? "cuSPARSELt"
+                                    : w.sparse() ? "library on the unpacked matrix"
+                                                 : "library";
+    const std::string line =
+        fmt::format("{} {}: {}, {}", side_name(op.phase.side), phase_name(op.phase.kind), kernel, storage);
+    if (std::ranges::find(lines, line) == lines.end()) lines.push_back(line);
+  }
+  return lines;
+}
+
 std::string op_text(const StepPlan& plan, int op) {
   return fmt::format("operation {} ({}, {})", op, op_name(plan.ops[op]), phase_path(plan.ops[op].phase));
 }

@@ -323,6 +323,9 @@ struct StepPlan {
 /// "operation 17 (dense, decoder/0/self.qkv)", for messages.
 std::string op_text(const StepPlan& plan, int op);
 
+/// Of a plan of masked weights, how each product of layers has its matrix, a line each: "decoder self.out: own, 2:4".
+std::vector<std::string> sparse_kernels(const StepPlan& plan);
+
 /// Buffers that an executor fills or reads by name.
 namespace plan_names {
 inline constexpr std::string_view kSourceIds = "source.ids";          // i32 [tokens]

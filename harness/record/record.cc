@@ -143,6 +143,27 @@ void cost_from_json(const json& j, Record& r) {
   }
 }
 
+json pruned_to_json(const PrunedRow& p) {
+  json removed = json::array();
+  for (const RemovedPart& part : p.removed) {
+    json& row = removed.emplace_back(json{{"what", part.what}, {"removed", part.removed}, {"of", part.of}});
+    if (!part.which.empty()) row["which"] = part.which;
+  }
+  return {{"removed", std::move(removed)}, {"products_kept", maybe(p.products_kept)}, {"kernels", p.kernels}};
+}
+
+PrunedRow pruned_from_json(const json& j) {
+  PrunedRow p{.kernels = j.at("kernels").get<std::vector<std::string>>()};
+  read(j, "products_kept", p.products_kept);
+  for (const json& row : j.at("removed")) {
+    p.removed.push_back({.what = row.at("what").get<std::string>(),
+                         .removed = row.at("removed").get<int64_t>(),
+                         .of = row.at("of").get<int64_t>(),
+                         .which = row.value("which", std::vector<int>())});
+  }
+  return p;
+}
+
 json clocks_to_json(const Record& r) {
   if (r.clock_blocks.empty()) return {};
   json blocks = json::array();
@@ -233,6 +254,7 @@ Record parse(const json& j) {
   read(part(j, "memory"), "planned_bytes", r.planned_bytes);
   read(part(j, "memory"), "weights_bytes", r.weights_bytes);
   read(part(j, "memory"), "fraction_kept", r.fraction_kept);
+  if (const json& p = part(j, "pruned"); !p.empty()) r.pruned = pruned_from_json(p);
   if (const json& c = part(j, "check"); !c.empty()) r.check = check_from_json(c);
   if (const json& a = part(j, "accuracy"); !a.empty()) r.accuracy = accuracy_from_json(a);
   read(j, "regime", r.regime);
@@ -378,6 +400,7 @@ json record_to_json(const Record& r) {
                                       {"planned_bytes", maybe(r.planned_bytes)},
                                       {"weights_bytes", maybe(r.weights_bytes)},
                                       {"fraction_kept", maybe(r.fraction_kept)}})},
+            {"pruned", r.pruned ? pruned_to_json(*r.pruned) : json()},
             {"check", r.check ? check_to_json(*r.check) : json()},
             {"accuracy", r.accuracy ? accuracy_to_json(*r.accuracy) : json()},
             {"regime", maybe(r.regime)},

@@ -103,6 +103,13 @@ struct ClockBlock {
   std::vector<std::string> reasons = {};
 };
 
+/// What pruning removed, and what computes with the rest.
+struct PrunedRow {
+  std::vector<RemovedPart> removed = {};
+  std::optional<double> products_kept = {};  ///< fraction of the weights of the matrices of layers that stay
+  std::vector<std::string> kernels = {};     ///< Workload::sparse_kernels
+};
+
 struct Record {
   Case c;
   std::string id, name;
@@ -120,6 +127,7 @@ struct Record {
   std::optional<int64_t>
       weights_bytes;  ///< of the loaded weights in their stored form, scales and metadata included
   std::optional<double> fraction_kept;  ///< of the model's weights: 1 for dense
+  std::optional<PrunedRow> pruned;      ///< null for dense
   std::optional<Check> check;
   std::optional<std::string> regime, l2;
   std::optional<bool> contended;

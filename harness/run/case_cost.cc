@@ -5,14 +5,16 @@
 #include "harness/base/error.h"
 #include "harness/sweep/case_batch.h"
 #include "harness/sweep/values.h"
+#include "harness/weights/pruning/prune.h"
 
 namespace tandem {
 namespace {
 
-CostOptions options_of(const Case& c) {
+CostOptions options_of(const Case& c, std::optional<double> products_kept) {
   const DecodeSpec decode = parse_decode(c.decode);
   return {.form = weight_form(c),
           .kv = parse_kv(c.kv),
+          .products_kept = products_kept,
           .rows_per_source = decode.beams,
           .shared_history = decode.beams > 1};
 }
@@ -27,15 +29,17 @@ void put_floor(Record& r, const Cost& cost, const Ceilings& ceilings) {
 
 }  // namespace
 
-Cost case_cost(const Case& c, const ModelConfig& config) {
+Cost case_cost(const Case& c, const ModelConfig& whole, std::optional<double> products_kept) {
   const auto lengths = case_lengths(c);
+  const CostOptions options = options_of(c, products_kept);
+  const ModelConfig config = smaller_config(whole, options.form.sparsity);
   switch (c.suite) {
     case Suite::kEncoder:
-      return encoder_cost(config, lengths, options_of(c));
+      return encoder_cost(config, lengths, options);
     case Suite::kDecoder:
-      return decode_step_cost(config, lengths, c.tgt, options_of(c));
+      return decode_step_cost(config, lengths, c.tgt, options);
     case Suite::kGenerate:
-      return generate_cost(config, lengths, c.tgt, options_of(c));
+      return generate_cost(config, lengths, c.tgt, options);
     default:
       throw Error("case_cost: only encoder, decoder and generate have the cost of a model pass");
   }
@@ -43,7 +47,8 @@ Cost case_cost(const Case& c, const ModelConfig& config) {
 
 void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
                std::optional<double> l2_bytes) {
-  const Cost cost = case_cost(r.c, config);
+  const std::optional<double> kept = r.pruned ? r.pruned->products_kept : std::nullopt;
+  const Cost cost = case_cost(r.c, config, kept);
   r.bytes = cost.bytes();
   r.flops = cost.flops();
   for (const PhaseCost& p : cost.phases) {
@@ -53,8 +58,10 @@ void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
   put_floor(r, cost, ceilings);
   r.floor.floor_phases_us = floor_phases_us(cost, ceilings);
   if (r.c.suite == Suite::kGenerate) {
-    const auto step =
-        floor_us(decode_step_cost(config, case_lengths(r.c), (r.c.tgt + 1) / 2.0, options_of(r.c)), ceilings);
+    const CostOptions options = options_of(r.c, kept);
+    const auto step = floor_us(decode_step_cost(smaller_config(config, options.form.sparsity),
+                                                case_lengths(r.c), (r.c.tgt + 1) / 2.0, options),
+                               ceilings);
     if (step) r.floor.step_floor_us = step->us;
   }
   if (l2_bytes) {

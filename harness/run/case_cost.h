@@ -11,7 +11,7 @@ namespace tandem {
 
 /// Encoder: one pass without cross-K/V. Decoder: the step that appends position tgt. Generate: encoder, cross-K/V and tgt
 /// steps.
-Cost case_cost(const Case& c, const ModelConfig& config);
+Cost case_cost(const Case& c, const ModelConfig& config, std::optional<double> products_kept = {});
 
 /// Fills cost and floor of a record of suite_encoder, suite_decoder or suite_generate; what a missing ceiling cannot say
 /// stays absent. `l2_bytes`: L2 size of the card, absent on a CPU.

@@ -13,6 +13,7 @@
 #include "harness/parallel/communicator.h"
 #include "harness/run/case_cost.h"
 #include "harness/run/passes.h"
+#include "harness/weights/sparsity.h"
 
 namespace tandem {
 namespace {
@@ -316,8 +317,16 @@ std::string digest(const Output& output) {
 
 Witness make_witness(const Case& c, const ModelConfig& config, double flops_budget) {
   Witness w{c, config};
-  w.config.encoder.layers = std::min(2, config.encoder.layers);
-  w.config.decoder.layers = std::min(2, config.decoder.layers);
+  // Two layers, or as many as the sparsity needs to remove one of.
+  const double removed = parse_sparsity(c.sparsity).layers;
+  const auto few = [&](int layers) {
+    int n = std::min(2, layers);
+    while (removed != 0 && n < layers && (removed_units(removed, n) < 1 || removed_units(removed, n) >= n))
+      ++n;
+    return n;
+  };
+  w.config.encoder.layers = few(config.encoder.layers);
+  w.config.decoder.layers = few(config.decoder.layers);
   w.config.vocab = std::min(config.vocab, 4099);  // odd on purpose: vocabularies are
   w.config.pad_id = std::min(config.pad_id, w.config.vocab - 1);
   w.config.eos_id = std::min(config.eos_id, w.config.vocab - 1);

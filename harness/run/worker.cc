@@ -281,7 +281,16 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   take_samples(*workload, r);
   r.metrics.load_us = engine.load_us();
   r.weights_bytes = engine.weights_bytes();
-  if (c.sparsity == "dense") r.fraction_kept = 1;
+  const std::optional<WeightCount> count = engine.weight_count();
+  if (c.sparsity == "dense") {
+    r.fraction_kept = 1;
+  } else if (count) {
+    r.fraction_kept = count->fraction_kept();
+    r.pruned = PrunedRow{
+        .removed = count->removed,
+        .products_kept = static_cast<double>(count->products_kept) / static_cast<double>(count->products),
+        .kernels = workload->sparse_kernels()};
+  }
 
   const std::string after = digest(workload->output());
   r.check->digest_after = after;

@@ -10,6 +10,7 @@
 #include "harness/model/config.h"
 #include "harness/sweep/case.h"
 #include "harness/sweep/case_batch.h"
+#include "harness/weights/pruning/prune.h"
 #include "harness/weights/sparsity.h"
 #include "harness/weights/values/checkpoint.h"
 
@@ -24,27 +25,35 @@ bool one_of(std::string_view value, std::initializer_list<std::string_view> list
   throw ImpossibleCase(why);
 }
 
-void check_side(const Case& c, const SparsitySpec& sparsity, std::string_view side,
-                const StackConfig& stack) {
-  if (stack.heads % c.tp != 0) {
-    impossible(fmt::format("tp: {} does not divide the {} heads of the {}", c.tp, stack.heads, side));
-  }
-  if (stack.d_ff % c.tp != 0) {
-    impossible(fmt::format("tp: {} does not divide the d_ff of {} of the {}", c.tp, stack.d_ff, side));
-  }
-  auto check_removed = [&](double fraction, int count, std::string_view what) {
-    const auto removed = std::lround(fraction * count);
-    if (fraction != 0 && (removed < 1 || removed >= count)) {
-      impossible(
-          fmt::format("sparsity: '{}' removes {} of {} {} of the {}; at least one must go and one stay",
-                      c.sparsity, removed, count, what, side));
+/// Throws ImpossibleCase for a pattern that does not fit the model, whole or what whole parts leave of it.
+void check_sparsity(const Case& c, const ModelConfig& whole) {
+  const SparsitySpec sparsity = parse_sparsity(c.sparsity);
+  const ModelConfig config = smaller_config(whole, sparsity);
+  if (c.calibration != "none" && !sparsity.dense())
+    impossible(fmt::format("calibration: for sparsity dense only, not '{}'", c.sparsity));
+  check_threshold(parse_weights(c.weights), whole, sparsity);
+  const auto side = [&](std::string_view name, const StackConfig& stack) {
+    if (stack.heads % c.tp != 0) {
+      impossible(fmt::format("tp: {} does not divide the {} heads of the {}{}", c.tp, stack.heads, name,
+                             sparsity.heads != 0 ? " that sparsity leaves" : ""));
+    }
+    if (stack.d_ff % c.tp != 0) {
+      impossible(fmt::format("tp: {} does not divide the d_ff of {} of the {}{}", c.tp, stack.d_ff, name,
+                             sparsity.ffn != 0 ? " that sparsity leaves" : ""));
+    }
+    if (!sparsity.two_of_four) return;
+    for (const auto& [what, cols] :
+         {std::pair{"d_ff", stack.d_ff}, {"heads * head_dim", config.inner(stack)}}) {
+      if (cols / c.tp % 4 != 0) {
+        impossible(fmt::format("sparsity: 2:4 needs {} divisible by 4{}, the {} has {}", what,
+                               c.tp == 1 ? "" : " on each rank", name, cols / c.tp));
+      }
     }
   };
-  check_removed(sparsity.heads, stack.heads, "heads");
-  check_removed(sparsity.ffn, stack.d_ff, "FFN columns");
-  check_removed(sparsity.layers, stack.layers, "layers");
-  if (sparsity.two_of_four && stack.d_ff % 4 != 0) {
-    impossible(fmt::format("sparsity: 2:4 needs d_ff divisible by 4, the {} has {}", side, stack.d_ff));
+  side("encoder", config.encoder);
+  if (c.suite != Suite::kEncoder || sparsity.two_of_four) side("decoder", config.decoder);
+  if (sparsity.two_of_four && config.d_model % 4 != 0) {
+    impossible(fmt::format("sparsity: 2:4 needs d_model divisible by 4, {} has {}", c.model, config.d_model));
   }
 }
 
@@ -184,13 +193,7 @@ void check_combination(const Case& c) {
     }
   }();
   check_precision(c);
-  const SparsitySpec sparsity = parse_sparsity(c.sparsity);
-  check_side(c, sparsity, "encoder", config.encoder);
-  if (c.suite != Suite::kEncoder) check_side(c, sparsity, "decoder", config.decoder);
-  if (sparsity.two_of_four && (config.d_model % 4 != 0 || config.head_dim % 4 != 0)) {
-    impossible(fmt::format("sparsity: 2:4 needs d_model and head_dim divisible by 4, {} has {} and {}",
-                           c.model, config.d_model, config.head_dim));
-  }
+  check_sparsity(c, config);
   if (c.weights == "checkpoint" && !std::filesystem::is_directory(c.model)) {
     impossible(fmt::format("weights: checkpoint needs a checkpoint folder as model, '{}' is none", c.model));
   }

@@ -178,7 +178,8 @@ TEST(Axes, RefuseWhatIsNotAllowed) {
       {"kv", {"", "bf16", "8bit"}},
       {"sparsity",
        {"", "none", "2:4+", "+2:4", "2:4+2:4", "heads:0", "heads:1", "heads:-0.5", "heads:nan",
-        "heads:0.5+heads:0.5", "dense+2:4", "2:4+unstructured:0.5", "unstructured", "1:2"}},
+        "heads:0.5+heads:0.5", "dense+2:4", "2:4+unstructured:0.5", "unstructured", "1:2", "threshold:0",
+        "threshold:-1", "threshold:inf", "threshold:0.1+unstructured:0.5", "2:4+threshold:0.1"}},
       {"calibration", {"", "gptq", "smoothquant+awq"}},
       {"head", {"", "8bit", "16"}},
       {"tp", {"0", "3", "16"}},
@@ -231,6 +232,7 @@ TEST(Axes, ValuesBecomeCanonical) {
   const std::tuple<const char*, const char*, const char*> forms[] = {
       {"sparsity", "heads:.50+2:4", "2:4+heads:0.5"},
       {"sparsity", "layers:0.25+ffn:1e-1", "ffn:0.1+layers:0.25"},
+      {"sparsity", "heads:0.5+threshold:1.50", "threshold:1.5+heads:0.5"},
       {"decode", "top_k:4,top_p:1,temperature:1.0", "top_k:4"},
       {"decode", "top_p:0.90", "top_p:0.9"},
       {"decode", "beam:4,length_penalty:0.60", "beam:4,length_penalty:0.6"},
@@ -332,8 +334,14 @@ TEST(Sweep, ImpossibleCombinationsAreSkippedWithTheirReason) {
   s = expand_sweep(group({{"suite", "encoder"}, {"tgt", tiny.max_positions + 1}}), {});
   EXPECT_TRUE(s.skipped.empty());
 
-  const char* impossible[] = {R"({"src": 65536})", R"({"weights": "checkpoint"})",
-                              R"({"sparsity": "layers:0.01"})", R"({"sparsity": "layers:0.99"})",
+  const char* impossible[] = {R"({"src": 65536})",
+                              R"({"weights": "checkpoint"})",
+                              R"({"sparsity": "layers:0.01"})",
+                              R"({"sparsity": "layers:0.99"})",
+                              R"({"sparsity": "heads:0.99"})",
+                              R"({"sparsity": "threshold:1000"})",
+                              R"({"sparsity": "ffn:0.499+2:4"})",
+                              R"({"sparsity": "heads:0.25", "tp": 2})",
                               R"({"lengths": "ragged:0.001", "batch": 8})"};
   for (const char* text : impossible) {
     s = expand_sweep(group(json::parse(text)), {});

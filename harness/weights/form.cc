@@ -44,6 +44,7 @@ std::string form_text(const WeightForm& form) {
   if (form.calibration == Calibration::kAwq) text += " awq";
   if (form.head == HeadStorage::k16Bit) text += " 16-bit head";
   if (form.slice.degree != 1) text += fmt::format(" slice {}/{}", form.slice.rank, form.slice.degree);
+  if (form.zeros_stored) text += " with zeros";
   if (form.plain) text += fmt::format(" as {}", dtype_name(*form.plain));
   return text;
 }

@@ -32,6 +32,8 @@ struct WeightForm {
   /// Every tensor is stored as plain values of this type; the values are the form's all the same. kF32 is what the
   /// reference computes with, whatever the form.
   std::optional<DType> plain = {};
+  /// What masks remove (2:4, unstructured, threshold) is stored too, as zeros: for kernels that know no sparse storage.
+  bool zeros_stored = false;
 
   /// The same values in fp32.
   WeightForm in_fp32() const {

@@ -89,7 +89,8 @@ class Builder {
 
   void group(std::vector<Part> parts, TensorUse use) {
     Storage storage = storage_of(layout_.form, use);
-    storage.bitmap = !layout_.form.plain && use == TensorUse::kProduct && bitmap_pays(parts);
+    storage.bitmap =
+        !layout_.form.plain && !layout_.form.zeros_stored && use == TensorUse::kProduct && bitmap_pays(parts);
     const size_t first = layout_.tensors.size();
     align(std::max<int64_t>(kGroupAlignment, tensor_bytes(storage.dtype, 128)));
     for (Part& p : parts) {

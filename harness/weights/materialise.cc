@@ -316,7 +316,9 @@ HostWeights empty_host_weights(const ModelConfig& config) {
 
 HostWeights host_weights(const ModelConfig& config, const WeightSource& source, const WeightForm& form) {
   const WeightForm plain = form.in_fp32();
-  HostWeights host{.layout = weight_layout(config, plain, prune(source, config, plain))};
+  const Pruning pruning = prune(source, config, plain);
+  HostWeights host{.layout = weight_layout(config, plain, pruning)};
+  host.count = count_weights(config, plain, pruning);
   try {
     host.arena.resize(static_cast<size_t>(host.layout.bytes) / sizeof(float));
   } catch (const std::bad_alloc&) {

@@ -10,6 +10,7 @@
 
 #include "harness/memory/level1_cache.h"
 #include "harness/weights/layout.h"
+#include "harness/weights/pruning/prune.h"
 #include "harness/weights/values/source.h"
 #include "harness/weights/weights.h"
 
@@ -50,6 +51,7 @@ void store_rectangle(const WeightSource& source, const WeightLayout& layout, con
 struct HostWeights {
   WeightLayout layout;
   std::vector<float> arena = {};
+  WeightCount count = {};  ///< of what was removed; zeros where nobody counted
 
   const ModelConfig& config() const { return layout.config; }
   /// Views into the arena; they hold until it moves.

@@ -20,6 +20,8 @@ struct SparsitySpec {
   bool dense() const { return *this == SparsitySpec{}; }
   /// Are single weights removed by their magnitude, anywhere in a matrix?
   bool by_magnitude() const { return unstructured != 0 || threshold != 0; }
+  /// Do matrices keep their size and lose weights?
+  bool masks() const { return two_of_four || by_magnitude(); }
   /// Is the model smaller, so that it is another configuration?
   bool structured() const { return heads != 0 || ffn != 0 || layers != 0; }
   bool operator==(const SparsitySpec&) const = default;

@@ -23,7 +23,7 @@ Storage storage_of(const WeightForm& form, TensorUse use) {
       storage.scale_group = Storage::kWholeRow;
     }
   }
-  storage.two_of_four = use == TensorUse::kProduct && form.sparsity.two_of_four;
+  storage.two_of_four = use == TensorUse::kProduct && form.sparsity.two_of_four && !form.zeros_stored;
   return storage;
 }
 

@@ -37,16 +37,16 @@ void check_axes(const Case& c) {
         "precision '{}'",
         precision_name(c.precision)));
   }
-  if (c.suite != Suite::kLimits) only("sparsity", c.sparsity, "dense");
+  if (!is_model_suite(c.suite) && c.suite != Suite::kLimits) only("sparsity", c.sparsity, "dense");
   // Nobody has the whole model's scales of a rank's inputs.
   if (is_op_suite(c.suite) || c.tp > 1) only("calibration", c.calibration, "none");
   if (is_op_suite(c.suite) && c.suite != Suite::kCollectives) only("tp", std::to_string(c.tp), "1");
   if (c.suite != Suite::kGenerate) only("decode", c.decode, "greedy");
 }
 
-/// What the kernels ask of the model's sizes, of a rank's share where there are several.
+/// What the kernels ask of the sizes of what pruning leaves of a model, of a rank's share where there are several.
 void check_model(const ModelConfig& whole, const Case& asked) {
-  const ModelConfig c = rank_config(whole, asked.tp);
+  const ModelConfig c = rank_config(smaller_config(whole, parse_sparsity(asked.sparsity)), asked.tp);
   const Precision precision = asked.precision;
   const bool codes = quantises_activations({.precision = precision});
   const auto multiple_of = [&](int unit, std::string_view field, int value) {
@@ -88,13 +88,13 @@ WorkloadParams workload_params(const Case& c, const ModelConfig& config) {
 
 /// Bytes that weights and plan of a case take on each device, without making either.
 int64_t predicted_bytes(const Case& c, const ModelConfig& config) {
-  WeightForm form = weight_form(c);
+  WeightForm form = card_form(weight_form(c));
   form.slice.degree = c.tp;
   const WeightLayout layout = weight_layout(config, form);
   // Views that nothing is read through: a plan only passes them on.
   const ModelWeights weights = bind_weights(layout, reinterpret_cast<const void*>(kPlanAlignment));
   PlanRequest request =
-      plan_request(config, weights, c.precision, case_batch(c, config), workload_params(c, config));
+      plan_request(layout.config, weights, c.precision, case_batch(c, config), workload_params(c, config));
   if (c.tp > 1) request.slice = form.slice;
   const StepPlan plan = build_plan(request);
   return layout.bytes + plan.arena_bytes;
@@ -170,6 +170,10 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
 
 CalibrationStats CudaEngine::observed_inputs(const WeightLayout& calibrated) {
   return kernels::observed_inputs(context(loaded_memory_), calibrated);
+}
+
+std::optional<WeightCount> CudaEngine::weight_count() const {
+  return model_ ? std::optional(model_->count) : std::nullopt;
 }
 
 std::optional<int64_t> CudaEngine::weights_bytes() const {

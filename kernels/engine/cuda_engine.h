@@ -23,6 +23,7 @@ class CudaEngine : public Engine {
   CalibrationStats observed_inputs(const WeightLayout& calibrated) override;
   double load_us() const override { return load_us_; }
   std::optional<int64_t> weights_bytes() const override;
+  std::optional<WeightCount> weight_count() const override;
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;
   Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) override;
   std::vector<std::vector<Sequence>> decode(const TransformerBatch& batch, const GenerationConfig& generation,

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "harness/base/error.h"
 #include "harness/base/host_device.h"
 #include "kernels/decoding/pack_rules.h"
@@ -64,14 +66,9 @@ void PlanBuilder::section(PlanSection section, Side side) {
   // times over is what a deep pre-norm model loses most by. The library's products have no such residual; partial sums
   // leave the stream to the norms alone.
   const ModelConfig& c = config();
-  const StackConfig& stack = side == Side::kEncoder ? c.encoder : c.decoder;
   const int64_t rows = section == PlanSection::kStep ? request_.rows() : request_.source_tokens;
   const bool ends_in_norm = c.placement == NormPlacement::kPost || c.final_norm;
-  const DType weight = weight_dtype(request_.precision);
-  const bool all_skinny = skinny(rows, c.d_model, c.d_model, weight) &&
-                          skinny(rows, c.d_model, c.inner(stack), weight) &&
-                          skinny(rows, c.d_model, stack.d_ff, weight);
-  stream_dtype_ = (all_skinny || request_.slice) && ends_in_norm ? DType::kF32 : dtype_;
+  stream_dtype_ = (stream_is_own(rows) || request_.slice) && ends_in_norm ? DType::kF32 : dtype_;
 }
 
 PlanTensor PlanBuilder::scratch(std::string_view name, DType dtype, int64_t rows, int64_t cols) {
@@ -160,16 +157,42 @@ Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
   return {.rows = b.dense(x, end.out), .pending = norm};
 }
 
-bool PlanBuilder::skinny(int64_t rows, int64_t n, int64_t k, DType weight) const {
+bool PlanBuilder::stream_is_own(int64_t rows) const {
+  const ModelConfig& c = config();
+  const auto own = [&](const DenseWeight& w) { return skinny(rows, c.d_model, w); };
+  // A product as wide as the model stands for those that read the stream.
+  DenseWeight square;
+  square.weight = {nullptr, weight_dtype(request_.precision), c.d_model, c.d_model};
+  if (!own(square)) return false;
+  if (side_ == Side::kEncoder) {
+    return std::ranges::all_of(request_.weights.encoder.layers, [&](const EncoderLayerWeight& layer) {
+      return own(layer.self.out) && own(layer.ffn.down);
+    });
+  }
+  return std::ranges::all_of(request_.weights.decoder.layers, [&](const DecoderLayerWeight& layer) {
+    return own(layer.self.out) && own(layer.cross.out) && own(layer.ffn.down);
+  });
+}
+
+bool PlanBuilder::skinny(int64_t rows, int64_t n, const DenseWeight& w) const {
   if (request_.kernel == KernelChoice::kLibrary || rows > kSkinnyMaxRows) return false;
-  // The library would read codes as a matrix of 16 bits that has to be made first, or quantise rows in a pass of its own.
-  if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows && !coded(weight)) return false;
+  const DType weight = w.weight.dtype;
+  // The library would read codes, or what masks leave, as a matrix of 16 bits that has to be made first, or quantise rows in a
+  // pass of its own.
+  if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows && !coded(weight) &&
+      !w.sparse())
+    return false;
   // Codes by codes of several rows are products of warpgroup tensor cores alone.
   const bool codes_by_codes =
       coded(weight) && quantises_activations({.precision = request_.precision}) && rows > 1;
   if (codes_by_codes && request_.auto_own_rows < kAutoWideRows) return false;
-  return skinny_supports(dtype_, static_cast<int>(rows), static_cast<int>(n), static_cast<int>(k),
-                         coded(weight) ? weight : dtype_);
+  const auto m = static_cast<int>(rows), columns = static_cast<int>(n), k = static_cast<int>(w.in());
+  if (w.sparse()) {
+    return !coded(weight) &&
+           skinny_supports(dtype_, m, columns, k,
+                           w.two_of_four ? SparseWeights::kTwoOfFour : SparseWeights::kBitmap);
+  }
+  return skinny_supports(dtype_, m, columns, k, coded(weight) ? weight : dtype_);
 }
 
 PlanBuilder::Quantised PlanBuilder::quantised(PhaseKind kind, const PlanTensor& x, DType dtype,
@@ -191,10 +214,10 @@ PlanBuilder::Quantised PlanBuilder::quantised(PhaseKind kind, const PlanTensor& 
 
 PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* normalised) {
   const int64_t rows = x.rows.rows;
-  const int64_t k = what.weight.weight.cols;
+  const int64_t k = what.weight.in();
   const int64_t width = what.weight.weight.rows;
   const int64_t n = what.gated ? width / 2 : width;
-  const bool own = skinny(rows, n, k, what.weight.weight.dtype);
+  const bool own = skinny(rows, n, what.weight);
   const bool fused = own && fuses_norm(x, what.weight);
   PlanTensor norm_out;
   ProductInput in{.x = x.rows};
@@ -225,7 +248,7 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* no
 bool PlanBuilder::fuses_norm(const Stream& x, const DenseWeight& weight) const {
   const auto rows = static_cast<int>(x.rows.rows);
   return x.pending && !x.partial && x.addend.empty() &&
-         norm_prologue_pays(rows, static_cast<int>(weight.weight.cols)) && (rows == 1 || !weight.input_dtype);
+         norm_prologue_pays(rows, static_cast<int>(weight.in())) && (rows == 1 || !weight.input_dtype);
 }
 
 PlanBuilder::ProductInput PlanBuilder::product_input(const Stream& x, const Dense& what, bool own,
@@ -250,6 +273,10 @@ PlanBuilder::ProductInput PlanBuilder::product_input(const Stream& x, const Dens
 
 void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const PlanTensor& y) {
   const DenseWeight& w = what.weight;
+  if (w.sparse() && w.input_dtype) {
+    throw ImpossibleCase(
+        "sparsity: products of rows in 8 bits read every weight; what masks remove must be stored as zeros");
+  }
   DenseOp op{.x = in.x, .residual = what.residual, .y = y, .x_scales = in.scales, .weight = w};
   // The library leaves sums of integers, and a pass of our own does the rest.
   if (w.input_dtype == DType::kI8) {
@@ -259,9 +286,15 @@ void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const
     add(what.kind, op);
     return;
   }
-  if (!w.input_dtype && coded(w.weight.dtype))
-    op.scratch = scratch(phase_path(phase(what.kind)) + ".weight", dtype_, w.weight.rows, w.weight.cols);
-  const bool plain = !what.activation || (!what.gated && library_activates(*what.activation, dtype_, y.cols));
+  const bool structured =
+      request_.structured && w.two_of_four && !coded(w.weight.dtype) && dtype_ != DType::kF32;
+  if (structured) op.kernel = DenseKernel::kStructured;
+  if (!structured && !w.input_dtype && (coded(w.weight.dtype) || w.sparse()))
+    op.scratch = scratch(phase_path(phase(what.kind)) + ".weight", dtype_, w.weight.rows, w.in());
+  const bool activates = what.activation && !what.gated &&
+                         (structured ? *what.activation == Activation::kRelu
+                                     : library_activates(*what.activation, dtype_, y.cols));
+  const bool plain = !what.activation || activates;
   if (plain) {
     op.activation = what.activation;
     add(what.kind, op);
@@ -302,7 +335,7 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& padded, const TokenSt
   if (!weight.bias.empty()) weight.bias.cols = vocab;
   const int64_t k = weight.weight.cols;
   const double scale = config().head_scale;
-  const bool own = skinny(rows, vocab, k, weight.weight.dtype);
+  const bool own = skinny(rows, vocab, weight);
   if (!request_.generation && own) {
     const bool fused = fuses_norm(x, weight);
     const ProductInput in =

@@ -41,6 +41,8 @@ struct PlanRequest {
   int capacity = 0;           ///< tokens a sequence can get; 0: the encoder alone
   bool stop_at_eos = false;
   int auto_own_rows = kAutoOwnRows;  ///< what KernelChoice::kAuto gives to the own kernels
+  bool structured =
+      false;  ///< 2:4 products that the own kernels do not take go to cuSPARSELt, not to cuBLASLt
   /// The rank whose plan this is: `config` is the whole model, `weights` this rank's. The embeddings and the products that end
   /// a sublayer are parts, which a CommOp sums over the ranks before anything else is done with them: the norm that follows
   /// adds the residual, and biases are rank 0's. A slice of degree 1 has all of that too.
@@ -115,7 +117,7 @@ class PlanBuilder {
 
   /// Does an own kernel compute x W^T?
   bool own_product(const PlanTensor& x, const DenseWeight& w) const {
-    return skinny(x.rows, w.weight.rows, w.weight.cols, w.weight.dtype);
+    return skinny(x.rows, w.weight.rows, w);
   }
 
   /// A tensor as codes of 8 bits, `group` neighbours of a row with one scale.
@@ -142,7 +144,9 @@ class PlanBuilder {
     PlanTensor scales = {};
   };
 
-  bool skinny(int64_t rows, int64_t n, int64_t k, DType weight) const;
+  bool skinny(int64_t rows, int64_t n, const DenseWeight& w) const;
+  /// Do the own products write and read the residual stream of this section, all of them?
+  bool stream_is_own(int64_t rows) const;
   /// Does the own product with `weight` normalise its rows itself?
   bool fuses_norm(const Stream& x, const DenseWeight& weight) const;
   /// The norm as an operation; of a stream of parts, with their sum over the ranks.
@@ -204,9 +208,18 @@ struct SourceTensors {
 
 /// Tokens embedded and, where the model has a norm after that, pending it. `op` says where the tokens are.
 Stream embed(PlanBuilder& b, const StackWeight& w, EmbedOp op, int64_t tokens);
-/// T5's bias of the self-attention of one side, or none.
-RelativeBiasRef relative_bias(PlanBuilder& b, const StackWeight& w, const StackConfig& stack,
-                              std::string_view name);
+/// T5's bias of the self-attention of one side, or none. `layers`: the tables of layers that have one of their own; then there
+/// is one bias a layer, else all layers share the first.
+std::vector<RelativeBiasRef> relative_biases(PlanBuilder& b, const StackWeight& w,
+                                             const std::vector<TensorView>& layers, const StackConfig& stack,
+                                             std::string_view name);
+/// The tables of a stack's layers.
+template <typename Layer>
+std::vector<TensorView> bias_tables(const std::vector<Layer>& layers) {
+  std::vector<TensorView> tables;
+  for (const Layer& layer : layers) tables.push_back(layer.relative_bias);
+  return tables;
+}
 /// The feed-forward sublayer of both sides.
 Stream feed_forward(PlanBuilder& b, const NormWeight& norm, const FfnWeight& w, const Stream& x);
 

@@ -14,7 +14,7 @@ namespace {
 /// What the layers of a step share.
 struct StepTensors {
   PlanTensor offsets;  ///< of the source
-  RelativeBiasRef bias;
+  std::vector<RelativeBiasRef> biases;
   TokenState token;
   PlanTensor ancestry;  ///< when beams search
 };
@@ -52,7 +52,7 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
                                                      .position = step.token.position,
                                                      .finished = step.token.finished,
                                                      .ancestry = step.ancestry,
-                                                     .bias = step.bias,
+                                                     .bias = step.biases[layer],
                                                      .heads = c.decoder.heads,
                                                      .capacity = request.capacity});
     return {heads, {.kind = PhaseKind::kSelfOut, .weight = w.self.out}};
@@ -126,7 +126,7 @@ void decoder_forward(PlanBuilder& b, const DecoderWeight& w, const SourceTensors
   b.section(PlanSection::kStep, Side::kDecoder);
   StepTensors step{
       .offsets = source.offsets,
-      .bias = relative_bias(b, w, c.decoder, plan_names::kDecoderBias),
+      .biases = relative_biases(b, w, bias_tables(w.layers), c.decoder, plan_names::kDecoderBias),
       .token = {.next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, rows, BufferRole::kInput),
                 .tokens =
                     b.state(plan_names::kTokens, DType::kI32, rows, request.capacity, BufferRole::kInput),

@@ -1,4 +1,8 @@
 // The encoder, as the paper writes it (Vaswani et al. 2017, section 3.1).
+#include <fmt/format.h>
+
+#include <algorithm>
+
 #include "kernels/plan/builder.h"
 
 namespace tandem::kernels {
@@ -58,24 +62,36 @@ Stream embed(PlanBuilder& b, const StackWeight& w, EmbedOp op, int64_t tokens) {
           .partial = b.request().slice.has_value()};
 }
 
-RelativeBiasRef relative_bias(PlanBuilder& b, const StackWeight& w, const StackConfig& stack,
-                              std::string_view name) {
+std::vector<RelativeBiasRef> relative_biases(PlanBuilder& b, const StackWeight& w,
+                                             const std::vector<TensorView>& layers, const StackConfig& stack,
+                                             std::string_view name) {
   const ModelConfig& c = b.config();
-  if (c.position != Position::kRelative) return {};
-  return {.distance_bias =
-              b.state(name, DType::kF32, stack.heads, 2 * c.relative_max_distance + 1, BufferRole::kInput),
-          .table = w.relative_bias};
+  std::vector<RelativeBiasRef> biases(layers.size());
+  if (c.position != Position::kRelative) return biases;
+  const auto bias = [&](std::string_view buffer, const TensorView& table) -> RelativeBiasRef {
+    return {.distance_bias = b.state(buffer, DType::kF32, stack.heads, 2 * c.relative_max_distance + 1,
+                                     BufferRole::kInput),
+            .table = table};
+  };
+  if (layers.front().empty()) {
+    std::ranges::fill(biases, bias(name, w.relative_bias));
+    return biases;
+  }
+  // Pruning has left other heads in each layer.
+  for (size_t layer = 0; layer < layers.size(); ++layer)
+    biases[layer] = bias(fmt::format("{}.{}", name, layer), layers[layer]);
+  return biases;
 }
 
 PlanTensor encoder_forward(PlanBuilder& b, const EncoderWeight& w, const SourceTensors& source) {
   const ModelConfig& c = b.config();
   b.section(PlanSection::kEncoder, Side::kEncoder);
-  const RelativeBiasRef bias = relative_bias(b, w, c.encoder, plan_names::kEncoderBias);
+  const auto biases = relative_biases(b, w, bias_tables(w.layers), c.encoder, plan_names::kEncoderBias);
   Stream x = embed(b, w, {.ids = source.ids, .offsets = source.offsets, .sinusoids = source.sinusoids},
                    b.request().source_tokens);
   for (int layer = 0; layer < c.encoder.layers; ++layer) {
     b.layer(layer);
-    x = encoder_layer(b, w.layers[layer], bias, source.offsets, x);
+    x = encoder_layer(b, w.layers[layer], biases[layer], source.offsets, x);
   }
   b.layer(-1);
   if (c.final_norm) x = b.normed(x, w.final_norm);

@@ -67,6 +67,8 @@ class KernelCheck {
     require(o.scale == 1, "the own products have no scale");
     require(o.scratch.empty(), "`scratch` is the library's");
     own_rows(o.x, o.x_scales, o.norm, o.weight);
+    require(!o.weight.sparse() || (o.weight.scales.empty() && type_of_rows == DType::kBF16),
+            "the own products of a sparse matrix are of bf16");
     require("y", o.y, or_wide(type_of_rows));
     require("residual", o.residual, or_wide(type_of_rows));
     require("norm_out", o.norm_out, {type_of_rows});
@@ -161,8 +163,11 @@ class KernelCheck {
       require("bias", o.weight.bias, {type_of_rows});
       return;
     }
-    const bool made = !codes && o.weight.weight.dtype != type_of_rows;
-    require(made != o.scratch.empty(), "`scratch` goes with a matrix of codes and rows that are none");
+    require(!codes || !o.weight.sparse(), "codes are multiplied with a dense matrix");
+    const bool made = !codes && (o.weight.weight.dtype != type_of_rows || o.weight.sparse()) &&
+                      o.kernel != DenseKernel::kStructured;
+    require(made != o.scratch.empty(),
+            "`scratch` goes with a matrix of codes or a sparse one, and rows that are no codes");
     require("scratch", o.scratch, {type_of_rows});
     require("residual", o.residual, {type(o.y)});
     require("bias", o.weight.bias, {type(o.y)});

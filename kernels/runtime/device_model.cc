@@ -25,7 +25,7 @@ namespace {
 
 /// The form as this precision computes with it: its own storage, or the same values in fp32.
 WeightForm stored_form(const DeviceModelParams& p) {
-  if (p.form.precision == p.precision) return p.form;
+  if (p.form.precision == p.precision) return card_form(p.form);
   if (weight_dtype(p.precision) != DType::kF32) {
     throw UsageError(fmt::format("precision: {} cannot compute with weights of the form {}",
                                  precision_name(p.precision), form_text(p.form)));
@@ -67,6 +67,11 @@ Pruning pruned(Device& device, const DeviceModelParams& p, const WeightSource& v
 
 }  // namespace
 
+WeightForm card_form(WeightForm form) {
+  form.zeros_stored = form.sparsity.masks() && !(kSparseStorage && form.precision == Precision::kBf16);
+  return form;
+}
+
 DeviceModel load_device_model(Device& device, MemoryResource& memory, const DeviceModelParams& params) {
   check_made(params.form);
   auto values = weight_source(params.weights, params.folder);
@@ -75,20 +80,25 @@ DeviceModel load_device_model(Device& device, MemoryResource& memory, const Devi
                     .precision = params.precision,
                     .layout = weight_layout(params.config, stored_form(params), pruning),
                     .arena = {},
-                    .weights = {}};
+                    .weights = {},
+                    .count = count_weights(params.config, params.form, pruning)};
   model.config = model.layout.config;
   model.arena = MemoryBlock(memory, model.weight_bytes());
   WeightTarget target = target_of(device, model);
   const auto source =
       values_of_form(std::move(values), weight_layout(params.config, params.form), params.scales.get());
+  // The card makes seeded weights faster than they are read, but for what masks leave of them.
   std::optional<Level1Cache> cache;
-  if (params.level1 && params.weights.checkpoint && !device.options().run_dir.empty()) {
+  if (params.level1 && (params.weights.checkpoint || params.form.sparsity.masks()) &&
+      !device.options().run_dir.empty()) {
     cache.emplace(Level1Cache::Options{.run_dir = device.options().run_dir,
                                        .cap_bytes = device.options().level1_bytes});
     target.cache = &*cache;
-    const bool calibrated = params.form.calibration != Calibration::kNone;
-    target.content =
-        fmt::format("checkpoint {} {}", params.content, calibrated ? params.scales->digest() : "as it is");
+    if (params.weights.checkpoint) {
+      const bool calibrated = params.form.calibration != Calibration::kNone;
+      target.content =
+          fmt::format("checkpoint {} {}", params.content, calibrated ? params.scales->digest() : "as it is");
+    }
   }
   materialise(*source, model.layout, target);
   for (const std::string& line : source->warnings()) std::cerr << line << '\n';

@@ -8,18 +8,26 @@
 #include "harness/memory/memory_resource.h"
 #include "harness/model/config.h"
 #include "harness/weights/calibration/scales.h"
+#include "harness/weights/pruning/prune.h"
 #include "harness/weights/values/source.h"
 #include "harness/weights/weights.h"
 #include "kernels/runtime/device.h"
 
 namespace tandem::kernels {
 
+/// May a bf16 model be stored without what its masks remove, for the own products that read such storage? Else, and in every other
+/// precision, the removed weights are stored as zeros and the dense kernels compute with them.
+inline constexpr bool kSparseStorage = false;
+/// The form as it is stored on a card.
+WeightForm card_form(WeightForm form);
+
 struct DeviceModel {
-  ModelConfig config;
+  ModelConfig config;                      ///< what pruning leaves of it
   Precision precision = Precision::kBf16;  ///< what is computed in
   WeightLayout layout;
   MemoryBlock arena;     ///< layout.bytes
   ModelWeights weights;  ///< views into the arena
+  WeightCount count = {};
 
   int64_t weight_bytes() const { return layout.bytes; }
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
@@ -139,16 +140,14 @@ void PlanExecutor::fill_constants() {
     const std::vector<int32_t> table = pack_rules(*plan_.generation, c.vocab).table;
     upload(plan_names::kRules, table.data(), static_cast<int64_t>(table.size() * sizeof(int32_t)));
   }
-  // All layers of a side share the bias: one operation of each kind names it.
-  bool encoder = false;
-  bool decoder = false;
+  std::set<int> filled;  // layers of a side share a bias, or have one each
   for (const PlanOp& op : plan_.ops) {
     if (const auto* a = std::get_if<EncoderAttentionOp>(&op.body);
-        a != nullptr && !std::exchange(encoder, true)) {
+        a != nullptr && filled.insert(a->bias.distance_bias.buffer).second) {
       fill_distance_bias(a->bias, a->heads, true);
     }
     if (const auto* a = std::get_if<SelfAttentionOp>(&op.body);
-        a != nullptr && !std::exchange(decoder, true)) {
+        a != nullptr && filled.insert(a->bias.distance_bias.buffer).second) {
       fill_distance_bias(a->bias, a->heads, false);
     }
   }

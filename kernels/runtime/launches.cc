@@ -146,6 +146,17 @@ void PlanExecutor::launch_library_dense(const DenseOp& op) {
   } else if (w.input_dtype) {
     args.x_scales = at<float>(op.x_scales);
     args.w_scales = w.scales.as<float>();
+  } else if (!op.scratch.empty() && w.sparse()) {
+    launch_unpack({.rows = w.weight.rows,
+                   .cols = w.in(),
+                   .values = w.weight.data,
+                   .metadata = w.metadata,
+                   .bitmap = w.bitmap,
+                   .row_starts = w.row_starts,
+                   .y = at(op.scratch),
+                   .dependent = dependent_},
+                  device_.stream());
+    args.w = at(op.scratch);
   } else if (!op.scratch.empty()) {
     launch_dequantise({.code_dtype = w.weight.dtype,
                        .rows = w.weight.rows,

@@ -27,6 +27,7 @@ class DeviceWorkload : public Workload {
 
   int64_t peak_bytes() const override { return context_.device->meter().peak_bytes; }
   std::optional<int64_t> planned_bytes() const override { return planned_; }
+  std::vector<std::string> sparse_kernels() const override { return sparse_kernels_; }
   std::optional<double> graph_build_us() const override { return build_us_; }
   std::optional<double> mark_clock() override { return clock_.mark(stream()); }
 
@@ -38,7 +39,10 @@ class DeviceWorkload : public Workload {
 
  protected:
   cudaStream_t stream() const { return context_.device->stream(); }
-  void plan_is(int64_t bytes) { planned_ = context_.model->weight_bytes() + bytes; }
+  void runs(const PlanExecutor& run) {
+    planned_ = context_.model->weight_bytes() + run.bytes();
+    if (context_.model->layout.form.sparsity.masks()) sparse_kernels_ = tandem::sparse_kernels(run.plan());
+  }
   /// A repetition of what `work()` enqueues.
   template <typename Work>
   Repetition timed(Work&& work) {
@@ -56,6 +60,7 @@ class DeviceWorkload : public Workload {
 
   WorkloadContext context_;
   int64_t planned_ = 0;
+  std::vector<std::string> sparse_kernels_;
   double build_us_ = 0;
   bool repeated_ = false;
   Event begin_;
@@ -68,7 +73,7 @@ class EncoderWorkload : public DeviceWorkload {
   EncoderWorkload(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params)
       : DeviceWorkload(context), run_(*context.device, *context.memory, plan_of(context, batch, params)) {
     upload_source(run_, batch);
-    plan_is(run_.bytes());
+    runs(run_);
     run_.run(PlanSection::kEncoder);
     context_.device->synchronize();
     graph_ = Graph(stream(), build_us_, [&] { run_.run(PlanSection::kEncoder); });
@@ -101,7 +106,7 @@ class DecoderWorkload : public DeviceWorkload {
       : DeviceWorkload(context), steps_(params.capacity), decoding_(context_, batch, params) {
     const std::vector<int32_t> prefix = decoder_prefix(decoding_.config(), batch.size(), steps_, kInputSeed);
     columns_ = decoding_.upload_columns(prefix, steps_);
-    plan_is(decoding_.run().bytes());
+    runs(decoding_.run());
     decoding_.start(0);
     decoding_.encode();
     for (int t = 0; t < steps_; ++t) {  // the last of them is the measured one, here to load its kernels
@@ -191,7 +196,7 @@ class GenerateWorkload : public DeviceWorkload {
         steps_(params.capacity),
         ends_(params.stop_at_eos || params.generation),
         decoding_(context_, batch, params) {
-    plan_is(decoding_.run().bytes());
+    runs(decoding_.run());
     decoding_.start(0);
     decoding_.encode();
     decoding_.run().run(PlanSection::kStep);

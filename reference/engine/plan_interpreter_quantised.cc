@@ -121,30 +121,40 @@ DenseWeight PlanInterpreter::in_fp32(const DenseWeight& w) const {
   DenseWeight plain = w;
   plain.input_dtype = {};  // the interpreter has quantised them
   plain.bias = in_fp32(w.bias);
-  if (w.scales.empty()) {
+  if (w.scales.empty() && !w.sparse()) {
     plain.weight = in_fp32(w.weight);
     return plain;
   }
   const TensorView& t = w.weight;
-  const auto [at, fresh] = stored_.try_emplace({t.data, t.rows}, t.rows, t.cols);
+  const int64_t in = w.in();
+  // Parts of one bitmap have the group's data: their bits tell them apart.
+  const void* key = w.bitmap != nullptr ? w.bitmap : t.data;
+  const auto [at, fresh] = stored_.try_emplace({key, t.rows}, t.rows, in);
   Matrix& m = at->second;
   if (fresh) {
-    const std::vector<uint32_t> codes = fields(t);
-    const std::vector<uint32_t> scale_bits = fields(w.scales);
-    std::vector<float> scales(scale_bits.size());
-    std::transform(scale_bits.begin(), scale_bits.end(), scales.begin(),
-                   [&](uint32_t b) { return of_bits(w.scales.dtype, b); });
-    const Storage storage{.dtype = t.dtype,
-                          .scale_group = t.dtype == DType::kI4 ? kInt4Group : Storage::kWholeRow,
-                          .scale_dtype = w.scales.dtype};
-    const auto cols = static_cast<size_t>(t.cols);
-    const auto groups = static_cast<size_t>(w.scales.cols);
-    for (size_t r = 0; r < static_cast<size_t>(t.rows); ++r) {
-      dequantise_row(storage, std::span(codes).subspan(r * cols, cols),
-                     std::span(scales).subspan(r * groups, groups), {m.row(static_cast<int64_t>(r)), cols});
+    const std::vector<uint32_t> bits = w.sparse() ? unpack_sparse(w) : fields(t);
+    const auto cols = static_cast<size_t>(in);
+    if (w.scales.empty()) {
+      std::ranges::transform(bits, m.values.begin(), [&](uint32_t b) { return of_bits(t.dtype, b); });
+    } else {
+      const std::vector<uint32_t> scale_bits = fields(w.scales);
+      std::vector<float> scales(scale_bits.size());
+      std::ranges::transform(scale_bits, scales.begin(),
+                             [&](uint32_t b) { return of_bits(w.scales.dtype, b); });
+      const Storage storage{.dtype = t.dtype,
+                            .scale_group = t.dtype == DType::kI4 ? kInt4Group : Storage::kWholeRow,
+                            .scale_dtype = w.scales.dtype};
+      const auto groups = static_cast<size_t>(w.scales.cols);
+      for (size_t r = 0; r < static_cast<size_t>(t.rows); ++r) {
+        dequantise_row(storage, std::span(bits).subspan(r * cols, cols),
+                       std::span(scales).subspan(r * groups, groups), {m.row(static_cast<int64_t>(r)), cols});
+      }
     }
   }
-  plain.weight = {m.values.data(), DType::kF32, t.rows, t.cols};
+  plain.weight = {m.values.data(), DType::kF32, t.rows, in};
+  plain.two_of_four = false;
+  plain.bitmap = plain.metadata = nullptr;
+  plain.row_starts = nullptr;
   plain.scales = {};
   return plain;
 }

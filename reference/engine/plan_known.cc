@@ -100,7 +100,8 @@ class Attributes {
     if (!ok) throw Error(fmt::format("plan: {}: {}", op_text(plan_, op_), what));
   }
   void matrix(const DenseWeight& w) const {
-    require(!w.two_of_four, "the weight is not stored dense");
+    require(!w.two_of_four || w.metadata != nullptr, "a 2:4 matrix goes with its metadata");
+    require((w.bitmap == nullptr) == (w.row_starts == nullptr), "a bitmap goes with where its rows start");
     require((dtype_bits(w.weight.dtype) <= 8) != w.scales.empty(), "a weight of codes goes with its scales");
   }
   void norm(const NormWeight& w) const {

@@ -39,6 +39,7 @@ void check_operation(const Case& c) {
                                      precision_name(c.precision)));
   }
   only("kv", c.kv, "same");
+  only("sparsity", c.sparsity, "dense");
   only("calibration", c.calibration, "none");
 }
 
@@ -99,7 +100,6 @@ void ReferenceEngine::check_supported(const Case& c) const {
         "suite: engine 'reference' has no devices, whose collectives suite_collectives measures");
   }
   if (is_op_suite(c.suite)) check_operation(c);
-  only("sparsity", c.sparsity, "dense");
   if (c.suite != Suite::kGenerate) only("decode", c.decode, "greedy");
   only("kernel", c.kernel, "auto");
 }
@@ -117,9 +117,9 @@ void ReferenceEngine::load(const Case& c, const ModelConfig& config, const Weigh
   const auto values = values_of_form(source(c), weight_layout(config, form), scales().get());
   model_.reset();
   auto model = std::make_shared<LoadedModel>();
-  model->config = split ? rank_config(config, form.slice.degree) : config;
   if (split) model->ranks = std::make_shared<TimedCommunicator>(*seat_->tensor);
   model->host = host_weights(config, *values, form);
+  model->config = split ? rank_config(model->host.config(), form.slice.degree) : model->host.config();
   for (const std::string& line : values->warnings()) std::cerr << line << '\n';
   model->compute_as(c);
   loaded_case_ = c;
@@ -142,6 +142,10 @@ CalibrationStats ReferenceEngine::observed_inputs(const WeightLayout& calibrated
 std::optional<int64_t> ReferenceEngine::weights_bytes() const {
   if (!model_) return std::nullopt;
   return model_->host.layout.bytes;
+}
+
+std::optional<WeightCount> ReferenceEngine::weight_count() const {
+  return model_ ? std::optional(model_->host.count) : std::nullopt;
 }
 
 const LoadedModel& ReferenceEngine::loaded() const {

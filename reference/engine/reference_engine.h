@@ -15,7 +15,7 @@ namespace tandem::reference {
 
 /// A model's weights, fp32 in host memory.
 struct LoadedModel {
-  ModelConfig config;  ///< of a rank: its share of the heads and of d_ff
+  ModelConfig config;  ///< of what pruning leaves, of a rank: its share of the heads and of d_ff
   HostWeights host;
   ModelWeights weights;  ///< views into host
   Numerics numerics = {};
@@ -39,6 +39,7 @@ class ReferenceEngine : public Engine {
   CalibrationStats observed_inputs(const WeightLayout& calibrated) override;
   double load_us() const override { return load_us_; }
   std::optional<int64_t> weights_bytes() const override;
+  std::optional<WeightCount> weight_count() const override;
 
   /// suite_decoder: decoder_prefix(config, batch, tgt) without its last column fills the cache; the measured
   /// step appends the last column at position tgt (counted from 1) and so attends to tgt keys.

@@ -291,7 +291,10 @@ TEST_F(ReferenceEngineTest, NamesWhatItDoesNotCompute) {
     c.suite = Suite::kMemory;
     c.calibration = "awq";
   });
-  refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
+  refused("sparsity", [](Case& c) {
+    c.suite = Suite::kKernels;
+    c.sparsity = "2:4";
+  });
   refused("tp", [](Case& c) { c.tp = 2; });
   refused("dp", [](Case& c) { c.dp = 2; });
   refused("decode", [](Case& c) {

@@ -16,8 +16,11 @@
 namespace tandem::reference {
 namespace {
 
-RelativeBias decoder_bias(const ModelConfig& config, const DecoderWeight& w) {
-  return {.table = w.relative_bias, .bidirectional = false, .max_distance = config.relative_max_distance};
+RelativeBias decoder_bias(const ModelConfig& config, const DecoderWeight& w,
+                          const DecoderLayerWeight& layer) {
+  return {.table = layer.relative_bias.empty() ? w.relative_bias : layer.relative_bias,
+          .bidirectional = false,
+          .max_distance = config.relative_max_distance};
 }
 
 /// Keys or values of x [tokens, d_model] as the cache keeps them -> [tokens, inner].
@@ -185,7 +188,8 @@ Matrix append_tokens(const ModelConfig& config, const DecoderWeight& w, DecoderS
   const std::vector<int32_t> positions(ids.size(), state.length);
   Matrix x = embed_tokens(config, w, ids, positions, state.numerics.ranks);
   for (size_t i = 0; i < w.layers.size(); ++i) {
-    x = decoder_layer_step(config, w.layers[i], decoder_bias(config, w), state, state.layers[i], x);
+    x = decoder_layer_step(config, w.layers[i], decoder_bias(config, w, w.layers[i]), state, state.layers[i],
+                           x);
   }
   state.length += 1;
   return x;
@@ -203,7 +207,7 @@ Matrix decoder_full(const ModelConfig& config, const DecoderWeight& w, const Tra
   }
   Matrix x = embed_tokens(config, w, target.ids, packed_positions(target), numerics.ranks);
   for (const DecoderLayerWeight& layer : w.layers) {
-    x = decoder_layer_full(config, layer, decoder_bias(config, w), source, encoder_output, target, x,
+    x = decoder_layer_full(config, layer, decoder_bias(config, w, layer), source, encoder_output, target, x,
                            numerics);
   }
   return to_logits(config, w, x, numerics);

@@ -30,11 +30,14 @@ Matrix encoder_layer(const ModelConfig& config, const EncoderLayerWeight& w, con
 
 Matrix encoder_forward(const ModelConfig& config, const EncoderWeight& w, const TransformerBatch& source,
                        const Numerics& numerics) {
-  const RelativeBias bias{
-      .table = w.relative_bias, .bidirectional = true, .max_distance = config.relative_max_distance};
+  const auto bias = [&](const EncoderLayerWeight& layer) -> RelativeBias {
+    return {.table = layer.relative_bias.empty() ? w.relative_bias : layer.relative_bias,
+            .bidirectional = true,
+            .max_distance = config.relative_max_distance};
+  };
   Matrix x = embed_tokens(config, w, source.ids, packed_positions(source), numerics.ranks);
   for (const EncoderLayerWeight& layer : w.layers)
-    x = encoder_layer(config, layer, bias, source, x, numerics);
+    x = encoder_layer(config, layer, bias(layer), source, x, numerics);
   return config.final_norm ? normalise(config, w.final_norm, x) : x;
 }
 

@@ -38,15 +38,19 @@ struct Fixture {
         host(host_weights(c.config, WeightsSpec{.seed = seed}, form(c))),
         weights(host.weights()) {
     batch = make_batch(c.config, c.lengths, seed);
+    cover.config = host.config();
     if (!lossy(form(c))) return;
-    const WeightLayout layout = weight_layout(c.config, form(c));
+    const WeightLayout layout =
+        weight_layout(c.config, form(c), prune(SeededSource({.seed = seed}), c.config, form(c)));
     stored.resize(static_cast<size_t>(layout.bytes));
     materialise(*weight_source({.seed = seed}, ""), layout, {.host = stored});
     stored_weights = bind_weights(layout, stored.data());
   }
   /// Weights that are not quantised keep all bits of fp32, so that the plan's roundings are all there is.
   static WeightForm form(const CoverCase& c) {
-    const WeightForm form{.precision = c.precision};
+    WeightForm form{.precision = c.precision, .sparsity = c.sparsity};
+    // Products of rows in 8 bits read every weight.
+    form.zeros_stored = quantises_activations(form);
     return lossy(form) ? form : WeightForm{};
   }
 
@@ -215,9 +219,9 @@ inline Errors change_by_rounding(const CoverCase& c) {
   const Truth exact = truth_of(f, numerics);
   numerics.bf16_inputs = true;
   const reference::Matrix encoder =
-      reference::encoder_forward(c.config, f.weights.encoder, f.batch, numerics);
+      reference::encoder_forward(f.cover.config, f.weights.encoder, f.batch, numerics);
   const reference::Matrix logits =
-      reference::forced_logits(c.config, f.weights, f.batch, exact.tokens, kSteps, numerics);
+      reference::forced_logits(f.cover.config, f.weights, f.batch, exact.tokens, kSteps, numerics);
   return {ordinary_error(encoder.values, exact.encoder, c.config.d_model),
           ordinary_error(logits.values, exact.logits, c.config.vocab)};
 }

@@ -39,6 +39,10 @@ inline Record full_record() {
   r.planned_bytes = 1 << 19;
   r.weights_bytes = 1 << 18;
   r.fraction_kept = 0.5;
+  r.pruned = PrunedRow{.removed = {{.what = "weights", .removed = 500, .of = 1000},
+                                   {.what = "decoder layers", .removed = 2, .of = 4, .which = {1, 3}}},
+                       .products_kept = 0.25,
+                       .kernels = {"decoder self.out: own, 2:4"}};
   r.check = Check{.reference = "reference",
                   .error = 1e-6,
                   .tolerance = 1e-5,

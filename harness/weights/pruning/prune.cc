@@ -14,6 +14,7 @@
 
 #include "harness/base/error.h"
 #include "harness/weights/packed.h"
+#include "harness/weights/values/seeded.h"
 
 namespace tandem {
 namespace {
@@ -234,6 +235,36 @@ PrunedMatrix prune_matrix(const WeightSource& source, const SparsitySpec& sparsi
 
 }  // namespace
 
+ModelConfig smaller_config(const ModelConfig& config, const SparsitySpec& sparsity) {
+  ModelConfig smaller = config;
+  const auto shrink = [&](StackConfig& stack, const std::string& side) {
+    if (sparsity.layers != 0)
+      stack.layers -= checked_removed(sparsity.layers, stack.layers, "layers of the " + side);
+    if (sparsity.heads != 0)
+      stack.heads -= checked_removed(sparsity.heads, stack.heads, "heads of the " + side);
+    if (sparsity.ffn != 0)
+      stack.d_ff -= checked_removed(sparsity.ffn, stack.d_ff, "FFN columns of the " + side);
+  };
+  shrink(smaller.encoder, "encoder");
+  shrink(smaller.decoder, "decoder");
+  return smaller;
+}
+
+void check_threshold(const WeightsSpec& seed, const ModelConfig& config, const SparsitySpec& sparsity) {
+  if (sparsity.threshold == 0 || seed.checkpoint) return;
+  constexpr double kLargestSum = 131070;  // centred_sum
+  for (const TensorSpec& t : weight_layout(config).tensors) {
+    if (t.use != TensorUse::kProduct) continue;
+    double largest = kLargestSum * std::ldexp(1.0, t.whole.exponent);
+    if (seed.outliers && t.whole.outlier_rows)
+      largest *= std::ldexp(*std::ranges::max_element(kOutlierScale), -kOutlierShift);
+    if (sparsity.threshold <= largest) continue;
+    throw ImpossibleCase(
+        fmt::format("sparsity: '{}' removes all weights of {}, of which none is over {}; some must stay",
+                    sparsity_text(sparsity), t.name, largest));
+  }
+}
+
 MatrixCut given_cut(const SparsitySpec& sparsity) {
   if (sparsity.threshold == 0) return {};
   return {.threshold = magnitude_bits(float_at_least(sparsity.threshold))};
@@ -315,16 +346,39 @@ void read_kept(const WeightSource& source, const SparsitySpec& sparsity, const T
   }
 }
 
+namespace {
+
+void add_removed(const std::string& side, const StackConfig& whole, const StackConfig& left,
+                 const KeptStack& kept, std::vector<RemovedPart>& to) {
+  if (!kept.layers.empty()) {
+    RemovedPart layers{.what = side + " layers", .removed = whole.layers - left.layers, .of = whole.layers};
+    for (int layer = 0; layer < whole.layers; ++layer) {
+      if (!std::ranges::binary_search(kept.layers, layer)) layers.which.push_back(layer);
+    }
+    to.push_back(std::move(layers));
+  }
+  if (!kept.self_heads.empty())
+    to.push_back({.what = side + " heads", .removed = whole.heads - left.heads, .of = whole.heads});
+  if (!kept.ffn.empty())
+    to.push_back({.what = side + " ffn columns", .removed = whole.d_ff - left.d_ff, .of = whole.d_ff});
+}
+
+}  // namespace
+
 WeightCount count_weights(const ModelConfig& config, const WeightForm& form, const Pruning& pruning) {
   WeightCount count;
   for (const TensorSpec& t : weight_layout(config).tensors) count.dense += t.size();
   std::map<std::string, std::set<int64_t>> shared;  // columns of a table that several layers have parts of
-  for (const TensorSpec& t : weight_layout(config, {}, pruning.kept).tensors) {
-    const auto matrix = pruning.matrices.find(t.name);
-    if (matrix != pruning.matrices.end()) {
-      count.kept += matrix->second.kept;
-    } else if (t.use == TensorUse::kProduct && form.sparsity.two_of_four) {
-      count.kept += t.size() / 2;
+  const WeightLayout left = weight_layout(config, {}, pruning.kept);
+  for (const TensorSpec& t : left.tensors) {
+    if (t.use == TensorUse::kProduct) {
+      const auto matrix = pruning.matrices.find(t.name);
+      const int64_t kept = matrix != pruning.matrices.end() ? matrix->second.kept
+                           : form.sparsity.two_of_four      ? t.size() / 2
+                                                            : t.size();
+      count.products += t.size();
+      count.products_kept += kept;
+      count.kept += kept;
     } else if (t.name.ends_with(".relative_bias")) {
       for (const int64_t col : indices_of(t.col_runs))
         count.kept += shared[t.whole.name].insert(col).second ? t.rows : 0;
@@ -332,6 +386,10 @@ WeightCount count_weights(const ModelConfig& config, const WeightForm& form, con
       count.kept += t.size();
     }
   }
+  if (count.kept != count.dense)
+    count.removed.push_back({.what = "weights", .removed = count.dense - count.kept, .of = count.dense});
+  add_removed("encoder", config.encoder, left.config.encoder, pruning.kept.encoder, count.removed);
+  add_removed("decoder", config.decoder, left.config.decoder, pruning.kept.decoder, count.removed);
   return count;
 }
 

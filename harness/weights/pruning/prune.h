@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "harness/model/config.h"
 #include "harness/weights/form.h"
@@ -33,6 +35,11 @@ using MatrixPruner =
 /// source throws.
 Pruning prune(const WeightSource& source, const ModelConfig& config, const WeightForm& form,
               const MatrixPruner& matrices = {});
+/// The model that whole parts leave, which does not depend on the values. Throws ImpossibleCase where no part would go or none
+/// stay.
+ModelConfig smaller_config(const ModelConfig& config, const SparsitySpec& sparsity);
+/// Throws ImpossibleCase for a threshold above every value that the seed can give a matrix: before anything is read.
+void check_threshold(const WeightsSpec& seed, const ModelConfig& config, const SparsitySpec& sparsity);
 /// What a form removes as far as it is known without the values: sizes are right for fractions (rows alike), and for a threshold
 /// everything is taken to stay. Lists hold the first indices. For predictions: weights of it are not made.
 Pruning expected_pruning(const ModelConfig& config, const WeightForm& form);
@@ -42,10 +49,22 @@ Pruning expected_pruning(const ModelConfig& config, const WeightForm& form);
 void read_kept(const WeightSource& source, const SparsitySpec& sparsity, const TensorSpec& tensor,
                const Rectangle& at, std::span<float> out, std::span<uint8_t> kept = {});
 
+/// So many units of a kind are gone: "weights" of the model, "decoder layers", "encoder heads" of each layer that stays.
+struct RemovedPart {
+  std::string what = {};
+  int64_t removed = 0;
+  int64_t of = 0;
+  std::vector<int> which = {};  ///< of layers
+  bool operator==(const RemovedPart&) const = default;
+};
+
 /// Weights of a model, each counted once however often it is stored: of the dense one, and of them what is kept.
 struct WeightCount {
   int64_t dense = 0;
   int64_t kept = 0;
+  int64_t products = 0;  ///< of what is kept: matrices of layers, with what is removed from them by magnitude
+  int64_t products_kept = 0;  ///< and without
+  std::vector<RemovedPart> removed = {};
   double fraction_kept() const { return static_cast<double>(kept) / static_cast<double>(dense); }
 };
 WeightCount count_weights(const ModelConfig& config, const WeightForm& form, const Pruning& pruning);

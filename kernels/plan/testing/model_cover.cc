@@ -36,12 +36,13 @@ enum Factor : int {
   kKernel,
   kKv,
   kDegree,
+  kSparsity,
   kFactors,
 };
 constexpr const char* kNames[kFactors] = {
     "norm",  "placement", "final_norm", "embedding_norm", "position", "activation", "gated",
     "bias",  "head_bias", "tied",       "shared",         "head_dim", "d_model",    "d_ff",
-    "vocab", "batch",     "lengths",    "precision",      "kernel",   "kv",         "tp"};
+    "vocab", "batch",     "lengths",    "precision",      "kernel",   "kv",         "tp", "sparsity"};
 
 constexpr int kHeadDims[] = {32, 64, 80, 128};
 constexpr int kWidths[] = {64, 72, 128, 200};
@@ -54,7 +55,7 @@ constexpr const char* kKernels[] = {"auto", "library"};
 using Row = std::vector<int>;
 using Pair = std::tuple<int, int, int, int>;  // factor, value, later factor, value
 
-std::vector<int> levels(size_t precisions, size_t kvs, size_t degrees) {
+std::vector<int> levels(size_t precisions, size_t kvs, size_t degrees, size_t patterns) {
   std::vector<int> n(kFactors, 2);
   n[kPosition] = 5;
   n[kActivation] = 6;
@@ -66,6 +67,7 @@ std::vector<int> levels(size_t precisions, size_t kvs, size_t degrees) {
   n[kPrecision] = static_cast<int>(precisions);
   n[kKv] = static_cast<int>(kvs);
   n[kDegree] = static_cast<int>(degrees);
+  n[kSparsity] = static_cast<int>(patterns);
   return n;
 }
 
@@ -127,15 +129,18 @@ std::vector<int32_t> source_lengths_of(int kind, int batch, std::mt19937_64& rng
 }  // namespace
 
 std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision>& precisions,
-                                      const std::vector<KvType>& kvs, const std::vector<int>& degrees) {
+                                      const std::vector<KvType>& kvs, const std::vector<int>& degrees,
+                                      const std::vector<SparsitySpec>& patterns) {
   std::mt19937_64 rng(seed);
   std::vector<CoverCase> cases;
-  for (const Row& row : covering_array(levels(precisions.size(), kvs.size(), degrees.size()), rng)) {
+  for (const Row& row :
+       covering_array(levels(precisions.size(), kvs.size(), degrees.size(), patterns.size()), rng)) {
     CoverCase c;
     ModelConfig& m = c.config;
     m.name = "cover";
     c.precision = precisions[row[kPrecision]];
     if (activation_dtype(c.precision) == DType::kBF16) c.kv = kvs[row[kKv]];
+    c.sparsity = patterns[row[kSparsity]];
     const int width = quantises_activations({.precision = c.precision}) ? 16 : 8;
     m.d_model = round_up(kWidths[row[kWidth]], width);
     m.head_dim = kHeadDims[row[kHeadDim]];
@@ -150,6 +155,11 @@ std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision
         stack->heads = rng() % 2 == 0 ? 8 : 16;
         stack->d_ff = round_up(stack->d_ff, width * c.degree);
       }
+    }
+    // One head cannot lose half of its kind.
+    if (c.sparsity.heads != 0) {
+      m.encoder.heads = std::max(2, m.encoder.heads);
+      m.decoder.heads = std::max(2, m.decoder.heads);
     }
     m.vocab = kVocabs[row[kVocab]];
     m.norm = static_cast<Norm>(row[kNorm]);
@@ -177,9 +187,9 @@ std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision
     c.lengths = source_lengths_of(row[kLengths], kBatches[row[kBatch]], rng);
 
     for (int f = 0; f < kFactors; ++f) c.text += fmt::format("{}{}={}", f == 0 ? "" : " ", kNames[f], row[f]);
-    c.text += fmt::format(" ({} kv {} {} tp {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision),
-                          kv_name(c.kv), c.kernel, c.degree, m.d_model, m.encoder.heads, m.head_dim, m.vocab,
-                          fmt::join(c.lengths, ","));
+    c.text += fmt::format(" ({} {} kv {} {} tp {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision),
+                          sparsity_text(c.sparsity), kv_name(c.kv), c.kernel, c.degree, m.d_model, m.encoder.heads,
+                          m.head_dim, m.vocab, fmt::join(c.lengths, ","));
     cases.push_back(std::move(c));
   }
   return cases;

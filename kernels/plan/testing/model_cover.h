@@ -8,6 +8,7 @@
 
 #include "harness/base/precision.h"
 #include "harness/model/config.h"
+#include "harness/weights/sparsity.h"
 
 namespace tandem::kernels {
 
@@ -15,6 +16,7 @@ struct CoverCase {
   ModelConfig config;
   Precision precision = Precision::kFp32;
   KvType kv = KvType::kSame;
+  SparsitySpec sparsity = {};
   std::string kernel = "auto";
   int degree = 1;                ///< ranks
   std::vector<int32_t> lengths;  ///< of the sources
@@ -22,10 +24,12 @@ struct CoverCase {
 };
 
 /// A fresh array from `seed`; `precisions` and `kvs` are the factors of that name (a K/V cache of 8 bits goes with activations
-/// of bf16 only; other rows have `same`), and so are `degrees`: with several of them, sides have 8 or 16 heads. Two layers a side, sequences of up to 40 tokens. Widths are multiples of 8, of 16
-/// where activations are quantised.
+/// of bf16 only; other rows have `same`), and so are `degrees`: with several of them, sides have 8 or 16 heads. `patterns` are
+/// that of sparsity. Two layers a side, sequences of up to 40 tokens. Widths are multiples of 8, of 16 where activations are
+/// quantised.
 std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision>& precisions,
                                       const std::vector<KvType>& kvs = {KvType::kSame},
-                                      const std::vector<int>& degrees = {1});
+                                      const std::vector<int>& degrees = {1},
+                                      const std::vector<SparsitySpec>& patterns = {SparsitySpec{}});
 
 }  // namespace tandem::kernels
