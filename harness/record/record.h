@@ -12,6 +12,7 @@
 #include "harness/record/line_log.h"
 #include "harness/sweep/case.h"
 #include "harness/sweep/case_batch.h"
+#include "harness/weights/pruning/prune.h"
 
 namespace tandem {
 

@@ -340,7 +340,7 @@ TEST(Sweep, ImpossibleCombinationsAreSkippedWithTheirReason) {
                               R"({"sparsity": "layers:0.99"})",
                               R"({"sparsity": "heads:0.99"})",
                               R"({"sparsity": "threshold:1000"})",
-                              R"({"sparsity": "ffn:0.499+2:4"})",
+                              R"({"sparsity": "ffn:0.49+2:4"})",
                               R"({"sparsity": "heads:0.25", "tp": 2})",
                               R"({"lengths": "ragged:0.001", "batch": 8})"};
   for (const char* text : impossible) {

@@ -40,9 +40,10 @@ enum Factor : int {
   kFactors,
 };
 constexpr const char* kNames[kFactors] = {
-    "norm",  "placement", "final_norm", "embedding_norm", "position", "activation", "gated",
-    "bias",  "head_bias", "tied",       "shared",         "head_dim", "d_model",    "d_ff",
-    "vocab", "batch",     "lengths",    "precision",      "kernel",   "kv",         "tp", "sparsity"};
+    "norm",    "placement", "final_norm", "embedding_norm", "position", "activation",
+    "gated",   "bias",      "head_bias",  "tied",           "shared",   "head_dim",
+    "d_model", "d_ff",      "vocab",      "batch",          "lengths",  "precision",
+    "kernel",  "kv",        "tp",         "sparsity"};
 
 constexpr int kHeadDims[] = {32, 64, 80, 128};
 constexpr int kWidths[] = {64, 72, 128, 200};
@@ -187,9 +188,10 @@ std::vector<CoverCase> covering_cases(uint64_t seed, const std::vector<Precision
     c.lengths = source_lengths_of(row[kLengths], kBatches[row[kBatch]], rng);
 
     for (int f = 0; f < kFactors; ++f) c.text += fmt::format("{}{}={}", f == 0 ? "" : " ", kNames[f], row[f]);
-    c.text += fmt::format(" ({} {} kv {} {} tp {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision),
-                          sparsity_text(c.sparsity), kv_name(c.kv), c.kernel, c.degree, m.d_model, m.encoder.heads,
-                          m.head_dim, m.vocab, fmt::join(c.lengths, ","));
+    c.text +=
+        fmt::format(" ({} {} kv {} {} tp {} d{} h{}x{} vocab {} lengths {})", precision_name(c.precision),
+                    sparsity_text(c.sparsity), kv_name(c.kv), c.kernel, c.degree, m.d_model, m.encoder.heads,
+                    m.head_dim, m.vocab, fmt::join(c.lengths, ","));
     cases.push_back(std::move(c));
   }
   return cases;
