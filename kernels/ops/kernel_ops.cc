@@ -236,10 +236,38 @@ OpWorkload head_op(const OpSetup& s) {
   return op;
 }
 
+void check_sparsity(const Case& c, KernelChoice kernel) {
+  const SparsitySpec s = parse_sparsity(c.sparsity);
+  if (s.dense()) return;
+  if (s.structured() || s.threshold != 0 || !c.op.starts_with("gemm_") || c.op == "gemm_head") {
+    throw ImpossibleCase(
+        fmt::format("sparsity: suite_kernels has products of layers that are dense, 2:4 or unstructured:R, "
+                    "not op '{}' with '{}'",
+                    c.op, c.sparsity));
+  }
+  if (op_storage({}, s).bitmap && dtype_bits(weight_dtype(c.precision)) < 16) {
+    throw ImpossibleCase(
+        fmt::format("sparsity: '{}' of codes is stored with its zeros, as precision '{}' alone is",
+                    c.sparsity, precision_name(c.precision)));
+  }
+  const int most = op_storage({}, s).bitmap ? kBitmapMaxRows : kSkinnyMaxRows;
+  if (kernel != KernelChoice::kOwn) return;
+  if (c.precision != Precision::kBf16) {
+    throw ImpossibleCase(fmt::format("kernel: own has sparse products of bf16 only, not of precision '{}'",
+                                     precision_name(c.precision)));
+  }
+  if (c.batch > most) {
+    throw ImpossibleCase(
+        fmt::format("kernel: own has no product of '{}' of more than {} rows, the case has {}", c.sparsity,
+                    most, c.batch));
+  }
+}
+
 }  // namespace
 
 void check_kernels_op(const Case& c, const ModelConfig& config) {
   const KernelChoice kernel = parse_kernel(c.kernel);
+  check_sparsity(c, kernel);
   const bool dense = c.op.starts_with("gemm_") || c.op == "head_argmax";
   if (kernel == KernelChoice::kLibrary && !dense) {
     throw ImpossibleCase(fmt::format("kernel: no library of this build computes op '{}'; own or auto", c.op));
