@@ -37,7 +37,7 @@ void check_axes(const Case& c) {
         "precision '{}'",
         precision_name(c.precision)));
   }
-  if (!is_model_suite(c.suite) && c.suite != Suite::kLimits) only("sparsity", c.sparsity, "dense");
+  if (c.suite == Suite::kMemory) only("sparsity", c.sparsity, "dense");
   // Nobody has the whole model's scales of a rank's inputs.
   if (is_op_suite(c.suite) || c.tp > 1) only("calibration", c.calibration, "none");
   if (is_op_suite(c.suite) && c.suite != Suite::kCollectives) only("tp", std::to_string(c.tp), "1");

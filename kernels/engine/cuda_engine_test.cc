@@ -344,7 +344,10 @@ TEST(CudaEngine, RefusesWhatItCannotCompute) {
     c.precision = Precision::kInt8;
     c.calibration = "smoothquant";
   });
-  refused("sparsity", [](Case& c) { c.sparsity = "2:4"; });
+  refused("sparsity", [](Case& c) {
+    c.suite = Suite::kMemory;
+    c.sparsity = "2:4";
+  });
   refused("tp", [](Case& c) {
     c.suite = Suite::kKernels;
     c.op = "norm";

@@ -62,7 +62,7 @@ Relative relative_of(const OpSetup& s, PlanBuilder& b, int heads, std::string_vi
              .ref = {}};
   StackWeight w;
   w.relative_bias = r.weights->view(0, 0, s.config.relative_buckets, heads);
-  r.ref = relative_bias(b, w, {.layers = 1, .heads = heads, .d_ff = 8}, name);
+  r.ref = relative_biases(b, w, {TensorView{}}, {.layers = 1, .heads = heads, .d_ff = 8}, name).front();
   return r;
 }
 

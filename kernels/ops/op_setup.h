@@ -46,7 +46,8 @@ struct OpSetup {
                    .batch = c.batch,
                    .source_tokens = offsets.back(),
                    .max_source = *std::max_element(lengths.begin(), lengths.end()),
-                   .capacity = c.tgt});
+                   .capacity = c.tgt,
+                   .structured = parse_sparsity(c.sparsity).two_of_four && device->structured() != nullptr});
     b.section(PlanSection::kStep, side);
     return b;
   }

@@ -7,6 +7,7 @@
 #include "harness/base/error.h"
 #include "harness/base/host_device.h"
 #include "kernels/decoding/pack_rules.h"
+#include "kernels/gemm/problem.h"
 #include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {
@@ -287,7 +288,8 @@ void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const
     return;
   }
   const bool structured =
-      request_.structured && w.two_of_four && !coded(w.weight.dtype) && dtype_ != DType::kF32;
+      request_.structured && w.two_of_four && !coded(w.weight.dtype) && dtype_ != DType::kF32 &&
+      structured_takes(in.x.rows, w.weight.rows, w.in());
   if (structured) op.kernel = DenseKernel::kStructured;
   if (!structured && !w.input_dtype && (coded(w.weight.dtype) || w.sparse()))
     op.scratch = scratch(phase_path(phase(what.kind)) + ".weight", dtype_, w.weight.rows, w.in());

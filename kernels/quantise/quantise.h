@@ -44,18 +44,4 @@ struct DequantiseParams {
 /// Any shape; 16-byte accesses when cols and pointers allow it. Throws UsageError naming the wrong field.
 void launch_dequantise(const DequantiseParams& params, cudaStream_t stream);
 
-/// y = a bf16 matrix of which only some weights are stored, with zeros for the rest: for a product that takes all of them.
-struct UnpackParams {
-  int64_t rows = 0;
-  int64_t cols = 0;                ///< of y
-  const void* values = nullptr;    ///< these four as in DenseWeight (harness/weights/weights.h)
-  const void* metadata = nullptr;  ///< of 2:4, or null
-  const void* bitmap = nullptr;    ///< or this, with row_starts [rows + 1]
-  const uint32_t* row_starts = nullptr;
-  void* y = nullptr;       ///< bf16 [rows, cols]
-  bool dependent = false;  ///< programmatic dependent launch
-};
-/// Throws UsageError naming the wrong field.
-void launch_unpack(const UnpackParams& params, cudaStream_t stream);
-
 }  // namespace tandem::kernels

@@ -23,6 +23,8 @@ StepPlan plan_of(const WorkloadContext& context, const TransformerBatch& batch,
   const DeviceModel& model = *context.model;
   PlanRequest request = plan_request(model.config, model.weights, model.precision, batch, params);
   if (context.device->ranks() != nullptr) request.slice = context.device->slice();
+  const bool fours = model.layout.form.sparsity.two_of_four && !model.layout.form.zeros_stored;
+  request.structured = fours && context.device->structured() != nullptr;
   StepPlan plan = build_plan(request);
   if (const auto& edit = context.device->options().edit_plan) edit(plan);
   return plan;

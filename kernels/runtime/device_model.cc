@@ -68,7 +68,7 @@ Pruning pruned(Device& device, const DeviceModelParams& p, const WeightSource& v
 }  // namespace
 
 WeightForm card_form(WeightForm form) {
-  form.zeros_stored = form.sparsity.masks() && !(kSparseStorage && form.precision == Precision::kBf16);
+  form.zeros_stored = form.sparsity.masks() && form.precision != Precision::kBf16;
   return form;
 }
 

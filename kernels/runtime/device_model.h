@@ -15,10 +15,8 @@
 
 namespace tandem::kernels {
 
-/// May a bf16 model be stored without what its masks remove, for the own products that read such storage? Else, and in every other
-/// precision, the removed weights are stored as zeros and the dense kernels compute with them.
-inline constexpr bool kSparseStorage = false;
-/// The form as it is stored on a card.
+/// The form as it is stored on a card: without what masks remove in bf16, whose own products read such storage. In every other
+/// precision the removed weights are zeros, and the dense kernels compute with them.
 WeightForm card_form(WeightForm form);
 
 struct DeviceModel {

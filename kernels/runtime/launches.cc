@@ -14,6 +14,7 @@
 #include "kernels/quantise/quantise.h"
 #include "kernels/runtime/executor.h"
 #include "kernels/skinny/skinny.h"
+#include "kernels/sparse/unpack.h"
 
 namespace tandem::kernels {
 namespace {
@@ -147,11 +148,12 @@ void PlanExecutor::launch_library_dense(const DenseOp& op) {
     args.x_scales = at<float>(op.x_scales);
     args.w_scales = w.scales.as<float>();
   } else if (!op.scratch.empty() && w.sparse()) {
-    launch_unpack({.rows = w.weight.rows,
+    launch_unpack({.dtype = w.weight.dtype,
+                   .rows = w.weight.rows,
                    .cols = w.in(),
                    .values = w.weight.data,
-                   .metadata = w.metadata,
-                   .bitmap = w.bitmap,
+                   .metadata = static_cast<const uint8_t*>(w.metadata),
+                   .bitmap = static_cast<const uint32_t*>(w.bitmap),
                    .row_starts = w.row_starts,
                    .y = at(op.scratch),
                    .dependent = dependent_},

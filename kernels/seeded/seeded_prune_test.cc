@@ -104,17 +104,21 @@ TEST(SeededPrune, ChoosesAndStoresWhatTheHostDoes) {
   }
 }
 
-// Without it: 2:4 codes have the scales of what was removed, or their metadata is another's.
-TEST(SeededPrune, CodesOfTwoOfFour) {
+// Without it: pruned codes have the scales of what was removed, or their metadata is another's.
+TEST(SeededPrune, Codes) {
   TANDEM_NEEDS_DEVICE();
   ModelConfig config = small_config();
   config.d_model = 96;
   const WeightsSpec spec{.seed = test_seed(), .outliers = true};
   for (const Precision precision : {Precision::kFp8, Precision::kInt8, Precision::kW8a16}) {
-    for (const char* pattern : {"2:4", "2:4+ffn:0.5"}) {
-      const WeightForm form{.precision = precision, .sparsity = parse_sparsity(pattern)};
-      const Pruning pruning = prune(SeededSource(spec), config, form);
-      expect_equal_arenas(spec, weight_layout(config, form, pruning), form_text(form));
+    for (const char* pattern : {"2:4", "2:4+ffn:0.5", "unstructured:0.5", "unstructured:0.99+heads:0.5"}) {
+      for (const bool zeros : {false, true}) {
+        const WeightForm form{
+            .precision = precision, .sparsity = parse_sparsity(pattern), .zeros_stored = zeros};
+        if (form.sparsity.by_magnitude() && !zeros) continue;  // the host's
+        const Pruning pruning = prune(SeededSource(spec), config, form);
+        expect_equal_arenas(spec, weight_layout(config, form, pruning), form_text(form));
+      }
     }
   }
 }
