@@ -118,7 +118,9 @@ const BuildInfo& build_info() {
 std::map<std::string, std::string> allowed_environment(char** environ) {
   constexpr std::string_view kPrefixes[] = {"CUDA_", "NVIDIA_", "NCCL_", "CUBLAS",  "CUDNN_", "CUPTI_",
                                             "NVTX_", "OMP_",    "GOMP_", "TANDEM_", "MALLOC_"};
-  constexpr std::string_view kNames[] = {"LD_PRELOAD", "LD_LIBRARY_PATH"};
+  constexpr std::string_view kNames[] = {
+      "LD_PRELOAD",   "LD_LIBRARY_PATH", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+      "SLURM_PROCID", "SLURM_NTASKS",    "SLURM_LOCALID",        "OMPI_COMM_WORLD_LOCAL_RANK"};
   std::map<std::string, std::string> found;
   for (char** variable = environ; variable != nullptr && *variable != nullptr; ++variable) {
     const std::string_view text(*variable);

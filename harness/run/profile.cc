@@ -65,14 +65,15 @@ struct Traced {
   std::vector<Replay> replays;
 };
 
-Traced trace_replays(Workload& workload, bool eager, Tracer& tracer, int count) {
+/// The first ones too.
+Traced trace_replays(Workload& workload, bool eager, TraceSource& tracer, int count) {
   Traced traced;
   tracer.start();
   for (int i = 0; i < kFirstReplays + count; ++i) {
     Replay replay{.start_ns = now_ns()};
     replay.event_us = repeat(workload, eager).total_us;
     replay.end_ns = now_ns();
-    if (i >= kFirstReplays) traced.replays.push_back(replay);
+    traced.replays.push_back(replay);
   }
   traced.trace = tracer.stop();
   return traced;
@@ -231,7 +232,24 @@ json trace_summary(const Trace& trace, const std::vector<Replay>& replays) {
           {"orphans", orphans_json(trace.activities, n)}};
 }
 
-json trace_pass(const ProfileSubject& subject, ProfilePass pass, Tracer& tracer) {
+json keep_trace(Trace trace, std::vector<Replay> replays, const std::string& run_dir, const std::string& file,
+                const json& about) {
+  if (replays.size() <= kFirstReplays)
+    throw Error(fmt::format("trace: {} replays are too few", replays.size()));
+  replays.erase(replays.begin(), replays.begin() + kFirstReplays);
+  Traced traced{std::move(trace), std::move(replays)};
+  keep_replays(traced);
+  json summary = trace_summary(traced.trace, traced.replays);
+  summary["overhead_us"] = static_cast<double>(traced.trace.overhead_ns) * 1e-3;
+  summary["trace"] = file;
+  const std::filesystem::path path = std::filesystem::path(run_dir) / file;
+  std::error_code ec;
+  std::filesystem::create_directories(path.parent_path(), ec);
+  write_trace(path, trace_json(traced.trace, traced.replays, about));
+  return summary;
+}
+
+json trace_pass(const ProfileSubject& subject, ProfilePass pass, TraceSource& tracer) {
   if (!tracer.unavailable().empty()) return unavailable(tracer.unavailable());
   const bool eager = pass == ProfilePass::kEager;
   Workload& workload = *subject.workload;
@@ -240,40 +258,34 @@ json trace_pass(const ProfileSubject& subject, ProfilePass pass, Tracer& tracer)
   repeat_for(workload, eager, kWarmup_s);
   const double untraced = median(repeat_for(workload, eager, kUntraced_s));
   const Traced probe = trace_replays(workload, eager, tracer, 1);
-  const size_t records = std::max<size_t>(1, work_of(probe.replays[0], probe.trace).activities.size());
-  const double by_time = 1e6 * kTraced_s / std::max(1.0, probe.replays[0].event_us);
+  const Replay& last = probe.replays.back();
+  const size_t records = std::max<size_t>(1, work_of(last, probe.trace).activities.size());
+  const double by_time = 1e6 * kTraced_s / std::max(1.0, last.event_us);
   const double count = std::min(static_cast<double>(kMostRecords / records), by_time);
   Traced traced = trace_replays(workload, eager, tracer,
                                 std::clamp(static_cast<int>(count), kLeastReplays, kMostReplays));
-  keep_replays(traced);
-
   std::vector<float> times;
-  for (const Replay& r : traced.replays) times.push_back(static_cast<float>(r.event_us));
-  json line = trace_summary(traced.trace, traced.replays);
+  for (size_t i = kFirstReplays; i < traced.replays.size(); ++i)
+    times.push_back(static_cast<float>(traced.replays[i].event_us));
+
+  const json about = {{"case", case_to_json(subject.c)},
+                      {"id", case_id(subject.c)},
+                      {"name", case_name(subject.c)},
+                      {"pass", pass_name(pass)},
+                      {"untraced_us", untraced},
+                      {"cost", subject.cost != nullptr ? cost_json(*subject.cost, subject.ceilings) : json()},
+                      {"ceilings", subject.ceilings}};
+  json line = keep_trace(std::move(traced.trace), std::move(traced.replays), subject.run_dir,
+                         fmt::format("traces/{}-{}.json", case_id(subject.c), pass_name(pass)), about);
   // Whole graphs have no phases: nothing was attributed, nothing is an orphan.
   if (pass == ProfilePass::kGraph) {
     for (const char* field : {"gpu_busy_attributed", "phases", "orphans"}) line[field] = nullptr;
   }
-  const std::string file = fmt::format("traces/{}-{}.json", case_id(subject.c), pass_name(pass));
   line["untraced_us"] = untraced;
   line["traced_us"] = median(times);
   line["slowdown"] = median(times) / untraced - 1;
-  line["overhead_us"] = static_cast<double>(traced.trace.overhead_ns) * 1e-3;
-  line["trace"] = file;
-
-  const std::filesystem::path path = std::filesystem::path(subject.run_dir) / file;
-  std::error_code ec;
-  std::filesystem::create_directories(path.parent_path(), ec);
-  write_trace(
-      path,
-      trace_json(traced.trace, traced.replays,
-                 {{"case", case_to_json(subject.c)},
-                  {"id", case_id(subject.c)},
-                  {"name", case_name(subject.c)},
-                  {"pass", pass_name(pass)},
-                  {"untraced_us", untraced},
-                  {"cost", subject.cost != nullptr ? cost_json(*subject.cost, subject.ceilings) : json()},
-                  {"ceilings", subject.ceilings}}));
+  if (auto* others = dynamic_cast<TracesOfRanks*>(&tracer))
+    line["ranks"] = others->keep(subject.run_dir, about);
   return line;
 }
 

@@ -37,8 +37,21 @@ struct ProfileSubject {
 
 /// The pass's part of the line in profiles.jsonl. A tracer that cannot work here, counters without permission, an engine without
 /// eager launches: status "unavailable" and the reason. Throws what the workload throws, and IoError.
-nlohmann::json trace_pass(const ProfileSubject& subject, ProfilePass pass, Tracer& tracer);
+nlohmann::json trace_pass(const ProfileSubject& subject, ProfilePass pass, TraceSource& tracer);
 nlohmann::json counters_pass(const ProfileSubject& subject, Tracer& tracer);
+
+/// A source of traces that has those of other ranks too.
+class TracesOfRanks {
+ public:
+  virtual ~TracesOfRanks() = default;
+  /// Every other rank keeps its last trace, as keep_trace does, beside that of `about`. A summary a rank.
+  virtual nlohmann::json keep(const std::string& run_dir, const nlohmann::json& about) = 0;
+};
+
+/// What trace_pass keeps of a trace: the replays but the first ones, which tracing itself changes, and each replay's timed part. Writes
+/// it to `file` of the run folder and gives its summary. Throws IoError.
+nlohmann::json keep_trace(Trace trace, std::vector<Replay> replays, const std::string& run_dir,
+                          const std::string& file, const nlohmann::json& about);
 
 /// What a trace says of itself, as means over its replays; for tests and trace_pass.
 nlohmann::json trace_summary(const Trace& trace, const std::vector<Replay>& replays);

@@ -9,6 +9,7 @@
 
 #include "harness/engine/engine.h"
 #include "harness/parallel/rank_environment.h"
+#include "harness/trace/activity.h"
 
 namespace tandem {
 
@@ -22,6 +23,8 @@ struct EngineOptions {
   /// Where this process's engine stands among the ranks of its cases, as long as the engine lives; null: it is alone, and
   /// computes the whole model whatever tp and dp are.
   const RankSeat* seat = nullptr;
+  /// What the other ranks' tracers record; absent: they have none.
+  std::optional<TraceLevel> trace_level = {};
 };
 
 /// What the suites link in. The harness itself knows no engine.

@@ -19,6 +19,7 @@
 #include "harness/run/energy.h"
 #include "harness/run/measure.h"
 #include "harness/run/ranks/ranked_engine.h"
+#include "harness/run/ranks/ranked_trace.h"
 
 namespace tandem {
 namespace {
@@ -369,14 +370,36 @@ Record Worker::measure_case(const Case& c, const Validation& validation) {
   return r;
 }
 
+/// Joules of all cards of the case; absent across hosts, whose counters this one does not see.
+std::function<std::optional<double>()> Worker::energy_of_ranks(const Case& c) const {
+  if (options_.ranks.launched) return [] { return std::optional<double>(); };
+  std::vector<std::function<std::optional<double>()>> counters;
+  for (int r = 0; r < c.tp * c.dp; ++r) {
+    const int device = options_.engine.device + r;
+    counters.push_back(
+        energy_counter(options_.nvml(), card_in_use(options_.nvml(), registry_.card_uuid(device), device)));
+  }
+  return [counters]() -> std::optional<double> {
+    double sum = 0;
+    for (const auto& counter : counters) {
+      const std::optional<double> joules = counter();
+      if (!joules) return std::nullopt;
+      sum += *joules;
+    }
+    return sum;
+  };
+}
+
 nlohmann::json Worker::profile_subject(const ProfileSubject& subject, ProfilePass pass) {
+  const bool several = subject.c.tp * subject.c.dp > 1;
   if (pass == ProfilePass::kCounters) return counters_pass(subject, *tracer_);
   if (pass == ProfilePass::kEnergy) {
-    return measure_energy(
-        *subject.workload,
-        {.tokens = subject.tokens, .joules = energy_counter(options_.nvml(), card()), .now = steady_seconds});
+    return measure_energy(*subject.workload, {.tokens = subject.c.dp * subject.tokens,
+                                              .joules = several ? energy_of_ranks(subject.c)
+                                                                : energy_counter(options_.nvml(), card()),
+                                              .now = steady_seconds});
   }
-  return trace_pass(subject, pass, *tracer_);
+  return trace_pass(subject, pass, several ? *trace_all_ranks(*team_, *tracer_) : *tracer_);
 }
 
 nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
@@ -389,8 +412,10 @@ nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
             {"reason", fmt::format("engine '{}' runs on the CPU; profiles are of a card", c.engine)}};
   }
   // No profiler is there while energy is read.
-  if (!tracer_ && pass != ProfilePass::kEnergy)
-    tracer_ = load_tracer({.level = pass == ProfilePass::kGraph ? TraceLevel::kGraph : TraceLevel::kNode});
+  if (!tracer_ && pass != ProfilePass::kEnergy) {
+    options_.engine.trace_level = pass == ProfilePass::kGraph ? TraceLevel::kGraph : TraceLevel::kNode;
+    tracer_ = load_tracer({.level = *options_.engine.trace_level});
+  }
   nlohmann::json line = {{"status", "ok"}, {"reason", nullptr}};
   Record r = make_record(c, options_.worker, options_.attempt);
   r.status = Status::kOk;
@@ -415,6 +440,7 @@ nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
     }
   });
   if (r.status != Status::kOk) line = {{"status", status_name(r.status)}, {"reason", *r.reason}};
+  give_up_broken_team(r.reason);
   line["id"] = case_id(c);
   line["name"] = case_name(c);
   line["pass"] = pass_name(pass);

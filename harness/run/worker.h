@@ -59,6 +59,7 @@ class Worker {
   void give_up_broken_team(const std::optional<std::string>& reason);
   std::optional<CardInfo> card() const;
   void load(const Case& c, const ModelConfig& config);
+  std::function<std::optional<double>()> energy_of_ranks(const Case& c) const;
   nlohmann::json profile_subject(const ProfileSubject& subject, ProfilePass pass);
   void measure_model(const Case& c, const Validation& validation, Record& r);
   void measure_op(const Case& c, Record& r);

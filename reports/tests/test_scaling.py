@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import fixture_runs
+import jsonschema
 import pytest
+from conftest import REPOSITORY
 from fixture_runs import Model, case, make_run
 
 from tandem_reports.gate.scaling import ScalingGroup, crossovers, scaling_groups
+from tandem_reports.reading.profiles import read_profiles
 from tandem_reports.reading.runs import load_run
 from tandem_reports.stats.cases import CaseResult, collect
 from tandem_reports.views.figures.scaling import scaling
+from tandem_reports.views.profile_section import rank_lines
 from tandem_reports.views.scaling import crossover_texts
 from tandem_reports.views.tables import case_table
 
@@ -144,3 +149,30 @@ def test_no_crossing_is_made_up(tmp_path: Path) -> None:
         "no sequences in common"
     )
     assert not crossovers(measured(tmp_path / "alone", shared)), "nothing to cross"
+
+
+# Breaks when the devices of other ranks vanish from a profile, or their sums are taken for rank 0's.
+def test_a_profile_says_what_other_ranks_did(tmp_path: Path) -> None:
+    rank = {
+        "rank": 1, "status": "ok", "reason": None, "records": 4, "busy_us": 14.0, "gaps_us": 1.0,
+        "event_us": 15.0, "trace": "traces/a-node-rank1.json",
+        "phases": [
+            {"side": "decoder", "phase": "ffn.down", "busy_us": 9.0, "launches": 1.0},
+            {"side": "decoder", "phase": "comm", "busy_us": 5.0, "launches": 1.0},
+        ],
+    }  # fmt: skip
+    line = {
+        "schema": "1.0.0", "id": "a" * 16, "name": "n", "pass": "node", "status": "ok", "reason": None,
+        "timed_us": 15.0, "busy_us": 12.0, "ranks": [rank],
+    }  # fmt: skip
+    schema = json.loads((REPOSITORY / "harness" / "record" / "profile.schema.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(line)
+    (tmp_path / "profiles.jsonl").write_text(json.dumps(line) + "\n")
+    profiles, warnings = read_profiles(tmp_path)
+    assert not warnings
+    profile = profiles["a" * 16, "node"]
+    assert profile.busy_us == 12
+    assert rank_lines(profile) == [
+        "Rank 1, on a device of its own: busy 14.00 µs, 5.000 µs of it communication; its trace is "
+        "traces/a-node-rank1.json."
+    ]

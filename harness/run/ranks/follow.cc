@@ -5,13 +5,16 @@
 #include <functional>
 #include <iostream>
 #include <map>
+#include <optional>
 
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
 #include "harness/run/ranks/rank_facts.h"
 #include "harness/run/ranks/ranked_engine.h"
+#include "harness/run/ranks/ranked_trace.h"
 #include "harness/run/ranks/wire.h"
 #include "harness/run/validate.h"
+#include "harness/trace/tracer.h"
 
 namespace tandem {
 namespace {
@@ -33,6 +36,7 @@ class Follower {
       return json::object();
     }
     if (command.contains("workload")) return workload(call, command);
+    if (call.starts_with("trace_")) return trace(call, command);
     const TransformerBatch batch = batch_from_json(command.at("batch"));
     if (call == "forced_logits") {
       engine_->forced_logits(batch, command.at("tokens").get<std::vector<int32_t>>(),
@@ -56,6 +60,10 @@ class Follower {
   json engine(const json& command) {
     held_.clear();
     engine_.reset();
+    // Before the engine is made: a tracer must be there when CUDA starts.
+    if (!command.at("trace_level").is_null() && !tracer_) {
+      tracer_.emplace(load_tracer({.level = static_cast<TraceLevel>(command.at("trace_level").get<int>())}));
+    }
     seat_.group = rank_group(command.at("tp").get<int>(), command.at("dp").get<int>(), world_.rank());
     tensor_ = world_.join_replica(seat_.group);
     seat_.tensor = tensor_.get();
@@ -99,7 +107,11 @@ class Follower {
     Held& held = held_.at(number);
     if (call == "repeat" || call == "repeat_eager") {
       world_.barrier();
-      const auto r = call == "repeat" ? held.workload->repeat() : held.workload->repeat_eager();
+      const auto repeat = [&]() -> std::optional<Repetition> {
+        if (call == "repeat_eager") return held.workload->repeat_eager();
+        return held.workload->repeat();
+      };
+      const auto r = tracer_ ? tracer_->window(repeat) : repeat();
       return {{"repetition", r ? repetition_to_json(*r) : json()}};
     }
     if (call == "inter_token") held.workload->inter_token_us();
@@ -109,9 +121,21 @@ class Follower {
     return json::object();
   }
 
+  json trace(const std::string& call, const json& command) {
+    if (!tracer_ || !tracer_->unavailable().empty()) {
+      throw Error(fmt::format("no tracer: {}", tracer_ ? tracer_->unavailable() : "none was asked for"));
+    }
+    if (call == "trace_start") tracer_->start();
+    if (call == "trace_stop") tracer_->stop();
+    if (call != "trace_keep") return json::object();
+    return {{"trace",
+             tracer_->keep(world_.rank(), command.at("run_dir").get<std::string>(), command.at("about"))}};
+  }
+
   SocketCommunicator& world_;
   const EngineRegistry& registry_;
   EngineOptions options_;
+  std::optional<RankTracer> tracer_;  // before the engine: it outlives it
   RankSeat seat_;
   std::unique_ptr<SocketCommunicator> tensor_;
   std::unique_ptr<Engine> engine_;  // after what its seat points at

@@ -142,13 +142,15 @@ class RankedEngine : public Engine {
                int tp, int dp)
       : team_(team), registry_(registry), options_(std::move(options)), name_(std::move(name)) {
     seat_.group = rank_group(tp, dp, 0);
-    const json command = {{"call", "engine"},
-                          {"engine", name_},
-                          {"tp", tp},
-                          {"dp", dp},
-                          {"run_dir", options_.run_dir},
-                          {"may_search", options_.may_search},
-                          {"level1_bytes", options_.level1_bytes}};
+    const json command = {
+        {"call", "engine"},
+        {"engine", name_},
+        {"tp", tp},
+        {"dp", dp},
+        {"run_dir", options_.run_dir},
+        {"may_search", options_.may_search},
+        {"level1_bytes", options_.level1_bytes},
+        {"trace_level", options_.trace_level ? json(static_cast<int>(*options_.trace_level)) : json()}};
     const auto answers = team_.together(command, [&] {
       tensor_ = team_.world().join_replica(seat_.group);
       seat_.tensor = tensor_.get();

@@ -25,6 +25,17 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class RankProfile:
+    """What another rank left of the same replays, on a device of its own."""
+
+    rank: int
+    status: str
+    busy_us: float | None
+    communication_us: float | None
+    trace: str
+
+
+@dataclass(frozen=True)
 class Profile:
     """One pass of one case. `status` other than ok and incomplete: there is nothing but the reason."""
 
@@ -44,6 +55,20 @@ class Profile:
     joules_per_token: float | None = None
     joules: float | None = None
     watts: float | None = None
+    ranks: tuple[RankProfile, ...] = ()
+    """The others: the fields above are rank 0's."""
+
+
+def _rank(fields: Fields) -> RankProfile:
+    phases = [Fields(row, f"{fields.where}: phases") for row in fields.items("phases")]
+    sums = [row.number("busy_us", minimum=0) for row in phases if row.optional_text("phase") == "comm"]
+    return RankProfile(
+        rank=fields.integer("rank", minimum=1),
+        status=fields.text("status"),
+        busy_us=fields.optional_number("busy_us", minimum=0),
+        communication_us=sum(sums) if phases else None,
+        trace=fields.text("trace"),
+    )
 
 
 def _measured(fields: Fields) -> dict[str, Measured]:
@@ -82,6 +107,7 @@ def _profile(line: bytes, where: str) -> Profile:
         joules_per_token=fields.optional_number("joules_per_token", minimum=0),
         joules=fields.optional_number("joules_per_repetition", minimum=0),
         watts=fields.optional_number("watts", minimum=0),
+        ranks=tuple(_rank(Fields(row, f"{where}: ranks")) for row in fields.items("ranks")),
     )
 
 

@@ -137,6 +137,21 @@ def _entries(
     return entries
 
 
+def rank_lines(profile: Profile) -> list[str]:
+    """A line for every other rank: the tables show rank 0's device."""
+    lines = []
+    for rank in profile.ranks:
+        words = [f"busy {formats.micros(rank.busy_us)} µs"]
+        if rank.communication_us is not None:
+            words.append(f"{formats.micros(rank.communication_us)} µs of it communication")
+        if rank.status != "ok":
+            words.append(rank.status)
+        lines.append(
+            f"Rank {rank.rank}, on a device of its own: {', '.join(words)}; its trace is {rank.trace}."
+        )
+    return lines
+
+
 def _case(entry: _Entry, number: int, label: str) -> ProfiledCase:
     title = f"{entry.profile.name}{label}"
     drawn = (
@@ -150,6 +165,7 @@ def _case(entry: _Entry, number: int, label: str) -> ProfiledCase:
         lines=(
             *trace_grids.summary_lines(entry.analysis)[1:],
             *trace_grids.memory_lines(entry.analysis, entry.measured or {}),
+            *rank_lines(entry.profile),
         ),
         pictures=tuple(figure for figure in drawn if figure is not None),
         sheets=tuple(_sheet(grid) for grid in grids),
