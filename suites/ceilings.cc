@@ -1,10 +1,15 @@
 // Measures the rates that floors stand on, through the operations of suite_limits of the best engine here.
 #include <fmt/format.h>
 
+#include <unistd.h>
+
+#include <ctime>
+#include <fstream>
 #include <iostream>
 #include <thread>
 
 #include "harness/base/error.h"
+#include "harness/card/nvml.h"
 #include "harness/driver/session/ceilings_store.h"
 #include "harness/record/environment.h"
 #include "harness/run/measure.h"
@@ -54,6 +59,58 @@ std::optional<Rates> measure_op(Engine& engine, const std::string& name, Precisi
   }
 }
 
+/// Time of all CPUs since the machine started, and the busy part of it, in ticks (proc(5)).
+struct CpuTime {
+  double all = 0, busy = 0;
+};
+CpuTime cpu_time() {
+  std::ifstream in("/proc/stat");
+  std::string word;
+  CpuTime t;
+  in >> word;
+  // user nice system idle iowait irq softirq steal; guests are in the first two.
+  for (int i = 0; i < 8; ++i) {
+    double ticks = 0;
+    if (!(in >> ticks)) break;
+    t.all += ticks;
+    if (i != 3 && i != 4) t.busy += ticks;
+  }
+  return t;
+}
+
+/// Did other work run while the rates were measured? On a card: another process on it. On a CPU: a share of its time that is
+/// not this process's.
+class OtherWork {
+ public:
+  explicit OtherWork(const std::optional<CardInfo>& card)
+      : card_(card), start_(cpu_time()), own_(std::clock()) {}
+
+  std::string seen() const {
+    if (card_) {
+      const auto processes = card_processes(nvml(), card_->index);
+      if (!processes) return "";
+      for (const CardProcess& p : *processes) {
+        if (p.pid != ::getpid())
+          return fmt::format("process {} was on the card while they were measured", p.pid);
+      }
+      return "";
+    }
+    constexpr double kMostShare = 0.1;
+    const CpuTime now = cpu_time();
+    const double own_s = static_cast<double>(std::clock() - own_) / CLOCKS_PER_SEC;
+    const double own = own_s * static_cast<double>(::sysconf(_SC_CLK_TCK));
+    const double all = now.all - start_.all;
+    const double share = all > 0 ? (now.busy - start_.busy - own) / all : 0;
+    if (share < kMostShare) return "";
+    return fmt::format("other work took {:.0f} % of the CPU while they were measured", 100 * share);
+  }
+
+ private:
+  std::optional<CardInfo> card_;
+  CpuTime start_;
+  std::clock_t own_;
+};
+
 }  // namespace
 
 Ceilings measure_ceilings(const std::string& name, const EngineOptions& options) {
@@ -67,6 +124,8 @@ Ceilings measure_ceilings(const std::string& name, const EngineOptions& options)
   }
   c.machine = machine_label(card);
   c.measured_at = utc_now();
+  c.cache_bytes = registry.l2_bytes(engine->traits().on_host ? -1 : options.device);
+  const OtherWork other(card);
 
   auto rate = [&](const char* op) -> std::optional<double> {
     const auto r = measure_op(*engine, op, Precision::kFp32, Regime::kSustained);
@@ -99,6 +158,7 @@ Ceilings measure_ceilings(const std::string& name, const EngineOptions& options)
       }
     }
   }
+  c.doubt = other.seen();
   return c;
 }
 

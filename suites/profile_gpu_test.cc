@@ -75,6 +75,24 @@ TEST_F(ProfileGpuTest, LaunchesAreAttributed) {
   check(ProfilePass::kEager);
 }
 
+// Breaks when the counters of a generation end the process: it has more phases than a pass of counters has room for.
+TEST_F(ProfileGpuTest, AGenerationIsCounted) {
+  const EngineRegistry registry = engine_registry();
+  WorkerOptions options;
+  options.run_dir = dir_;
+  Worker worker(registry, options);
+  Case c = pass_of(Suite::kGenerate, "transformer-base", 2);
+  c.tgt = 64;
+  const nlohmann::json line = worker.profile_case(c, ProfilePass::kCounters);
+  if (line["status"] == "unavailable") GTEST_SKIP() << line["reason"];
+  ASSERT_EQ(line["status"], "ok") << line.dump();
+  int ranges = 0, replays = 0;
+  for (const auto& row : line["ranges"])
+    (row["range"] == "replay" ? replays : ranges) += row["ranges"].get<int>();
+  EXPECT_GT(ranges, 2048) << "the case needs more parts than one";
+  EXPECT_EQ(replays, 1);
+}
+
 // Breaks when whole graphs cannot be traced: CUPTI 13.0 dies when it is asked late.
 TEST_F(ProfileGpuTest, WholeGraphsAreTraced) {
   check(ProfilePass::kGraph);

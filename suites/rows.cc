@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "harness/cost/ceilings.h"
+
 namespace tandem {
 namespace {
 
@@ -25,6 +27,8 @@ std::string row_of(const Record& r, size_t width) {
   if (r.metrics.step_us) row += fmt::format("  step {}", show_us(*r.metrics.step_us));
   if (r.floor.floor_us) row += fmt::format("  floor {}", show_us(*r.floor.floor_us));
   if (r.floor.floor_us && r.floor.ratio) row += fmt::format(" x{:.2f}", *r.floor.ratio);
+  if (r.floor.ratio && *r.floor.ratio < kBeatenFloor)
+    row += "  FASTER THAN ITS FLOOR: the ceilings are in question (tandem doctor)";
   if (r.metrics.gigabytes_per_second) row += fmt::format("  {:.1f} GB/s", *r.metrics.gigabytes_per_second);
   if (r.metrics.teraflops) row += fmt::format("  {:.3f} TFLOP/s", *r.metrics.teraflops);
   if (r.check && r.check->error) row += fmt::format("  error {:.1e}", *r.check->error);

@@ -28,6 +28,16 @@ TEST(Rows, WhatIsMissingIsLeftOut) {
   EXPECT_EQ(row_of(r, 6), "case        10.00 us  [3 samples]  floor 4.00 us x2.50  error 1.0e-04 of 2e-02");
 }
 
+// Breaks when a case that beats its floor is shown as if its ceilings could be believed.
+TEST(Rows, AFloorThatIsBeatenIsInQuestion) {
+  Record r = measured();
+  r.floor.ratio = 0.01;
+  EXPECT_NE(row_of(r, 4).find("x0.01  FASTER THAN ITS FLOOR: the ceilings are in question"),
+            std::string::npos);
+  r.floor.ratio = 0.995;
+  EXPECT_EQ(row_of(r, 4).find("question"), std::string::npos) << "noise";
+}
+
 // Breaks when a case without a time shows one, or no reason.
 TEST(Rows, AFailureIsItsReason) {
   Record r = make_record(Case{}, 0, 1);

@@ -12,12 +12,14 @@
 #include <optional>
 
 #include "harness/base/error.h"
+#include "harness/base/text.h"
 #include "harness/driver/session/ceilings_store.h"
 #include "harness/model/ids_file.h"
 #include "harness/record/benchmark_json.h"
 #include "harness/record/environment.h"
 #include "harness/run/ranks/ranked_engine.h"
 #include "harness/run/worker.h"
+#include "harness/sweep/pattern.h"
 #include "harness/sweep/sweep_spec.h"
 #include "suites/engines.h"
 #include "suites/rows.h"
@@ -45,10 +47,27 @@ struct Flags {
   std::string rendezvous;
   bool validate = false, supported = false, measure_ceilings = false;
   // Google Benchmark flags that our reporter answers
-  std::string format = "console", benchmark_out, out_format = "json";
+  std::string format = "console", benchmark_out, out_format = "json", filter;
 };
 
-/// Takes the --benchmark_* flags that are ours out of argv; refuses those that cannot mean anything here.
+constexpr std::string_view kNotHere =
+    "not for this suite: samples are taken until their median is known; repeat whole processes with `tandem "
+    "run "
+    "--workers N`";
+
+/// What the library would take from the environment, past every flag.
+void refuse_benchmark_environment() {
+  for (const char* name :
+       {"LIST_TESTS", "FILTER", "MIN_TIME", "MIN_WARMUP_TIME", "REPETITIONS", "DRY_RUN",
+        "ENABLE_RANDOM_INTERLEAVING", "REPORT_AGGREGATES_ONLY", "DISPLAY_AGGREGATES_ONLY", "FORMAT", "OUT",
+        "OUT_FORMAT", "COLOR", "COUNTERS_TABULAR", "PERF_COUNTERS", "CONTEXT", "TIME_UNIT"}) {
+    const std::string variable = fmt::format("BENCHMARK_{}", name);
+    if (std::getenv(variable.c_str()) != nullptr)
+      throw UsageError(fmt::format("{} is set in the environment: {}; unset it", variable, kNotHere));
+  }
+}
+
+/// Takes the --benchmark_* flags that are ours out of argv; refuses all others, which the library would act on.
 std::vector<char*> take_benchmark_flags(int argc, char** argv, Flags& flags, std::vector<std::string>& rest) {
   std::vector<char*> library = {argv[0]};
   auto value = [](const std::string& arg) {
@@ -59,12 +78,11 @@ std::vector<char*> take_benchmark_flags(int argc, char** argv, Flags& flags, std
     const std::string arg = argv[i];
     if (arg.rfind("--benchmark_", 0) != 0) {
       rest.push_back(arg);
-    } else if (arg.rfind("--benchmark_min_time", 0) == 0 || arg.rfind("--benchmark_repetitions", 0) == 0) {
-      throw UsageError(
-          fmt::format("{}: not for this suite: samples are taken until their median is known; repeat whole "
-                      "processes with "
-                      "`tandem run --workers N`",
-                      arg.substr(0, arg.find('='))));
+    } else if (arg.rfind("--benchmark_filter=", 0) == 0) {
+      flags.filter = value(arg);
+      if (flags.filter.empty()) throw UsageError("--benchmark_filter: empty; a regular expression of names");
+    } else if (arg == "--benchmark_list_tests" || arg == "--benchmark_list_tests=true") {
+      library.push_back(argv[i]);
     } else if (arg.rfind("--benchmark_format=", 0) == 0) {
       flags.format = value(arg);
       if (flags.format != "console" && flags.format != "json") {
@@ -75,7 +93,7 @@ std::vector<char*> take_benchmark_flags(int argc, char** argv, Flags& flags, std
     } else if (arg.rfind("--benchmark_out_format=", 0) == 0) {
       if (value(arg) != "json") throw UsageError("--benchmark_out_format: only json is written");
     } else {
-      library.push_back(argv[i]);
+      throw UsageError(fmt::format("{}: {}", arg.substr(0, arg.find('=')), kNotHere));
     }
   }
   return library;
@@ -147,6 +165,33 @@ std::optional<LaunchedRank> rank_of(const Flags& flags) {
       .rank = flags.rank, .size = flags.ranks, .rendezvous = flags.rendezvous, .by = "--ranks"};
 }
 
+/// The cases that --benchmark_filter keeps, by the names of our rows and JSON; with a leading '-', all others, and with `all`
+/// every one, as the library has it. A whole name between ^ and $ is that case, whatever its characters mean in an
+/// expression.
+std::vector<Case> filtered(const std::vector<Case>& cases, const std::string& filter) {
+  if (filter.empty() || filter == "all") return cases;
+  const bool inverse = filter.front() == '-';
+  const std::string expression = filter.substr(inverse ? 1 : 0);
+  std::optional<Pattern> pattern;
+  try {
+    pattern.emplace(expression);
+  } catch (const UsageError& e) {
+    throw UsageError(fmt::format("--benchmark_filter: {}", e.what()));
+  }
+  std::vector<Case> kept;
+  for (const Case& c : cases) {
+    const std::string name = case_name(c);
+    if ((pattern->in(name) || expression == "^" + name + "$" || expression == name) != inverse)
+      kept.push_back(c);
+  }
+  if (kept.empty()) {
+    throw UsageError(fmt::format(
+        "--benchmark_filter: '{}' matches none of the {} cases; --benchmark_list_tests shows them", filter,
+        cases.size()));
+  }
+  return kept;
+}
+
 /// Google Benchmark prints nothing itself: rows and JSON are ours.
 class Silent : public benchmark::BenchmarkReporter {
  public:
@@ -156,7 +201,8 @@ class Silent : public benchmark::BenchmarkReporter {
 
 int run_by_hand(Suite suite, Flags& flags, std::vector<char*> library, WorkerOptions options,
                 const EngineRegistry& registry) {
-  const std::vector<Case> cases = cases_of(suite, flags, registry);
+  refuse_benchmark_environment();
+  const std::vector<Case> cases = filtered(cases_of(suite, flags, registry), flags.filter);
   // One worker for the card and one for the CPU: a floor stands on the ceilings of what computes the case.
   std::map<bool, Worker> workers;
   std::optional<CardInfo> device;
@@ -309,14 +355,21 @@ int run(Suite suite, int argc, char** argv) {
     fmt::print("{}\n", nlohmann::json(measure_ceilings(engine, options.engine)).dump());
     return static_cast<int>(ExitCode::kGood);
   }
-  if (!flags.ceilings.empty()) options.ceilings = read_ceilings(flags.ceilings);
+  if (!flags.ceilings.empty()) {
+    options.ceilings = read_ceilings(flags.ceilings);
+    if (const auto wrong = contradictions(options.ceilings); !wrong.empty()) {
+      throw UsageError(fmt::format("--ceilings: {}: they contradict themselves: {}", flags.ceilings,
+                                   fmt::join(wrong, "; ")));
+    }
+  }
   if (!flags.cases.empty()) {
-    const ServeMode mode = flags.supported          ? ServeMode::kSupported
-                           : flags.validate         ? ServeMode::kValidate
-                           : !flags.profile.empty() ? ServeMode::kProfile
-                                                    : ServeMode::kMeasure;
+    const ServeMode mode =
+        flags.supported  ? (flags.profile.empty() ? ServeMode::kSupported : ServeMode::kProfileSupported)
+        : flags.validate ? ServeMode::kValidate
+        : !flags.profile.empty() ? ServeMode::kProfile
+                                 : ServeMode::kMeasure;
     const ProfilePass pass = flags.profile.empty() ? ProfilePass::kNode : parse_pass(flags.profile);
-    if (flags.out.empty() && mode != ServeMode::kSupported) {
+    if (flags.out.empty() && !flags.supported) {
       throw UsageError("--cases: needs --out DIR, the run folder");
     }
     Worker worker(registry, options);
@@ -330,6 +383,7 @@ int run(Suite suite, int argc, char** argv) {
 
 int suite_main(Suite suite, int argc, char** argv) {
   try {
+    check_arguments(argc, argv);
     return run(suite, argc, argv);
   } catch (const Error& e) {
     std::cerr << "suite_" << suite_name(suite) << ": " << e.what() << '\n';

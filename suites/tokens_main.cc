@@ -8,8 +8,10 @@
 #include <optional>
 
 #include "harness/base/error.h"
+#include "harness/base/text.h"
 #include "harness/model/ids_file.h"
 #include "harness/sweep/case.h"
+#include "harness/sweep/values.h"
 #include "harness/weights/values/checkpoint.h"
 #include "suites/engines.h"
 
@@ -17,27 +19,14 @@ namespace tandem {
 namespace {
 
 struct TokenArgs {
-  std::string checkpoint, input_ids, decode, engine = "auto", precision = "fp32";
-  std::optional<int> max_new_tokens, forced_bos, n_best;
-  uint64_t seed = 0;
+  std::string checkpoint, input_ids, engine = "auto", precision = "fp32";
+  DecodeFlags decoding;
   int device = 0;
   bool scores = false;
 };
 
 void print(const std::vector<int32_t>& tokens, std::optional<double> score) {
   fmt::print("{}{}\n", score ? fmt::format("{:.9g}\t", *score) : "", fmt::join(tokens, " "));
-}
-
-/// What the checkpoint says, and what the command line says instead.
-GenerationConfig generation_of(const TokenArgs& args, const Checkpoint& checkpoint) {
-  GenerationConfig g = checkpoint.generation();
-  if (!args.decode.empty()) g = with_decode(g, parse_decode(args.decode));
-  if (args.max_new_tokens) g.max_length = *args.max_new_tokens + 1;
-  if (args.forced_bos) g.forced_bos_id = *args.forced_bos;
-  if (args.n_best) g.n_best = *args.n_best;
-  g.seed = args.seed;
-  check(g, checkpoint.config().vocab);
-  return g;
 }
 
 Case case_of(const TokenArgs& args, const GenerationConfig& g, const TransformerBatch& source,
@@ -115,13 +104,13 @@ int run(int argc, char** argv) {
   app.add_flag("--tokens", tokens);
   app.add_option("--model", args.checkpoint)->required();
   app.add_option("--input-ids", args.input_ids)->required();
-  app.add_option("--decode", args.decode);
+  app.add_option("--decode", args.decoding.decode);
   app.add_option("--engine", args.engine);
   app.add_option("--precision", args.precision);
-  app.add_option("--max-new-tokens", args.max_new_tokens)->check(CLI::PositiveNumber);
-  app.add_option("--forced-bos", args.forced_bos)->check(CLI::NonNegativeNumber);
-  app.add_option("--n-best", args.n_best)->check(CLI::PositiveNumber);
-  app.add_option("--seed", args.seed);
+  app.add_option("--max-new-tokens", args.decoding.max_new_tokens)->check(CLI::PositiveNumber);
+  app.add_option("--forced-bos", args.decoding.forced_bos)->check(CLI::NonNegativeNumber);
+  app.add_option("--n-best", args.decoding.n_best)->check(CLI::PositiveNumber);
+  app.add_option("--seed", args.decoding.seed);
   app.add_option("--device", args.device)->check(CLI::NonNegativeNumber);
   app.add_flag("--scores", args.scores);
   try {
@@ -132,7 +121,7 @@ int run(int argc, char** argv) {
     throw UsageError(e.what());
   }
   const Checkpoint checkpoint(args.checkpoint);
-  const GenerationConfig g = generation_of(args, checkpoint);
+  const GenerationConfig g = with_flags(checkpoint.generation(), args.decoding, checkpoint.config().vocab);
   const TransformerBatch source =
       pack(checkpoint.config(), read_ids(args.input_ids, checkpoint.config().vocab));
   check_fits(g, checkpoint.config(), source.max_length);
@@ -150,6 +139,7 @@ int run(int argc, char** argv) {
 
 int tokens_main(int argc, char** argv) {
   try {
+    check_arguments(argc, argv);
     return run(argc, argv);
   } catch (const Error& e) {
     std::cerr << "generate: " << e.what() << '\n';

@@ -73,6 +73,29 @@ std::optional<double> Ceilings::rate_tflops(Precision precision, ComputeUnit uni
   return measured ? *two_of_four_burst_tflops : 2 * *dense;
 }
 
+std::vector<std::string> contradictions(const Ceilings& c) {
+  constexpr double kNoise = 0.95;
+  // A resident set that one core's share of the cache bounds may read a little slower than all of them stream memory.
+  constexpr double kLeastOfMemory = 0.75;
+  std::vector<std::string> found;
+  if (c.l2_gbs && c.read_gbs && *c.l2_gbs < kLeastOfMemory * *c.read_gbs) {
+    found.push_back(fmt::format("the cache reads {:.4g} GB/s, memory {:.4g}", *c.l2_gbs, *c.read_gbs));
+  }
+  for (int i = 0; i < kPrecisions; ++i) {
+    const auto burst = c.burst_tflops[i], sustained = c.sustained_tflops[i];
+    if (burst && sustained && *burst < kNoise * *sustained) {
+      found.push_back(fmt::format("{} computes {:.4g} TFLOP/s sustained, {:.4g} in a burst",
+                                  precision_name(static_cast<Precision>(i)), *sustained, *burst));
+    }
+  }
+  if (c.two_of_four_burst_tflops && c.two_of_four_sustained_tflops &&
+      *c.two_of_four_burst_tflops < kNoise * *c.two_of_four_sustained_tflops) {
+    found.push_back(fmt::format("2:4 computes {:.4g} TFLOP/s sustained, {:.4g} in a burst",
+                                *c.two_of_four_sustained_tflops, *c.two_of_four_burst_tflops));
+  }
+  return found;
+}
+
 void to_json(nlohmann::json& j, const Ceilings& c) {
   nlohmann::json burst = nlohmann::json::object(), sustained = nlohmann::json::object();
   for (int i = 0; i < kPrecisions; ++i) {
@@ -90,15 +113,19 @@ void to_json(nlohmann::json& j, const Ceilings& c) {
        {"sustained_tflops", sustained},
        {"two_of_four_burst_tflops", number(c.two_of_four_burst_tflops)},
        {"two_of_four_sustained_tflops", number(c.two_of_four_sustained_tflops)}};
+  if (c.cache_bytes) j["cache_bytes"] = *c.cache_bytes;
+  if (!c.doubt.empty()) j["doubt"] = c.doubt;
 }
 
 void from_json(const nlohmann::json& j, Ceilings& c) {
   if (!j.is_object()) throw UsageError("ceilings: must be a JSON object");
   c = {};
   for (const auto& [key, value] : j.items()) {
-    if (key == "machine" || key == "measured_at") {
+    if (key == "machine" || key == "measured_at" || key == "doubt") {
       if (!value.is_string()) throw UsageError(fmt::format("ceilings: {} must be text", key));
-      (key == "machine" ? c.machine : c.measured_at) = value.get<std::string>();
+      (key == "machine" ? c.machine : key == "doubt" ? c.doubt : c.measured_at) = value.get<std::string>();
+    } else if (key == "cache_bytes") {
+      c.cache_bytes = positive(value, key);
     } else if (key == "read_gbs") {
       c.read_gbs = positive(value, key);
     } else if (key == "copy_gbs") {
@@ -120,7 +147,7 @@ void from_json(const nlohmann::json& j, Ceilings& c) {
       throw UsageError(
           fmt::format("ceilings: '{}' is not a key (machine measured_at read_gbs copy_gbs l2_gbs "
                       "empty_node_us burst_tflops sustained_tflops two_of_four_burst_tflops "
-                      "two_of_four_sustained_tflops)",
+                      "two_of_four_sustained_tflops cache_bytes doubt)",
                       key));
     }
   }
@@ -145,6 +172,14 @@ std::optional<Floor> floor_us(const Cost& cost, const Ceilings& ceilings) {
     flops = flops + t.flops_us;
   }
   return larger(bytes, flops);
+}
+
+std::optional<Floor> case_floor(const Cost& cost, const Ceilings& ceilings,
+                                std::optional<double> cache_bytes) {
+  if (cache_bytes && cost.bytes() < *cache_bytes) {
+    if (const auto floor = floor_us(cost, ceilings.resident())) return floor;
+  }
+  return floor_us(cost, ceilings);
 }
 
 std::optional<double> floor_phases_us(const Cost& cost, const Ceilings& ceilings) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -23,6 +24,10 @@ struct Ceilings {
   std::array<std::optional<double>, kPrecisions> burst_tflops, sustained_tflops;
   /// Of bf16 with a 2:4 matrix, operations of the dense one.
   std::optional<double> two_of_four_burst_tflops, two_of_four_sustained_tflops;
+  /// Size of the last cache before memory: what fits it whole has a floor at its rate.
+  std::optional<double> cache_bytes;
+  /// Why they are in question (measured beside other work, beaten by a case); empty: they are not.
+  std::string doubt;
 
   /// The same machine with every byte at L2 bandwidth.
   Ceilings resident() const;
@@ -35,6 +40,13 @@ void from_json(const nlohmann::json& j, Ceilings& c);
 /// Throws IoError, or UsageError naming the file.
 Ceilings read_ceilings(const std::string& path);
 
+/// Where a set of rates contradicts itself, for people; empty: nowhere. No machine reads its cache slower than its memory, or
+/// computes faster in the long run than at its best.
+std::vector<std::string> contradictions(const Ceilings& c);
+
+/// A sample below this share of its floor puts the ceilings in question; less is the noise of both.
+inline constexpr double kBeatenFloor = 0.99;
+
 struct Floor {
   double us = 0;
   bool bytes_bound = false;  ///< otherwise the operations bind
@@ -43,6 +55,10 @@ struct Floor {
 /// The strict floor: the larger of all bytes (read at the read-only rate, written at copy's) and all operations at their
 /// units' burst rates. Absent when a rate it needs is.
 std::optional<Floor> floor_us(const Cost& cost, const Ceilings& ceilings);
+/// The floor of a case, wherever it is shown: the same, at the cache's rate where all bytes fit a cache of `cache_bytes`, and
+/// so need not touch memory again.
+std::optional<Floor> case_floor(const Cost& cost, const Ceilings& ceilings,
+                                std::optional<double> cache_bytes);
 /// The same phase by phase, summed: each phase waits for the one before.
 std::optional<double> floor_phases_us(const Cost& cost, const Ceilings& ceilings);
 /// The strict floor with every byte at L2 bandwidth.

@@ -108,10 +108,43 @@ TEST(Ceilings, JsonRoundTrip) {
   EXPECT_EQ(back.rate_tflops(Precision::kW8a16, ComputeUnit::kProduct), 786);
   EXPECT_FALSE(back.rate_tflops(Precision::kFp8, ComputeUnit::kProduct));
   EXPECT_EQ(back.rate_tflops(Precision::kFp8, ComputeUnit::kActivations), 786);
+  Ceilings doubted = card();
+  doubted.doubt = "beside other work";
+  doubted.cache_bytes = 5e7;
+  const auto again = nlohmann::json(doubted).get<Ceilings>();
+  EXPECT_EQ(again.doubt, doubted.doubt);
+  EXPECT_EQ(again.cache_bytes, 5e7);
   EXPECT_THROW((nlohmann::json{{"reed_gbs", 1}}.get<Ceilings>()), UsageError);
   EXPECT_THROW((nlohmann::json{{"read_gbs", 0}}.get<Ceilings>()), UsageError);
   EXPECT_THROW((nlohmann::json{{"read_gbs", "fast"}}.get<Ceilings>()), UsageError);
   EXPECT_THROW(read_ceilings("/nonexistent/ceilings.json"), IoError);
+}
+
+// Breaks when rates that cannot be right are believed: a cache slower than memory gave floors 80 times over the measurement.
+TEST(Ceilings, ContradictionsAreFound) {
+  EXPECT_TRUE(contradictions(card()).empty());
+  EXPECT_TRUE(contradictions({}).empty()) << "what is missing contradicts nothing";
+  Ceilings c = card();
+  c.read_gbs = 16.96;
+  c.l2_gbs = 0.047;
+  c.sustained_tflops[static_cast<size_t>(Precision::kBf16)] = 900;
+  const auto found = contradictions(c);
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_EQ(found[0], "the cache reads 0.047 GB/s, memory 16.96");
+  EXPECT_EQ(found[1], "bf16 computes 900 TFLOP/s sustained, 786 in a burst");
+  // What an idle CPU measured, one core's cache against the memory of two.
+  c = {};
+  c.read_gbs = 22.40;
+  c.l2_gbs = 18.02;
+  EXPECT_TRUE(contradictions(c).empty());
+}
+
+// Breaks when a list and a record show two floors of one case.
+TEST(Floor, OfACaseThatFitsTheCache) {
+  const Cost small = one_phase(4.4e6, 0, 0);
+  EXPECT_NEAR(case_floor(small, card(), 50e6)->us, 0.5, 1e-9);
+  EXPECT_NEAR(case_floor(small, card(), 4e6)->us, 1.0, 1e-9);
+  EXPECT_NEAR(case_floor(small, card(), std::nullopt)->us, 1.0, 1e-9);
 }
 
 // Breaks when a file of ceilings that is none ends the program instead of being an error that names it.

@@ -237,7 +237,7 @@ TEST_F(DriverTest, BadInputIsRefusedBeforeAnythingRuns) {
 
 // Without it a combination that cannot work would stop the sweep, or be dropped in silence.
 TEST_F(DriverTest, ImpossibleCasesAreRecordedAsSkipped) {
-  const std::string path = sweep({1}, {{"tp", {1, 8}}, {"tgt", {4, 60000}}});
+  const std::string path = sweep({1}, {{"model", "bart-base"}, {"tp", {1, 8}}, {"tgt", {4, 60000}}});
   const Finished f = tandem(run_args(path, {"--workers", "1"}));
   EXPECT_EQ(f.code, 0) << f.err;
   std::map<std::string, int> reasons;

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "harness/base/error.h"
+#include "harness/base/text.h"
 #include "harness/driver/commands/commands.h"
 #include "harness/driver/duet/duet.h"
 
@@ -223,6 +224,7 @@ int main(int argc, char** argv) {
   // name: the user's own order does not count.
   ::setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 1);
   try {
+    tandem::check_arguments(argc, argv);
     return run(argc, argv);
   } catch (const tandem::Error& e) {
     tandem::say(fmt::format("tandem: {}", e.what()));

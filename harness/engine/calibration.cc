@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "harness/base/error.h"
+#include "harness/model/model_spec.h"
 #include "harness/weights/calibration/calibrated.h"
 #include "harness/weights/materialise.h"
 #include "harness/weights/weights.h"
@@ -46,8 +47,7 @@ bool pays(const std::vector<double>& with, const std::vector<double>& without) {
 }  // namespace
 
 CalibrationBatch calibration_batch(const ModelConfig& config) {
-  const bool endless = config.position == Position::kRelative || config.position == Position::kNone;
-  const auto held = [&](int tokens) { return endless ? tokens : std::min(tokens, config.max_positions); };
+  const auto held = [&](int tokens) { return std::min(tokens, position_limit(config).value_or(tokens)); };
   const int steps = held(kCalibrationSteps);
   return {.source = make_batch(config, std::vector<int32_t>(kCalibrationSequences, held(kCalibrationSource)),
                                kCalibrationSeed),

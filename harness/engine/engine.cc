@@ -47,6 +47,7 @@ GenerationConfig case_generation(const Case& c, const ModelConfig& config) {
   g.pad_id = config.pad_id;
   if (c.stop == "eos") g.eos_ids = {config.eos_id};
   g.max_length = c.tgt + 1;
+  g.top_k = 0;  // all, where the axis names none; a file's default is 50
   return with_decode(g, parse_decode(c.decode));
 }
 

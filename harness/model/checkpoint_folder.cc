@@ -71,15 +71,12 @@ CheckpointFolder::CheckpointFolder(const std::string& folder) : folder_(folder) 
   config_ = about_file(config_path.string(), [&] { return read_hf_config(family_, config); });
   config_.name = fs::path(root.filename().empty() ? root.parent_path() : root).filename().string();
   if (config_.name.empty()) config_.name = family_name(family_);
-  generation_ = about_file((generation.is_null() ? config_path : generation_path).string(), [&] {
-    return read_generation(generation, config, config_.vocab, is_t5(family_));
-  });
-  config_.decoder_start_id = generation_.decoder_start_id;
-  config_.pad_id = generation_.pad_id;
-  config_.eos_id = generation_.eos_ids.front();
+  generation_ = about_file((generation.is_null() ? config_path : generation_path).string(),
+                           [&] { return read_generation(generation, config, config_.vocab); });
+  about_file(config_path.string(), [&] { take_ids(generation, config); });
   about_file(config_path.string(), [&] { check(config_); });
 
-  open_files();
+  open_files(config);
   const bool prefixed = std::any_of(tensors_.begin(), tensors_.end(),
                                     [](const auto& t) { return t.first.starts_with("model."); });
   prefix_ = prefixed ? "model." : "";
@@ -87,25 +84,59 @@ CheckpointFolder::CheckpointFolder(const std::string& folder) : folder_(folder) 
   resolve_tables(tie == config.end() || !tie->is_boolean() || tie->get<bool>());
 }
 
-void CheckpointFolder::open_files() {
-  const fs::path root(folder_);
-  std::set<std::string> names;
-  json index;
-  if (fs::exists(root / kIndex)) {
-    index = read_json(root / kIndex);
-    names = indexed_files(root / kIndex, index);
-  } else if (fs::exists(root / kSingle)) {
-    names.insert(kSingle);
-  } else {
-    for (const auto& entry : fs::directory_iterator(root)) {
-      if (entry.path().extension() == ".safetensors") names.insert(entry.path().filename().string());
-    }
-    if (names.size() > 1) {
-      throw UsageError(fmt::format("{}: {} *.safetensors files and no {}", folder_, names.size(), kIndex));
+// What seeded inputs and prefixes begin and end with. A folder whose rules name no id is measured all the same: any file's
+// ids do then, generation_config.json's first.
+void CheckpointFolder::take_ids(const json& generation, const json& config) {
+  json ids = json::object();
+  for (const char* key : {"pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id"}) {
+    for (const json* file : {&config, &generation}) {
+      const auto found = file->is_object() ? file->find(key) : file->end();
+      if (file->is_object() && found != file->end() && !found->is_null()) ids[key] = *found;
     }
   }
-  if (names.empty()) {
-    throw UsageError(fmt::format("{}: no {} and no {} in it", folder_, kSingle, kIndex));
+  const GenerationConfig g = read_generation(ids, json(), config_.vocab);
+  config_.pad_id = g.pad_id;
+  config_.decoder_start_id = g.decoder_start_id == kNoId ? g.pad_id : g.decoder_start_id;
+  config_.eos_id = g.eos_ids.empty() ? g.pad_id : g.eos_ids.front();
+}
+
+// The one set of weights of a folder that may hold several, in transformers' order: what config.json names, the single
+// file, the index.
+std::string CheckpointFolder::weights_file(const json& config) const {
+  const fs::path root(folder_);
+  if (const auto named = config.find("transformers_weights"); named != config.end() && !named->is_null()) {
+    const std::string name = named->is_string() ? named->get<std::string>() : "";
+    if (name.find('/') != std::string::npos ||
+        !(name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json"))) {
+      throw UsageError(
+          fmt::format("{}: transformers_weights: {} is not a *.safetensors or "
+                      "*.safetensors.index.json of this folder",
+                      (root / "config.json").string(), shown(*named)));
+    }
+    return name;
+  }
+  for (const char* name : {kSingle, kIndex}) {
+    if (fs::exists(root / name)) return name;
+  }
+  std::vector<std::string> others;
+  for (const auto& entry : fs::directory_iterator(root)) {
+    const std::string extension = entry.path().extension().string();
+    if (extension == ".safetensors" || extension == ".bin")
+      others.push_back(entry.path().filename().string());
+  }
+  std::sort(others.begin(), others.end());
+  throw UsageError(fmt::format("{}: no {} and no {} in it{}{}", folder_, kSingle, kIndex,
+                               others.empty() ? "" : "; not read: ", fmt::join(others, ", ")));
+}
+
+void CheckpointFolder::open_files(const json& config) {
+  const fs::path root(folder_);
+  const std::string chosen = weights_file(config);
+  std::set<std::string> names = {chosen};
+  json index;
+  if (chosen.ends_with(".json")) {
+    index = read_json(root / chosen);
+    names = indexed_files(root / chosen, index);
   }
   for (const std::string& name : names) {
     const auto& file = *files_.emplace_back(std::make_unique<SafetensorsFile>((root / name).string()));
@@ -120,7 +151,7 @@ void CheckpointFolder::open_files() {
   for (const auto& [tensor, file] : index["weight_map"].items()) {
     const StoredTensor* stored = find(tensor);
     if (stored == nullptr || stored->file != (root / file.get<std::string>()).string()) {
-      throw UsageError(fmt::format("{}: weight_map: '{}' is not in {}", (root / kIndex).string(), tensor,
+      throw UsageError(fmt::format("{}: weight_map: '{}' is not in {}", (root / chosen).string(), tensor,
                                    file.get<std::string>()));
     }
   }

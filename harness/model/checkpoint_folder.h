@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "harness/base/error.h"
 #include "harness/model/config.h"
 #include "harness/model/generation.h"
@@ -43,7 +45,9 @@ class CheckpointFolder {
   const std::map<std::string, CheckpointTensor>& tables() const { return tables_; }
 
  private:
-  void open_files();
+  void take_ids(const nlohmann::json& generation, const nlohmann::json& config);
+  std::string weights_file(const nlohmann::json& config) const;
+  void open_files(const nlohmann::json& config);
   void resolve_tables(bool tied);
 
   std::string folder_;

@@ -18,6 +18,7 @@
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
 #include "harness/model/checkpoint_folder.h"
+#include "harness/model/model_spec.h"
 
 namespace tandem {
 namespace {
@@ -222,6 +223,12 @@ void check(const ModelConfig& c) {
   }
 }
 
+std::optional<int> position_limit(const ModelConfig& config) {
+  const bool table = config.position == Position::kLearned ||
+                     (config.position == Position::kSinusoidalHalves && !config.sinusoid_spans_end);
+  return table ? std::optional(config.max_positions) : std::nullopt;
+}
+
 void to_json(nlohmann::json& j, const ModelConfig& config) {
   j = write(config);
 }
@@ -234,8 +241,14 @@ void from_json(const nlohmann::json& j, ModelConfig& config) {
   config = std::move(result);
 }
 
+bool is_model_path(const std::string& spec) {
+  if (spec.find('/') != std::string::npos || spec.ends_with(".json")) return true;
+  const auto& names = preset_names();
+  return std::find(names.begin(), names.end(), spec) == names.end() && std::filesystem::is_directory(spec);
+}
+
 ModelConfig load_model(const std::string& spec) {
-  if (spec.find('/') == std::string::npos && !spec.ends_with(".json")) return preset(spec);
+  if (!is_model_path(spec)) return preset(spec);
   if (std::filesystem::is_directory(spec)) return CheckpointFolder(spec).config();
   std::ifstream file(spec, std::ios::binary);
   std::ostringstream text;

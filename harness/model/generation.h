@@ -18,10 +18,19 @@ enum class EarlyStopping : uint8_t {
   kNever,  ///< as kFalse, at the most favourable length
 };
 
+inline constexpr int kNoId = -1;
+
+/// A setting that nothing here computes, and the modes in which it would change tokens.
+struct UnsupportedRule {
+  std::string field;
+  enum class Mode : uint8_t { kAny, kGreedy, kBeams, kSampling } mode = Mode::kAny;
+  bool operator==(const UnsupportedRule&) const = default;
+};
+
 struct GenerationConfig {
-  int decoder_start_id = 0;
+  int decoder_start_id = 0;  ///< kNoId: no file names one, so that nothing can be decoded
   int pad_id = 0;
-  std::vector<int32_t> eos_ids;  ///< any of them ends a sequence
+  std::vector<int32_t> eos_ids;  ///< any of them ends a sequence; empty: only max_length does
 
   int max_length = 20;  ///< tokens of a sequence, the decoder's start included
   int min_length = 0;   ///< no eos before a sequence has this many, the start included
@@ -47,17 +56,15 @@ struct GenerationConfig {
   bool renormalise = false;                     ///< log-softmax once more after all of the above
 
   /// Settings of the file that would change tokens and that nothing here computes.
-  std::vector<std::string> unsupported;
+  std::vector<UnsupportedRule> unsupported;
   bool operator==(const GenerationConfig&) const = default;
 };
 
-/// Reads generation_config.json (`generation`, null when the folder has none) beside config.json (`config`). Without
-/// the first, the same fields of the second count, as older checkpoints have them; ids that the first lacks come from
-/// the second. `pad_start`: the family's decoder starts with pad where neither file says (T5). Throws UsageError
-/// naming the field for a wrong type or value, and for an id outside [0, vocab).
-GenerationConfig read_generation(const nlohmann::json& generation, const nlohmann::json& config, int vocab,
-                                 bool pad_start);
-/// Throws UsageError naming the field and what is allowed.
+/// Reads the one file whose fields count (CHECKPOINTS.md): generation_config.json (`generation`), or config.json (`config`)
+/// where the folder has no other and `generation` is null. Throws UsageError naming the field for a wrong type, and for
+/// an id outside [0, vocab). Whether values can be decoded with is for check: some do not matter in every mode.
+GenerationConfig read_generation(const nlohmann::json& generation, const nlohmann::json& config, int vocab);
+/// Throws UsageError naming the field and what is allowed, for every field that matters in the mode of `g`.
 void check(const GenerationConfig& g, int vocab);
 /// The same, and for settings that nothing computes and lengths beyond the model's position table.
 void check_fits(const GenerationConfig& g, const ModelConfig& config, int longest_source);

@@ -31,27 +31,30 @@ int integer(const json& config, const char* key) {
   const json* j = value(config, key);
   if (j == nullptr) throw UsageError(fmt::format("config: {}: missing", key));
   constexpr double kMost = 1 << 30;  // so that one more is an int too
-  if (!j->is_number_integer() || std::abs(j->get<double>()) > kMost) refuse(key, *j, "an integer");
+  if (!j->is_number_integer()) refuse(key, *j, "an integer");
+  if (std::abs(j->get<double>()) > kMost)
+    refuse(key, *j, fmt::format("between {:.0f} and {:.0f}", -kMost, kMost));
   return j->get<int>();
 }
 int integer(const json& config, const char* key, int otherwise) {
   return value(config, key) == nullptr ? otherwise : integer(config, key);
 }
+// A field that is there and null is no field that is missing: transformers does not put its default there, and fails.
 double number(const json& config, const char* key, double otherwise) {
-  const json* j = value(config, key);
-  if (j == nullptr) return otherwise;
+  const auto j = config.find(key);
+  if (j == config.end()) return otherwise;
   if (!j->is_number()) refuse(key, *j, "a number");
   return j->get<double>();
 }
 bool flag(const json& config, const char* key, bool otherwise) {
-  const json* j = value(config, key);
-  if (j == nullptr) return otherwise;
+  const auto j = config.find(key);
+  if (j == config.end()) return otherwise;
   if (!j->is_boolean()) refuse(key, *j, "true or false");
   return j->get<bool>();
 }
 std::string word(const json& config, const char* key, const std::string& otherwise) {
-  const json* j = value(config, key);
-  if (j == nullptr) return otherwise;
+  const auto j = config.find(key);
+  if (j == config.end()) return otherwise;
   if (!j->is_string()) refuse(key, *j, "a string");
   return j->get<std::string>();
 }
@@ -94,10 +97,15 @@ ModelConfig read_t5(Family family, const json& j) {
   c.gated = kind.starts_with(kGated);
   const std::string name = c.gated ? kind.substr(kGated.size()) : kind;
   c.activation = kind == "gated-gelu" ? Activation::kGeluTanh : activation("feed_forward_proj", name);
+  // What transformers writes beside feed_forward_proj counts where the two differ.
+  if (j.contains("dense_act_fn")) c.activation = activation("dense_act_fn", word(j, "dense_act_fn", ""));
+  c.gated = flag(j, "is_gated_act", c.gated);
 
   // v1.0 scales what enters the head. Its sign was tie_word_embeddings; transformers 5 writes its own field, and
   // true for the other whatever the model. mT5 never scales.
-  const bool scaled = flag(j, "scale_decoder_outputs", flag(j, "tie_word_embeddings", true));
+  const bool scaled =
+      flag(j, "scale_decoder_outputs",
+           value(j, "tie_word_embeddings") == nullptr || flag(j, "tie_word_embeddings", true));
   c.head_scale = family == Family::kT5 && scaled ? 1 / std::sqrt(static_cast<double>(c.d_model)) : 1;
   return c;
 }
@@ -132,6 +140,10 @@ ModelConfig read_bart_like(Family family, const json& j) {
   c.max_positions = integer(j, "max_position_embeddings", 1024);
 
   const bool marian = family == Family::kMarian;
+  // Their embeddings have a row of their own for padding, whether or not anything is padded.
+  constexpr int kMarianPad = 58100;
+  if (const int pad = integer(j, "pad_token_id", marian ? kMarianPad : 1); pad >= c.vocab)
+    refuse("pad_token_id", pad, fmt::format("an id below vocab_size = {}", c.vocab));
   const bool pre = family == Family::kMbart || family == Family::kM2m100;
   c.placement = pre ? NormPlacement::kPre : NormPlacement::kPost;
   c.final_norm = pre;
@@ -244,6 +256,22 @@ std::string bart_name(const std::string& prefix, const Place& p) {
   return fmt::format("{}{}.layers.{}.{}", prefix, p.side, p.layer, rest);
 }
 
+// transformers' common names of fields, which it takes over the family's own where a file has both.
+json with_family_names(Family family, json config) {
+  using Names = std::vector<std::pair<const char*, const char*>>;
+  static const Names kT5Names = {{"hidden_size", "d_model"},
+                                 {"num_attention_heads", "num_heads"},
+                                 {"num_hidden_layers", "num_layers"},
+                                 {"head_dim", "d_kv"}};
+  static const Names kBartNames = {{"hidden_size", "d_model"},
+                                   {"num_attention_heads", "encoder_attention_heads"},
+                                   {"num_hidden_layers", "encoder_layers"}};
+  for (const auto& [common, own] : is_t5(family) ? kT5Names : kBartNames) {
+    if (config.contains(common)) config[own] = config[common];
+  }
+  return config;
+}
+
 }  // namespace
 
 std::string_view family_name(Family family) {
@@ -271,7 +299,8 @@ Family read_family(const json& config) {
   return static_cast<Family>(at - kFamilyNames.begin());
 }
 
-ModelConfig read_hf_config(Family family, const json& config) {
+ModelConfig read_hf_config(Family family, const json& file) {
+  const json config = with_family_names(family, file);
   ModelConfig c = is_t5(family) ? read_t5(family, config) : read_bart_like(family, config);
   c.name = family_name(family);
   return c;

@@ -19,12 +19,11 @@ CostOptions options_of(const Case& c, std::optional<double> products_kept) {
           .shared_history = decode.beams > 1};
 }
 
-void put_floor(Record& r, const Cost& cost, const Ceilings& ceilings) {
-  if (const auto floor = floor_us(cost, ceilings)) {
-    r.floor.floor_us = floor->us;
-    r.floor.bound = floor->bytes_bound ? "bytes" : "operations";
-    if (r.summary && floor->us > 0) r.floor.ratio = r.summary->median_us / floor->us;
-  }
+void put_floor(Record& r, const std::optional<Floor>& floor) {
+  if (!floor) return;
+  r.floor.floor_us = floor->us;
+  r.floor.bound = floor->bytes_bound ? "bytes" : "operations";
+  if (r.summary && floor->us > 0) r.floor.ratio = r.summary->median_us / floor->us;
 }
 
 }  // namespace
@@ -55,7 +54,7 @@ void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
     r.phases.push_back({std::string(side_name(p.side)), std::string(phase_name(p.kind)), p.bytes_read(),
                         p.written_bytes, p.flops});
   }
-  put_floor(r, cost, ceilings);
+  put_floor(r, case_floor(cost, ceilings, l2_bytes));
   r.floor.floor_phases_us = floor_phases_us(cost, ceilings);
   if (r.c.suite == Suite::kGenerate) {
     const CostOptions options = options_of(r.c, kept);
@@ -68,8 +67,6 @@ void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
     const bool resident = cost.bytes() < 2 * *l2_bytes;
     r.l2 = resident ? "resident" : "in_situ";
     if (resident) r.floor.floor_l2_us = floor_l2_us(cost, ceilings);
-    // What fits whole need not touch memory again: the least time is then the cache's, and memory's is no floor.
-    if (cost.bytes() < *l2_bytes && r.floor.floor_l2_us) put_floor(r, cost, ceilings.resident());
   }
 }
 
@@ -78,7 +75,7 @@ void fill_op_floor(Record& r, const OpWorkload& op, const Ceilings& ceilings) {
   cost.precision = r.c.precision;
   cost.phases.push_back(
       {.other_bytes = op.bytes_read, .written_bytes = op.bytes_written, .flops = op.flops, .unit = op.unit});
-  if (cost.bytes() + op.flops > 0) put_floor(r, cost, ceilings);
+  if (cost.bytes() + op.flops > 0) put_floor(r, floor_us(cost, ceilings));
 }
 
 }  // namespace tandem

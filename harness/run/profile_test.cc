@@ -5,7 +5,10 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include <unistd.h>
 
@@ -27,6 +30,10 @@ struct Card {
   bool recording = false;
   uint64_t dropped = 0;
   uint32_t phase = 0, launches = 0;
+  // Of counters, where this card has them.
+  size_t room = 0;
+  std::vector<std::string> ranges, counted;
+  int passes = 0;
 };
 Card card;
 
@@ -64,15 +71,37 @@ const TandemTracer kTable = {
           return 0;
         },
     .open_counters =
-        [](const char* const*, size_t, size_t, char* e, size_t n) {
+        [](const char* const*, size_t, size_t max_ranges, char* e, size_t n) {
           std::snprintf(e, n, "insufficient privileges");
-          return 1;
+          card.passes = 0;
+          return max_ranges <= card.room ? 0 : 1;
         },
-    .begin_pass = [](char*, size_t) { return 0; },
-    .push_range = [](const char*, char*, size_t) { return 0; },
+    .begin_pass =
+        [](char*, size_t) {
+          card.ranges.clear();
+          return 0;
+        },
+    .push_range =
+        [](const char* name, char*, size_t) {
+          card.ranges.emplace_back(name);
+          return 0;
+        },
     .pop_range = [](char*, size_t) { return 0; },
-    .end_pass = [](int*, char*, size_t) { return 0; },
-    .read_counters = [](void (*)(void*, const TandemCounterRange*), void*, char*, size_t) { return 0; },
+    .end_pass =
+        [](int* done, char*, size_t) {
+          *done = ++card.passes == 2 ? 1 : 0;
+          return 0;
+        },
+    .read_counters =
+        [](void (*sink)(void*, const TandemCounterRange*), void* context, char*, size_t) {
+          const double values[] = {10, 1, 2, 3, 50, 40};
+          for (const std::string& name : card.ranges) {
+            const TandemCounterRange range = {.name = name.c_str(), .values = values, .count = 6};
+            sink(context, &range);
+          }
+          card.counted.insert(card.counted.end(), card.ranges.begin(), card.ranges.end());
+          return 0;
+        },
 };
 
 constexpr Phase kPhase{PhaseKind::kFfnUp, Side::kDecoder, 2};
@@ -154,6 +183,33 @@ TEST_F(ProfileTest, WhatIsNotThereSaysWhy) {
   const auto line = counters_pass(subject(), tracer);
   EXPECT_EQ(line["status"], "unavailable");
   EXPECT_NE(line["reason"].get<std::string>().find("insufficient privileges"), std::string::npos);
+}
+
+/// A generation of many steps: more phases than a pass of counters has room for.
+class ManySteps : public Work {
+ public:
+  std::optional<Repetition> repeat_eager() override {
+    for (int step = 0; step < kSteps; ++step) const PhaseRange range(kPhase);
+    return Repetition{.total_us = 1, .step_us = {}, .first_token_us = {}};
+  }
+  static constexpr int kSteps = 5000;
+};
+
+// Breaks when a generation pushes more ranges than a pass has room for (CUPTI dies of that), or a phase is counted twice or
+// not at all.
+TEST_F(ProfileTest, CountersOfManyPhasesAreTakenInParts) {
+  card.room = 2048;
+  Tracer tracer(&kTable);
+  ManySteps work;
+  ProfileSubject many = subject();
+  many.workload = &work;
+  const auto line = counters_pass(many, tracer);
+  ASSERT_EQ(line["status"], "ok") << line.dump();
+  EXPECT_LE(card.ranges.size(), card.room);
+  std::map<std::string, int> ranges;
+  for (const auto& row : line["ranges"]) ranges[row["range"].get<std::string>()] = row["ranges"].get<int>();
+  EXPECT_EQ(ranges, (std::map<std::string, int>{{"decoder/ffn.up", ManySteps::kSteps}, {"replay", 1}}));
+  EXPECT_EQ(line["passes"], 6) << "three parts of two passes";
 }
 
 // Breaks when a pass is taken for another.

@@ -81,6 +81,18 @@ nlohmann::json supported_line(Worker& worker, const Case& c) {
   return line;
 }
 
+/// Can a case be profiled at all? Asked before anything is measured.
+nlohmann::json profile_supported(const Case& c, ProfilePass pass) {
+  const bool on_host = engine_traits(c.engine).on_host;
+  return {{"id", case_id(c)},
+          {"name", case_name(c)},
+          {"pass", pass_name(pass)},
+          {"status", on_host ? "unavailable" : "ok"},
+          {"reason", on_host ? nlohmann::json(fmt::format(
+                                   "engine '{}' runs on the CPU; profiles are of a card", c.engine))
+                             : nlohmann::json()}};
+}
+
 }  // namespace
 
 std::optional<bool> profiler_mapped() {
@@ -404,13 +416,8 @@ nlohmann::json Worker::profile_subject(const ProfileSubject& subject, ProfilePas
 
 nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
   // Before any engine is made: the tracer comes first.
-  if (engine_traits(c.engine).on_host) {
-    return {{"id", case_id(c)},
-            {"name", case_name(c)},
-            {"pass", pass_name(pass)},
-            {"status", "unavailable"},
-            {"reason", fmt::format("engine '{}' runs on the CPU; profiles are of a card", c.engine)}};
-  }
+  nlohmann::json never = profile_supported(c, pass);
+  if (never["status"] != "ok") return never;
   // No profiler is there while energy is read.
   if (!tracer_ && pass != ProfilePass::kEnergy) {
     options_.engine.trace_level = pass == ProfilePass::kGraph ? TraceLevel::kGraph : TraceLevel::kNode;
@@ -468,6 +475,8 @@ void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, 
         return supported_line(worker, c);
       case ServeMode::kValidate:
         return validation_to_json(worker.validate_case(c));
+      case ServeMode::kProfileSupported:
+        return profile_supported(c, pass);
       case ServeMode::kProfile:
         return worker.profile_case(c, pass);
       case ServeMode::kMeasure:

@@ -79,7 +79,7 @@ class Worker {
 };
 
 /// What a process does with its cases.
-enum class ServeMode : uint8_t { kMeasure, kValidate, kSupported, kProfile };
+enum class ServeMode : uint8_t { kMeasure, kValidate, kSupported, kProfile, kProfileSupported };
 
 /// The worker protocol (README, "Adding an engine"): reads the JSON array of cases in `cases_path`, goes through them in that
 /// order and writes one JSON line each to `out`, flushed. `pass`: of kProfile.

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <filesystem>
 
 #include "harness/base/error.h"
 #include "harness/base/sha256.h"
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
+#include "harness/model/model_spec.h"
 #include "harness/sweep/files.h"
 #include "harness/weights/sparsity.h"
 #include "harness/weights/values/seeded.h"
@@ -115,8 +117,7 @@ std::vector<Axis> make_axes() {
   std::vector<Axis> all;
   all.push_back(
       text_axis("model", &Case::model, true, model_allowed(), "what is run", [](const std::string& v) {
-        const bool path = v.find('/') != std::string::npos || v.ends_with(".json");
-        if (!is_preset(v) && (v.empty() || !path)) throw UsageError("");
+        if (!is_preset(v) && (v.empty() || !is_model_path(v))) throw UsageError("");
         return v;
       }));
   all.push_back(text_axis("weights", &Case::weights, false,
@@ -224,6 +225,11 @@ const Axis& axis(std::string_view name) {
 }
 
 std::vector<std::string> split_values(const Axis& a, const std::string& text) {
+  // A comma may belong to a path: what is there as a whole is one value.
+  const bool path = a.name == "model" || a.name == "lengths";
+  const size_t colon = a.name == "lengths" ? text.find(':') + 1 : 0;
+  std::error_code none;
+  if (path && std::filesystem::exists(text.substr(colon), none)) return {text};
   auto allowed = [&](const std::string& value) {
     Case scratch;
     try {

@@ -8,6 +8,7 @@
 #include "harness/base/error.h"
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
+#include "harness/model/model_spec.h"
 #include "harness/sweep/case.h"
 #include "harness/sweep/case_batch.h"
 #include "harness/weights/pruning/prune.h"
@@ -76,12 +77,10 @@ void check_precision(const Case& c) {
 }
 
 void check_lengths(const Case& c, const ModelConfig& config) {
-  const bool table = config.position == Position::kSinusoidal ||
-                     config.position == Position::kSinusoidalHalves || config.position == Position::kLearned;
+  const auto limit = position_limit(config);
   auto check_length = [&](std::string_view name, int value) {
-    if (table && value > config.max_positions && axis_used(c.suite, c.op, name)) {
-      impossible(
-          fmt::format("{}: {} is beyond the {} positions of {}", name, value, config.max_positions, c.model));
+    if (limit && value > *limit && axis_used(c.suite, c.op, name)) {
+      impossible(fmt::format("{}: {} is beyond the {} positions of {}", name, value, *limit, c.model));
     }
   };
   check_length("src", c.src);
@@ -199,7 +198,7 @@ void check_combination(const Case& c) {
   }
   if (c.suite != Suite::kLimits) check_lengths(c, config);
   const DecodeSpec decode = parse_decode(c.decode);
-  if (decode.beams > config.vocab || decode.top_k > config.vocab) {
+  if (decode.beams > config.vocab || decode.top_k.value_or(0) > config.vocab) {
     impossible(fmt::format("decode: '{}' asks for more than the vocabulary of {}", c.decode, config.vocab));
   }
 }

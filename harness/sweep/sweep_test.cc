@@ -137,7 +137,7 @@ TEST(Axes, DecodeBecomesAGenerationConfig) {
       own, parse_decode(
                "beam:4,length_penalty:0.6,early_stopping:never,repetition_penalty:1.5,no_repeat_ngram:3"));
   EXPECT_EQ(beam.beams, 4);
-  EXPECT_EQ(beam.n_best, 4);
+  EXPECT_EQ(beam.n_best, 6) << "what no flag names is the file's";
   EXPECT_EQ(beam.min_length, 7);
   EXPECT_EQ(beam.length_penalty, 0.6);
   EXPECT_EQ(beam.early_stopping, EarlyStopping::kNever);
@@ -150,6 +150,23 @@ TEST(Axes, DecodeBecomesAGenerationConfig) {
   EXPECT_EQ(sample.top_p, 0.9);
   EXPECT_EQ(sample.temperature, 0.5);
   EXPECT_FALSE(with_decode(own, parse_decode("greedy")).sample);
+  // A flag that sets one rule leaves a file's others.
+  own.length_penalty = 2;
+  own.early_stopping = EarlyStopping::kTrue;
+  own.repetition_penalty = 1.3;
+  own.no_repeat_ngram = 3;
+  own.top_k = 7;
+  own.top_p = 0.4;
+  GenerationConfig beams = own;
+  beams.beams = 4;
+  EXPECT_EQ(with_decode(own, parse_decode("beam:4")), beams);
+  beams.length_penalty = 1;
+  beams.early_stopping = EarlyStopping::kFalse;
+  EXPECT_EQ(with_decode(own, parse_decode("beam:4,length_penalty:1,early_stopping:false")), beams);
+  EXPECT_EQ(with_decode(own, parse_decode("top_p:0.9")).top_k, 7);
+  EXPECT_EQ(with_decode(own, parse_decode("top_k:5")).top_p, 0.4);
+  EXPECT_EQ(decode_text(parse_decode("beam:4,length_penalty:1,early_stopping:false")), "beam:4")
+      << "the id of a case is that of its neutral values";
 }
 
 // Without it a typo in a cases file would be measured as something else.
@@ -327,14 +344,18 @@ TEST(Sweep, ImpossibleCombinationsAreSkippedWithTheirReason) {
   EXPECT_NE(s.skipped[0].reason.find("tp: 8 does not divide"), std::string::npos);
   EXPECT_FALSE(s.skipped[0].for_device);
 
-  s = expand_sweep(group({{"tgt", {4, tiny.max_positions, tiny.max_positions + 1}}}), {});
+  const int table = preset("bart-base").max_positions;
+  s = expand_sweep(group({{"model", "bart-base"}, {"tgt", {4, table, table + 1}}}), {});
   ASSERT_EQ(s.skipped.size(), 1u);
   EXPECT_NE(s.skipped[0].reason.find("tgt: "), std::string::npos) << s.skipped[0].reason;
+  // Computed positions have no table that ends.
+  EXPECT_TRUE(expand_sweep(group({{"model", "m2m100-418m"}, {"tgt", 5000}}), {}).skipped.empty());
+  EXPECT_EQ(expand_sweep(group({{"model", "marian-base"}, {"tgt", 5000}}), {}).skipped.size(), 1u);
   // suite_encoder has no tgt, so the same length is nothing to it.
-  s = expand_sweep(group({{"suite", "encoder"}, {"tgt", tiny.max_positions + 1}}), {});
+  s = expand_sweep(group({{"suite", "encoder"}, {"model", "bart-base"}, {"tgt", table + 1}}), {});
   EXPECT_TRUE(s.skipped.empty());
 
-  const char* impossible[] = {R"({"src": 65536})",
+  const char* impossible[] = {R"({"model": "bart-base", "src": 65536})",
                               R"({"weights": "checkpoint"})",
                               R"({"sparsity": "layers:0.01"})",
                               R"({"sparsity": "layers:0.99"})",

@@ -9,7 +9,7 @@
 #include <optional>
 #include <vector>
 
-#include "harness/base/axis_text.h"
+#include "harness/base/text.h"
 
 namespace tandem {
 DecodeSpec parse_decode(std::string_view text) {
@@ -77,29 +77,43 @@ std::string decode_text(const DecodeSpec& spec) {
   auto add = [&](const std::string& part) { text += (text.empty() ? "" : ",") + part; };
   if (spec.kind == DecodeSpec::Kind::kGreedy) add("greedy");
   if (spec.kind == DecodeSpec::Kind::kBeam) add(fmt::format("beam:{}", spec.beams));
-  if (spec.top_k != 0) add(fmt::format("top_k:{}", spec.top_k));
-  if (spec.top_p != 1 || text.empty()) add(fmt::format("top_p:{}", spec.top_p));
-  if (spec.temperature != 1) add(fmt::format("temperature:{}", spec.temperature));
-  if (spec.length_penalty != 1) add(fmt::format("length_penalty:{}", spec.length_penalty));
+  auto option = [&](const char* name, const auto& value, auto neutral) {
+    if (value && *value != neutral) add(fmt::format("{}:{}", name, *value));
+  };
+  option("top_k", spec.top_k, 0);
+  if (spec.top_p.value_or(1) != 1 || text.empty()) add(fmt::format("top_p:{}", spec.top_p.value_or(1)));
+  option("temperature", spec.temperature, 1);
+  option("length_penalty", spec.length_penalty, 1);
   if (spec.early_stopping == EarlyStopping::kTrue) add("early_stopping:true");
   if (spec.early_stopping == EarlyStopping::kNever) add("early_stopping:never");
-  if (spec.repetition_penalty != 1) add(fmt::format("repetition_penalty:{}", spec.repetition_penalty));
-  if (spec.no_repeat_ngram != 0) add(fmt::format("no_repeat_ngram:{}", spec.no_repeat_ngram));
+  option("repetition_penalty", spec.repetition_penalty, 1);
+  option("no_repeat_ngram", spec.no_repeat_ngram, 0);
   return text;
 }
 
 GenerationConfig with_decode(GenerationConfig g, const DecodeSpec& spec) {
+  const auto take = [](auto& field, const auto& named) {
+    if (named) field = *named;
+  };
   g.beams = spec.beams;
-  g.n_best = std::min(g.n_best, g.beams);
   g.sample = spec.kind == DecodeSpec::Kind::kSample;
-  g.top_k = spec.top_k;
-  g.top_p = spec.top_p;
-  g.temperature = spec.temperature;
-  g.length_penalty = spec.length_penalty;
-  g.early_stopping = spec.early_stopping;
-  g.repetition_penalty = spec.repetition_penalty;
-  g.no_repeat_ngram = spec.no_repeat_ngram;
-  std::erase(g.unsupported, "do_sample together with num_beams");
+  take(g.top_k, spec.top_k);
+  take(g.top_p, spec.top_p);
+  take(g.temperature, spec.temperature);
+  take(g.length_penalty, spec.length_penalty);
+  take(g.early_stopping, spec.early_stopping);
+  take(g.repetition_penalty, spec.repetition_penalty);
+  take(g.no_repeat_ngram, spec.no_repeat_ngram);
+  return g;
+}
+
+GenerationConfig with_flags(GenerationConfig g, const DecodeFlags& flags, int vocab) {
+  if (!flags.decode.empty()) g = with_decode(g, parse_decode(flags.decode));
+  if (flags.max_new_tokens) g.max_length = *flags.max_new_tokens + 1;
+  if (flags.forced_bos) g.forced_bos_id = *flags.forced_bos;
+  if (flags.n_best) g.n_best = *flags.n_best;
+  g.seed = flags.seed;
+  check(g, vocab);
   return g;
 }
 

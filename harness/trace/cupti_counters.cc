@@ -22,7 +22,8 @@ namespace {
 
 class Counters {
  public:
-  Counters(std::vector<std::string> metrics, size_t max_ranges) : metrics_(std::move(metrics)) {
+  Counters(std::vector<std::string> metrics, size_t max_ranges)
+      : metrics_(std::move(metrics)), room_(max_ranges) {
     for (const std::string& m : metrics_) names_.push_back(m.c_str());
     const CUcontext context = current_context();
     TANDEM_CUPTI_PARAMS(CUpti_Profiler_Initialize_Params, initialize);
@@ -55,8 +56,13 @@ class Counters {
     TANDEM_CUPTI_PARAMS(CUpti_RangeProfiler_Start_Params, start);
     start.pRangeProfilerObject = profiler_;
     TANDEM_CUPTI_CHECK(cuptiRangeProfilerStart(&start));
+    pushed_ = 0;
   }
   void push(const char* name) {
+    // CUPTI does not say so: it writes behind its image.
+    if (pushed_ == room_)
+      throw Failure("more than " + std::to_string(room_) + " ranges of counters in a pass");
+    ++pushed_;
     TANDEM_CUPTI_PARAMS(CUpti_RangeProfiler_PushRange_Params, push);
     push.pRangeProfilerObject = profiler_;
     push.pRangeName = name;
@@ -181,6 +187,7 @@ class Counters {
 
   std::vector<std::string> metrics_;
   std::vector<const char*> names_;
+  size_t room_, pushed_ = 0;
   std::vector<uint8_t> available_, config_, data_;
   CUpti_Profiler_Host_Object* host_ = nullptr;
   CUpti_RangeProfiler_Object* profiler_ = nullptr;

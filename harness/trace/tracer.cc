@@ -19,21 +19,34 @@ constexpr const char* kObject = "libtandem_cupti.so";
 
 /// The table of the living tracer: what PhaseRange talks to.
 const TandemTracer* listening = nullptr;
-bool counting = false;
 std::string counting_error;
+
+/// Which phases of a pass are ranges of the counters: CUPTI has room for so many in a pass, and dies of more.
+struct Counting {
+  bool on = false;
+  int first = 0, count = 0;  ///< of the phases in their order
+  int seen = 0;              ///< phases of this pass up to now
+  bool open = false;         ///< is the present phase a range?
+};
+Counting counting;
 
 void count_phase(const Phase& phase) {
   char error[512] = "";
   const std::string name = phase_path({phase.kind, phase.side, -1});
-  if (listening->push_range(name.c_str(), error, sizeof error) != 0) counting_error = error;
+  counting.open = listening->push_range(name.c_str(), error, sizeof error) == 0;
+  if (!counting.open) counting_error = error;
 }
 
 void enter(const Phase& phase) {
-  counting ? count_phase(phase) : listening->enter_phase(phase_tag(phase));
+  if (!counting.on) return listening->enter_phase(phase_tag(phase));
+  const int number = counting.seen++ - counting.first;
+  if (number >= 0 && number < counting.count) count_phase(phase);
 }
 
 void leave() {
-  if (!counting) return listening->leave_phase();
+  if (!counting.on) return listening->leave_phase();
+  if (!counting.open) return;
+  counting.open = false;
   char error[512] = "";
   if (listening->pop_range(error, sizeof error) != 0) counting_error = error;
 }
@@ -130,7 +143,7 @@ Tracer::~Tracer() {
   if (listening != nullptr && listening == table_) {
     set_phase_observer({});
     listening = nullptr;
-    counting = false;
+    counting = {};
   }
 }
 
@@ -169,25 +182,39 @@ void Tracer::open_counters(const std::vector<std::string>& metrics, int max_rang
   });
 }
 
-void Tracer::begin_pass() {
+int Tracer::count_ranges(const std::function<void()>& work) {
+  need(unavailable_.empty());
+  counting = {.on = true};
+  try {
+    work();
+  } catch (...) {
+    counting = {};
+    throw;
+  }
+  const int seen = counting.seen;
+  counting = {};
+  return seen;
+}
+
+void Tracer::begin_pass(int first, int count) {
   checked("counters", [&](char* error, size_t bytes) { return table_->begin_pass(error, bytes); });
   counting_error.clear();
-  counting = true;
+  counting = {.on = true, .first = first, .count = count};
 }
 
 void Tracer::push_range(const std::string& name) {
   checked("counters",
           [&](char* error, size_t bytes) { return table_->push_range(name.c_str(), error, bytes); });
-  counting = false;  // ranges do not nest
+  counting.on = false;  // ranges do not nest
 }
 
 void Tracer::pop_range() {
   checked("counters", [&](char* error, size_t bytes) { return table_->pop_range(error, bytes); });
-  counting = true;
+  counting.on = true;
 }
 
 bool Tracer::end_pass() {
-  counting = false;
+  counting = {};
   int done = 0;
   checked("counters", [&](char* error, size_t bytes) { return table_->end_pass(&done, error, bytes); });
   if (!counting_error.empty()) throw Error(fmt::format("counters: {}", counting_error));

@@ -1,6 +1,7 @@
 // The tracer of tracer_plugin.h as the rest of the program uses it, and the object that holds CUPTI, opened at run time.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -43,8 +44,11 @@ class Tracer : public TraceSource {
   /// Hardware counters of at most `max_ranges` ranges. Throws Error with the reason where there are none: no permission, a
   /// virtual card, another tool.
   void open_counters(const std::vector<std::string>& metrics, int max_ranges);
-  /// From here each PhaseRange is a range of the counters, named by its phase without the layer.
-  void begin_pass();
+  /// PhaseRanges that `work` opens: a pass of so many ranges would be needed to count them all.
+  int count_ranges(const std::function<void()>& work);
+  /// From here the PhaseRanges from the `first` of the pass on, `count` of them, are ranges of the counters, named by their
+  /// phase without the layer. No more of them than counters were opened for.
+  void begin_pass(int first, int count);
   void push_range(const std::string& name);
   void pop_range();
   /// Must the same work be done once more?

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "harness/base/axis_text.h"
+#include "harness/base/text.h"
 
 namespace tandem {
 

@@ -49,8 +49,9 @@ std::vector<int32_t> even_offsets(int batch, int length) {
   return offsets;
 }
 
-/// Sum of all values by every thread, `passes` times over; small integers, so that the sum is exact.
-OpWorkload stream_read(int64_t bytes, int passes) {
+/// Sum of all values, in parts of `size` values that each thread reads `passes` times over; small integers, so that the
+/// sum is exact. With several passes a part is what a thread's own cache holds.
+OpWorkload stream_read(int64_t bytes, int64_t size, int passes) {
   auto data = std::make_shared<std::vector<float>>(static_cast<size_t>(bytes / 4), 1.0f);
   auto sum = std::make_shared<double>(0);
   OpWorkload op;
@@ -58,14 +59,15 @@ OpWorkload stream_read(int64_t bytes, int passes) {
     const float* p = data->data();
     const auto n = static_cast<int64_t>(data->size());
     double total = 0;
-    for (int pass = 0; pass < passes; ++pass) {
-      // Parts of at most 2^20 ones: their float sums are exact too, and the inner loop vectorises.
-#pragma omp parallel for reduction(+ : total)
-      for (int64_t part = 0; part < n; part += 1 << 20) {
+    // Parts of at most 2^20 ones: their float sums are exact too, and the inner loop vectorises.
+#pragma omp parallel for reduction(+ : total) schedule(static)
+    for (int64_t part = 0; part < n; part += size) {
+      for (int pass = 0; pass < passes; ++pass) {
         float s = 0;
 #pragma omp simd reduction(+ : s)
-        for (int64_t i = part; i < std::min(n, part + (1 << 20)); ++i) s += p[i];
+        for (int64_t i = part; i < std::min(n, part + size); ++i) s += p[i];
         total += s;
+        asm volatile("" : : "r"(p) : "memory");  // each pass reads again
       }
     }
     *sum = total;
@@ -259,9 +261,12 @@ OpWorkload head_op(const ModelConfig& config, int64_t rows) {
 }  // namespace
 
 OpWorkload limits_op(const Case& c) {
-  if (c.op == "read") return stream_read(int64_t{256} << 20, 1);
+  if (c.op == "read") return stream_read(int64_t{256} << 20, 1 << 20, 1);
   if (c.op == "copy") return stream_copy(int64_t{128} << 20);
-  if (c.op == "l2") return stream_read(int64_t{256} << 10, 200);
+  if (c.op == "l2") {
+    constexpr int64_t kPart = 1 << 15;  // 128 KiB a thread
+    return stream_read(4 * kPart * omp_get_max_threads(), kPart, 400);
+  }
   if (c.op == "gemm" || c.op == "gemm_sustained") {
     if (c.precision == Precision::kFp32) return peak_product();
     throw ImpossibleCase(fmt::format("precision: engine 'reference' computes products in fp32 only, not '{}'",

@@ -189,14 +189,16 @@ TEST(BeamSearch, CacheFollowsItsBeam) {
 
 // Without it a setting that nothing computes, or a length that the position table does not have, would be ignored.
 TEST(Decode, RefusesWhatItCannotDo) {
-  const TestModel m(small_config(), run_seed());
+  ModelConfig config = small_config();
+  config.position = Position::kLearned;
+  const TestModel m(config, run_seed());
   const TransformerBatch source = make_batch(m.config, {3}, 1);
   GenerationConfig g = beams(1, 4);
   EXPECT_EQ(decode(m.config, m.weights(), source, g).size(), 1u);
   g.max_length = m.config.max_positions + 2;
   EXPECT_THROW(decode(m.config, m.weights(), source, g), UsageError);
   g = beams(1, 4);
-  g.unsupported = {"typical_p"};
+  g.unsupported = {{"guidance_scale"}};
   EXPECT_THROW(decode(m.config, m.weights(), source, g), UsageError);
   g = beams(3, 4);
   g.n_best = 4;

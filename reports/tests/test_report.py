@@ -171,6 +171,16 @@ def test_marks_come_from_the_record(
     assert label in report(run, tmp_path / "out", cli)
 
 
+# Without it floors that a case has beaten, or that stand on doubtful ceilings, look as if they were right.
+def test_ceilings_in_question_are_said_first(
+    good_record: dict[str, Any], run_with: Callable[..., Path], tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    good = report(run_with(good_record, name="good"), tmp_path / "good-out", cli)
+    assert "are in question: " not in good
+    run = run_with(good_record | {"floor": {"floor_us": 1e9}}, name="beaten")
+    assert "are in question: 1 case faster than the floor" in report(run, tmp_path / "out", cli)
+
+
 ACCURACY = {
     "relative_error": 0.03, "kl": 0.0012, "tokens_agree": 0.98, "free_tokens_agree": 0.75, "tokens": 256,
     "teacher_forced": True,

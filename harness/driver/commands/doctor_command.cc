@@ -4,6 +4,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -162,6 +163,40 @@ void check_tools() {
   }
 }
 
+std::string rate(const std::optional<double>& value) {
+  return value ? fmt::format("{:.4g}", *value) : "unknown";
+}
+
+/// Ceilings as they are kept, how old they are, and whether they can be believed. `stored`: as a run would take them.
+void check_ceilings(const fs::path& path, const std::optional<Ceilings>& stored) {
+  Ceilings kept;
+  try {
+    kept = read_ceilings(path);
+  } catch (const Error& e) {
+    note("ceilings cannot be read", fmt::format("the next `tandem run` measures them: {}", e.what()));
+    return;
+  }
+  const auto age = std::chrono::duration_cast<std::chrono::hours>(fs::file_time_type::clock::now() -
+                                                                  fs::last_write_time(path));
+  const std::string what = fmt::format("ceilings measured {} ({} days ago): {}", kept.measured_at,
+                                       age.count() / 24, path.string());
+  const auto wrong = contradictions(kept);
+  if (!wrong.empty()) {
+    note(what, fmt::format("not believed, the next `tandem run` measures them: {}", fmt::join(wrong, "; ")));
+  } else if (!kept.doubt.empty()) {
+    note(what, fmt::format("in question, the next `tandem run` measures them: {}", kept.doubt));
+  } else if (!stored) {
+    note(what, fmt::format("of '{}', another machine: the next `tandem run` measures them", kept.machine));
+  } else {
+    ok(what);
+  }
+  fmt::print(
+      "         memory read {} and copied {} GB/s, cache {} GB/s, bf16 {} TFLOP/s in a burst, {} sustained\n",
+      rate(kept.read_gbs), rate(kept.copy_gbs), rate(kept.l2_gbs),
+      rate(kept.burst_tflops[static_cast<size_t>(Precision::kBf16)]),
+      rate(kept.sustained_tflops[static_cast<size_t>(Precision::kBf16)]));
+}
+
 void check_places(const std::optional<CardInfo>& card) {
   struct statvfs fs_info {};
   if (::statvfs("/dev/shm", &fs_info) == 0) {
@@ -173,8 +208,8 @@ void check_places(const std::optional<CardInfo>& card) {
   const fs::path path = ceilings_path(card);
   if (path.empty()) {
     missing("a cache folder (HOME or XDG_CACHE_HOME)", "ceilings are measured again by every run");
-  } else if (const auto ceilings = stored_ceilings(card)) {
-    ok(fmt::format("ceilings measured {}: {}", ceilings->measured_at, path.string()));
+  } else if (fs::exists(path)) {
+    check_ceilings(path, stored_ceilings(card));
   } else {
     note("ceilings are not measured yet", "the next `tandem run` measures them first");
   }

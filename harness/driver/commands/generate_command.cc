@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <vector>
 
 #include "harness/base/error.h"
@@ -21,12 +22,15 @@ constexpr double kTextAllowed_s = 300;
 
 // Reads lines of ids (behind a tab, when there is one), prints each as text on one line.
 constexpr const char* kDetokenize = R"(
-import sys
+import sys, unicodedata
 from tokenizers import Tokenizer
 tokenizer = Tokenizer.from_file(sys.argv[1])
 for line in open(sys.argv[2]):
     ids = [int(i) for i in line.rpartition("\t")[2].split()]
-    print(tokenizer.decode(ids, skip_special_tokens=True).replace("\n", "\\n"), flush=True)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    # One line, which a terminal shows and does not act on.
+    print("".join(c if unicodedata.category(c) not in ("Cc", "Zl", "Zp", "Cs") else ascii(c)[1:-1] for c in text),
+          flush=True)
 )";
 
 /// Lines of stdout of a command that must succeed.
@@ -78,7 +82,20 @@ std::vector<std::string> texts_of(const std::string& checkpoint, const std::vect
 
 }  // namespace
 
-int generate_command(const GenerateArgs& args) {
+int generate_command(const GenerateArgs& given) {
+  GenerateArgs args = given;
+  // A pipe is read once, here: the worker reads its file more than once, and has another stdin.
+  std::optional<TemporaryLines> piped;
+  std::error_code ec;
+  const bool ours = args.input_ids.starts_with("/dev/") || args.input_ids.starts_with("/proc/");
+  if (fs::exists(args.input_ids, ec) && !fs::is_directory(args.input_ids, ec) &&
+      (ours || !fs::is_regular_file(args.input_ids, ec))) {
+    std::ifstream in(args.input_ids);
+    std::vector<std::string> read;
+    for (std::string line; std::getline(in, line);) read.push_back(line);
+    if (read.empty()) throw UsageError(fmt::format("--input-ids: {}: no line in it", args.input_ids));
+    args.input_ids = piped.emplace(read).path();
+  }
   std::vector<std::string> command = {(args.bin_dir / "suite_generate").string(),
                                       "--tokens",
                                       "--model",

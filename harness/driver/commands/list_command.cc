@@ -164,6 +164,9 @@ int list_command(const RunArgs& args, bool as_json) {
   } else {
     print_table(rows, plan.workers);
   }
+  if (ceilings && !ceilings->doubt.empty())
+    say(fmt::format("floors are in question, and the next run measures their ceilings again: {}",
+                    ceilings->doubt));
   std::string counts;
   for (const auto& [status, n] : untimed) counts += fmt::format(", {} {}", n, status_name(status));
   say(fmt::format("{} cases{}, {} worker{}, engine {}, about {}{}", timed, counts, plan.workers,

@@ -1,6 +1,7 @@
 // `tandem profile`: a run of the sweep where there is none yet, then the profile passes of its measured cases, each pass in
 // processes of its own.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -8,6 +9,7 @@
 #include <map>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/base/process.h"
 #include "harness/driver/commands/commands.h"
 #include "harness/driver/session/profiles.h"
@@ -22,6 +24,7 @@ namespace {
 using nlohmann::json;
 
 constexpr double kPassAllowed_s = 120;
+constexpr double kAskAllowed_s = 30;
 
 struct Profiled {
   Case c;
@@ -46,6 +49,54 @@ std::vector<Profiled> measured_cases(const Session& session) {
   return found;
 }
 
+/// What the run recorded instead of times.
+std::string why_unmeasured(const Session& session) {
+  for (const Record& r : session.folder().records()) {
+    if (r.status != Status::kOk)
+      return fmt::format("{}: {}: {}", r.name, status_name(r.status),
+                         r.reason.value_or("no reason was given"));
+  }
+  return "the run has no record of a case of this sweep";
+}
+
+/// Why no case can be profiled, asked of one case of each program before anything is measured; nothing where one can.
+std::optional<std::string> why_none(const RunPlan& plan, const RunArgs& args, ProfilePass pass) {
+  if (plan.sweep.cases.empty()) {
+    return plan.sweep.skipped.empty() ? "the sweep has no cases"
+                                      : fmt::format("all {} cases are skipped: {}", plan.sweep.skipped.size(),
+                                                    plan.sweep.skipped[0].reason);
+  }
+  std::map<std::vector<std::string>, Case> by_program;
+  for (const Case& c : plan.sweep.cases) {
+    if (!plan.peers.contains(c.engine)) by_program.try_emplace(worker_command(c, plan, args.bin_dir), c);
+  }
+  std::string why = "peers are not profiled";
+  for (const auto& [program, c] : by_program) {
+    std::string name = (fs::temp_directory_path() / "tandem-profile-XXXXXX").string();
+    const int fd = ::mkstemp(name.data());
+    if (fd < 0) throw IoError(fmt::format("cannot make a file like {}", name));
+    ::close(fd);
+    write_cases(name, {c});
+    std::vector<std::string> command = program;
+    command.insert(command.end(),
+                   {"--cases", name, "--supported", "--profile", std::string(pass_name(pass))});
+    bool can = true;
+    run_process({.command = command,
+                 .on_line =
+                     [&](const std::string& text) {
+                       const json line = parse_json_or_discard(text);
+                       if (!line.is_object() || line.value("status", json()) != json("unavailable")) return;
+                       can = false;
+                       const json reason = line.value("reason", json());
+                       if (reason.is_string()) why = reason.get<std::string>();
+                     },
+                 .allowed_s = [] { return kAskAllowed_s; }});
+    fs::remove(name);
+    if (can) return std::nullopt;
+  }
+  return why;
+}
+
 std::string percent(const json& line, const char* field) {
   const json value = line.value(field, json());
   return value.is_number() ? fmt::format("{:+.2f} %", 100 * value.get<double>()) : "unknown";
@@ -63,12 +114,13 @@ std::string line_text(const json& line) {
     text += "; ";
   }
   if (line.contains("slowdown")) {
-    text += fmt::format("busy {} + gaps {} of {}", show_us(line["busy_us"]), show_us(line["gaps_us"]),
-                        show_us(line["event_us"]));
+    text += fmt::format(
+        "tracing slows it by {} in the same process, {} beside the timed one; as traced: busy {} + gaps {} "
+        "of {}",
+        percent(line, "slowdown"), percent(line, "slowdown_timed"), show_us(line["busy_us"]),
+        show_us(line["gaps_us"]), show_us(line["event_us"]));
     if (line["gpu_busy_attributed"].is_number())
       text += fmt::format(", {:.2f} % attributed", 100 * line["gpu_busy_attributed"].get<double>());
-    text += fmt::format(", slow-down {} in the same process, {} beside the timed one",
-                        percent(line, "slowdown"), percent(line, "slowdown_timed"));
   } else if (line.contains("joules_per_repetition")) {
     text += line["joules_per_token"].is_number()
                 ? fmt::format("{:.4g} J a token", line["joules_per_token"].get<double>())
@@ -99,7 +151,8 @@ class ProfilePasses {
       : args_(args), session_(session), log_(session.folder().path() / kProfilesFile) {
     const json ceilings = session.folder().environment().value("ceilings", json());
     ceilings_ = session.folder().scratch() / "profile-ceilings.json";
-    if (ceilings.is_object()) write_file_atomic(ceilings_, ceilings.dump() + "\n");
+    if (ceilings.is_object() && contradictions(ceilings.get<Ceilings>()).empty())
+      write_file_atomic(ceilings_, ceilings.dump() + "\n");
   }
 
   void run(const std::vector<Profiled>& cases, ProfilePass pass) {
@@ -181,12 +234,15 @@ int profile_command(const RunArgs& given, const std::vector<std::string>& pass_n
   if (!args.workers) args.workers = 1;
   RunPlan plan = plan_run(args);
   catch_interrupts();
+  if (const auto why = why_none(plan, args, passes.front()))
+    throw DeviceError(fmt::format("profile: nothing can be profiled: {}", *why));
   Session session(args, std::move(plan));
   session.prepare();
   session.run();
   const std::vector<Profiled> cases = measured_cases(session);
   say(fmt::format("{} measured cases to profile, passes {}; {}", cases.size(), fmt::join(pass_names, " "),
                   args.out));
+  if (cases.empty()) say(fmt::format("nothing to profile: {}", why_unmeasured(session)));
 
   ProfilePasses profiles(args, session);
   for (const ProfilePass pass : passes) profiles.run(cases, pass);

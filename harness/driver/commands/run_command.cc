@@ -3,10 +3,12 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <set>
 
 #include "harness/base/error.h"
 #include "harness/base/process.h"
 #include "harness/driver/commands/commands.h"
+#include "harness/driver/session/ceilings_store.h"
 #include "harness/record/environment.h"
 #include "harness/sweep/files.h"
 
@@ -45,6 +47,25 @@ std::string resume_command(const RunArgs& args) {
   if (args.device != 0) words.insert(words.end(), {"--device", std::to_string(args.device)});
   if (args.workers) words.insert(words.end(), {"--workers", std::to_string(*args.workers)});
   return shell_command(words);
+}
+
+/// Cases that beat their floor put the ceilings in question: told, and kept for the next run.
+void report_beaten(const Session& session) {
+  const Record* most = nullptr;
+  std::set<std::string> beaten;
+  for (const Record& r : session.folder().records()) {
+    if (!r.floor.ratio || *r.floor.ratio >= kBeatenFloor || !is_model_suite(r.c.suite)) continue;
+    beaten.insert(r.id);
+    if (most == nullptr || *r.floor.ratio < *most->floor.ratio) most = &r;
+  }
+  if (most == nullptr) return;
+  const std::string why = fmt::format("{} took {:.4g} us, under its floor of {:.4g}", most->name,
+                                      most->summary->median_us, *most->floor.floor_us);
+  say(fmt::format(
+      "CEILINGS IN QUESTION: {} case{} faster than {} floor; {}; `tandem doctor` shows them, the next run "
+      "measures them again",
+      beaten.size(), beaten.size() == 1 ? " is" : "s are", beaten.size() == 1 ? "its" : "their", why));
+  doubt_ceilings(ceilings_card(session.plan()), why);
 }
 
 }  // namespace
@@ -98,6 +119,7 @@ int run_command(const RunArgs& given) {
     throw IoError(fmt::format("{}; the {} records before are kept, continue with: {}", e.what(),
                               folder.records().size(), resume_command(args)));
   }
+  report_beaten(session);
   const auto counts = count_statuses(folder.records());
   say(fmt::format("{}: {}\nreport: tandem-report report {}", args.out, summary_line(counts),
                   shell_command({args.out})));

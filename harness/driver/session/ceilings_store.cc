@@ -60,23 +60,17 @@ std::optional<Ceilings> stored_ceilings(const std::optional<CardInfo>& card) {
   if (path.empty() || !fs::exists(path)) return std::nullopt;
   try {
     Ceilings stored = read_ceilings(path);
-    if (stored.machine != machine_label(card)) return std::nullopt;
+    if (stored.machine != machine_label(card) || !contradictions(stored).empty()) return std::nullopt;
     return stored;
   } catch (const Error&) {
     return std::nullopt;  // of another version, or damaged: measured again
   }
 }
 
-std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::optional<CardInfo>& card,
-                                        int device) {
-  if (auto stored = stored_ceilings(card)) return stored;
-  const fs::path suite = bin_dir / "suite_limits";
-  auto without = [](const std::string& why) {
-    say(fmt::format("no ceilings, so no floors: {}", why));
-    return std::nullopt;
-  };
-  if (!fs::exists(suite)) return without(fmt::format("{} is not there to measure them", suite.string()));
-  say(fmt::format("measuring the ceilings of {} (once)", card ? card->name : "this CPU"));
+namespace {
+
+/// Throws Error with the reason why there are none.
+Ceilings measured_ceilings(const fs::path& suite, const std::optional<CardInfo>& card, int device) {
   std::string text;
   const ProcessEnd end =
       run_process({.command = {suite, "--measure-ceilings", "--engine",
@@ -84,23 +78,76 @@ std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::opti
                    .on_line = [&](const std::string& line) { text += line + "\n"; },
                    .allowed_s = [] { return kMeasureAllowed_s; }});
   if (end.how == ProcessEnd::How::kInterrupted) throw Interrupted("interrupted");
-  if (!end.clean()) {
-    return without(
-        fmt::format("suite_limits {}{}{}", end.describe(), end.talk.empty() ? "" : ": ", end.talk));
+  if (!end.clean())
+    throw Error(fmt::format("suite_limits {}{}{}", end.describe(), end.talk.empty() ? "" : ": ", end.talk));
+  const auto ceilings = [&] {
+    try {
+      return parse_json(text).get<Ceilings>();
+    } catch (const std::exception& e) {
+      throw Error(fmt::format("suite_limits: {}", e.what()));
+    }
+  }();
+  if (ceilings.machine != machine_label(card)) {
+    throw Error(fmt::format("suite_limits measured '{}', not '{}'", ceilings.machine, machine_label(card)));
   }
+  return ceilings;
+}
+
+void keep(const Ceilings& ceilings, const std::optional<CardInfo>& card) {
+  const fs::path path = ceilings_path(card);
+  if (path.empty()) return;
+  fs::create_directories(path.parent_path());
+  write_file_atomic(path, nlohmann::json(ceilings).dump(1) + "\n");
+}
+
+}  // namespace
+
+std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::optional<CardInfo>& card,
+                                        int device) {
+  const auto stored = stored_ceilings(card);
+  if (stored && stored->doubt.empty()) return stored;
+  const fs::path suite = bin_dir / "suite_limits";
+  auto without = [](const std::string& why) {
+    say(fmt::format("no ceilings, so no floors: {}", why));
+    return std::nullopt;
+  };
+  if (!fs::exists(suite)) return without(fmt::format("{} is not there to measure them", suite.string()));
+  if (stored) say(fmt::format("the ceilings of {} are in question: {}", stored->measured_at, stored->doubt));
+  constexpr int kTries = 2;
+  for (int i = 1;; ++i) {
+    say(fmt::format("measuring the ceilings of {} ({})", card ? card->name : "this CPU",
+                    i == 1 ? "once" : "again"));
+    try {
+      Ceilings ceilings = measured_ceilings(suite, card, device);
+      const auto wrong = contradictions(ceilings);
+      if ((!wrong.empty() || !ceilings.doubt.empty()) && i < kTries) {
+        say(fmt::format("not believed: {}",
+                        wrong.empty() ? ceilings.doubt : fmt::format("{}", fmt::join(wrong, "; "))));
+        continue;
+      }
+      if (!wrong.empty())
+        return without(
+            fmt::format("measured {} times, they contradict themselves: {}", i, fmt::join(wrong, "; ")));
+      if (!ceilings.doubt.empty())
+        say(fmt::format("floors are in question, and measured again by the next run: {}", ceilings.doubt));
+      keep(ceilings, card);
+      return ceilings;
+    } catch (const Interrupted&) {
+      throw;
+    } catch (const std::exception& e) {
+      return without(e.what());
+    }
+  }
+}
+
+void doubt_ceilings(const std::optional<CardInfo>& card, const std::string& why) {
+  auto stored = stored_ceilings(card);
+  if (!stored) return;
+  stored->doubt = why;
   try {
-    const auto ceilings = parse_json(text).get<Ceilings>();
-    if (ceilings.machine != machine_label(card)) {
-      return without(
-          fmt::format("suite_limits measured '{}', not '{}'", ceilings.machine, machine_label(card)));
-    }
-    if (const fs::path path = ceilings_path(card); !path.empty()) {
-      fs::create_directories(path.parent_path());
-      write_file_atomic(path, nlohmann::json(ceilings).dump(1) + "\n");
-    }
-    return ceilings;
-  } catch (const std::exception& e) {
-    return without(fmt::format("suite_limits: {}", e.what()));
+    keep(*stored, card);
+  } catch (const std::exception&) {
+    // A cache that cannot be written costs a warning in lists only.
   }
 }
 

@@ -20,13 +20,18 @@ std::string machine_label(const std::optional<CardInfo>& card);
 /// ceilings-GPU-....json or ceilings-cpu-....json in user_cache_dir(); an empty path where there is no such folder.
 std::filesystem::path ceilings_path(const std::optional<CardInfo>& card);
 
-/// What is kept for `card` (for the CPU, without one). Nothing when it was never measured, cannot be read, or is labelled as
-/// another machine's.
+/// What is kept for `card` (for the CPU, without one). Nothing when it was never measured, cannot be read, is labelled as
+/// another machine's, or contradicts itself.
 std::optional<Ceilings> stored_ceilings(const std::optional<CardInfo>& card);
 
-/// stored_ceilings, or measured now with `suite_limits --measure-ceilings` of `bin_dir` and stored. Nothing when that fails
-/// or measures another machine: then there are no floors, and stderr says so. Throws Interrupted.
+/// stored_ceilings unless they are in question, or measured now with `suite_limits --measure-ceilings` of `bin_dir` and
+/// stored: once more where they contradict themselves or other work ran beside. Nothing when that fails, measures another
+/// machine or contradicts itself again: then there are no floors, and stderr says so. Throws Interrupted.
 std::optional<Ceilings> obtain_ceilings(const std::filesystem::path& bin_dir,
                                         const std::optional<CardInfo>& card, int device);
+
+/// Keeps that the stored ceilings are in question and why: lists and doctor say so, the next run measures them again.
+/// Does nothing where none are stored.
+void doubt_ceilings(const std::optional<CardInfo>& card, const std::string& why);
 
 }  // namespace tandem

@@ -63,6 +63,56 @@ TEST_F(CeilingsStoreTest, DamagedIsAsGoodAsNone) {
   EXPECT_EQ(stored_ceilings(std::nullopt)->read_gbs, measured->read_gbs);
 }
 
+/// A `suite_limits` that answers its n-th call with the n-th of these lines, the last one for ever.
+void answer(const fs::path& bin, const std::vector<std::string>& lines) {
+  fs::remove(bin / "suite_limits");
+  fs::remove(bin / "calls");
+  for (int i = 1; i <= 2; ++i) fs::remove(bin / ("line" + std::to_string(i)));
+  for (size_t i = 0; i < lines.size(); ++i)
+    std::ofstream(bin / ("line" + std::to_string(i + 1))) << lines[i] << "\n";
+  std::ofstream(bin / "suite_limits")
+      << "#!/bin/sh\ncd " << bin.string()
+      << "\necho >> calls\nn=$(wc -l < calls)\n[ -f line$n ] || n=" << lines.size() << "\ncat line$n\n";
+  fs::permissions(bin / "suite_limits", fs::perms::owner_all);
+}
+size_t calls(const fs::path& bin) {
+  return read_file(bin / "calls").size();
+}
+
+// Without it rates that contradict themselves, as a busy machine leaves them, are kept for ever; or floors stand on them.
+TEST_F(CeilingsStoreTest, ContradictionsAreMeasuredAgainThenRefused) {
+  const std::string machine = "\"machine\": \"" + machine_label(std::nullopt) + "\"";
+  const std::string bad = "{" + machine + R"(, "read_gbs": 16.96, "l2_gbs": 0.047})";
+  const std::string good = "{" + machine + R"(, "read_gbs": 16.96, "l2_gbs": 40})";
+  store(std::nullopt, bad);
+  EXPECT_FALSE(stored_ceilings(std::nullopt));
+  answer(bin(), {bad, good});
+  const auto measured = obtain_ceilings(bin(), std::nullopt, 0);
+  ASSERT_TRUE(measured);
+  EXPECT_EQ(measured->l2_gbs, 40);
+  EXPECT_EQ(calls(bin()), 2u);
+  ASSERT_TRUE(obtain_ceilings(bin(), std::nullopt, 0));
+  EXPECT_EQ(calls(bin()), 2u) << "kept";
+  fs::remove(ceilings_path(std::nullopt));
+  answer(bin(), {bad});
+  EXPECT_FALSE(obtain_ceilings(bin(), std::nullopt, 0));
+  EXPECT_EQ(calls(bin()), 2u);
+  EXPECT_FALSE(fs::exists(ceilings_path(std::nullopt)));
+}
+
+// Without it ceilings that a case has beaten, or that were measured beside other work, stay as they are.
+TEST_F(CeilingsStoreTest, DoubtedOnesAreMeasuredAgain) {
+  const std::string machine = "\"machine\": \"" + machine_label(std::nullopt) + "\"";
+  store(std::nullopt, "{" + machine + R"(, "read_gbs": 10})");
+  doubt_ceilings(std::nullopt, "a case took 3 us");
+  ASSERT_TRUE(stored_ceilings(std::nullopt));
+  EXPECT_EQ(stored_ceilings(std::nullopt)->doubt, "a case took 3 us") << "a list shows them so";
+  answer(bin(), {"{" + machine + R"(, "read_gbs": 20, "doubt": "other work"})",
+                 "{" + machine + R"(, "read_gbs": 30})"});
+  EXPECT_EQ(obtain_ceilings(bin(), std::nullopt, 0)->read_gbs, 30);
+  EXPECT_EQ(stored_ceilings(std::nullopt)->doubt, "");
+}
+
 // Without it a card whose `suite_limits` fails half-way would get floors from what it printed.
 TEST_F(CeilingsStoreTest, FailedMeasurementLeavesNothing) {
   fs::remove(bin() / "suite_limits");

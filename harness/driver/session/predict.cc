@@ -45,7 +45,8 @@ Prediction predict(const Case& c, const PredictOptions& options) {
     p.flops = cost.flops();
     p.bytes = cost.bytes();
     if (options.ceilings) {
-      if (const auto floor = floor_us(cost, *options.ceilings)) p.floor_us = floor->us;
+      if (const auto floor = case_floor(cost, *options.ceilings, options.ceilings->cache_bytes))
+        p.floor_us = floor->us;
     }
   }
   if (c.suite != Suite::kLimits && c.suite != Suite::kKernels && c.suite != Suite::kCollectives) {

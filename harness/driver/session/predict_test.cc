@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "harness/driver/commands/commands.h"
+#include "harness/run/case_cost.h"
 #include "harness/run/validate.h"
 
 namespace tandem {
@@ -12,6 +13,23 @@ namespace {
 TEST(Commands, ShellWordsAreQuoted) {
   EXPECT_EQ(shell_command({"tandem", "run", "a b.json", "--filter", "it's", ""}),
             "tandem run 'a b.json' --filter 'it'\\''s' ''");
+}
+
+// Without it a list shows another floor of a case than its record: at memory's rate what fits the cache.
+TEST(Predict, TheFloorIsTheRecords) {
+  Ceilings ceilings;
+  ceilings.read_gbs = ceilings.copy_gbs = 4000;
+  ceilings.l2_gbs = 8000;
+  ceilings.cache_bytes = 50e6;
+  ceilings.burst_tflops.fill(700);
+  for (const char* model : {"tiny", "transformer-big"}) {
+    Case c{.model = model, .src = 16, .tgt = 16};
+    Record r = make_record(c, 0, 1);
+    fill_cost(r, load_model(c.model), ceilings, ceilings.cache_bytes);
+    const auto listed = predict(c, {.ceilings = ceilings, .cores = 1}).floor_us;
+    ASSERT_TRUE(listed && r.floor.floor_us) << model;
+    EXPECT_EQ(*listed, *r.floor.floor_us) << model;
+  }
 }
 
 // Without it a large case on a CPU would be killed as hanging.

@@ -99,7 +99,10 @@ void Session::prepare() {
   seed_ = args_.seed ? *args_.seed : std::random_device{}();
   folder_.open(environment());
   const json& kept = folder_.environment().at("ceilings");
-  if (resumed && kept.is_object()) ceilings_ = kept.get<Ceilings>();
+  if (resumed && kept.is_object()) {
+    ceilings_ = kept.get<Ceilings>();
+    if (!contradictions(*ceilings_).empty()) ceilings_.reset();  // of a version that kept such
+  }
   if (ceilings_) write_file_atomic(folder_.scratch() / "ceilings.json", json(*ceilings_).dump(1) + "\n");
 
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));

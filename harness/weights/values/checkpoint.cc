@@ -35,7 +35,7 @@ void expect_sinusoids(const std::string& name, const StoredTensor& t, const Mode
         fmt::format("{}: tensor {} is not the sinusoidal table of config.json: {}", t.file, name, why));
   };
   if (t.shape != std::vector<int64_t>{c.max_positions, c.d_model} || !t.float_type()) {
-    refuse(fmt::format("{} {}", t.dtype, shape_text(t.shape)));
+    refuse(fmt::format("dtype {}, shape {}", t.dtype, shape_text(t.shape)));
   }
   std::vector<float> values(t.size());
   convert_values({.from = t.bytes.data(),

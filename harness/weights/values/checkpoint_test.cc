@@ -139,9 +139,9 @@ TEST(BadCheckpoint, NamesFileAndTensor) {
   expect_complaint("mt5",
                    {.folder = [](const fs::path& p) { fs::remove(p / "model-00002-of-00003.safetensors"); }},
                    {"model-00002-of-00003.safetensors", "No such file"});
-  expect_complaint("mt5",
-                   {.folder = [](const fs::path& p) { fs::remove(p / "model.safetensors.index.json"); }},
-                   {"3 *.safetensors files and no model.safetensors.index.json"});
+  expect_complaint(
+      "mt5", {.folder = [](const fs::path& p) { fs::remove(p / "model.safetensors.index.json"); }},
+      {"no model.safetensors and no model.safetensors.index.json", "model-00003-of-00003.safetensors"});
   expect_complaint("mt5",
                    {.folder =
                         [](const fs::path& p) {
@@ -171,6 +171,62 @@ TEST(BadCheckpoint, NamesFileAndTensor) {
                    {"config.json: not JSON"});
 }
 
+// Breaks when an old set of weights beside a new one is read, or the newer file of a folder without an index is guessed.
+TEST(Checkpoint, OneSetOfWeightsCounts) {
+  const json fixture = testing::checkpoint_fixture("t5");
+  json stale = fixture;
+  stale["seed"] = fixture["seed"].get<uint64_t>() + 1;
+  const testing::TestFolder folder;
+  const auto first_value = [&] {
+    const Checkpoint checkpoint(folder.path().string());
+    return host_weights(checkpoint.config(), checkpoint).tensor("shared.embedding")[0];
+  };
+  // An index and its shard of other values.
+  Files files = testing::fixture_files(stale);
+  testing::write_checkpoint(folder.path(), stale,
+                            {{"model-00001-of-00001.safetensors", files["model.safetensors"]}});
+  json map = json::object();
+  for (const NamedTensor& t : files["model.safetensors"]) map[t.name] = "model-00001-of-00001.safetensors";
+  testing::write_text(folder.path() / "model.safetensors.index.json", json{{"weight_map", map}}.dump());
+  const float old_value = first_value();
+  testing::write_checkpoint(folder.path(), fixture);
+  const float new_value = first_value();
+  EXPECT_NE(old_value, new_value) << "model.safetensors counts";
+  // What config.json names counts over both.
+  json named = fixture["config"];
+  named["transformers_weights"] = "model.safetensors.index.json";
+  testing::write_text(folder.path() / "config.json", named.dump());
+  EXPECT_EQ(first_value(), old_value);
+  named["transformers_weights"] = "../model.safetensors";
+  testing::write_text(folder.path() / "config.json", named.dump());
+  EXPECT_THROW(first_value(), UsageError);
+  // The index of shards that are gone does not matter beside the single file; alone it names the missing one.
+  testing::write_text(folder.path() / "config.json", fixture["config"].dump());
+  fs::remove(folder.path() / "model-00001-of-00001.safetensors");
+  EXPECT_EQ(first_value(), new_value);
+  fs::remove(folder.path() / "model.safetensors");
+  EXPECT_THROW(first_value(), IoError);
+}
+
+// Breaks when a field that says the same as another and differs, or another name of a field, is not taken as transformers
+// takes it.
+TEST(Checkpoint, FieldsThatSayTheSame) {
+  const auto config_with = [](const std::string& variant, const json& edits) {
+    json fixture = testing::checkpoint_fixture(variant);
+    fixture["config"].update(edits);
+    const testing::TestFolder folder;
+    testing::write_checkpoint(folder.path(), fixture);
+    return load_model(folder.path().string());
+  };
+  EXPECT_EQ(config_with("t5", {{"dense_act_fn", "gelu_new"}}).activation, Activation::kGeluTanh);
+  EXPECT_EQ(config_with("t5", {{"feed_forward_proj", "silu"}, {"dense_act_fn", "relu"}}).activation,
+            Activation::kRelu);
+  EXPECT_TRUE(config_with("t5", {{"is_gated_act", true}}).gated);
+  EXPECT_EQ(config_with("t5", {{"num_hidden_layers", 2}}).encoder.layers, 2);
+  EXPECT_EQ(config_with("bart", {{"num_hidden_layers", 2}}).encoder.layers, 2);
+  EXPECT_EQ(config_with("bart", {{"num_hidden_layers", 2}}).decoder.layers, 2);
+}
+
 // Without it a table that somebody trained would be replaced by the computed one, without a word.
 TEST(BadCheckpoint, APositionTableOfItsOwn) {
   const Spoil spoil{.content = [](json&, Files& f) {
@@ -198,6 +254,8 @@ TEST(BadCheckpoint, NamesTheField) {
   expect_complaint("bart", config_is("encoder_attention_heads", 7),
                    {"encoder_attention_heads: 7", "divisor"});
   expect_complaint("marian", config_is("decoder_vocab_size", 5), {"decoder_vocab_size: 5"});
+  expect_complaint("t5", config_is("dense_act_fn", nullptr), {"dense_act_fn: null"});
+  expect_complaint("bart", config_is("activation_function", nullptr), {"activation_function: null"});
   expect_complaint("bart", {.content = [](json& j, Files&) { j["generation"]["eos_token_id"] = 149; }},
                    {"generation_config.json", "eos_token_id: 149", "between 0 and 148"});
 }

@@ -190,7 +190,7 @@ MARKS = (
     Mark(
         "below",
         "under its floor",
-        "Faster than its floor: the counted bytes or the rates do not fit it.",
+        "Faster than its floor: its counted bytes do not fit it, or the ceilings are in question.",
         True,
     ),
     Mark("contended", "contended", "A process of someone else's was on the card.", True),
@@ -242,6 +242,15 @@ def _record_marks(record: Record) -> set[str]:
     return {key for key, holds in conditions.items() if holds}
 
 
+BEATEN = 0.99
+"""A median below this share of the floor beats it; less is the noise of both."""
+
+
+def beats_floor(result: CaseResult) -> bool:
+    """Whether the case is faster than the hardware allows, which puts the ceilings in question."""
+    return result.floor_ratio is not None and result.floor_ratio < BEATEN
+
+
 def marks(result: CaseResult, damaged: Container[tuple[str, int]] = ()) -> list[Mark]:
     """The marks of a case: those of any of its workers, in the order of MARKS.
 
@@ -250,7 +259,7 @@ def marks(result: CaseResult, damaged: Container[tuple[str, int]] = ()) -> list[
     keys: set[str] = set().union(*map(_record_marks, result.ok)) if result.ok else set()
     if any((result.case.id, record.worker) in damaged for record in result.ok):
         keys.add("samples")
-    if (result.floor_ratio or 1.0) < 1.0:
+    if beats_floor(result):
         keys.add("below")
     if result.ok and result.failed:
         keys.add("partial")

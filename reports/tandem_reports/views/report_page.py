@@ -11,7 +11,7 @@ from tandem_reports.gate.scaling import crossovers, scaling_groups
 from tandem_reports.reading.audit import SampleAudit
 from tandem_reports.reading.records import MODEL_SUITES
 from tandem_reports.reading.runs import Run
-from tandem_reports.stats.cases import MARKS, CaseResult, Mark, by_suite, collect, marks
+from tandem_reports.stats.cases import MARKS, CaseResult, Mark, beats_floor, by_suite, collect, marks
 from tandem_reports.views import glossary, page
 from tandem_reports.views.export import case_csv
 from tandem_reports.views.figures.curves import curves
@@ -131,10 +131,34 @@ def _sentences(results: Sequence[CaseResult], audit: SampleAudit) -> list[str]:
         third = f"The raw samples of {audit.matching} of {audit.total} records are here and match them."
     else:
         third = f"The raw samples of all {audit.total} records are here and match them."
-    return [
-        f"{first} {second} {third}",
-        *filter(None, [losses_text(format_groups(results)), *crossover_texts(crossovers(results))]),
+    texts = [
+        *_doubts(measured),
+        losses_text(format_groups(results)),
+        *crossover_texts(crossovers(results)),
     ]
+    return [f"{first} {second} {third}", *filter(None, texts)]
+
+
+def _doubts(measured: Sequence[CaseResult]) -> list[str]:
+    """What puts the ceilings of each run in question."""
+    found = []
+    for run in {result.run.label: result.run for result in measured}.values():
+        beaten = [r for r in measured if r.run.label == run.label and beats_floor(r)]
+        ceilings = run.environment.ceilings or {}
+        said = [str(ceilings["doubt"])] if ceilings.get("doubt") else []
+        if beaten:
+            most = min(beaten, key=lambda result: result.floor_ratio or 1.0)
+            said.append(
+                f"{formats.plural(len(beaten), 'case')} faster than the floor, {most.case.name} at "
+                f"{formats.ratio(most.floor_ratio)} of it"
+            )
+        if said:
+            when = ceilings.get("measured_at", "at an unknown time")
+            found.append(
+                f"The ceilings of {run.label}, measured {when}, are in question: {'; '.join(said)}. "
+                "Floors of this run are not to be believed."
+            )
+    return found
 
 
 def _damaged_of(result: CaseResult, audit: SampleAudit) -> set[tuple[str, int]]:
