@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,8 +34,11 @@ std::vector<float> values_of(const WeightSource& source, const TensorSpec& t) {
   return values;
 }
 
-Norms norms_of(const WeightSource& source, const TensorSpec& t) {
-  const std::vector<float> values = values_of(source, t);
+/// `buffer` only grows: new pages for each matrix of a large model would take longer than all that is done with them.
+Norms norms_of(const WeightSource& source, const TensorSpec& t, std::vector<float>& buffer) {
+  if (buffer.size() < static_cast<size_t>(t.size())) buffer.resize(static_cast<size_t>(t.size()));
+  const std::span<float> values = std::span(buffer).first(static_cast<size_t>(t.size()));
+  read_values(source, t, {.rows = t.rows, .cols = t.cols}, values);
   Norms n{.rows = std::vector<double>(static_cast<size_t>(t.rows)),
           .cols = std::vector<double>(static_cast<size_t>(t.cols))};
   const auto square = [&](int64_t r, int64_t c) {
@@ -108,7 +112,9 @@ class StackPruner {
   std::string name(int layer, std::string_view tensor) const {
     return fmt::format("{}.layers.{}.{}", side_, layer, tensor);
   }
-  Norms norms(const std::string& name) const { return norms_of(*source_, dense_.at(name + ".weight")); }
+  Norms norms(const std::string& name) const {
+    return norms_of(*source_, dense_.at(name + ".weight"), buffer_);
+  }
 
   std::vector<int> kept_layers() const {
     const int stay =
@@ -118,7 +124,7 @@ class StackPruner {
       const std::string prefix = name(layer, "");
       for (const TensorSpec& t : dense_.tensors) {
         if (t.use == TensorUse::kProduct && t.name.starts_with(prefix))
-          sums[static_cast<size_t>(layer)] += norms_of(*source_, t).all();
+          sums[static_cast<size_t>(layer)] += norms_of(*source_, t, buffer_).all();
       }
     }
     return largest(sums, stay);
@@ -156,6 +162,7 @@ class StackPruner {
   SparsitySpec sparsity_;
   std::string side_;
   StackConfig stack_;
+  mutable std::vector<float> buffer_ = {};  // of the matrix that is looked at
 };
 
 Kept kept_parts(const WeightSource* source, const ModelConfig& config, const SparsitySpec& sparsity) {
