@@ -215,16 +215,23 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
     if constexpr (Format::kBitmap) {
       real ? core.multiply(a, first_pair, sum) : core.request(a, mine, first_pair, next);
     } else {
-      // A slot's next weights are under way while the other slots are multiplied. The first ones have code of their own, so that
-      // they do not wait for the instructions of products.
+      if constexpr (Format::kPlain || kSets > 2) {
+        // A slot's next weights are under way while the other slots are multiplied.
 #pragma unroll
-      for (int slot = 0; slot < kRowUnits; ++slot) {
-        if (!real) request(next, slot);
-      }
+        for (int slot = 0; slot < kRowUnits; ++slot) {
+          if (real) core.multiply(slot, w, sum);
+          if (next < p.tiles) request(next, slot);
+        }
+      } else {
+        // What is multiplied takes so many instructions that the first weights would wait for them in a cold cache.
+        if (real) {
 #pragma unroll
-      for (int slot = 0; slot < kRowUnits; ++slot) {
-        if (real) core.multiply(slot, w, sum);
-        if (real && next < p.tiles) request(next, slot);
+          for (int slot = 0; slot < kRowUnits; ++slot) core.multiply(slot, w, sum);
+        }
+        if (next < p.tiles) {
+#pragma unroll
+          for (int slot = 0; slot < kRowUnits; ++slot) request(next, slot);
+        }
       }
     }
     const float bias_now[2] = {bias[0], bias[1]};
