@@ -249,7 +249,8 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* no
 bool PlanBuilder::fuses_norm(const Stream& x, const DenseWeight& weight) const {
   const auto rows = static_cast<int>(x.rows.rows);
   return x.pending && !x.partial && x.addend.empty() &&
-         norm_prologue_pays(rows, static_cast<int>(weight.in())) && (rows == 1 || !weight.input_dtype);
+         norm_prologue_pays(rows, static_cast<int>(weight.in())) &&
+         (rows == 1 || !(weight.input_dtype || weight.sparse()));
 }
 
 PlanBuilder::ProductInput PlanBuilder::product_input(const Stream& x, const Dense& what, bool own,
