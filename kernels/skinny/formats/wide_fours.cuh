@@ -17,10 +17,9 @@ struct WideMetadata {
   __device__ void request(const WideArgs& a, const WideWalk& walk, int tile, int unit, int warp,
                           int lane) const {
     const WidePlan& p = a.plan;
-    if (tile >= p.tiles) return;
     const int first = walk.first_unit + unit;
     const int piece = lane % kWideMetadataUnits;
-    if (first + piece >= p.units) return;
+    if (tile >= p.tiles || first + piece >= p.units) return;
     const int last_row = p.planes() * p.n - 1;
     const uint32_t to = buffers + (turn ^ 1) * (kWideMetadataBytes / 2);
 #pragma unroll
@@ -32,6 +31,7 @@ struct WideMetadata {
                          (static_cast<int64_t>(row) * p.units + first + piece) * 16;
       cp_async_16(to + wide_metadata_piece(local, piece), from, 16);
     }
+    cp_async_commit();  // or nobody waits for them
   }
   /// By all lanes, once the last products of the other buffer have their metadata.
   __device__ void take_turn() {

@@ -47,13 +47,14 @@ struct WideProducer {
   __device__ void weights(int i, int stage) {
     const uint32_t barrier = shared.full(stage);
     barrier_arrive_expect(barrier, p.weight_bytes() + (has_x(i) ? p.x_bytes() : 0));
-    if constexpr (Format::kBitmap) return;
     const uint32_t to = shared.base + stage * p.stage_bytes;
     const int column = (walk.first_unit + unit) * Format::kColumns;
-    if (p.gated) {
-      copy_box(to, w_map, column, 0, 0, tile * (p.tile_outputs() / 8), barrier);
-    } else {
-      copy_box(to, w_map, column, tile * p.tile_rows(), barrier);
+    if constexpr (!Format::kBitmap) {
+      if (p.gated) {
+        copy_box(to, w_map, column, 0, 0, tile * (p.tile_outputs() / 8), barrier);
+      } else {
+        copy_box(to, w_map, column, tile * p.tile_rows(), barrier);
+      }
     }
     if (++unit == walk.units) {
       unit = 0;
