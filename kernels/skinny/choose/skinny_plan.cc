@@ -430,7 +430,7 @@ SkinnyConfig choose_skinny(const SkinnyProblem& problem, const SkinnyCard& card)
   const bool codes = !weight_format(problem).plain();
   // Several rows of x by the kernel of one read the weights as often: the way left where the wide kernel is none.
   const bool by_rows = problem.sparse != SparseWeights::kNone && wide_configs(problem, card).empty();
-  // 2:4 of one row too is faster in the wide kernel: 18.6 us against 27 at 8192 x 8192 (H200, 2026-11-29).
+  // 2:4 of one row too goes to the wide kernel: the kernel of one row took 27 us for 8192 x 8192 (H200, 2026-11-29).
   const bool wide_row = problem.sparse == SparseWeights::kTwoOfFour && !by_rows;
   if (((problem.m == 1 && !wide_row) || by_rows) && problem.dtype != DType::kF32) {
     const SkinnyConfig row = row_config(problem, card);
