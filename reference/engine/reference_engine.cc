@@ -41,6 +41,8 @@ void check_operation(const Case& c) {
   only("kv", c.kv, "same");
   only("sparsity", c.sparsity, "dense");
   only("calibration", c.calibration, "none");
+  only("tp", std::to_string(c.tp), "1");
+  only("dp", std::to_string(c.dp), "1");
 }
 
 CheckResult result(std::string reference, const Comparison& c) {

@@ -295,8 +295,14 @@ TEST_F(ReferenceEngineTest, NamesWhatItDoesNotCompute) {
     c.suite = Suite::kKernels;
     c.sparsity = "2:4";
   });
-  refused("tp", [](Case& c) { c.tp = 2; });
-  refused("dp", [](Case& c) { c.dp = 2; });
+  refused("tp", [](Case& c) {
+    c.suite = Suite::kKernels;
+    c.tp = 2;
+  });
+  refused("dp", [](Case& c) {
+    c.suite = Suite::kKernels;
+    c.dp = 2;
+  });
   refused("decode", [](Case& c) {
     c.suite = Suite::kDecoder;
     c.decode = "beam:4";
