@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "harness/base/host_device.h"
+#include "harness/parallel/parallel.h"
 #include "harness/weights/pruning/pruning.h"
 #include "harness/weights/storage.h"
 
@@ -15,9 +17,9 @@ constexpr double kIdBytes = 4;
 class Builder {
  public:
   Builder(const ModelConfig& config, Side side, const CostOptions& options)
-      : config_(config),
+      : config_(rank_config(config, options.degree)),
         side_(side),
-        stack_(side == Side::kEncoder ? config.encoder : config.decoder),
+        stack_(side == Side::kEncoder ? config_.encoder : config_.decoder),
         options_(options) {
     cost_.precision = options.form.precision;
   }
@@ -36,6 +38,7 @@ class Builder {
     const double bias = config_.bias ? static_cast<double>(out) * small_bytes() : 0;
     p.weight_bytes += stack_.layers * (matrix_bytes(TensorUse::kProduct, in, out) + bias);
     p.flops += stack_.layers * 2.0 * rows * static_cast<double>(in * out);
+    p.launches += stack_.layers;
   }
 
   /// A matrix [out, in] as it is stored.
@@ -57,6 +60,7 @@ class Builder {
     PhaseCost& p = at(kind);
     p.unit = ComputeUnit::kActivations;
     p.flops += stack_.layers * 4.0 * query_keys * static_cast<double>(inner());
+    p.launches += stack_.layers;
   }
 
   void norms(double count) {
@@ -68,6 +72,17 @@ class Builder {
     product(PhaseKind::kFfnUp, rows, config_.d_model, (config_.gated ? 2 : 1) * stack_.d_ff);
     product(PhaseKind::kFfnDown, rows, stack_.d_ff, config_.d_model);
   }
+
+  /// The sums of the embeddings and of `a_layer` sublayers a layer, over ranks; norms that follow are part of them.
+  void sums(double a_layer, double rows) {
+    if (options_.degree == 1) return;
+    PhaseCost& p = at(PhaseKind::kComm);
+    p.collectives = 1 + a_layer * layers();
+    p.collective_bytes = rows * config_.d_model * activation_bytes();
+  }
+
+  /// Rows of the vocabulary that this rank has.
+  int64_t vocab() const { return ceil_div(config_.vocab, options_.degree); }
 
   /// Norms around the layers: embedding norm and final norm.
   double outer_norms() const { return (config_.embedding_norm ? 1 : 0) + (config_.final_norm ? 1 : 0); }
@@ -88,7 +103,7 @@ class Builder {
   Cost take() { return std::move(cost_); }
 
  private:
-  const ModelConfig& config_;
+  const ModelConfig config_;
   Side side_;
   const StackConfig& stack_;
   CostOptions options_;
@@ -132,6 +147,9 @@ void Cost::add(const Cost& other, double times) {
     it->other_bytes += times * p.other_bytes;
     it->written_bytes += times * p.written_bytes;
     it->flops += times * p.flops;
+    it->launches += times * p.launches;
+    it->collectives += times * p.collectives;
+    it->collective_bytes = std::max(it->collective_bytes, p.collective_bytes);
   }
 }
 
@@ -139,7 +157,10 @@ Cost encoder_cost(const ModelConfig& config, std::span<const int32_t> lengths, c
   Builder b(config, Side::kEncoder, options);
   const double tokens = total(lengths);
   b.at(PhaseKind::kEmbed).other_bytes = tokens * kIdBytes;
+  b.at(PhaseKind::kEmbed).launches = 1;
   b.norms(2 * b.layers() + b.outer_norms());
+  if (options.degree == 1) b.at(PhaseKind::kNorm).launches = 2 * b.layers() + b.outer_norms();
+  b.sums(2, tokens);
   b.product(PhaseKind::kSelfQkv, tokens, config.d_model, 3 * b.inner());
   b.attention(PhaseKind::kSelfAttention,
               std::accumulate(lengths.begin(), lengths.end(), 0.0,
@@ -155,6 +176,7 @@ Cost cross_kv_cost(const ModelConfig& config, std::span<const int32_t> lengths, 
   const double tokens = total(lengths);
   b.product(PhaseKind::kCrossKv, tokens, config.d_model, 2 * b.inner());
   PhaseCost& p = b.at(PhaseKind::kCrossKv);
+  p.launches = 1;  // of all layers together
   p.other_bytes = tokens * config.d_model * b.activation_bytes();
   p.written_bytes = b.layers() * tokens * b.kv_token_bytes();
   return b.take();
@@ -167,6 +189,8 @@ Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> length
   const double histories = options.shared_history ? static_cast<double>(lengths.size()) : rows;
   const double source_tokens = total(lengths);
   b.at(PhaseKind::kEmbed).other_bytes = rows * kIdBytes;
+  b.at(PhaseKind::kEmbed).launches = 1;
+  b.sums(3, rows);
   b.norms(3 * b.layers() + b.outer_norms());
   b.product(PhaseKind::kSelfQkv, rows, config.d_model, 3 * b.inner());
   // The token's own key and value are written once and not read back: tgt positions move tgt - 1 reads and 1 write.
@@ -180,11 +204,18 @@ Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> length
   b.product(PhaseKind::kCrossOut, rows, b.inner(), config.d_model);
   b.ffn(rows);
   PhaseCost& head = b.at(PhaseKind::kHead);
-  head.weight_bytes = b.matrix_bytes(TensorUse::kHead, config.d_model, config.vocab) +
-                      (config.head_bias ? config.vocab * b.small_bytes() : 0);
+  head.weight_bytes = b.matrix_bytes(TensorUse::kHead, config.d_model, b.vocab()) +
+                      (config.head_bias ? static_cast<double>(b.vocab()) * b.small_bytes() : 0);
   if (options.form.head == HeadStorage::k16Bit) head.unit = ComputeUnit::kActivations;
-  head.flops = 2.0 * rows * config.d_model * config.vocab;
-  b.at(PhaseKind::kSelect).written_bytes = rows * kIdBytes;
+  head.flops = 2.0 * rows * config.d_model * static_cast<double>(b.vocab());
+  head.launches = 1;
+  PhaseCost& select = b.at(PhaseKind::kSelect);
+  select.written_bytes = rows * kIdBytes;
+  if (options.degree > 1) {  // the ranks' best: a score and an id each
+    select.launches = 1;
+    select.collectives = 1;
+    select.collective_bytes = 2 * rows * kIdBytes;
+  }
   return b.take();
 }
 

@@ -30,6 +30,9 @@ struct PhaseCost {
   double written_bytes = 0;  ///< K/V appended, outputs
   double flops = 0;
   ComputeUnit unit = ComputeUnit::kProduct;
+  double launches = 0;  ///< kernels that follow each other, as the CUDA engine has them where few rows fuse
+  double collectives = 0;       ///< that ranks do together; phase comm: all-reduces
+  double collective_bytes = 0;  ///< that a rank brings to each
 
   double bytes_read() const { return weight_bytes + kv_bytes + other_bytes; }
   double bytes() const { return bytes_read() + written_bytes; }
@@ -60,6 +63,8 @@ struct CostOptions {
   /// Beams of a source have a history in common, which may be read once for all; how much is up to the search, so that the
   /// least is counted: all of it. Samples share nothing that was generated.
   bool shared_history = false;
+  /// Ranks that the model is laid over: the cost is one rank's. Throws what rank_config() throws.
+  int degree = 1;
 };
 
 /// One encoder pass over sequences of these lengths, without the cross-K/V projection. Writes its output.

@@ -297,6 +297,45 @@ TEST_F(DriverTest, ListShowsWhatARunWouldDo) {
   EXPECT_EQ(f.err.find("no ceilings"), std::string::npos) << f.err;
 }
 
+// Without it a prediction for cards that are not here would pass for a measurement, or be made of nothing.
+TEST_F(DriverTest, ListModelsCardsThatAreNotHere) {
+  const std::string path = sweep({1, 64}, {{"tp", {1, 2}}, {"model", "t5-large"}});
+  const std::vector<std::string> list = {"list",      path,  "--engine", "reference",
+                                         "--bin-dir", bin(), "--tp",     "8"};
+  const auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> words = list;
+    words.insert(words.end(), more.begin(), more.end());
+    return tandem(words);
+  };
+  Finished f = with({});
+  EXPECT_EQ(f.code, 2);
+  EXPECT_NE(f.err.find("--tp needs the ceilings"), std::string::npos) << f.err;
+
+  Ceilings card;
+  card.machine = "a card";
+  card.read_gbs = card.copy_gbs = 4000;
+  card.empty_node_us = 1;
+  card.burst_tflops.fill(700);
+  const std::string file = (folder_ / "card.json").string();
+  std::ofstream(file) << json(card);
+  f = with({"--ceilings", file, "--json"});
+  ASSERT_EQ(f.code, 0) << f.err;
+  const json said = json::parse(f.out);
+  EXPECT_NE(said["model"].get<std::string>().find("not a measurement"), std::string::npos);
+  ASSERT_EQ(said["cases"].size(), 2u) << "each pass once, whatever its tp";
+  for (const json& row : said["cases"]) {
+    EXPECT_GT(row["tp_8"]["comm_us"].get<double>(), 0);
+    EXPECT_EQ(row["tp_1"]["comm_us"].get<double>(), 0);
+    EXPECT_LT(row["tp_8"]["work_us"].get<double>(), row["tp_1"]["work_us"].get<double>());
+  }
+  f = with({"--ceilings", file});
+  EXPECT_NE(f.err.find("a model, not a measurement"), std::string::npos) << f.err;
+  f = with({"--ceilings", file, "--cards-per-host", "4"});
+  EXPECT_EQ(f.code, 2);
+  EXPECT_NE(f.err.find("network-us"), std::string::npos) << f.err;
+  EXPECT_EQ(with({"--ceilings", file, "--cards-per-host", "4", "--network-us", "9"}).code, 0);
+}
+
 // Without it a case that is listed as skipped, which is nobody's fault, ends the run with a failure.
 TEST_F(DriverTest, ListAndRunSayTheSameOfCasesThatGetNoTime) {
   environment_["TANDEM_FAKE_FAULTS"] = "2:too-large,3:unsupported,4:broken";

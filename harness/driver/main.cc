@@ -85,6 +85,30 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
       "usable device, 4 not enough evidence to say.");
 }
 
+/// The model of several cards that `list` prints, and what it stands on.
+void add_links(CLI::App& list, tandem::ListRanksArgs& args) {
+  tandem::Links& l = args.links;
+  CLI::Option* tp =
+      list.add_option("--tp", args.tp,
+                      "instead: what a model of this many cards, which need not be here, says of each pass")
+          ->check(CLI::IsMember({2, 4, 8}));
+  list.add_option("--ceilings", args.ceilings,
+                  "with --tp: ceilings of a card, a file (default: those measured on this machine)")
+      ->needs(tp);
+  const auto number = [&](const char* name, double& value, const char* help) {
+    list.add_option(name, value, help)->needs(tp)->capture_default_str();
+  };
+  number("--card-gbs", l.card_gbs, "with --tp: GB/s of a card to its peers, one direction (NVLink 4)");
+  number("--call-us", l.call_us, "with --tp: us of an all-reduce of a few bytes within a host");
+  number("--network-gbs", l.network_gbs, "with --tp: GB/s of a card to other hosts, one direction");
+  list.add_option("--cards-per-host", l.cards_per_host, "with --tp: cards of a host")
+      ->needs(tp)
+      ->capture_default_str();
+  list.add_option("--network-us", l.network_us,
+                  "with --tp: us from host to host and back; needed with several")
+      ->needs(tp);
+}
+
 /// Everything but the two files and --ids-only is handed on to the suite, which knows what is allowed.
 CLI::App& add_generate(CLI::App& app, tandem::GenerateArgs& args) {
   CLI::App& generate = *app.add_subcommand(
@@ -181,6 +205,8 @@ int run(int argc, char** argv) {
       "list", "the cases of a sweep, their floors and times, which would get no time and why");
   add_case_options(list, list_args);
   list.add_flag("--json", as_json, "JSON instead of a table");
+  tandem::ListRanksArgs list_ranks;
+  add_links(list, list_ranks);
   add_bin_dir(list, list_args.bin_dir);
 
   fs::path doctor_bin = beside;
@@ -211,6 +237,7 @@ int run(int argc, char** argv) {
   if (duet.parsed()) return tandem::duet_command(duet_args);
   if (build.parsed()) return tandem::build_info_command();
   if (profile.parsed()) return tandem::profile_command(profile_args, passes);
+  if (list.parsed() && list_ranks.tp > 0) return tandem::list_ranks_command(list_args, list_ranks, as_json);
   if (list.parsed()) return tandem::list_command(list_args, as_json);
   if (doctor.parsed()) return tandem::doctor_command(doctor_bin, doctor_device, require_device);
   if (generate.parsed()) return tandem::generate_command(generate_args);

@@ -16,7 +16,8 @@ CostOptions options_of(const Case& c, std::optional<double> products_kept) {
           .kv = parse_kv(c.kv),
           .products_kept = products_kept,
           .rows_per_source = decode.beams,
-          .shared_history = decode.beams > 1};
+          .shared_history = decode.beams > 1,
+          .degree = c.tp};
 }
 
 void put_floor(Record& r, const std::optional<Floor>& floor) {

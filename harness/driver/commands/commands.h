@@ -5,12 +5,20 @@
 #include <string>
 #include <vector>
 
+#include "harness/cost/links.h"
 #include "harness/driver/session/session.h"
 
 namespace tandem {
 
 int run_command(const RunArgs& args);
 int list_command(const RunArgs& args, bool as_json);
+struct ListRanksArgs {
+  int tp = 0;            ///< ranks; 0: not asked for
+  std::string ceilings;  ///< a file; empty: those of this machine
+  Links links = {};
+};
+/// The same cases by a model of `tp` cards. Throws UsageError without ceilings and for links that the model cannot use.
+int list_ranks_command(const RunArgs& args, const ListRanksArgs& ranks, bool as_json);
 /// `passes`: names of harness/run/profile.h.
 int profile_command(const RunArgs& args, const std::vector<std::string>& passes);
 int doctor_command(const std::filesystem::path& bin_dir, int device, bool require_device);
