@@ -4,21 +4,29 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
+#include <string>
 
+#include "harness/base/error.h"
 #include "harness/base/testing/test_seed.h"
 #include "harness/weights/materialise.h"
 #include "harness/weights/values/seeded.h"
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/plan/builder.h"
-#include "reference/engine/plan_interpreter.h"
+#include "kernels/plan/kernel_check.h"
+#include "reference/engine/plan_ranks.h"
 #include "reference/model/decode.h"
 
 namespace tandem {
 namespace {
 
 struct Fixture {
-  Fixture() : host(host_weights(config, WeightsSpec{.seed = 11})), weights(host.weights()) {
+  Fixture() {
+    config.encoder.heads = config.decoder.heads = 8;
+    config.head_dim = 8;
+    config.vocab = 131;
+    load();
     batch = make_batch(config, {5, 1, 9}, test_seed());
     g.decoder_start_id = config.decoder_start_id;
     g.pad_id = config.pad_id;
@@ -26,22 +34,44 @@ struct Fixture {
     g.max_length = 8;
   }
 
-  StepPlan plan() const {
-    return kernels::build_plan({.config = config,
-                                .weights = weights,
-                                .precision = Precision::kFp32,
-                                .batch = batch.size(),
-                                .source_tokens = batch.tokens(),
-                                .max_source = batch.max_length,
-                                .capacity = g.max_length - 1,
-                                .generation = g});
+  void load() {
+    host = host_weights(config, WeightsSpec{.seed = 11});
+    weights = host.weights();
   }
+
+  kernels::PlanRequest request() const {
+    return {.config = config,
+            .weights = weights,
+            .precision = Precision::kFp32,
+            .batch = batch.size(),
+            .source_tokens = batch.tokens(),
+            .max_source = batch.max_length,
+            .capacity = g.max_length - 1,
+            .generation = g};
+  }
+  StepPlan plan() const { return kernels::build_plan(request()); }
 
   ModelConfig config = preset("tiny");
   HostWeights host;
   ModelWeights weights;
   TransformerBatch batch;
   GenerationConfig g;
+};
+
+/// The plans of `degree` ranks, each with the weights that it alone holds.
+struct Ranks {
+  Ranks(const Fixture& f, int degree) {
+    for (int rank = 0; rank < degree; ++rank) {
+      const WeightForm form{.slice = {.degree = degree, .rank = rank}};
+      hosts.push_back(host_weights(f.config, WeightsSpec{.seed = 11}, form));
+      kernels::PlanRequest request = f.request();
+      request.weights = hosts.back().weights();
+      request.slice = form.slice;
+      plans.push_back(kernels::build_plan(request));
+    }
+  }
+  std::vector<HostWeights> hosts;
+  std::vector<StepPlan> plans;
 };
 
 /// What an executor sets before the first step.
@@ -54,6 +84,11 @@ void start(reference::PlanInterpreter& run, const StepPlan& plan, const Fixture&
   run.set(plan_names::kPosition, std::vector<int32_t>{0});
   run.set(plan_names::kFinished, std::vector<int32_t>(rows, 0));
   run.set(plan_names::kRunning, std::vector<int32_t>{static_cast<int32_t>(rows)});
+  if (plan.has(plan_names::kRunningScores)) {  // only one of equal beams may be continued
+    std::vector<float> scores(rows, -1e9f);
+    for (size_t r = 0; r < rows; r += static_cast<size_t>(plan.rows_per_source)) scores[r] = 0;
+    run.set(plan_names::kRunningScores, scores);
+  }
   if (!plan.has(plan_names::kKeys)) return;
   std::vector<int32_t> keys;
   for (size_t r = 0; r < rows; ++r) {
@@ -65,15 +100,17 @@ void start(reference::PlanInterpreter& run, const StepPlan& plan, const Fixture&
   run.set(plan_names::kKeys, keys);
 }
 
-void expect_decoded_as_reference(const Fixture& f) {
-  const StepPlan plan = f.plan();
+void expect_decoded_as_reference(const Fixture& f, std::span<const StepPlan> plans) {
+  const StepPlan& plan = plans.front();
   const auto want = reference::decode(f.config, f.weights, f.batch, f.g);
-  reference::PlanInterpreter run(plan);
-  start(run, plan, f);
-  run.run(PlanSection::kEncoder);
-  run.run(PlanSection::kCrossKv);
-  for (int t = 0; t < plan.capacity && run.integers(plan_names::kRunning)[0] > 0; ++t)
-    run.run(PlanSection::kStep);
+  reference::RankInterpreters ranks(plans);
+  const reference::RankOrder order = reference::random_order(f.g.seed);
+  for (int r = 0; r < ranks.size(); ++r) start(ranks.rank(r), plan, f);
+  ranks.run(PlanSection::kEncoder, order);
+  ranks.run(PlanSection::kCrossKv, order);
+  for (int t = 0; t < plan.capacity && ranks.rank(0).integers(plan_names::kRunning)[0] > 0; ++t)
+    ranks.run(PlanSection::kStep, order);
+  reference::PlanInterpreter& run = ranks.rank(ranks.size() - 1);
 
   const bool beams = f.g.beams > 1;
   for (int s = 0; s < f.batch.size(); ++s) {
@@ -91,6 +128,16 @@ void expect_decoded_as_reference(const Fixture& f) {
       EXPECT_EQ(static_cast<size_t>(run.integers(plan_names::kLengths)[at]), h.tokens.size());
       EXPECT_NEAR(run.values(plan_names::kScores)[at], h.score, 1e-4);
     }
+  }
+}
+
+void expect_decoded_as_reference(const Fixture& f) {
+  const std::vector<StepPlan> whole = {f.plan()};
+  expect_decoded_as_reference(f, whole);
+  for (const int degree : {2, 8}) {
+    SCOPED_TRACE(degree);
+    const Ranks ranks(f, degree);
+    expect_decoded_as_reference(f, ranks.plans);
   }
 }
 
@@ -117,6 +164,29 @@ TEST(DecodingPlan, SamplesAndGreedyMatchTheReference) {
   f.g.top_p = 0.9;
   f.g.seed = test_seed();
   expect_decoded_as_reference(f);
+}
+
+// Rules that some candidates of each rank cannot follow would give another choice than the whole vocabulary.
+TEST(DecodingPlan, RanksRefuseWhatCandidatesCannotSay) {
+  const auto refused = [](const char* what, const std::function<void(GenerationConfig&)>& edit) {
+    Fixture f;
+    edit(f.g);
+    EXPECT_NO_THROW(f.plan());
+    try {
+      const Ranks ranks(f, 2);
+      ADD_FAILURE() << what;
+    } catch (const ImpossibleCase& error) {
+      EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
+    }
+  };
+  refused("top_k 0", [](GenerationConfig& g) {
+    g.sample = true;
+    g.top_k = 0;
+  });
+  refused("renormalise", [](GenerationConfig& g) { g.renormalise = true; });
+  Fixture f;
+  const Ranks ranks(f, 2);
+  EXPECT_THROW(kernels::check_kernels(ranks.plans[0]), UsageError) << "until kernels follow them";
 }
 
 // The stored logits of many beams are the largest buffer: a plan that forgot the beams would be too small.

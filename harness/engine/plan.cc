@@ -222,9 +222,22 @@ int64_t best_fit(std::vector<std::pair<int64_t, int64_t>> taken, int64_t start, 
 }  // namespace
 
 std::string_view op_name(const PlanOp& op) {
-  static constexpr std::array<std::string_view, 14> kNames = {
-      "embed", "norm",   "dense",  "activation", "encoder_attention", "self_attention", "cross_attention",
-      "head",  "select", "choose", "beam",       "quantise",          "comm",           "pick"};
+  static constexpr std::array<std::string_view, 16> kNames = {"embed",
+                                                              "norm",
+                                                              "dense",
+                                                              "activation",
+                                                              "encoder_attention",
+                                                              "self_attention",
+                                                              "cross_attention",
+                                                              "head",
+                                                              "select",
+                                                              "choose",
+                                                              "beam",
+                                                              "quantise",
+                                                              "comm",
+                                                              "pick",
+                                                              "row_sums",
+                                                              "candidates"};
   static_assert(kNames.size() == std::variant_size_v<decltype(PlanOp::body)>);
   return kNames[op.body.index()];
 }
@@ -289,12 +302,14 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.select(o.state, o.best);
                  },
                  [&](const ChooseOp& o) {
-                   for (const PlanTensor& t : {o.logits, o.rules, o.keys}) a.read(t);
+                   for (const PlanTensor& t : {o.logits, o.ranks.sums, o.ranks.candidates, o.rules, o.keys})
+                     a.read(t);
                    a.update(o.log_probabilities);
                    a.select(o.state);
                  },
                  [&](const BeamOp& o) {
-                   for (const PlanTensor& t : {o.logits, o.rules}) a.read(t);
+                   for (const PlanTensor& t : {o.logits, o.ranks.sums, o.ranks.candidates, o.rules})
+                     a.read(t);
                    a.write(o.best);
                    for (const PlanTensor& t :
                         {o.running_scores, o.ancestry, o.hypotheses, o.lengths, o.slots, o.scores})
@@ -310,6 +325,16 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.read(o.x);
                    a.write(o.y);
                    if (o.norm) a.norm(*o.norm);
+                 },
+                 [&](const RowSumsOp& o) {
+                   a.read(o.logits);
+                   a.write(o.sums);
+                 },
+                 [&](const CandidatesOp& o) {
+                   for (const PlanTensor& t :
+                        {o.logits, o.sums, o.rules, o.tokens, o.position, o.finished, o.running_scores})
+                     a.read(t);
+                   a.write(o.candidates);
                  },
                  [&](const PickOp& o) {
                    a.read(o.candidates);
@@ -348,6 +373,8 @@ std::vector<PlanWeight> weights_of(const PlanOp& op) {
                    if (o.norm) w.add(o.norm->weight);
                  },
                  [&](const PickOp&) {},
+                 [&](const RowSumsOp& o) { w.add("bias", o.bias); },
+                 [&](const CandidatesOp& o) { w.add("bias", o.bias); },
              },
              op.body);
   return std::move(w.list);

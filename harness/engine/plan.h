@@ -209,9 +209,39 @@ struct PickOp {
   TokenState state = {};
 };
 
+/// What ranks that split the vocabulary exchange to choose by the plan's GenerationConfig, logits staying where they are.
+struct RankChoices {
+  PlanTensor sums =
+      {};  ///< f32 [degree * rows, 2]: a rank's largest logit of a row, and the sum of exp(logit - largest)
+  PlanTensor candidates = {};  ///< i32 [degree * rows, 3 * n]: a row's n best of a rank, see CandidatesOp
+};
+
+/// The first of RankChoices.
+struct RowSumsOp {
+  PlanTensor logits = {};  ///< f32 [rows, ids of this rank]
+  TensorView bias = {};    ///< as wide, or empty
+  PlanTensor sums = {};    ///< f32 [rows, 2]
+};
+
+/// The second: the n best of this rank's ids after the rules, best first and of equal scores the lowest id first. Each is the
+/// bits of an fp32 score (a beam's with the beam's own), an id, and the bits of the logit; id -1: there are no more.
+struct CandidatesOp {
+  PlanTensor logits = {};  ///< f32 [rows, ids of this rank]
+  TensorView bias = {};    ///< as wide, or empty
+  PlanTensor sums = {};    ///< f32 [degree * rows, 2] of all ranks
+  int64_t first_id = 0;    ///< of the logits
+  PlanTensor rules = {};   ///< as ChooseOp
+  PlanTensor tokens = {};  ///< as TokenState, and so the next two
+  PlanTensor position = {};
+  PlanTensor finished = {};
+  PlanTensor running_scores = {};  ///< f32 [1, rows] when beams search, else empty
+  PlanTensor candidates = {};      ///< i32 [rows, 3 * n]
+};
+
 /// The next token of each row by the plan's GenerationConfig: the likeliest or a draw.
 struct ChooseOp {
-  PlanTensor logits = {};             ///< f32 [rows, vocab]
+  PlanTensor logits = {};             ///< f32 [rows, vocab], or empty where ranks split it
+  RankChoices ranks = {};             ///< then instead; sampling: as many candidates as top_k
   TensorView bias = {};               ///< [vocab] or empty
   TokenState state = {};              ///< tokens: what the rules look at
   PlanTensor rules = {};              ///< i32 [1, n]: the configuration's lists, as the kernels want them
@@ -221,11 +251,12 @@ struct ChooseOp {
 
 /// One step of beam search by the plan's GenerationConfig; a source's beams are rows that follow each other.
 struct BeamOp {
-  PlanTensor logits = {};          ///< f32 [rows, vocab]
-  TensorView bias = {};            ///< [vocab] or empty
-  TokenState state = {};           ///< tokens: of the running beams
-  PlanTensor rules = {};           ///< as ChooseOp
-  PlanTensor best = {};            ///< i32 [rows, 2 * kept]: continuations, a score and an id each
+  PlanTensor logits = {};  ///< f32 [rows, vocab], or empty where ranks split it
+  RankChoices ranks = {};  ///< then instead; as many candidates as a source keeps continuations
+  TensorView bias = {};    ///< [vocab] or empty
+  TokenState state = {};   ///< tokens: of the running beams
+  PlanTensor rules = {};   ///< as ChooseOp
+  PlanTensor best = {};    ///< i32 [rows, 2 * kept]: continuations, a score and an id each; empty with ranks
   PlanTensor running_scores = {};  ///< f32 [1, rows]
   PlanTensor ancestry = {};        ///< i32 [rows, columns], see SelfAttentionOp
   PlanTensor hypotheses = {};      ///< i32 [rows, columns]: finished sequences of a source, by slot
@@ -263,7 +294,7 @@ struct CommOp {
 struct PlanOp {
   Phase phase;
   std::variant<EmbedOp, NormOp, DenseOp, ActivationOp, EncoderAttentionOp, SelfAttentionOp, CrossAttentionOp,
-               HeadOp, SelectOp, ChooseOp, BeamOp, QuantiseOp, CommOp, PickOp>
+               HeadOp, SelectOp, ChooseOp, BeamOp, QuantiseOp, CommOp, PickOp, RowSumsOp, CandidatesOp>
       body;
 };
 /// "embed", "norm", "dense", ...

@@ -113,6 +113,8 @@ TEST(WeightsOf, NamesWhatAnOperationReads) {
   EXPECT_EQ(names({phase, SelectOp{.bias = view}}), "bias ");
   EXPECT_EQ(names({phase, ChooseOp{.bias = view}}), "bias ");
   EXPECT_EQ(names({phase, BeamOp{.bias = view}}), "bias ");
+  EXPECT_EQ(names({phase, RowSumsOp{.bias = view}}), "bias ");
+  EXPECT_EQ(names({phase, CandidatesOp{.bias = view}}), "bias ");
   EXPECT_EQ(names({phase, CommOp{.norm = NormOp{.weight = norm}}}), "norm.gamma norm.beta ");
 }
 

@@ -7,6 +7,7 @@
 #include "harness/base/error.h"
 #include "harness/base/host_device.h"
 #include "kernels/decoding/pack_rules.h"
+#include "kernels/decoding/top_list.h"
 #include "kernels/gemm/problem.h"
 #include "kernels/skinny/skinny_shape.h"
 
@@ -25,6 +26,17 @@ bool coded(DType dtype) {
   return dtype == DType::kF8 || dtype == DType::kI8 || dtype == DType::kI4;
 }
 
+/// Throws ImpossibleCase for rules that ranks of a split vocabulary cannot follow by some candidates each.
+void check_split(const GenerationConfig& g, int degree) {
+  const auto refuse = [&](std::string_view what) {
+    throw ImpossibleCase(
+        fmt::format("tp: {} ranks that split the vocabulary exchange candidates: {}", degree, what));
+  };
+  if (g.sample && (g.top_k < 1 || g.top_k > kListCapacity))
+    refuse(fmt::format("top_k {} is not allowed; 1 to {}", g.top_k, kListCapacity));
+  if (g.renormalise && !g.sample) refuse("renormalise is not allowed, it needs all scores a second time");
+}
+
 }  // namespace
 
 KernelChoice parse_kernel(std::string_view text) {
@@ -39,12 +51,7 @@ PlanBuilder::PlanBuilder(const PlanRequest& request)
   plan_.slice = request.slice.value_or(TensorSlice{});
   const auto [degree, rank] = plan_.slice;
   plan_.config = rank_config(request.config, degree);
-  if (degree > 1 && request.generation) {
-    throw ImpossibleCase(fmt::format(
-        "tp: {} ranks choose tokens greedily by the bare logits; no plan has other rules over a split "
-        "vocabulary yet",
-        degree));
-  }
+  if (degree > 1 && request.generation) check_split(*request.generation, degree);
   vocabulary_ = vocabulary_slice(request.config.vocab, degree, rank);
   plan_.precision = request.precision;
   plan_.batch = request.batch;
@@ -322,10 +329,35 @@ std::optional<RankBest> PlanBuilder::rank_best(int64_t rows) {
 }
 
 void PlanBuilder::pick(const RankBest& best, const TokenState& token) {
-  const PlanTensor& mine = best.candidates;
-  const PlanTensor all = scratch("head.bests", DType::kI32, mine.rows * plan_.slice.degree, mine.cols);
-  add(PhaseKind::kComm, CommOp{.kind = CommKind::kAllGather, .x = mine, .y = all});
+  const PlanTensor all = gathered(best.candidates, "head.bests");
   add(PhaseKind::kSelect, PickOp{.candidates = all, .state = token});
+}
+
+PlanTensor PlanBuilder::gathered(const PlanTensor& mine, std::string_view name) {
+  const DType dtype = plan_.buffers.at(static_cast<size_t>(mine.buffer)).dtype;
+  const PlanTensor all = scratch(name, dtype, mine.rows * plan_.slice.degree, mine.cols);
+  add(PhaseKind::kComm, CommOp{.kind = CommKind::kAllGather, .x = mine, .y = all});
+  return all;
+}
+
+RankChoices PlanBuilder::rank_choices(const PlanTensor& logits, const TensorView& bias,
+                                      const TokenState& token, const PlanTensor& rules,
+                                      const PlanTensor& running_scores, int64_t count) {
+  const PlanTensor sums = scratch("select.sums", DType::kF32, logits.rows, 2);
+  add(PhaseKind::kSelect, RowSumsOp{.logits = logits, .bias = bias, .sums = sums});
+  const PlanTensor all_sums = gathered(sums, "select.all_sums");
+  const PlanTensor mine = scratch("select.candidates", DType::kI32, logits.rows, 3 * count);
+  add(PhaseKind::kSelect, CandidatesOp{.logits = logits,
+                                       .bias = bias,
+                                       .sums = all_sums,
+                                       .first_id = vocabulary_.first,
+                                       .rules = rules,
+                                       .tokens = token.tokens,
+                                       .position = token.position,
+                                       .finished = token.finished,
+                                       .running_scores = running_scores,
+                                       .candidates = mine});
+  return {.sums = all_sums, .candidates = gathered(mine, "select.all_candidates")};
 }
 
 void PlanBuilder::head(const Stream& x, const DenseWeight& padded, const TokenState& token,
@@ -394,23 +426,34 @@ void PlanBuilder::choose(const PlanTensor& logits, const TensorView& bias, const
   };
   if (g.beams == 1) {
     ChooseOp op{.logits = logits, .bias = bias, .state = token, .rules = rules};
+    if (split()) {
+      op.ranks = rank_choices(logits, bias, token, rules, {}, g.sample ? g.top_k : 1);
+      op.logits = {};
+      op.bias = {};
+    }
     if (g.sample) op.keys = state(plan_names::kKeys, DType::kI32, 1, 2 * rows, BufferRole::kInput);
     op.log_probabilities = state(plan_names::kLogProbabilities, DType::kF32, rows, request_.capacity);
     add(PhaseKind::kSelect, op);
     return;
   }
-  add(PhaseKind::kSelect,
-      BeamOp{.logits = logits,
-             .bias = bias,
-             .state = token,
-             .rules = rules,
-             .best = scratch("beam.best", DType::kI32, rows, int64_t{2} * packed.rules.kept),
-             .running_scores = of_rows(plan_names::kRunningScores, DType::kF32),
-             .ancestry = ancestry,
-             .hypotheses = state(plan_names::kHypotheses, DType::kI32, rows, request_.capacity),
-             .lengths = of_rows(plan_names::kLengths, DType::kI32),
-             .slots = of_rows(plan_names::kSlots, DType::kI32),
-             .scores = of_rows(plan_names::kScores, DType::kF32)});
+  BeamOp op{.logits = logits,
+            .bias = bias,
+            .state = token,
+            .rules = rules,
+            .best = split() ? PlanTensor{}
+                            : scratch("beam.best", DType::kI32, rows, int64_t{2} * packed.rules.kept),
+            .running_scores = of_rows(plan_names::kRunningScores, DType::kF32),
+            .ancestry = ancestry,
+            .hypotheses = state(plan_names::kHypotheses, DType::kI32, rows, request_.capacity),
+            .lengths = of_rows(plan_names::kLengths, DType::kI32),
+            .slots = of_rows(plan_names::kSlots, DType::kI32),
+            .scores = of_rows(plan_names::kScores, DType::kF32)};
+  if (split()) {
+    op.ranks = rank_choices(logits, bias, token, rules, op.running_scores, packed.rules.kept);
+    op.logits = {};
+    op.bias = {};
+  }
+  add(PhaseKind::kSelect, op);
 }
 
 StepPlan PlanBuilder::finish() {

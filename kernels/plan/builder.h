@@ -158,6 +158,11 @@ class PlanBuilder {
   std::optional<RankBest> rank_best(int64_t rows);
   /// The next token of all ranks' candidates.
   void pick(const RankBest& best, const TokenState& state);
+  /// `mine` of every rank, one below the other.
+  PlanTensor gathered(const PlanTensor& mine, std::string_view name);
+  /// What the ranks of a split vocabulary choose from: `count` candidates of each row and rank.
+  RankChoices rank_choices(const PlanTensor& logits, const TensorView& bias, const TokenState& token,
+                           const PlanTensor& rules, const PlanTensor& running_scores, int64_t count);
   void choose(const PlanTensor& logits, const TensorView& bias, const TokenState& state,
               const PlanTensor& ancestry);
 

@@ -112,8 +112,10 @@ class KernelCheck {
             "`group` must divide the columns into the scales");
   }
   void operator()(const SelectOp& o) const { logits(o.logits, o.bias); }
-  void operator()(const ChooseOp& o) const { logits(o.logits, o.bias); }
-  void operator()(const BeamOp& o) const { logits(o.logits, o.bias); }
+  void operator()(const ChooseOp& o) const { whole(o.logits, o.bias); }
+  void operator()(const BeamOp& o) const { whole(o.logits, o.bias); }
+  void operator()(const RowSumsOp&) const { require(false, kNotSplit); }
+  void operator()(const CandidatesOp&) const { require(false, kNotSplit); }
 
  private:
   DType type(const PlanTensor& t) const { return plan_.buffers.at(t.buffer).dtype; }
@@ -197,6 +199,12 @@ class KernelCheck {
     require(codes != kv.scales.empty(), "keys and values in 8 bits go with their scales");
     require(kv.scales_name, kv.scales, kFloat);
     require(!codes || type(q) == DType::kBF16, "keys and values in 8 bits go with bf16");
+  }
+  static constexpr std::string_view kNotSplit =
+      "no kernel here follows a GenerationConfig over a vocabulary that ranks split";
+  void whole(const PlanTensor& all, const TensorView& bias) const {
+    require(!all.empty(), kNotSplit);
+    logits(all, bias);
   }
   void logits(const PlanTensor& logits, const TensorView& bias) const {
     require("logits", logits, {DType::kF32});

@@ -192,6 +192,13 @@ void PlanInterpreter::set(std::string_view buffer, std::span<const int32_t> valu
     write_int({.buffer = index, .rows = 1, .cols = n, .stride = n}, 0, i, values[i]);
 }
 
+void PlanInterpreter::set(std::string_view buffer, std::span<const float> values) {
+  const int index = plan_.find(buffer);
+  const auto n = static_cast<int64_t>(values.size());
+  if (n > plan_.buffers[index].elements) throw Error(fmt::format("plan: {} values for '{}'", n, buffer));
+  write(PlanTensor{.buffer = index, .rows = 1, .cols = n, .stride = n}, MatrixView(values.data(), 1, n));
+}
+
 std::vector<int32_t> PlanInterpreter::integers(std::string_view buffer) const {
   const int index = plan_.find(buffer);
   const int64_t n = plan_.buffers[index].elements;

@@ -33,6 +33,7 @@ class PlanInterpreter {
 
   /// Fills a buffer by name (inputs and states) from its start.
   void set(std::string_view buffer, std::span<const int32_t> values);
+  void set(std::string_view buffer, std::span<const float> values);
   /// A buffer's integers.
   std::vector<int32_t> integers(std::string_view buffer) const;
   /// Those of a part of a buffer. Throws Error for what nobody wrote.
@@ -75,6 +76,8 @@ class PlanInterpreter {
   void apply(const QuantiseOp& op);
   void apply(const CommOp& op);
   void apply(const PickOp& op);
+  void apply(const RowSumsOp& op);
+  void apply(const CandidatesOp& op);
 
   /// x of a product: normalised, and quantised where its matrix asks for that.
   Matrix product_input(const PlanTensor& x, const PlanTensor& x_scales, const std::optional<NormWeight>& norm,
@@ -103,6 +106,17 @@ class PlanInterpreter {
   void norm(const NormOp& op, const Matrix& x);
   Matrix with_bias(Matrix logits, const TensorView& bias) const;
   void advance(const BeamOp& op, int source, int position);
+  /// A rank's candidate, as CandidatesOp leaves it.
+  struct RankCandidate {
+    float score = 0;
+    int32_t id = -1;
+    float logit = 0;
+  };
+  std::vector<RankCandidate> rank_candidates(const RankChoices& ranks, int64_t row) const;
+  /// log(softmax) of logits of `row`, from the sums of all ranks.
+  std::vector<float> log_softmax_of_ranks(const PlanTensor& sums, int64_t row,
+                                          std::span<const float> logits) const;
+  std::vector<int32_t> tokens_so_far(const PlanTensor& tokens, int64_t row, int position) const;
   void finish_step(const TokenState& state);
   bool finished(const PlanTensor& flags, int64_t row) const;
 

@@ -64,6 +64,17 @@ class Attributes {
             "its norm reads the place of x");
     (*this)(*o.norm);
   }
+  void operator()(const RowSumsOp& o) const {
+    require(o.sums.rows == o.logits.rows && o.sums.cols == 2, "it needs two `sums` a row");
+  }
+  void operator()(const CandidatesOp& o) const {
+    require(plan_.generation.has_value(), "it needs a GenerationConfig");
+    require(o.candidates.rows == o.logits.rows && o.candidates.cols % 3 == 0 && o.candidates.cols > 0,
+            "it needs three `candidates` values a row each");
+    require(o.sums.rows == plan_.slice.degree * o.logits.rows, "it needs the `sums` of all ranks");
+    require(o.running_scores.empty() == (plan_.generation->beams == 1), "`running_scores` go with beams");
+    require(!o.finished.empty(), "it needs `finished`");
+  }
   void operator()(const PickOp& o) const {
     require(o.candidates.rows == 2 * plan_.slice.degree, "it needs a score and an id of every rank");
   }
@@ -86,11 +97,13 @@ class Attributes {
   void operator()(const ChooseOp& o) const {
     require(plan_.generation && plan_.generation->beams == 1, "it needs a GenerationConfig of one beam");
     require(o.keys.empty() != plan_.generation->sample, "`keys` go with sampling");
+    choices(o.logits, o.ranks);
     counters(o.state);
   }
   void operator()(const BeamOp& o) const {
     require(plan_.generation && plan_.generation->beams == plan_.rows_per_source && !plan_.generation->sample,
             "it needs a GenerationConfig of as many beams as a source has rows, and no sampling");
+    choices(o.logits, o.ranks);
     counters(o.state);
   }
 
@@ -112,6 +125,11 @@ class Attributes {
   }
   void best(const TokenState& s, const std::optional<RankBest>& b) const {
     require(s.next_ids.empty() == b.has_value(), "it needs `state` or `best`, one of them");
+  }
+  void choices(const PlanTensor& logits, const RankChoices& ranks) const {
+    const bool split = plan_.slice.degree > 1;
+    require(logits.empty() == split && ranks.sums.empty() != split && ranks.candidates.empty() != split,
+            "it needs `logits`, or with several ranks their `sums` and `candidates`");
   }
   void counters(const TokenState& s) const {
     require(!s.finished.empty() && !s.running.empty(), "it needs `finished` and `running`");

@@ -21,13 +21,9 @@ std::vector<Beam> best(std::vector<Beam> beams, int count) {
 }
 
 /// The `count` best continuations of all running beams by one token.
-std::vector<Beam> continuations(const GenerationConfig& g, const std::vector<Beam>& running,
-                                const Matrix& logits, int count, const VocabularyPart& part) {
-  struct Candidate {
-    float score;
-    int32_t beam, token;  // beam -1: none
-  };
-  std::vector<Candidate> all;
+std::vector<Continuation> continuations(const GenerationConfig& g, const std::vector<Beam>& running,
+                                        const Matrix& logits, size_t count, const VocabularyPart& part) {
+  std::vector<Continuation> all;
   for (size_t b = 0; b < running.size(); ++b) {
     std::vector<float> scores = log_softmax({logits.row(b), static_cast<size_t>(logits.cols)}, part);
     process(g, running[b].tokens, scores, part);
@@ -36,24 +32,19 @@ std::vector<Beam> continuations(const GenerationConfig& g, const std::vector<Bea
           {scores[t] + running[b].score, static_cast<int32_t>(b), static_cast<int32_t>(part.first + t)});
     }
   }
-  const auto better = [](const Candidate& a, const Candidate& b) {
-    return a.score != b.score ? a.score > b.score : std::pair(a.beam, a.token) < std::pair(b.beam, b.token);
-  };
-  const auto keep_best = [&] {
-    const auto kept = std::min(static_cast<size_t>(count), all.size());
-    std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(kept), all.end(), better);
-    all.resize(kept);
-  };
-  keep_best();
-  if (part.ranks != nullptr) {
-    all.resize(static_cast<size_t>(count), {.score = 0, .beam = -1, .token = 0});
-    all = from_ranks(part.ranks, std::span<const Candidate>(all));
-    std::erase_if(all, [](const Candidate& c) { return c.beam < 0; });
-    keep_best();
-  }
+  all = best_continuations(std::move(all), count);
+  if (part.ranks == nullptr) return all;
+  all.resize(count);
+  all = from_ranks(part.ranks, std::span<const Continuation>(all));
+  std::erase_if(all, [](const Continuation& c) { return c.beam < 0; });
+  return all;
+}
 
+/// The beams that continue so.
+std::vector<Beam> continued(const GenerationConfig& g, const std::vector<Beam>& running,
+                            const std::vector<Continuation>& by) {
   std::vector<Beam> kept;
-  for (const Candidate& c : all) {
+  for (const Continuation& c : by) {
     Beam beam{.tokens = running[c.beam].tokens, .score = c.score, .parent = c.beam, .finished = false};
     beam.tokens.push_back(c.token);
     beam.finished = std::find(g.eos_ids.begin(), g.eos_ids.end(), c.token) != g.eos_ids.end() ||
@@ -86,6 +77,16 @@ bool all_finished(const std::vector<Beam>& beams) {
 
 }  // namespace
 
+std::vector<Continuation> best_continuations(std::vector<Continuation> all, size_t count) {
+  const auto better = [](const Continuation& a, const Continuation& b) {
+    return a.score != b.score ? a.score > b.score : std::pair(a.beam, a.token) < std::pair(b.beam, b.token);
+  };
+  count = std::min(count, all.size());
+  std::partial_sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count), all.end(), better);
+  all.resize(count);
+  return all;
+}
+
 BeamSearch::BeamSearch(const GenerationConfig& g)
     : g_(g),
       running_(g.beams, Beam{.tokens = {g.decoder_start_id}, .score = kHopeless}),
@@ -95,10 +96,16 @@ BeamSearch::BeamSearch(const GenerationConfig& g)
   for (int b = 0; b < g.beams; ++b) running_[b].parent = b;
 }
 
+size_t BeamSearch::kept() const {
+  return std::max<size_t>(2, 1 + g_.eos_ids.size()) * static_cast<size_t>(g_.beams);
+}
+
 void BeamSearch::advance(const Matrix& logits, const VocabularyPart& part) {
-  // Enough candidates that as many running beams are left even if every beam ends in every way it can.
-  const int kept = std::max(2, 1 + static_cast<int>(g_.eos_ids.size())) * g_.beams;
-  const std::vector<Beam> next = continuations(g_, running_, logits, kept, part);
+  advance(continuations(g_, running_, logits, kept(), part));
+}
+
+void BeamSearch::advance(std::vector<Continuation> found) {
+  const std::vector<Beam> next = continued(g_, running_, best_continuations(std::move(found), kept()));
 
   std::vector<Beam> open = next;
   for (Beam& b : open) b.score += b.finished ? kHopeless : 0;

@@ -25,6 +25,15 @@ struct Beam {
   bool finished = false;  ///< ended by eos or by its length
 };
 
+/// A running beam, by its place, and a token that continues it.
+struct Continuation {
+  float score = 0;
+  int32_t beam = -1;
+  int32_t token = 0;
+};
+/// The `count` best, best first; of equal scores the earlier beam's, then the lower token.
+std::vector<Continuation> best_continuations(std::vector<Continuation> all, size_t count);
+
 /// The search between two steps.
 class BeamSearch {
  public:
@@ -37,6 +46,10 @@ class BeamSearch {
   /// Takes the logits [beams, vocab] that follow the running beams; of a part of the vocabulary, each rank's best
   /// continuations are searched together.
   void advance(const Matrix& logits, const VocabularyPart& part = {});
+  /// The same, from the continuations that were found: at least as many as kept(), where there are so many.
+  void advance(std::vector<Continuation> found);
+  /// Continuations looked at: enough that g.beams go on even if every beam ends in every way it can.
+  size_t kept() const;
   /// The g.beams best that have finished, best first; empty tokens where fewer have.
   const std::vector<Beam>& finished() const { return finished_; }
 

@@ -24,7 +24,10 @@ std::vector<float> log_softmax(std::span<const float> row, const VocabularyPart&
   const float largest = *std::max_element(largest_of.begin(), largest_of.end());
   double sum = 0;
   for (const float v : row) sum += std::exp(static_cast<double>(v) - largest);
-  const double log_sum = std::log(sum_of_ranks(part.ranks, sum));
+  return log_softmax(row, largest, std::log(sum_of_ranks(part.ranks, sum)));
+}
+
+std::vector<float> log_softmax(std::span<const float> row, float largest, double log_sum) {
   std::vector<float> out(row.size());
   for (size_t i = 0; i < row.size(); ++i) {
     out[i] = static_cast<float>(static_cast<double>(row[i]) - largest - log_sum);

@@ -17,6 +17,8 @@ inline constexpr float kNever = -__builtin_huge_valf();
 
 /// log(softmax(row)), [vocab] -> [vocab]; the sum is in double, of ranks in their order.
 std::vector<float> log_softmax(std::span<const float> row, const VocabularyPart& part = {});
+/// The same from the largest value of all and the logarithm of the sum of exp(value - largest).
+std::vector<float> log_softmax(std::span<const float> row, float largest, double log_sum);
 
 /// Every score of a token of `tokens`, once: divided by `penalty` where it is positive, multiplied where negative.
 void penalise_repetition(std::span<float> scores, std::span<const int32_t> tokens, double penalty,
