@@ -15,8 +15,7 @@
 
 namespace tandem::kernels {
 
-/// The form as it is stored on a card: without what masks remove in bf16, whose own products read such storage. In every other
-/// precision the removed weights are zeros, and the dense kernels compute with them.
+/// The form as it is stored on a card: what masks remove is zeros there today, and the dense kernels compute with them.
 WeightForm card_form(WeightForm form);
 
 struct DeviceModel {
