@@ -44,24 +44,15 @@ TEST_F(Axes, CrossOnTheReference) {
   const SweepCases all = load_sweep("suites/axes.json", {.engine = "reference"});
   EXPECT_TRUE(all.skipped.empty());
   std::map<std::string, int> found;
-  size_t measured = 0;
   for (const Record& r : read_records((folder_ / "run" / "records.jsonl").string(), nullptr)) {
     SCOPED_TRACE(case_name(r.c));
     ++found[case_id(r.c)];
-    if (r.status == Status::kOk) {
-      ++measured;
-      EXPECT_TRUE(r.check && r.check->error <= r.check->tolerance);
-      EXPECT_EQ(r.accuracy.has_value(), is_lossy(r.c));
-      continue;
-    }
-    EXPECT_EQ(r.status, Status::kSkipped) << r.reason.value_or("");
-    // What one process of this engine does not compute.
-    const std::string reason = r.reason.value_or("");
-    EXPECT_TRUE((r.c.tp > 1 && reason.starts_with("tp:")) || reason.starts_with("sparsity:")) << reason;
+    ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
+    EXPECT_TRUE(r.check && r.check->error <= r.check->tolerance);
+    EXPECT_EQ(r.accuracy.has_value(), is_lossy(r.c));
   }
   EXPECT_EQ(found.size(), all.cases.size());
   for (const auto& [id, times] : found) EXPECT_EQ(times, 1) << id;
-  EXPECT_GE(measured, 16u);
 }
 
 }  // namespace
