@@ -1,4 +1,4 @@
-// The phases that cost, plan, records and traces share (README, "Words"), and the guard that marks one on the host
+// The phases that cost, plan, records and traces share, and the guard that marks one on the host
 // timeline. A fused kernel carries the phase of its main operation.
 #pragma once
 

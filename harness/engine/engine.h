@@ -1,4 +1,4 @@
-// The interface of everything that can compute a case: the CUDA engine, the reference, a peer. README, "Adding an engine".
+// The interface of everything that can compute a case: the CUDA engine, the reference, a peer. harness/driver/PROTOCOL.md.
 #pragma once
 
 #include <cstdint>

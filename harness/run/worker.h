@@ -81,7 +81,7 @@ class Worker {
 /// What a process does with its cases.
 enum class ServeMode : uint8_t { kMeasure, kValidate, kSupported, kProfile, kProfileSupported };
 
-/// The worker protocol (README, "Adding an engine"): reads the JSON array of cases in `cases_path`, goes through them in that
+/// The worker protocol (harness/driver/PROTOCOL.md): reads the JSON array of cases in `cases_path`, goes through them in that
 /// order and writes one JSON line each to `out`, flushed. `pass`: of kProfile.
 void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, std::ostream& out,
                  ProfilePass pass = ProfilePass::kNode);

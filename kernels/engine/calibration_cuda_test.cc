@@ -75,7 +75,7 @@ TEST(CalibrationCuda, HoldsTheReferencesValues) {
     const Output got = engine.forced_logits(batch.source, batch.tokens, batch.steps);
     const Output want = reference.forced_logits(batch.source, batch.tokens, batch.steps);
     // Rows are quantised after they were rounded to bf16, so some codes are their neighbours: as much as that changes the
-    // reference, times four (README, "Tolerances").
+    // reference, times four (harness/run/MEASURING.md).
     reference.take(Inputs::kRounded);
     const Output rounded = reference.forced_logits(batch.source, batch.tokens, batch.steps);
     reference.take(Inputs::kOwn);

@@ -86,8 +86,8 @@ def test_the_precision_sweep() -> None:
         for axes in shard(number):
             twin = axes | {"precision": "bf16", "kv": "same"}
             assert case_name(twin) in names[number], "both halves hold the bf16 case of each of their own"
-    readme = (REPOSITORY / "README.md").read_text()
-    assert all(f"--filter '{pattern}'" in readme for pattern in PRECISION_SHARDS)
+    page = (REPOSITORY / "reports" / "READING.md").read_text()
+    assert all(f"--filter '{pattern}'" in page for pattern in PRECISION_SHARDS)
 
 
 # Breaks when the sweep of pruning loses a cell, a pattern its dense case, or a reduced shape its twin.
