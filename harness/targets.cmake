@@ -27,9 +27,10 @@ function(tandem_library name)
   target_link_libraries(${name} PUBLIC tandem_flags ${ARG_DEPS})
 endfunction()
 
-# Tests with label gpu run beside each other, and most compute small products on the host: threads that spin at the end of
-# each loop would take the cores from each other.
-set(TANDEM_GPU_TEST_ENVIRONMENT OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive)
+# Tests run beside each other, and many compute small products on the host: threads that spin at the end of each loop would
+# take the cores from each other.
+set(TANDEM_TEST_ENVIRONMENT OMP_WAIT_POLICY=passive)
+set(TANDEM_GPU_TEST_ENVIRONMENT OMP_NUM_THREADS=2 ${TANDEM_TEST_ENVIRONMENT})
 
 # tandem_test(NAME SOURCES ... DEPS ... LABELS ... ENVIRONMENT ... ALONE SHARDS n): a GoogleTest binary and its ctest entry.
 # ALONE: it measures time or free memory of a card, so that no other test may run beside it.
@@ -43,6 +44,8 @@ function(tandem_test name)
   target_link_libraries(${name} PRIVATE tandem_flags ${ARG_DEPS} GTest::gtest_main)
   if("gpu" IN_LIST ARG_LABELS AND NOT ARG_ALONE)
     list(APPEND ARG_ENVIRONMENT ${TANDEM_GPU_TEST_ENVIRONMENT})
+  elseif(NOT ARG_ALONE)
+    list(APPEND ARG_ENVIRONMENT ${TANDEM_TEST_ENVIRONMENT})
   endif()
   tandem_test_entries(${name} ${name} SHARDS "${ARG_SHARDS}" LABELS "${ARG_LABELS}" ENVIRONMENT ${ARG_ENVIRONMENT})
   if(ARG_ALONE)
