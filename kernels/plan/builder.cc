@@ -295,9 +295,8 @@ void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const
     add(what.kind, op);
     return;
   }
-  const bool structured =
-      request_.structured && w.two_of_four && !coded(w.weight.dtype) && dtype_ != DType::kF32 &&
-      structured_takes(in.x.rows, w.weight.rows, w.in());
+  const bool structured = request_.structured && w.two_of_four && !coded(w.weight.dtype) &&
+                          dtype_ != DType::kF32 && structured_takes(in.x.rows, w.weight.rows, w.in());
   if (structured) op.kernel = DenseKernel::kStructured;
   if (!structured && !w.input_dtype && (coded(w.weight.dtype) || w.sparse()))
     op.scratch = scratch(phase_path(phase(what.kind)) + ".weight", dtype_, w.weight.rows, w.in());
