@@ -83,9 +83,9 @@ void config(std::span<const std::byte> data) {
     const Family family = read_family(j);
     const ModelConfig c = read_hf_config(family, j);
     check(c);
-    read_generation(json(), j, c.vocab, is_t5(family));
+    read_generation(json(), j, c.vocab);
   });
-  allow_errors([&] { read_generation(j, json(), 1000, false); });
+  allow_errors([&] { read_generation(j, json(), 1000); });
   allow_errors([&] { check(j.get<ModelConfig>()); });
 }
 
