@@ -147,7 +147,7 @@ TEST_P(Formats, MatchTheReferenceInTheSameFormat) {
   int skipped = 0;
   for (size_t i = static_cast<size_t>(GetParam()); i < cases.size(); i += kFormatParts) {
     CoverCase c = cases[i];
-    // `auto` leaves codes by codes of several rows to the library.
+    // Half of them by `own`, which refuses what `auto` leaves to the library.
     if (c.kernel == "auto" && i % 2 == 1 && c.lengths.size() <= kSkinnyMaxRows) c.kernel = "own";
     fmt::print("{} {}\n", c.kernel, c.text);
     try {

@@ -42,8 +42,10 @@ Says of every case whether build B is slower than build A, from paired workers:
                    at most alpha, and so is that of any false "faster" (signed-rank test, Holm over the cases)
   same             the interval lies wholly inside the equivalence band
   unknown          not enough evidence; says how many more pairs would decide
-  not-comparable   another card, driver, clock setting, regime or L2 state
-  missing, failed  measured in A but not in B; a new failure in B
+  not-comparable   another card, driver, clock setting, build type, regime or L2 state; a time of A that does
+                   not count
+  missing, failed  measured in A but not in B; a new failure in B, or a time that does not count: its output
+                   changed, its error is over its tolerance, a profiler was mapped
   inaccurate       a lossy case (8-bit or 4-bit types, sparsity) whose error against dense fp32 is over 1.1
                    times A's and beyond noise; where a side does not state its accuracy, or states it
                    on other tokens, it is not-comparable
@@ -61,6 +63,7 @@ exit codes:
   1  something is slower, inaccurate, failed or missing, or the output could not be written
   2  usage, an input that cannot be read, no case in common, or nothing comparable
   4  not 1, but something is unknown or not comparable
+  70 a fault of this tool: no verdict
 """
 FORMATS = ("terminal", "markdown", "junit", "github", "html", "json")
 
