@@ -23,7 +23,7 @@ enum class KernelChoice : uint8_t {
 KernelChoice parse_kernel(std::string_view text);
 
 /// `auto` gives products of weights in the type of activations to the own kernels up to this many rows; from there on the
-/// library's are faster at the models' shapes (kernels/PERFORMANCE.md, "Skinny products").
+/// library's are faster at the models' shapes (kernels/LOG.md, "Skinny products").
 inline constexpr int kAutoOwnRows = 16;
 /// The same where the products run on warpgroup tensor cores: 16-bit types on sm_90a.
 inline constexpr int kAutoWideRows = 64;

@@ -38,7 +38,7 @@ struct PlainFormat {
 };
 
 /// a / 2 + b for two bf16. Not a sum, nor a product by 1, which the compiler makes a sum of: sums of two bf16 registers are a
-/// suspect of what w8a16 first lost (kernels/PERFORMANCE.md).
+/// suspect of what w8a16 first lost (kernels/LOG.md).
 __device__ inline uint32_t half_plus_bf16x2(uint32_t a, uint32_t b) {
   uint32_t d;
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(0x3f003f00u), "r"(b));
