@@ -102,6 +102,7 @@ std::string make_run_id() {
 
 const BuildInfo& build_info() {
   static const BuildInfo info = {
+      .version = kVersion,
       .type = kBuildType,
       .compiler = kCompiler,
       .flags = kFlags,

@@ -46,6 +46,7 @@ std::string make_run_id();
 
 /// What this binary was built from and with.
 struct BuildInfo {
+  std::string version;  ///< of Tandem, "0.2.0"
   std::string type, compiler, flags;
   std::optional<std::string> cuda_architectures;  ///< absent: built without CUDA
   std::optional<std::string> git_revision;

@@ -1,3 +1,3 @@
 """Reports, comparisons and verdicts from Tandem's records. Reads runs and traces only; measures nothing."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

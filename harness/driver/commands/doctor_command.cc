@@ -55,7 +55,7 @@ bool has_library(std::initializer_list<const char*> names) {
 
 void check_build(const fs::path& bin_dir) {
   const BuildInfo& build = build_info();
-  ok(fmt::format("build: {}, {}, revision {}{}", build.type, build.compiler,
+  ok(fmt::format("build: tandem {}, {}, {}, revision {}{}", build.version, build.type, build.compiler,
                  build.git_revision.value_or("unknown"),
                  build.git_dirty.value_or(false) ? " with changes" : ""));
   if (build.cuda_architectures) {
