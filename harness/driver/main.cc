@@ -37,7 +37,8 @@ void add_bin_dir(CLI::App& command, fs::path& bin_dir) {
 
 void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
   tandem::RunArgs& run = args.run;
-  command.add_option("SWEEP", run.sweep, "sweep file, such as suites/gate.json")->required();
+  command.add_option("SWEEP", run.sweep, "sweep file; suites/X.json is taken as side A was built with it");
+  command.add_option("--sweep", args.sweep, "this sweep as it is, whatever side A has");
   command.add_option("--a", args.bin[0], "suite binaries of side A (default: those beside tandem)")
       ->check(CLI::ExistingDirectory);
   command.add_option("--b", args.bin[1], "suite binaries of side B")->check(CLI::ExistingDirectory);
@@ -56,7 +57,8 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
       ->capture_default_str();
   command.add_option("--sample", args.sample, "seconds of samples of a case in one process, MIN:MAX")
       ->capture_default_str();
-  command.add_option("--policy", args.policy, "the gate's rules (default: suites/gates.json, where it is)");
+  command.add_option("--policy", args.policy,
+                     "the gate's rules (default: suites/gates.json as side A was built with it)");
   command.add_flag("--own-choices", args.own_choices,
                    "let side B search its own GEMM algorithms instead of starting from A's");
   command.add_option("--out", run.out, "duet folder (default: runs/duet-<sweep>-<UTC time>)");

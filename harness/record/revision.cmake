@@ -1,5 +1,5 @@
-# Writes OUT (a header) with the git revision of SOURCE, and whether tracked files differ from it. Leaves an unchanged
-# header alone, so that nothing is compiled again. Without git or outside a clone: what the environment variable
+# Writes OUT (a header) with the git revision of SOURCE, and whether tracked files differ from it; and NOTE, which says the
+# same and the folder to whoever has only the binaries. Leaves an unchanged header alone, so that nothing is compiled again. Without git or outside a clone: what the environment variable
 # TANDEM_REVISION says, which is how a copy of a commit names it, or an empty revision.
 set(revision "")
 set(dirty -1)
@@ -34,3 +34,12 @@ endif()
 if(NOT old STREQUAL text)
   file(WRITE ${OUT} "${text}")
 endif()
+set(known null)
+if(dirty EQUAL 0)
+  set(known false)
+elseif(dirty EQUAL 1)
+  set(known true)
+endif()
+string(REPLACE "\\" "\\\\" folder "${SOURCE}")
+string(REPLACE "\"" "\\\"" folder "${folder}")
+file(WRITE ${NOTE} "{\"source\": \"${folder}\", \"revision\": \"${revision}\", \"dirty\": ${known}}\n")

@@ -369,25 +369,6 @@ def test_a_malformed_line_is_refused_and_a_cut_one_warned_of(
     assert outcome.err.count("\n") == 1
 
 
-def test_the_usual_policy_is_read_and_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Outcome]
-) -> None:
-    root = duet(tmp_path, 1.02)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    outcome = cli("gate", root)
-    assert outcome.code == 1
-    assert "Rules: built-in rules." in outcome.out
-    (elsewhere / "suites").mkdir()
-    lenient = {"default": {"minimum_effect": 0.05, "equivalence": 0.05}}
-    (elsewhere / "suites" / "gates.json").write_text(json.dumps(lenient))
-    outcome = cli("gate", root)
-    assert outcome.code == 0
-    assert "Rules: suites/gates.json." in outcome.out
-    assert json.loads(cli("gate", root, "--json").out)["policy"] == "suites/gates.json"
-
-
 def test_settings_of_one_build_are_matched_without_their_axis(
     tmp_path: Path, cli: Callable[..., Outcome]
 ) -> None:

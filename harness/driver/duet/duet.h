@@ -22,7 +22,8 @@ struct DuetArgs {
   std::string budget = "8m";
   int looks = 6;
   std::string sample = "0.1:0.5";  ///< least and most seconds of samples of a case in one process
-  std::string policy;
+  std::string policy;              ///< a file of rules; empty: side A's
+  std::string sweep;               ///< a sweep taken as it is; empty: run.sweep, as side A has it
   bool own_choices = false;
 };
 

@@ -11,6 +11,7 @@
 #include "harness/base/process.h"
 #include "harness/base/random.h"
 #include "harness/driver/commands/commands.h"
+#include "harness/driver/duet/base_rules.h"
 #include "harness/driver/duet/duet.h"
 #include "harness/driver/duet/duet_state.h"
 #include "harness/driver/duet/report_tool.h"
@@ -90,7 +91,9 @@ void check_same(const DuetState& kept, const DuetState& asked, const DuetArgs& a
 }
 
 std::string resume_command(const DuetArgs& args) {
-  std::vector<std::string> words = {"tandem", "duet", args.run.sweep, "--out", args.run.out, "--resume"};
+  std::vector<std::string> words = {"tandem", "duet"};
+  if (!args.run.sweep.empty()) words.push_back(args.run.sweep);
+  words.insert(words.end(), {"--out", args.run.out, "--resume"});
   for (int i = 0; i < 2; ++i) {
     const std::string flag = fmt::format("--{}", kSide[i]);
     if (!args.bin[i].empty()) words.insert(words.end(), {flag, args.bin[i]});
@@ -102,6 +105,7 @@ std::string resume_command(const DuetArgs& args) {
   if (args.looks != usual.looks) words.insert(words.end(), {"--looks", std::to_string(args.looks)});
   if (args.sample != usual.sample) words.insert(words.end(), {"--sample", args.sample});
   if (!args.policy.empty()) words.insert(words.end(), {"--policy", args.policy});
+  if (!args.sweep.empty()) words.insert(words.end(), {"--sweep", args.sweep});
   if (args.own_choices) words.emplace_back("--own-choices");
   if (args.run.engine != "auto") words.insert(words.end(), {"--engine", args.run.engine});
   for (const std::string& peer : args.run.peers) words.insert(words.end(), {"--peer", peer});
@@ -126,8 +130,9 @@ class Duet {
  public:
   explicit Duet(DuetArgs args)
       : args_(std::move(args)),
-        tool_(args_.run.bin_dir, args_.policy),
+        tool_(args_.run.bin_dir),
         asked_(state_of(args_)),
+        rules_(base_rules(args_)),
         start_s_(steady_s()) {}
 
   int run();
@@ -155,6 +160,7 @@ class Duet {
   DuetArgs args_;
   ReportTool tool_;
   DuetState asked_, state_;
+  BaseRules rules_;
   fs::path folder_;
   std::unique_ptr<Session> sessions_[2];
   std::vector<Group> groups_;
@@ -185,13 +191,17 @@ void Duet::open() {
     check_same(state_, asked_, args_);
     state_.budget_s = asked_.budget_s;
     before_s_ = state_.spent_s;
+    keep_policy(folder_, rules_.policy, !args_.policy.empty());
     return;
   }
   state_ = asked_;
+  state_.sweep_from = rules_.sweep.from;
+  state_.policy_from = rules_.policy.from;
   std::error_code ec;
   fs::create_directories(folder_, ec);
   if (ec) throw IoError(fmt::format("cannot write {}: {}", folder_.string(), ec.message()));
   save();
+  keep_policy(folder_, rules_.policy, false);
 }
 
 void Duet::make_sessions() {
@@ -199,6 +209,7 @@ void Duet::make_sessions() {
   RunArgs sides[2];
   for (int i = 0; i < 2; ++i) {
     sides[i] = args_.run;
+    sides[i].sweep = rules_.sweep.file;
     sides[i].bin_dir = asked_.sides[i].bin_dir;
     sides[i].set = asked_.sides[i].set;
     sides[i].environment = asked_.sides[i].environment;
@@ -206,9 +217,11 @@ void Duet::make_sessions() {
     plans[i] = plan_run(sides[i]);
   }
   if (args_.run.out.empty()) {
-    args_.run.out = default_run_folder("duet-" + fs::path(args_.run.sweep).stem().string());
+    args_.run.out = default_run_folder("duet-" + fs::path(rules_.sweep.file).stem().string());
   }
   open();
+  say(fmt::format("sweep: {}\nrules: {}", state_.sweep_from, state_.policy_from));
+  for (const std::string& remark : rules_.remarks) say(remark);
   for (int i = 0; i < 2; ++i) {
     sides[i].seed = state_.seed;
     sides[i].out = folder_ / kSide[i];
@@ -383,7 +396,7 @@ void Duet::refuse_nothing() const {
 int Duet::rounds() {
   refuse_nothing();
   if (state_.plan.empty()) {
-    state_.plan = tool_.plan(std::max(1, comparable_cases()), state_.looks);
+    state_.plan = tool_.plan(folder_, std::max(1, comparable_cases()), state_.looks);
     save();
   }
   say(fmt::format("{} cases in {} groups, looks at {} pairs; {}", comparable_cases(), groups_.size(),

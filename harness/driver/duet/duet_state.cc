@@ -75,6 +75,7 @@ void write_duet(const fs::path& folder, const DuetState& s) {
                   {"sample", s.sample},
                   {"filter", s.filter},
                   {"choices", s.own_choices ? "own" : "shared"},
+                  {"rules", {{"sweep", s.sweep_from}, {"policy", s.policy_from}}},
                   {"sides", {{"a", side_json(s.sides[0])}, {"b", side_json(s.sides[1])}}},
                   {"axes", s.axes()},
                   {"groups", s.groups},
@@ -102,6 +103,10 @@ DuetState read_duet(const fs::path& folder) {
     s.sample = j.at("sample");
     s.filter = j.at("filter");
     s.own_choices = j.at("choices") == "own";
+    if (j.contains("rules")) {
+      s.sweep_from = j.at("rules").at("sweep");
+      s.policy_from = j.at("rules").at("policy");
+    }
     s.sides[0] = side_of(j.at("sides").at("a"));
     s.sides[1] = side_of(j.at("sides").at("b"));
     s.groups = j.at("groups").get<std::vector<std::string>>();

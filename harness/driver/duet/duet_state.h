@@ -43,6 +43,7 @@ struct DuetState {
   std::string sample;
   std::string filter;
   bool own_choices = false;
+  std::string sweep_from, policy_from;  ///< where the sweep and the gate's rules come from, in words
   DuetSide sides[2];
   std::vector<std::string> groups;  ///< what the turns' numbers stand for
   std::vector<int> plan;            ///< pairs at each look; empty until both sides are checked

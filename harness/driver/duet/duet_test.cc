@@ -361,7 +361,7 @@ TEST_F(DuetTest, SaysWhereTheGateWasLookedFor) {
   const std::string path = std::getenv("PATH");
   ::setenv("PATH", "/nowhere", 1);
   try {
-    ReportTool tool(bin(), "");
+    ReportTool tool(bin());
     ADD_FAILURE() << "found " << tool.program();
   } catch (const UsageError& e) {
     EXPECT_NE(std::string(e.what()).find("tandem-report is not on PATH, not in " + bin().string()),
@@ -371,9 +371,9 @@ TEST_F(DuetTest, SaysWhereTheGateWasLookedFor) {
   const fs::path in_venv = folder_ / ".venv" / "bin" / "tandem-report";
   std::ofstream(in_venv) << "#!/bin/sh\n";
   fs::permissions(in_venv, fs::perms::owner_all);
-  EXPECT_EQ(ReportTool(bin(), "").program(), in_venv);
+  EXPECT_EQ(ReportTool(bin()).program(), in_venv);
   fs::copy_file(in_venv, bin() / "tandem-report");
-  EXPECT_EQ(ReportTool(bin(), "").program(), bin() / "tandem-report");
+  EXPECT_EQ(ReportTool(bin()).program(), bin() / "tandem-report");
   ::setenv("PATH", path.c_str(), 1);
 }
 

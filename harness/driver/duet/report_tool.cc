@@ -56,12 +56,10 @@ std::string find_program(const fs::path& bin_dir) {
 
 }  // namespace
 
-ReportTool::ReportTool(const fs::path& bin_dir, std::string policy)
-    : program_(find_program(bin_dir)), policy_(std::move(policy)) {}
+ReportTool::ReportTool(const fs::path& bin_dir) : program_(find_program(bin_dir)) {}
 
 ReportTool::Said ReportTool::ask(std::vector<std::string> words) const {
   words.insert(words.begin(), {program_, "gate"});
-  if (!policy_.empty()) words.insert(words.end(), {"--policy", policy_});
   Said said;
   const ProcessEnd end = run_process({.command = words,
                                       .on_line = [&](const std::string& line) { said.out += line + "\n"; },
@@ -75,8 +73,9 @@ ReportTool::Said ReportTool::ask(std::vector<std::string> words) const {
   return said;
 }
 
-std::vector<int> ReportTool::plan(int cases, int looks) const {
-  const Said said = ask({"--plan", std::to_string(cases), "--look", fmt::format("1/{}", looks), "--json"});
+std::vector<int> ReportTool::plan(const fs::path& duet, int cases, int looks) const {
+  const Said said = ask({"--plan", std::to_string(cases), "--look", fmt::format("1/{}", looks), "--json",
+                         "--policy", duet / "gates.json"});
   const json j = parse_json_or_discard(said.out);
   try {
     std::vector<int> pairs = j.at("pairs").get<std::vector<int>>();

@@ -10,12 +10,13 @@ namespace tandem {
 
 class ReportTool {
  public:
-  /// Looks on PATH, beside the binaries in `bin_dir`, and in the .venv of the repository that `bin_dir` is built in. `policy`
-  /// is handed on as --policy; empty: the tool's own default. Throws UsageError saying where it looked.
-  ReportTool(const std::filesystem::path& bin_dir, std::string policy);
+  /// Looks on PATH, beside the binaries in `bin_dir`, and in the .venv of the repository that `bin_dir` is built in. Throws
+  /// UsageError saying where it looked.
+  explicit ReportTool(const std::filesystem::path& bin_dir);
 
-  /// Pairs that each of `looks` looks at `cases` cases is planned at. Throws Error with what the tool said.
-  std::vector<int> plan(int cases, int looks) const;
+  /// Pairs that each of `looks` looks at `cases` cases is planned at by the rules that `duet` keeps. Throws Error with what the
+  /// tool said.
+  std::vector<int> plan(const std::filesystem::path& duet, int cases, int looks) const;
   struct Verdict {
     nlohmann::json content;  ///< the gate's JSON
     int code = 0;            ///< its exit code
@@ -34,7 +35,7 @@ class ReportTool {
   };
   Said ask(std::vector<std::string> words) const;
 
-  std::string program_, policy_;
+  std::string program_;
 };
 
 }  // namespace tandem

@@ -4,6 +4,7 @@
 #include "harness/base/json_text.h"
 #include "harness/base/process.h"
 #include "harness/record/environment.h"
+#include "harness/sweep/files.h"
 
 namespace tandem {
 namespace fs = std::filesystem;
@@ -38,6 +39,30 @@ json build_of(const fs::path& bin_dir) {
   } catch (const IoError&) {  // not a program that can be started here: it has nothing to say
   }
   return found.is_null() ? unknown_build_json() : found;
+}
+
+std::optional<BuildNote> build_note(const fs::path& bin_dir) {
+  const fs::path file = bin_dir / "tandem-build.json";
+  std::error_code ec;
+  if (!fs::is_regular_file(file, ec)) return std::nullopt;
+  const json j = parse_json_or_discard(read_file(file));
+  if (!j.is_object()) return std::nullopt;
+  const json source = j.value("source", json()), revision = j.value("revision", json());
+  if (!source.is_string()) return std::nullopt;
+  return BuildNote{.source = source,
+                   .revision = revision.is_string() ? revision.get<std::string>() : "",
+                   .dirty = j.value("dirty", json()) == json(true)};
+}
+
+fs::path kept_suite_file(const fs::path& bin_dir, const std::string& name) {
+  const fs::path file = bin_dir / "suites" / name;
+  std::error_code ec;
+  return fs::is_regular_file(file, ec) ? file : fs::path();
+}
+
+bool keeps_suites(const fs::path& bin_dir) {
+  std::error_code ec;
+  return fs::is_directory(bin_dir / "suites", ec);
 }
 
 }  // namespace tandem

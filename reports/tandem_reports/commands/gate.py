@@ -14,7 +14,7 @@ from typing import Any
 from tandem_reports import __version__, formats
 from tandem_reports.commands import console
 from tandem_reports.errors import GOOD, USAGE, ReportError
-from tandem_reports.gate.policy import USUAL, Policy, read_policy
+from tandem_reports.gate.policy import KEPT, USUAL, Policy, read_policy
 from tandem_reports.gate.verdicts import GateResult, confirm, gate, unconfirmed
 from tandem_reports.reading.duet import DuetNotes, read_duet
 from tandem_reports.reading.runs import Run, load_runs
@@ -54,8 +54,9 @@ Give two runs, or one duet: a folder that holds the runs a and b, whose workers 
 each other. Pairs of two separate runs share nothing but an index, so that drift between the runs counts as a
 difference: prefer a duet.
 
-Rules come from --policy, else from suites/gates.json below the working folder where there is one, else they
-are built in; the output says which.
+Rules come from --policy; else they are those that the duet keeps, which `tandem duet` took from side A, or
+that run A keeps from its build, so that a change cannot choose what it is judged by; else they come from
+suites/gates.json below the working folder; else they are built in. The output says which.
 """
 EPILOG = """\
 exit codes:
@@ -92,7 +93,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("paths", metavar="RUN", nargs="*", type=Path, help="A and B, or one DUET")
     parser.add_argument(
-        "--policy", metavar="FILE", type=Path, help="rules (default: suites/gates.json, where there is one)"
+        "--policy", metavar="FILE", type=Path, help="rules (default: those that the duet or run A keeps)"
     )
     parser.add_argument(
         "--confirm", metavar="RUN", type=Path,
@@ -145,27 +146,40 @@ def load_sides(paths: Sequence[Path]) -> Sides:
     return Sides(first, second, False, DuetNotes())
 
 
-def _policy(given: Path | None) -> tuple[Policy, str]:
-    """The rules and where they come from."""
-    if given is None and USUAL.is_file():
-        given = USUAL
-    return read_policy(given), "built-in rules" if given is None else given.as_posix()
+def _policy(
+    given: Path | None, base: Path | None = None, notes: DuetNotes | None = None
+) -> tuple[Policy, str]:
+    """The rules and where they come from; `base` is the duet, or run A."""
+    if given is not None:
+        return read_policy(given), given.as_posix()
+    if base is not None and (base / KEPT).is_file():
+        said = notes.policy if notes is not None else None
+        return read_policy(base / KEPT), said or (base / KEPT).as_posix()
+    if USUAL.is_file():
+        return read_policy(USUAL), USUAL.as_posix()
+    return read_policy(None), "built-in rules"
 
 
-def _judge(paths: Sequence[Path], arguments: argparse.Namespace, look: tuple[int, int] | None) -> GateResult:
+def _judge(
+    paths: Sequence[Path],
+    arguments: argparse.Namespace,
+    look: tuple[int, int] | None,
+    rules: tuple[Policy, str] | None = None,
+) -> GateResult:
+    """`rules`: those of another gate, where this one is to confirm it."""
     sides = load_sides(paths)
     a, b = sides.a, sides.b
     console.warn((*a.warnings, *b.warnings))
     if any(run.environment.planted for run in (a, b)):
         console.warn(["a build here carries a planted slow-down: it tests the gate and is none to release"])
-    policy, source = _policy(arguments.policy)
+    policy, source = rules or _policy(arguments.policy, paths[0], sides.notes)
     taken = look or sides.notes.look or (1, 1)
     result = gate(
         a, b, policy, look=taken[0], looks=taken[1], interleaved=sides.interleaved, ignore=sides.notes.axes
     )
     if result.common == 0:
         raise ReportError(f"{a.path} and {b.path} have no case in common")
-    return replace(result, policy_source=source)
+    return replace(result, policy_source=source, sweep_source=sides.notes.sweep or "")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -248,7 +262,8 @@ def run(arguments: argparse.Namespace) -> int:
         # A run alone is one of B; its A is the one at hand.
         again = arguments.confirm
         first = arguments.paths[0] / "a" if len(arguments.paths) == 1 else arguments.paths[0]
-        second = _judge([again] if is_duet(again) else [first, again], arguments, None)
+        rules = (result.policy, result.policy_source)
+        second = _judge([again] if is_duet(again) else [first, again], arguments, None, rules)
         if second.b.path.resolve() == result.b.path.resolve():
             raise ReportError(f"--confirm {again}: the very run of B that is judged; allowed: another one")
         result = confirm(result, second)

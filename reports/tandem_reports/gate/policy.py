@@ -92,8 +92,10 @@ def parse_policy(value: object, where: str) -> Policy:
     )
 
 
-USUAL = Path("suites") / "gates.json"
-"""Where a policy is looked for, from the working folder, when none is named."""
+KEPT = "gates.json"
+"""The rules in a duet's folder, and in a run's: those of the build that was run."""
+USUAL = Path("suites") / KEPT
+"""Where a policy is looked for, from the working folder, when none is named and none is kept."""
 
 
 def read_policy(path: Path | None) -> Policy:

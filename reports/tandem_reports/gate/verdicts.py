@@ -86,6 +86,7 @@ class GateResult:
     common: int
     confirmed_by: str = ""
     policy_source: str = ""
+    sweep_source: str = ""
 
     def count(self, *statuses: str) -> int:
         """Cases with one of some statuses."""

@@ -15,7 +15,8 @@ class DuetNotes:
     """What a gate needs to know of a duet: nothing that tells which side is which build.
 
     `axes` are set on a side and left out when cases are matched; `look` is the last one taken, of at most so
-    many; `plan` the pairs at which looks were planned; `end` why it ended, None where it has not.
+    many; `plan` the pairs at which looks were planned; `end` why it ended, None where it has not; `sweep` and
+    `policy` where its sweep and its rules came from, in words.
     """
 
     axes: tuple[str, ...] = ()
@@ -23,6 +24,8 @@ class DuetNotes:
     plan: tuple[int, ...] = ()
     spent_s: float | None = None
     end: str | None = None
+    sweep: str | None = None
+    policy: str | None = None
 
 
 def read_duet(folder: Path) -> DuetNotes:
@@ -50,10 +53,13 @@ def read_duet(folder: Path) -> DuetNotes:
         if look[0] > look[1]:
             last.fail("look", f"is {look[0]}, over {look[1]}")
     plan = Fields({str(index): pairs for index, pairs in enumerate(fields.items("plan"))}, f"{path}: plan")
+    rules = fields.optional_child("rules") or Fields({}, f"{path}: rules")
     return DuetNotes(
         axes,
         look,
         tuple(plan.integer(name, minimum=1) for name in plan.values),
         fields.optional_number("spent_s", minimum=0),
         fields.optional_text("end"),
+        rules.optional_text("sweep"),
+        rules.optional_text("policy"),
     )

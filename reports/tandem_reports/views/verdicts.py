@@ -53,6 +53,7 @@ def method(result: GateResult) -> str:
     coverages = [v.interval.coverage for v in result.verdicts if v.interval is not None]
     covers = f" Intervals cover exactly {100 * min(coverages):.4g} % or more." if coverages else ""
     rules = f" Rules: {result.policy_source}." if result.policy_source else ""
+    rules += f" Sweep: {result.sweep_source}." if result.sweep_source else ""
     suites = dict.fromkeys(v.case.suite for v in result.verdicts)
     efforts: dict[str, list[str]] = {}
     for suite in suites:
@@ -212,6 +213,7 @@ def as_json(result: GateResult) -> str:
         "look": result.look,
         "looks": result.looks,
         "policy": result.policy_source or None,
+        "sweep": result.sweep_source or None,
         "alpha": result.policy.alpha,
         "alpha_of_look": result.alpha,
         "confirmed_by": result.confirmed_by or None,

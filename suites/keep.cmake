@@ -1,0 +1,13 @@
+# Makes the *.json of TO those of FROM: what FROM no longer has goes.
+cmake_minimum_required(VERSION 3.25)
+file(MAKE_DIRECTORY ${TO})
+file(GLOB kept RELATIVE ${TO} ${TO}/*.json)
+file(GLOB files RELATIVE ${FROM} ${FROM}/*.json)
+foreach(file IN LISTS kept)
+  if(NOT file IN_LIST files)
+    file(REMOVE ${TO}/${file})
+  endif()
+endforeach()
+foreach(file IN LISTS files)
+  configure_file(${FROM}/${file} ${TO}/${file} COPYONLY)
+endforeach()
