@@ -18,6 +18,8 @@ using nlohmann::json;
 constexpr std::array<std::string_view, 8> kStatusNames = {"ok",      "invalid", "skipped",   "oom",
                                                           "crashed", "timeout", "rank_lost", "error"};
 
+constexpr std::array<std::string_view, 3> kClockStateNames = {"settled", "not settled", "throttled"};
+
 template <typename T>
 json maybe(const std::optional<T>& value) {
   return value ? json(*value) : json();
@@ -74,6 +76,7 @@ Summary summary_from_json(const json& j) {
 json metrics_to_json(const Metrics& m) {
   return known_or_null({{"step_us", maybe(m.step_us)},
                         {"first_token_us", maybe(m.first_token_us)},
+                        {"sm_cycles", maybe(m.sm_cycles)},
                         {"inter_token_p50_us", maybe(m.inter_token_p50_us)},
                         {"inter_token_p95_us", maybe(m.inter_token_p95_us)},
                         {"inter_token_p99_us", maybe(m.inter_token_p99_us)},
@@ -87,6 +90,7 @@ json metrics_to_json(const Metrics& m) {
 void metrics_from_json(const json& j, Metrics& m) {
   read(j, "step_us", m.step_us);
   read(j, "first_token_us", m.first_token_us);
+  read(j, "sm_cycles", m.sm_cycles);
   read(j, "inter_token_p50_us", m.inter_token_p50_us);
   read(j, "inter_token_p95_us", m.inter_token_p95_us);
   read(j, "inter_token_p99_us", m.inter_token_p99_us);
@@ -180,13 +184,26 @@ json clocks_to_json(const Record& r) {
   }
   std::sort(mhz.begin(), mhz.end());
   // The upper median: a clock that was read, never a mean of two.
-  return {{"sm_mhz_median", mhz.empty() ? json() : json(mhz[mhz.size() / 2])},
+  return {{"state", r.clock_state ? json(clock_state_name(*r.clock_state)) : json()},
+          {"sm_mhz_median", mhz.empty() ? json() : json(mhz[mhz.size() / 2])},
           {"sm_mhz_min", mhz.empty() ? json() : json(mhz[0])},
           {"throttled_samples", maybe(r.throttled_samples)},
           {"blocks", blocks}};
 }
 
+ClockState parse_clock_state(const std::string& name) {
+  const auto found = std::find(kClockStateNames.begin(), kClockStateNames.end(), name);
+  if (found == kClockStateNames.end()) {
+    throw UsageError(
+        fmt::format("clocks.state: '{}' is not allowed; {}", name, fmt::join(kClockStateNames, ", ")));
+  }
+  return static_cast<ClockState>(found - kClockStateNames.begin());
+}
+
 void clocks_from_json(const json& j, Record& r) {
+  std::optional<std::string> state;
+  read(j, "state", state);
+  if (state) r.clock_state = parse_clock_state(*state);
   read(j, "throttled_samples", r.throttled_samples);
   for (const json& b : j.value("blocks", json::array())) {
     ClockBlock block{.first_sample = b.value("first_sample", int64_t{0}),
@@ -281,6 +298,10 @@ Record parse(const json& j) {
 
 std::string_view status_name(Status status) {
   return kStatusNames[static_cast<size_t>(status)];
+}
+
+std::string_view clock_state_name(ClockState state) {
+  return kClockStateNames[static_cast<size_t>(state)];
 }
 
 Status parse_status(std::string_view name) {

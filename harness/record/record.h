@@ -16,7 +16,7 @@
 
 namespace tandem {
 
-inline constexpr std::string_view kRecordSchema = "1.3.0";
+inline constexpr std::string_view kRecordSchema = "1.4.0";
 
 enum class Status : uint8_t { kOk, kInvalid, kSkipped, kOom, kCrashed, kTimeout, kRankLost, kError };
 std::string_view status_name(Status status);
@@ -29,9 +29,9 @@ struct Summary {
   double q1_us = 0, q3_us = 0, min_us = 0;
   std::optional<double> p95_us;                  ///< from 20 samples
   std::optional<double> p99_us;                  ///< from 100 samples
-  std::optional<double> ci95_lo_us, ci95_hi_us;  ///< of the median, by order statistics; from 6 samples
+  std::optional<double> ci95_lo_us, ci95_hi_us;  ///< of the median: blocked_median_interval, from 50
 };
-/// Quartiles and percentiles interpolate linearly between order statistics. Throws Error for no sample, and
+/// `samples_us` in the order in which they were taken. Quartiles and percentiles interpolate linearly between order statistics. Throws Error for no sample, and
 /// for one that is not finite or not positive.
 Summary summarize(std::vector<float> samples_us);
 
@@ -87,6 +87,9 @@ struct PhaseRow {
 
 struct Metrics {
   std::optional<double> step_us = {}, first_token_us = {};
+  /// SM cycles of a sample: at the power limit the clock varies and a time with it, cycles do not. Median over blocks of
+  /// samples of the block's mean clock times its median time; absent without the device's counters.
+  std::optional<double> sm_cycles = {};
   std::optional<double> inter_token_p50_us = {}, inter_token_p95_us = {}, inter_token_p99_us = {};
   std::optional<double> tokens_per_second = {}, graph_build_us = {}, load_us = {}, gigabytes_per_second = {},
                         teraflops = {};
@@ -103,6 +106,14 @@ struct ClockBlock {
   std::optional<double> mean_sm_mhz = {};  ///< over the block, from the device's own counters
   std::vector<std::string> reasons = {};
 };
+
+/// What the clock was seen to do.
+enum class ClockState : uint8_t {
+  kSettled,     ///< steady after warm-up and while samples were taken
+  kNotSettled,  ///< still moving at the end of warm-up, or between the first and the second half of the samples
+  kThrottled,  ///< held down by power, heat or a limit during some samples; `warmup` says whether it had settled
+};
+std::string_view clock_state_name(ClockState state);
 
 /// What pruning removed, and what computes with the rest.
 struct PrunedRow {
@@ -140,6 +151,7 @@ struct Record {
   std::optional<bool> stop_reached;
   std::vector<ClockBlock> clock_blocks;
   std::optional<int64_t> throttled_samples;
+  std::optional<ClockState> clock_state;  ///< absent where no clock was read
   std::optional<Accuracy> accuracy;
   std::vector<RankRecord> ranks;  ///< empty for a case of one process
   uint64_t input_seed = kInputSeed;

@@ -98,6 +98,8 @@ TEST(Record, WhatTheSchemaDoesNotAllowIsRefusedAndNamed) {
       {"/floor/bound", "latency", "floor.bound: \"latency\" is not one of"},
       {"/cost/phases/0/side", "middle", "cost.phases[0].side: \"middle\" is not one of"},
       {"/metrics/step_us", -1, "metrics.step_us: -1 is not more than 0"},
+      {"/metrics/sm_cycles", 0, "metrics.sm_cycles: 0 is not more than 0"},
+      {"/clocks/state", "sustained", "clocks.state: \"sustained\" is not one of"},
       {"/reason", 7, "reason: 7 is not of type"},
       {"/wall_s", -0.1, "wall_s: -0.1 is under the minimum of 0"},
       {"/memory/fraction_kept", 1.5, "memory.fraction_kept: 1.5 is over the maximum of 1"},
@@ -180,7 +182,7 @@ TEST(Environment, OnlyAllowedVariablesAreTaken) {
             (std::map<std::string, std::string>{{"CUDA_VISIBLE_DEVICES", "1"}, {"NCCL_DEBUG", "INFO"}}));
 }
 
-// Without it a summary could be off by a rank, or claim an interval that six samples cannot give.
+// Without it a summary could be off by a rank, or claim an interval that 49 samples cannot give.
 TEST(Summary, PublishedRanksAndQuantiles) {
   std::vector<float> s;
   for (int i = 1; i <= 100; ++i) s.push_back(static_cast<float>(i));
@@ -193,23 +195,19 @@ TEST(Summary, PublishedRanksAndQuantiles) {
   EXPECT_DOUBLE_EQ(r.min_us, 1);
   EXPECT_NEAR(*r.p95_us, 95.05, 1e-9);
   EXPECT_NEAR(*r.p99_us, 99.01, 1e-9);
-  // Ranks 40 and 61 of 100 (Hollander & Wolfe, Nonparametric Statistical Methods, table of the sign test).
-  EXPECT_EQ(r.ci95_lo_us, 40);
-  EXPECT_EQ(r.ci95_hi_us, 61);
-  const std::pair<int, int> ranks[] = {{6, 1}, {8, 1}, {9, 2}, {12, 3}, {15, 4}, {20, 6}, {25, 8}, {50, 18}};
-  for (const auto& [n, rank] : ranks) {
-    std::vector<float> v;
-    for (int i = 1; i <= n; ++i) v.push_back(static_cast<float>(i));
-    EXPECT_EQ(summarize(v).ci95_lo_us, rank) << n;
-    EXPECT_EQ(summarize(v).ci95_hi_us, n + 1 - rank) << n;
-  }
+  EXPECT_TRUE(r.ci95_lo_us) << "how: stats_test";
   r = summarize({3, 1, 2, 5, 4});
   EXPECT_FALSE(r.ci95_lo_us || r.p95_us || r.p99_us);
   EXPECT_EQ(r.median_us, 3);
   EXPECT_FALSE(summarize(std::vector<float>(19, 1)).p95_us);
   EXPECT_TRUE(summarize(std::vector<float>(20, 1)).p95_us);
   EXPECT_FALSE(summarize(std::vector<float>(99, 1)).p99_us);
-  EXPECT_TRUE(summarize(std::vector<float>(100000, 2)).ci95_lo_us) << "no underflow at many samples";
+  EXPECT_FALSE(summarize(std::vector<float>(49, 2)).ci95_lo_us);
+  // In the order taken: sorted first, the blocks' medians would be 7 to 42 whatever the order was.
+  s.clear();
+  for (int i = 0; i < 50; ++i) s.push_back(static_cast<float>(1 + i % 5));
+  EXPECT_EQ(summarize(s).ci95_lo_us, 3);
+  EXPECT_EQ(summarize(s).ci95_hi_us, 3);
   for (const float bad : {0.0f, -1.0f, NAN, INFINITY}) EXPECT_THROW(summarize({1, bad}), Error);
   EXPECT_THROW(summarize({}), Error);
 }

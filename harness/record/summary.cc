@@ -16,6 +16,7 @@ Summary summarize(std::vector<float> samples_us) {
       throw Error(fmt::format("sample {} is {} us; a time is more than 0 and finite", i, samples_us[i]));
     }
   }
+  const auto interval = blocked_median_interval(std::span<const float>(samples_us));
   std::sort(samples_us.begin(), samples_us.end());
   const std::span<const float> sorted(samples_us);
   const auto n = static_cast<int64_t>(samples_us.size());
@@ -27,7 +28,7 @@ Summary summarize(std::vector<float> samples_us) {
   s.min_us = samples_us.front();
   if (n >= 20) s.p95_us = quantile(sorted, 0.95);
   if (n >= 100) s.p99_us = quantile(sorted, 0.99);
-  if (const auto interval = median_interval(sorted)) {
+  if (interval) {
     s.ci95_lo_us = interval->lo;
     s.ci95_hi_us = interval->hi;
   }

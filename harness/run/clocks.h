@@ -21,6 +21,12 @@ class ClockReader {
   virtual std::optional<bool> contended() = 0;
 };
 
+/// What the clock did over these blocks of samples, after a warm-up that ended steady or not. Where the device counts its mean
+/// clock, the medians of both halves of the blocks may differ by `agreement`, a fraction; NVML's reading of an instant is too
+/// coarse to tell. Absent where no clock was read.
+std::optional<ClockState> clock_state(const std::vector<ClockBlock>& blocks, bool warmup_steady,
+                                      double agreement);
+
 /// For engines without a card: reads nothing.
 class NoClocks : public ClockReader {
  public:

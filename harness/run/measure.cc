@@ -53,11 +53,20 @@ void warm_up(Workload& workload, ClockReader& clocks, const MeasureOptions& opti
 }
 
 /// Half width of the 95 % interval of the median over the median, or infinity when there are too few samples.
-double relative_half_width(std::vector<float> samples) {
-  std::sort(samples.begin(), samples.end());
-  const std::span<const float> sorted(samples);
-  const auto interval = median_interval(sorted);
-  return interval ? (interval->hi - interval->lo) / 2 / quantile(sorted, 0.5) : INFINITY;
+double relative_half_width(const std::vector<float>& samples) {
+  const auto interval = blocked_median_interval(std::span<const float>(samples));
+  return interval ? (interval->hi - interval->lo) / 2 / median(samples) : INFINITY;
+}
+
+/// Absent where a block has no mean clock.
+std::optional<double> cycles_of(const Measurement& m) {
+  std::vector<double> cycles;
+  for (const ClockBlock& block : m.blocks) {
+    if (!block.mean_sm_mhz) return std::nullopt;
+    const auto first = m.samples_us.begin() + block.first_sample;
+    cycles.push_back(*block.mean_sm_mhz * median(std::vector<float>(first, first + block.samples)));
+  }
+  return median(std::move(cycles));
 }
 
 }  // namespace
@@ -119,6 +128,8 @@ Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOption
     }
     if (n >= rule.max_samples || elapsed >= rule.max_s) break;
   }
+  m.clock_state = clock_state(m.blocks, m.warmup_steady, options.warmup.agreement);
+  m.sm_cycles = cycles_of(m);
   return m;
 }
 

@@ -13,7 +13,7 @@
 namespace tandem {
 
 /// When to stop. The rule holds once min_samples and min_s are reached and the half width of the 95 % interval of the
-/// median is at most target of the median; max_samples or max_s end it anyway.
+/// median (blocked_median_interval) is at most target of the median; max_samples or max_s end it anyway.
 struct StoppingRule {
   double target = 0.0025;
   int64_t min_samples = 10;
@@ -49,6 +49,8 @@ struct Measurement {
   bool target_reached = false;
   std::vector<ClockBlock> blocks;
   int64_t throttled_samples = 0;
+  std::optional<ClockState> clock_state;
+  std::optional<double> sm_cycles;  ///< Metrics::sm_cycles
   /// Was somebody else's process on the card after any block? Absent where that could never be told.
   std::optional<bool> contended;
 };

@@ -188,6 +188,45 @@ TEST(Measure, AContenderIsSeenAfterAnyBlock) {
   EXPECT_FALSE(measure(cpu, none, options_on(&clock)).contended) << "absent where it cannot be told";
 }
 
+// Breaks when a record says that the clock had settled though it moved on, or was held down: what was seen counts, in the
+// warm-up as in the samples.
+TEST(Measure, TheClocksStateIsWhatWasSeen) {
+  const auto seen = [](std::vector<double> mean_mhz, bool throttled) {
+    double clock = 0;
+    Scripted work({1000}, &clock);
+    work.mean_mhz = std::move(mean_mhz);
+    FakeClocks clocks;
+    clocks.throttled = throttled;
+    return measure(work, clocks, options_on(&clock));
+  };
+  EXPECT_EQ(seen({1980}, false).clock_state, ClockState::kSettled);
+  EXPECT_EQ(seen({1980}, true).clock_state, ClockState::kThrottled);
+  // Steady for the six marks of the warm-up, 2 % less at the end of each of the later blocks.
+  EXPECT_EQ(seen({1980, 1980, 1980, 1980, 1980, 1980, 1980, 1980, 1980, 1980, 1940}, false).clock_state,
+            ClockState::kNotSettled);
+  std::vector<double> falling;
+  for (int i = 0; i < 100; ++i) falling.push_back(1980 - 8 * i);
+  const Measurement never = seen(falling, false);
+  EXPECT_FALSE(never.warmup_steady);
+  EXPECT_EQ(never.clock_state, ClockState::kNotSettled);
+  double clock = 0;
+  Scripted work({1000}, &clock);
+  NoClocks none;
+  EXPECT_FALSE(measure(work, none, options_on(&clock)).clock_state) << "no clock was read";
+  EXPECT_FALSE(clock_state({}, true, 0.005));
+}
+
+// Breaks when cycles are a mean over blocks, in other units, or are made up where the device counts nothing.
+TEST(Measure, CyclesAreTheBlocksClockTimesItsTime) {
+  double clock = 0;
+  Scripted work({1000}, &clock);
+  work.mean_mhz = {1980};
+  FakeClocks clocks;
+  EXPECT_EQ(measure(work, clocks, options_on(&clock)).sm_cycles, 1.98e6);
+  Scripted plain({1000}, &clock);
+  EXPECT_FALSE(measure(plain, clocks, options_on(&clock)).sm_cycles);
+}
+
 // Breaks when throttled samples are dropped or not counted.
 TEST(Measure, KeepsAndMarksThrottledSamples) {
   double clock = 0;

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <ostream>
 
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
@@ -62,26 +61,8 @@ double tokens_of(const Case& c, const TransformerBatch& batch) {
   return c.suite == Suite::kGenerate ? static_cast<double>(c.batch) * c.tgt : c.batch;
 }
 
-/// With the status that validate() would find.
-nlohmann::json supported_line(Worker& worker, const Case& c) {
-  nlohmann::json line = {{"id", case_id(c)}, {"status", "ok"}, {"reason", nullptr}};
-  const auto refuse = [&](Status status, const Error& e) {
-    line["status"] = status_name(status);
-    line["reason"] = e.what();
-  };
-  try {
-    worker.check_supported(c);
-  } catch (const ImpossibleCase& e) {
-    refuse(Status::kSkipped, e);
-  } catch (const OutOfMemory& e) {
-    refuse(Status::kOom, e);
-  } catch (const Error& e) {
-    refuse(Status::kError, e);
-  }
-  return line;
-}
+}  // namespace
 
-/// Can a case be profiled at all? Asked before anything is measured.
 nlohmann::json profile_supported(const Case& c, ProfilePass pass) {
   const bool on_host = engine_traits(c.engine).on_host;
   return {{"id", case_id(c)},
@@ -92,8 +73,6 @@ nlohmann::json profile_supported(const Case& c, ProfilePass pass) {
                                    "engine '{}' runs on the CPU; profiles are of a card", c.engine))
                              : nlohmann::json()}};
 }
-
-}  // namespace
 
 std::optional<bool> profiler_mapped() {
   std::ifstream maps("/proc/self/maps");
@@ -239,11 +218,12 @@ void Worker::take_samples(Workload& workload, Record& r) {
   };
   r.metrics.step_us = median(m.step_us);
   r.metrics.first_token_us = median(m.first_token_us);
+  r.metrics.sm_cycles = m.sm_cycles;
   r.metrics.graph_build_us = workload.graph_build_us();
   r.warmup_repetitions = m.warmup_repetitions;
   r.warmup_s = m.warmup_s;
   r.warmup_steady = m.warmup_steady;
-  r.stop_rule = "half width of the 95 % interval of the median";
+  r.stop_rule = "half width of the 95 % interval of the median, from blocks";
   r.stop_target = options.stop.target;
   r.stop_reached = m.target_reached;
   r.contended = m.contended;
@@ -251,8 +231,13 @@ void Worker::take_samples(Workload& workload, Record& r) {
   if (!on_host) {
     r.clock_blocks = std::move(m.blocks);
     r.throttled_samples = m.throttled_samples;
+    r.clock_state = m.clock_state;
   }
-  r.regime = on_host ? "cpu" : "sustained";
+  if (on_host) {
+    r.regime = "cpu";
+  } else if (m.warmup_steady && m.clock_state && *m.clock_state != ClockState::kNotSettled) {
+    r.regime = "sustained";
+  }
   r.peak_bytes = workload.peak_bytes();
   r.planned_bytes = workload.planned_bytes();
   r.profiler_mapped = profiler_mapped();
@@ -452,47 +437,6 @@ nlohmann::json Worker::profile_case(const Case& c, ProfilePass pass) {
   line["name"] = case_name(c);
   line["pass"] = pass_name(pass);
   return line;
-}
-
-void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, std::ostream& out,
-                 ProfilePass pass) {
-  std::ifstream in(cases_path);
-  if (!in) throw UsageError(fmt::format("--cases: cannot read '{}'", cases_path));
-  const std::string text(std::istreambuf_iterator<char>(in), {});
-  nlohmann::json cases;
-  try {
-    cases = parse_json(text);
-  } catch (const UsageError& e) {
-    throw UsageError(fmt::format("--cases: '{}': {}", cases_path, e.what()));
-  }
-  if (!cases.is_array())
-    throw UsageError(fmt::format("--cases: '{}' must hold a JSON array of cases", cases_path));
-  const bool timed = mode == ServeMode::kMeasure;
-  const auto validations = timed ? worker.read_validations() : std::map<std::string, Validation>{};
-  auto line_of = [&](const Case& c) -> nlohmann::json {
-    switch (mode) {
-      case ServeMode::kSupported:
-        return supported_line(worker, c);
-      case ServeMode::kValidate:
-        return validation_to_json(worker.validate_case(c));
-      case ServeMode::kProfileSupported:
-        return profile_supported(c, pass);
-      case ServeMode::kProfile:
-        return worker.profile_case(c, pass);
-      case ServeMode::kMeasure:
-        break;
-    }
-    const auto found = validations.find(case_id(c));
-    Validation missing;
-    missing.reason = "not validated: no line of validation.jsonl has this case";
-    return record_to_json(worker.measure_case(c, found == validations.end() ? missing : found->second));
-  };
-  for (const auto& j : cases) {
-    out << line_of(case_from_json(j)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-        << std::endl;
-    // The driver starts another process, and its launcher other ranks, for the cases that are left.
-    if (worker.beyond_use()) throw Error(*worker.beyond_use());
-  }
 }
 
 }  // namespace tandem

@@ -86,6 +86,9 @@ enum class ServeMode : uint8_t { kMeasure, kValidate, kSupported, kProfile, kPro
 void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, std::ostream& out,
                  ProfilePass pass = ProfilePass::kNode);
 
+/// Can a case be profiled at all? Asked before anything is measured.
+nlohmann::json profile_supported(const Case& c, ProfilePass pass);
+
 /// Is a CUPTI library mapped into this process? Absent where /proc cannot tell.
 std::optional<bool> profiler_mapped();
 

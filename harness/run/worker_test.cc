@@ -163,6 +163,7 @@ TEST_F(WorkerTest, ClocksAndEnergyAreOfTheCardInUse) {
     const Record r = worker.measure_case(c, worker.validate_case(c));
     ASSERT_FALSE(r.clock_blocks.empty());
     EXPECT_EQ(r.clock_blocks[0].sm_mhz, device == 0 ? 1755 : 2520);
+    EXPECT_EQ(r.regime.has_value(), r.warmup_steady.value()) << "sustained is what was seen";
     const auto joules = energy_counter(&nvml, card_in_use(&nvml, engines.card_uuid(device), device));
     EXPECT_EQ(joules(), device == 0 ? 5 : 9);
   }

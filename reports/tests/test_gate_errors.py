@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,21 @@ def test_conditions_are_said(tmp_path: Path) -> None:
     _changed(root / "b", throttle)
     found = _verdict(root)
     assert (found.status, found.note) == ("same", "throttled in B")
+
+    def cycles(per_us: float) -> Callable[[dict[str, Any]], None]:
+        def set_cycles(record: dict[str, Any]) -> None:
+            record["metrics"] = {"sm_cycles": per_us * record["summary"]["median_us"]}
+            record["clocks"] = {**record["clocks"], "state": "throttled"}
+
+        return set_cycles
+
+    _changed(root / "a", cycles(1700))
+    _changed(root / "b", cycles(1683))
+    found = _verdict(root)
+    match = re.fullmatch(r"throttled in A and B \(([+-][0-9.]+) % in SM cycles\)", found.note)
+    assert match is not None, found.note
+    assert found.ratio is not None
+    assert float(match[1]) == pytest.approx(100 * (0.99 * found.ratio - 1), abs=0.2)
     path = root / "b" / "environment.json"
     environment = json.loads(path.read_text())
     environment["build"]["type"] = "Debug"

@@ -91,6 +91,21 @@ def test_values_arrive(gpu_a: Path) -> None:
     assert {r.status for r in run.records} == {"ok", "invalid", "oom", "crashed", "timeout", "skipped"}
 
 
+# Without it a record from before `clocks.state` would be called settled, or a new one's state go unread.
+def test_the_clocks_state_is_read_and_older_records_keep_theirs(good_record: dict[str, Any]) -> None:
+    def seen(**fields: Any) -> tuple[bool, bool]:
+        record = parse_record(good_record | fields, "line")
+        return record.throttled, record.unsettled
+
+    steady = {"steady": True}
+    assert seen(clocks=None, warmup=None) == (False, False)
+    assert seen(clocks={"throttled_samples": 2}, warmup=steady) == (True, False)
+    assert seen(clocks={"throttled_samples": 0}, warmup={"steady": False}) == (False, True)
+    assert seen(clocks={"state": "settled", "throttled_samples": 0}, warmup=steady) == (False, False)
+    assert seen(clocks={"state": "not settled"}, warmup=steady) == (False, True)
+    assert seen(clocks={"state": "throttled"}, warmup={"steady": False}) == (True, True)
+
+
 BROKEN: list[tuple[str, Any, str]] = [
     ("schema", "2.0.0", "schema 2.0.0 is not supported"),
     ("schema", "1.0", "schema: must be a version"),
@@ -130,6 +145,9 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("check.error", -0.1, "error: must be a finite number of at least 0"),
     ("check.tokens_equal", "yes", "tokens_equal: must be true or false"),
     ("regime", "fast", "regime: must be one of burst"),
+    ("clocks", {"state": "sustained"}, "state: must be one of settled, not settled, throttled"),
+    ("clocks", {"state": "settled", "throttled_samples": 3}, "state: is 'settled' though throttled_samples"),
+    ("metrics.sm_cycles", -1, "sm_cycles: must be a finite number of at least 0"),
     ("contended", 1, "contended: must be true or false"),
     ("wall_s", -1, "wall_s: must be a finite number of at least 0"),
 ]

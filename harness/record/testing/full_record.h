@@ -18,6 +18,7 @@ inline Record full_record() {
   r.summary = summarize({10, 11, 12, 13, 14, 15});
   r.metrics = {.step_us = 1.5,
                .first_token_us = 3,
+               .sm_cycles = 23760,
                .inter_token_p50_us = 1.25,
                .inter_token_p95_us = 1.75,
                .inter_token_p99_us = 2,
@@ -82,6 +83,7 @@ inline Record full_record() {
                      .power_w = 400,
                      .reasons = {"sw_power_cap"}}};
   r.throttled_samples = 6;
+  r.clock_state = ClockState::kThrottled;
   r.order_seed = 18446744073709551615ull;
   r.profiler_mapped = false;
   r.choices_sha256 = std::string(64, 'c');

@@ -163,7 +163,7 @@ def _contended(a: CaseResult, b: CaseResult) -> str:
 
 
 def _throttled(a: CaseResult, b: CaseResult) -> str:
-    sides = [name for name, side in (("A", a), ("B", b)) if any(r.throttled_samples for r in side.ok)]
+    sides = [name for name, side in (("A", a), ("B", b)) if any(r.throttled for r in side.ok)]
     return f"throttled in {' and '.join(sides)}" if sides else ""
 
 

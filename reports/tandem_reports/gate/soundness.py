@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tandem_reports.reading.records import Record
 from tandem_reports.stats.cases import CaseResult
+from tandem_reports.stats.small_samples import median
 
 
 def fault(record: Record) -> str:
@@ -22,13 +23,28 @@ def first_fault(result: CaseResult) -> str:
     return next(filter(None, map(fault, result.ok)), "")
 
 
+def _cycles(a: CaseResult, b: CaseResult) -> str:
+    """B against A in SM cycles, pair by pair; empty where no pair has them."""
+    left, right = (
+        {record.worker: record.metrics.sm_cycles for record in side.ok if record.metrics.sm_cycles}
+        for side in (a, b)
+    )
+    ratios = [right[worker] / left[worker] for worker in left.keys() & right.keys()]
+    return f" ({100 * (median(ratios) - 1):+.2f} % in SM cycles)" if ratios else ""
+
+
 def remarks(a: CaseResult, b: CaseResult) -> str:
-    """Samples that were throttled or never steady, by side; empty where there are none."""
+    """Samples that were throttled or never settled, by side; empty where there are none.
+
+    Time is judged. Under a power limit it moves with the clock, so that cycles stand beside it.
+    """
     found = []
     for words, seen in (
-        ("throttled", lambda record: bool(record.throttled_samples)),
-        ("not steady after warm-up", lambda record: record.warmup_steady is False),
+        ("throttled", lambda record: record.throttled),
+        ("not settled", lambda record: record.unsettled),
     ):
         sides = [name for name, side in (("A", a), ("B", b)) if any(map(seen, side.ok))]
         found += [f"{words} in {' and '.join(sides)}"] if sides else []
+    if found and any(record.throttled for side in (a, b) for record in side.ok):
+        found[0] += _cycles(a, b)
     return "; ".join(found)

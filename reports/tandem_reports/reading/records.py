@@ -20,6 +20,7 @@ TEXT_AXES = (
     "model", "weights", "lengths", "precision", "kv", "sparsity", "decode", "stop", "kernel", "memory",
     "engine", "op",
 )  # fmt: skip
+CLOCK_STATES = ("settled", "not settled", "throttled")
 LATER_AXES = {"calibration": "none", "head": "same", "allreduce": "auto"}
 """Axes that older records do not name, and what they stood at."""
 KV_PHASES = (("decoder", "self.attention"), ("decoder", "cross.attention"))
@@ -119,6 +120,7 @@ class Metrics:
 
     step_us: float | None = None
     first_token_us: float | None = None
+    sm_cycles: float | None = None
     inter_token_p50_us: float | None = None
     inter_token_p95_us: float | None = None
     inter_token_p99_us: float | None = None
@@ -170,10 +172,21 @@ class Record:
     warmup_steady: bool | None
     stop_reached: bool | None
     throttled_samples: int | None
+    clock_state: str | None
     ranks: tuple[Rank, ...]
     sm_mhz_median: float | None
     profiler_mapped: bool | None
     wall_s: float
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the clocks were held down during some samples."""
+        return self.clock_state == "throttled" or bool(self.throttled_samples)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the clock (on a CPU the time) still moved, after warm-up or while samples were taken."""
+        return self.clock_state == "not settled" or self.warmup_steady is False
 
 
 def _sha256(fields: Fields, name: str) -> str:
@@ -303,6 +316,7 @@ def _metrics(fields: Fields) -> Metrics:
     return Metrics(
         step_us=fields.optional_time("step_us"),
         first_token_us=fields.optional_time("first_token_us"),
+        sm_cycles=fields.optional_number("sm_cycles", minimum=0),
         inter_token_p50_us=fields.optional_time("inter_token_p50_us"),
         inter_token_p95_us=fields.optional_time("inter_token_p95_us"),
         inter_token_p99_us=fields.optional_time("inter_token_p99_us"),
@@ -355,6 +369,8 @@ def parse_record(value: object, where: str) -> Record:
     stop = fields.optional_child("stop") or Fields({}, where)
     clocks = fields.optional_child("clocks") or Fields({}, where)
     process = fields.optional_child("process") or Fields({}, where)
+    if clocks.values.get("state") == "settled" and clocks.values.get("throttled_samples"):
+        clocks.fail("state", "is 'settled' though throttled_samples is not 0")
     case = _case(fields)
     read_samples = None if samples is None else _samples(samples)
     read_summary = None if summary is None else _summary(summary)
@@ -387,6 +403,7 @@ def parse_record(value: object, where: str) -> Record:
             _rank(Fields(rank, f"{where}: ranks[{i}]")) for i, rank in enumerate(fields.items("ranks"))
         ),
         throttled_samples=clocks.optional_integer("throttled_samples", minimum=0),
+        clock_state=clocks.optional_choice("state", CLOCK_STATES),
         sm_mhz_median=clocks.optional_number("sm_mhz_median", minimum=0),
         profiler_mapped=process.optional_flag("profiler_mapped"),
         wall_s=fields.number("wall_s", minimum=0),
