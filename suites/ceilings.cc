@@ -12,7 +12,7 @@
 #include "harness/card/nvml.h"
 #include "harness/driver/session/ceilings_store.h"
 #include "harness/record/environment.h"
-#include "harness/run/measure.h"
+#include "harness/run/sampling/measure.h"
 #include "suites/engines.h"
 
 namespace tandem {

@@ -16,9 +16,9 @@
 #include "harness/record/environment.h"
 #include "harness/run/case_cost.h"
 #include "harness/run/energy.h"
-#include "harness/run/measure.h"
 #include "harness/run/ranks/ranked_engine.h"
 #include "harness/run/ranks/ranked_trace.h"
+#include "harness/run/sampling/measure.h"
 
 namespace tandem {
 namespace {

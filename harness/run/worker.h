@@ -13,10 +13,10 @@
 #include "harness/cost/ceilings.h"
 #include "harness/engine/engine.h"
 #include "harness/record/record.h"
-#include "harness/run/clocks.h"
 #include "harness/run/profile.h"
 #include "harness/run/ranks/team.h"
 #include "harness/run/registry.h"
+#include "harness/run/sampling/clocks.h"
 #include "harness/run/validate.h"
 
 namespace tandem {

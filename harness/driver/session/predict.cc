@@ -8,7 +8,7 @@
 #include "harness/engine/calibration.h"
 #include "harness/run/accuracy.h"
 #include "harness/run/case_cost.h"
-#include "harness/run/measure.h"
+#include "harness/run/sampling/measure.h"
 #include "harness/run/validate.h"
 #include "harness/weights/weights.h"
 

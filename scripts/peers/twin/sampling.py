@@ -1,4 +1,4 @@
-"""When a peer's samples are enough: the stopping rule of Tandem's own workers (harness/run/measure.h), in Python."""
+"""When a peer's samples are enough: the stopping rule of Tandem's own workers (harness/run/sampling/measure.h), in Python."""
 
 from __future__ import annotations
 

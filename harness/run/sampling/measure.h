@@ -8,7 +8,7 @@
 
 #include "harness/engine/engine.h"
 #include "harness/record/record.h"
-#include "harness/run/clocks.h"
+#include "harness/run/sampling/clocks.h"
 
 namespace tandem {
 

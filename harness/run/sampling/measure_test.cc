@@ -1,4 +1,4 @@
-#include "harness/run/measure.h"
+#include "harness/run/sampling/measure.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "harness/run/clocks.h"
+#include "harness/run/sampling/clocks.h"
 
 #include <algorithm>
 #include <cmath>
