@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tandem_reports import __version__, formats
 from tandem_reports.commands import console
-from tandem_reports.errors import GOOD, ReportError
-from tandem_reports.gate.trend import History, Step, histories, in_order
+from tandem_reports.errors import BAD_RESULT, GOOD, ReportError
+from tandem_reports.gate.trend import History, Step, histories, in_order, slower_steps
 from tandem_reports.reading.runs import Run, load_runs
 from tandem_reports.views import glossary, page
 from tandem_reports.views.export import csv_text, number
@@ -22,15 +23,19 @@ DESCRIPTION = """\
 Shows every case over many runs, oldest first, and finds the runs at which its level changed. A run counts for
 a case where machine and conditions are those of the last run that measured it. The result is a function of
 the records alone.
+
+First, last and change are measured medians. Steps are changes of level that noise of neighbouring runs which
+resemble each other would show in any of the cases at most once in 20 such histories; where the clock moved
+along, the step says by how much the cycles changed.
 """
 EPILOG = """\
 exit codes:
-  0  good
-  1  the output could not be written
+  0  good; steps or not, unless --fail-on-step is given
+  1  with --fail-on-step: a case stepped to a slower level; or the output could not be written
   2  usage, a run that cannot be read, or no case that two comparable runs measured
 """
-HEADER = ("case", "runs", "first (µs)", "last (µs)", "overall", "steps")
-NUMERIC = range(1, 5)
+HEADER = ("case", "runs", "first (µs)", "last (µs)", "change", "level (µs)", "steps")
+NUMERIC = range(1, 6)
 
 FORMATS = ("terminal", "markdown", "csv", "html")
 
@@ -51,14 +56,31 @@ def add(commands: Any) -> None:
         "--minimum-effect", metavar="PERCENT", type=console.percent, default=0.005,
         help="smaller steps are not reported (default: 0.5)",
     )  # fmt: skip
+    parser.add_argument(
+        "--fail-on-step", action="store_true", help="end with 1 where a case stepped to a slower level"
+    )
+    parser.add_argument(
+        "--newest", metavar="RUNS", type=_count,
+        help="with --fail-on-step: only steps within each case's newest RUNS runs count",
+    )  # fmt: skip
     parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < len(text) < 10 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of runs from 1")
+    return int(text)
 
 
 def _step(history: History, step: Step) -> str:
     run = history.results[step.index].run
     revision = run.environment.git_revision
     where = run.label + (f" (git {revision[:12]})" if revision else "")
-    return f"{formats.change(step.ratio)} at {where}"
+    clock = ""
+    if step.cycles is not None:
+        clock = f", clock {formats.micros(step.before_mhz)} → {formats.micros(step.after_mhz)} MHz, "
+        clock += f"in cycles {formats.change(step.cycles)}"
+    return f"{formats.change(step.ratio)} at {where}{clock}"
 
 
 def _rows(found: Sequence[History]) -> list[list[str]]:
@@ -69,9 +91,10 @@ def _rows(found: Sequence[History]) -> list[list[str]]:
         rows.append([
             name,
             f"{len(history.results)}{left_out}",
-            formats.micros(history.levels[0].level),
-            formats.micros(history.levels[-1].level),
+            formats.micros(history.medians[0]),
+            formats.micros(history.medians[-1]),
             formats.change(history.overall),
+            " → ".join(formats.micros(level.level) for level in history.levels),
             "; ".join(_step(history, step) for step in history.steps) or "none",
         ])  # fmt: skip
     return rows
@@ -96,11 +119,11 @@ def _csv(found: Sequence[History]) -> str:
     rows: list[list[object]] = []
     for history in found:
         starts = {level.first for level in history.levels[1:]}
-        for index, result in enumerate(history.results):
+        for index, (result, middle) in enumerate(zip(history.results, history.medians, strict=True)):
             level = next(level for level in history.levels if level.first <= index < level.last)
             environment = result.run.environment
             row: list[object] = [history.case.id, history.case.name, environment.created, result.run.label]
-            row += [environment.git_revision or "", number(result.median_us), number(level.level)]
+            row += [environment.git_revision or "", number(middle), number(level.level)]
             rows.append([*row, int(index in starts)])
     return csv_text(["id", "name", "created", "run", "git", "median_us", "level_us", "step"], rows)
 
@@ -109,18 +132,15 @@ def _html(found: Sequence[History], runs: Sequence[Run]) -> str:
     # Drawing takes a while to import, and only this format draws.
     from tandem_reports.views.figures.histories import trend_picture
 
+    terms = ("", "", "median", "median", "", "level", "step-change")
     columns = tuple(
-        Column(
-            title,
-            {"steps": "step-change", "first (µs)": "level", "last (µs)": "level"}.get(title, ""),
-            numeric,
-        )
-        for title, numeric in zip(HEADER, (False, True, True, True, True, False), strict=True)
+        Column(title, term, numeric=index in NUMERIC)
+        for index, (title, term) in enumerate(zip(HEADER, terms, strict=True))
     )
     rows = []
     for history, texts in zip(found, _rows(found), strict=True):
-        sorts: list[float | str] = [texts[0], float(len(history.results)), history.levels[0].level]
-        sorts += [history.levels[-1].level, history.overall, float(len(history.steps))]
+        sorts: list[float | str] = [texts[0], float(len(history.results)), history.medians[0]]
+        sorts += [history.medians[-1], history.overall, history.levels[-1].level, float(len(history.steps))]
         cells = tuple(Cell(text, sort=sort) for text, sort in zip(texts, sorts, strict=True))
         rows.append(Row(history.case.name, cells))
     _, shared = names([history.case for history in found])
@@ -157,4 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
         drawn = trend_picture(found)
         page.write(figure, drawn.svg if figure.suffix == ".svg" else drawn.png)
     console.deliver(text, arguments.out)
-    return GOOD
+    slower = slower_steps(found, arguments.newest) if arguments.fail_on_step else 0
+    if slower:
+        print(f"tandem-report: {formats.plural(slower, 'step')} to a slower level", file=sys.stderr)
+    return BAD_RESULT if slower else GOOD
