@@ -55,6 +55,18 @@ def test_bounds_are_the_exact_ones(hits: int, trials: int, bound: float) -> None
     assert lower_bound(trials - hits, trials) == pytest.approx(1 - bound, abs=5e-5)
 
 
+# As scipy 1.17.1 gives them: stats.beta.ppf(0.95, hits + 1, trials - hits). Few hits, many, and many trials.
+@pytest.mark.parametrize(
+    ("hits", "trials", "bound"),
+    [
+        (0, 300, 0.009936081944457708), (3, 20, 0.3436638043142818), (19, 20, 0.9974386212234697),
+        (7, 240, 0.05408350320687559), (120, 5000, 0.027873652385490822), (4999, 5000, 0.9999897413937423),
+    ],
+)  # fmt: skip
+def test_bounds_are_scipys(hits: int, trials: int, bound: float) -> None:
+    assert upper_bound(hits, trials) == pytest.approx(bound, rel=1e-9)
+
+
 def test_a_quiet_machine_passes(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     duets = [
         known_duet(tmp_path / "one"),

@@ -22,6 +22,7 @@ from tandem_reports.reading.duet import read_duet
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run, load_runs
 from tandem_reports.stats.paired import spent_alpha
+from tandem_reports.stats.small_samples import binomial_at_most
 
 CONFIDENCE = 0.95
 """Of the bounds, each one-sided."""
@@ -35,10 +36,13 @@ def upper_bound(hits: int, trials: int) -> float:
     """The largest rate that so few hits are still likely under (Clopper and Pearson 1934)."""
     if trials == 0 or hits == trials:
         return 1.0
-    # Importing it takes a while, and no other command needs it.
-    from scipy.stats import beta
-
-    return float(beta.ppf(CONFIDENCE, hits + 1, trials - hits))
+    low, high = hits / trials, 1.0
+    while (rate := (low + high) / 2) not in (low, high):
+        if binomial_at_most(hits, trials, rate) > 1.0 - CONFIDENCE:
+            low = rate
+        else:
+            high = rate
+    return high
 
 
 def lower_bound(hits: int, trials: int) -> float:

@@ -36,6 +36,24 @@ def median(values: Sequence[float]) -> float:
     return (ordered[half - 1] + ordered[half]) / 2
 
 
+def binomial_at_most(hits: int, trials: int, rate: float) -> float:
+    """P(Binomial(trials, rate) <= hits), for a rate from 0 to 1."""
+    if rate <= 0.0:
+        return 1.0
+    if rate >= 1.0:
+        return 1.0 if hits >= trials else 0.0
+    whole = math.lgamma(trials + 1)
+    logs = (
+        whole
+        - math.lgamma(k + 1)
+        - math.lgamma(trials - k + 1)
+        + k * math.log(rate)
+        + (trials - k) * math.log1p(-rate)
+        for k in range(hits + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, logs)))
+
+
 def order_statistic_ranks(n: int, level: float = 0.95) -> tuple[int, float] | None:
     """The rank r for which [x(r), x(n+1-r)] is the narrowest symmetric interval of the median.
 
