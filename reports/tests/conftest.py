@@ -23,6 +23,16 @@ class Outcome:
     err: str
 
 
+def schema(name: str) -> Any:
+    """A committed schema of records, environments or profiles."""
+    return json.loads((REPOSITORY / "harness" / "record" / f"{name}.schema.json").read_text())
+
+
+def validator(name: str) -> Any:
+    """Holds JSON to a committed schema; skips the test where jsonschema is not installed."""
+    return pytest.importorskip("jsonschema").Draft202012Validator(schema(name))
+
+
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Calls tandem-report in this process."""

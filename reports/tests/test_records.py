@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import fixture_runs
-import jsonschema
 import pytest
-from conftest import REPOSITORY, Outcome
+from conftest import Outcome, schema, validator
 
 from tandem_reports.errors import ReportError
 from tandem_reports.reading.fields import parse_json
@@ -19,10 +18,6 @@ from tandem_reports.reading.records import parse_record, read_records
 from tandem_reports.reading.runs import load_run, load_runs
 
 FIXTURE_NAMES = ("gpu_a", "gpu_b", "cpu_smoke")
-
-
-def schema(name: str) -> Any:
-    return json.loads((REPOSITORY / "harness" / "record" / f"{name}.schema.json").read_text())
 
 
 def put(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -42,13 +37,13 @@ def put(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 # Without it the fixtures could drift from the contract, and every other test would test the wrong shape.
 @pytest.mark.parametrize("name", FIXTURE_NAMES)
 def test_fixtures_satisfy_the_schemas(name: str) -> None:
-    record_schema = jsonschema.Draft202012Validator(schema("record"))
+    record_schema = validator("record")
     lines = (fixture_runs.FIXTURES / name / "records.jsonl").read_text().splitlines()
     assert lines
     for line in lines:
         record_schema.validate(json.loads(line))
     environment = json.loads((fixture_runs.FIXTURES / name / "environment.json").read_text())
-    jsonschema.Draft202012Validator(schema("environment")).validate(environment)
+    validator("environment").validate(environment)
 
 
 # Without it the committed fixtures could be edited by hand and no longer be what their maker makes.
@@ -67,7 +62,7 @@ def test_fixtures_are_what_their_maker_makes(tmp_path: Path) -> None:
 def test_reads_every_record_the_schema_allows(good_record: dict[str, Any]) -> None:
     required = schema("record")["required"]
     bare = {key: value for key, value in good_record.items() if key in required} | {"status": "skipped"}
-    jsonschema.Draft202012Validator(schema("record")).validate(bare)
+    validator("record").validate(bare)
     record = parse_record(bare, "line")
     assert record.summary is None
     assert record.floor.floor_us is None
@@ -270,7 +265,7 @@ def test_accuracy_ranks_and_weights_arrive(good_record: dict[str, Any]) -> None:
     assert parse_record(good_record, "line").weights_bytes is None
     record = good_record | {"accuracy": ACCURACY, "ranks": [RANK]}
     record["memory"] = {"peak_bytes": 9, "weights_bytes": 7, "fraction_kept": 0.5}
-    jsonschema.Draft202012Validator(schema("record")).validate(record)
+    validator("record").validate(record)
     parsed = parse_record(record, "line")
     assert parsed.accuracy is not None
     assert (parsed.accuracy.kl, parsed.accuracy.against) == (0.001, "dense fp32")
@@ -287,12 +282,12 @@ def test_accuracy_ranks_and_weights_arrive(good_record: dict[str, Any]) -> None:
 def test_axes_that_older_records_lack_stand_at_their_default(good_record: dict[str, Any]) -> None:
     old = {k: v for k, v in good_record["case"].items() if k not in ("calibration", "head", "allreduce")}
     today = good_record | {"case": old | {"calibration": "none", "head": "same", "allreduce": "auto"}}
-    jsonschema.Draft202012Validator(schema("record")).validate(today)
+    validator("record").validate(today)
     case = parse_record(today, "line").case
     assert parse_record(good_record | {"case": old}, "line").case.axes == case.axes
     assert (case.text("calibration"), case.text("head"), case.text("allreduce")) == ("none", "same", "auto")
     broken = put(today, "case.head", "8bit")
-    assert not jsonschema.Draft202012Validator(schema("record")).is_valid(broken)
+    assert not validator("record").is_valid(broken)
 
 
 # Without it a misspelt or missing figure of a lossy form would pass for one that was stated.
@@ -317,7 +312,7 @@ def test_broken_accuracy_and_ranks_are_named(
     path: str, value: Any, message: str, good_record: dict[str, Any]
 ) -> None:
     record = put(good_record | {"accuracy": ACCURACY, "memory": {}}, path, value)
-    assert not jsonschema.Draft202012Validator(schema("record")).is_valid(record)
+    assert not validator("record").is_valid(record)
     with pytest.raises(ReportError, match=message):
         parse_record(record, "line")
 
@@ -356,7 +351,7 @@ def test_environment_of_nulls_reads(run_with: Callable[..., Path], cli: Callable
         "sweep": None, "git": {"revision": None, "dirty": None}, "build": {}, "host": {}, "ceilings": None,
         "software": {"driver": None}, "env": {}, "cards": [{"name": "c", "uuid": "u"}],
     }  # fmt: skip
-    jsonschema.Draft202012Validator(schema("environment")).validate(environment)
+    validator("environment").validate(environment)
     (run / "environment.json").write_text(json.dumps(environment))
     assert load_run(run).environment.cores is None
     assert cli("report", run).code == 0

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
-from conftest import REPOSITORY, Outcome
+from conftest import Outcome, schema, validator
 
 from tandem_reports.errors import ReportError
 from tandem_reports.reading.nsys import read_nsys
@@ -348,10 +347,9 @@ def test_slices_of_a_row_never_overlap() -> None:
 
 def test_recorded_profiles_keep_the_schema_and_are_read(tmp_path: Path) -> None:
     # Breaks when the committed contract, what a card left, and what is read here part ways.
-    schema = json.loads((REPOSITORY / "harness" / "record" / "profile.schema.json").read_text())
     lines = PROFILES.read_text().splitlines()
     for line in lines:
-        jsonschema.Draft202012Validator(schema).validate(json.loads(line))
+        validator("profile").validate(json.loads(line))
     shutil.copy(PROFILES, tmp_path / "profiles.jsonl")
     profiles, warnings = read_profiles(tmp_path)
     assert warnings == []
@@ -360,7 +358,7 @@ def test_recorded_profiles_keep_the_schema_and_are_read(tmp_path: Path) -> None:
     assert found["node"].attributed == 1
     assert found["counters"].measured["replay"].bytes == pytest.approx(248.8e6, rel=0.01)
     assert found["energy"].joules_per_token == pytest.approx(0.0687, rel=0.01)
-    properties = set(schema["properties"])
+    properties = set(schema("profile")["properties"])
     assert set().union(*(json.loads(line) for line in lines)) <= properties
 
 
