@@ -17,8 +17,10 @@ from conftest import Outcome
 from fixture_runs import Model, case, make_run
 
 from tandem_reports.gate.comparison import Rules, compare, machine_differences, workers_needed
+from tandem_reports.gate.sessions import false_call_chance
 from tandem_reports.reading.environment import parse_environment
 from tandem_reports.reading.runs import load_run
+from tandem_reports.stats.small_samples import benjamini_hochberg, mann_whitney_greater
 
 CASES = [case("decoder", model="t5-base", batch=batch) for batch in (1, 8, 32, 64)]
 
@@ -301,3 +303,32 @@ def test_ignoring_an_axis(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     assert "have no case in common" in nothing.err
     assert cli("compare", run, run, "--ignore", "colour").code == 2
     assert "is not a regular expression" in cli("compare", run, run, "--only-a", "(").err
+
+
+# Two runs are two sessions. Without this line a shift that all workers share reads like a change of build.
+def test_what_a_session_can_do_is_said(tmp_path: Path, gpu_a: Path, cli: Callable[..., Outcome]) -> None:
+    a = make_run(tmp_path / "a", CASES, seed=1, model=Model(samples=12), keep_samples=False)
+    b = make_run(tmp_path / "b", CASES, seed=2, model=Model(samples=12), keep_samples=False)
+    for style in ("terminal", "markdown", "html"):
+        out = cli("compare", a, b, "--format", style).out
+        assert "6 workers a side share one session each: where sessions differ by 0.5 %" in out
+    assert "differ by 2 %" in cli("compare", a, b, "--session-sd", "2").out
+    few = make_run(tmp_path / "c", CASES, workers=3, seed=3, model=Model(samples=12), keep_samples=False)
+    assert "share one session" not in cli("compare", a, few).out
+
+
+# The chance that the line states is that of the real tests: a simulation of the whole comparison.
+@pytest.mark.parametrize(("shift", "spread"), [(0.005, 0.002), (0.005, 0.005), (0.01, 0.004), (0.002, 0.002)])
+def test_the_chance_of_a_false_call_is_right(shift: float, spread: float) -> None:
+    rng = random.Random(9)
+    trials, called = 120, 0
+    for _ in range(trials):
+        apart = rng.gauss(0, math.sqrt(2) * shift)
+        slower, faster = [], []
+        for _ in range(12):
+            a = [math.exp(rng.gauss(0, spread)) for _ in range(6)]
+            b = [math.exp(apart + rng.gauss(0, spread)) for _ in range(6)]
+            slower.append(mann_whitney_greater(a, b, 1.005))
+            faster.append(mann_whitney_greater(b, a, 1.005))
+        called += any(benjamini_hochberg(slower, 0.05)) or any(benjamini_hochberg(faster, 0.05))
+    assert abs(false_call_chance(shift, 6, spread, 0.005) - called / trials) < 0.12

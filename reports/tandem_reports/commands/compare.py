@@ -13,6 +13,7 @@ from tandem_reports import __version__, formats
 from tandem_reports.commands import console
 from tandem_reports.errors import BAD_RESULT, GOOD, USAGE, ReportError
 from tandem_reports.gate.comparison import Comparison, Matching, Rules, compare, interval_text
+from tandem_reports.gate.sessions import USUAL_SHIFT, SessionRisk, session_risk
 from tandem_reports.reading.runs import load_runs
 from tandem_reports.views import glossary, page
 from tandem_reports.views.comparison import CAVEAT, comparison_csv, counts_text, markdown, terminal
@@ -35,7 +36,7 @@ With --ignore the two sides may differ in an axis: two engines, or, of one run, 
   tandem-report compare RUN RUN --ignore precision --only-a precision:bf16 --only-b precision:fp8
 
 Cases that only one side measured are listed. The runs were made one after the other, so that drift between
-them is not in the interval.
+them is not in the interval: what it can do stands below the verdicts.
 """
 EPILOG = """\
 exit codes:
@@ -85,6 +86,11 @@ def add(commands: Any) -> None:
         action="store_true",
         help="compare across cards, drivers and clock settings; the verdict is then about machine and build",
     )
+    parser.add_argument(
+        "--session-sd", metavar="PERCENT", type=console.percent, default=USUAL_SHIFT,
+        help="how far sessions of one build lie apart on this machine (standard deviation): the chance of a "
+        "false call that follows stands below the verdicts (default: 0.5)",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -123,7 +129,7 @@ def _table(comparison: Comparison) -> Table:
     return Table(tuple(columns), tuple(rows), common_text(cases, common))
 
 
-def _html(comparisons: Sequence[Comparison], rules: Rules) -> str:
+def _html(comparisons: Sequence[Comparison], rules: Rules, risks: Sequence[SessionRisk | None]) -> str:
     # Drawing takes a while to import, and only this format draws.
     from tandem_reports.views.figures.ratios import ratios
 
@@ -132,6 +138,7 @@ def _html(comparisons: Sequence[Comparison], rules: Rules) -> str:
         {
             "comparison": comparison,
             "counts": counts_text(comparison),
+            "risk": "" if risk is None else risk.text,
             "table": _table(comparison) if comparison.pairs else None,
             "figure": ratios(
                 comparison.pairs,
@@ -141,7 +148,7 @@ def _html(comparisons: Sequence[Comparison], rules: Rules) -> str:
                 "95 % intervals, where both sides have six workers",
             ),
         }
-        for index, comparison in enumerate(comparisons, start=1)
+        for index, (comparison, risk) in enumerate(zip(comparisons, risks, strict=True), start=1)
     ]
     terms = [term for term in glossary.terms()["report"] if term.key in ("case", "worker", "median")]
     return page.render(
@@ -160,14 +167,17 @@ def _html(comparisons: Sequence[Comparison], rules: Rules) -> str:
 
 
 def _render(comparisons: Sequence[Comparison], rules: Rules, arguments: argparse.Namespace) -> str:
+    risks = [session_risk(comparison, rules, arguments.session_sd) for comparison in comparisons]
     if arguments.format == "html":
-        return _html(comparisons, rules)
+        return _html(comparisons, rules, risks)
     if arguments.format == "csv":
         return comparison_csv(comparisons)
     if arguments.format == "markdown":
-        return "\n".join(markdown(comparison) for comparison in comparisons)
+        return "\n".join(map(markdown, comparisons, risks))
     colour = console.wants_colour(arguments.out)
-    return "\n".join(terminal(comparison, colour) for comparison in comparisons)
+    return "\n".join(
+        terminal(comparison, colour, risk) for comparison, risk in zip(comparisons, risks, strict=True)
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tandem_reports import formats
 from tandem_reports.gate.comparison import STATUSES, Comparison, Lost, Pair, interval_text
+from tandem_reports.gate.sessions import SessionRisk
 from tandem_reports.views.export import csv_text, number
 from tandem_reports.views.labels import AXIS_ORDER
 from tandem_reports.views.overview import environment_table
@@ -55,8 +56,8 @@ def _rows(comparison: Comparison, short: Sequence[str]) -> list[list[str]]:
     return [[name, *_cells(pair)] for name, pair in zip(short, comparison.pairs, strict=True)]
 
 
-def terminal(comparison: Comparison, colour: bool) -> str:
-    """An aligned table; `colour` adds escape sequences to the statuses."""
+def terminal(comparison: Comparison, colour: bool, risk: SessionRisk | None = None) -> str:
+    """An aligned table; `colour` adds escape sequences to the statuses, `risk` says what sessions can do."""
     short, shared = names([pair.case for pair in comparison.pairs])
     lines = sides(comparison.a, comparison.b)
     lines += [f"   all cases: {shared}"] if shared else []
@@ -66,10 +67,11 @@ def terminal(comparison: Comparison, colour: bool) -> str:
     lines += _lost_lines("Measured in B, not in A:", comparison.gained)
     lines.append(counts_text(comparison) + ".")
     lines.append(CAVEAT)
+    lines += [risk.text] if risk is not None else []
     return "\n".join(lines) + "\n"
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(comparison: Comparison, risk: SessionRisk | None = None) -> str:
     """Tables that GitHub and others render."""
     short, shared = names([pair.case for pair in comparison.pairs])
     lines = [f"### {escape(comparison.b.label)} over {escape(comparison.a.label)}", ""]
@@ -89,7 +91,8 @@ def markdown(comparison: Comparison) -> str:
         lines += ["", "<details><summary>What differs between the environments</summary>", ""]
         lines += [f"- {escape(line)}" for line in changed]
         lines += ["", "</details>"]
-    lines += ["", f"<sub>{CAVEAT}</sub>"]
+    said = f"{CAVEAT} {risk.text}" if risk is not None else CAVEAT
+    lines += ["", f"<sub>{said}</sub>"]
     return "\n".join(lines) + "\n"
 
 
