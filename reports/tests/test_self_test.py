@@ -15,6 +15,7 @@ import pytest
 from conftest import Outcome
 from fixture_runs import Model, case, make_run
 
+from tandem_reports.gate import self_test
 from tandem_reports.gate.policy import Policy, SuitePolicy
 from tandem_reports.gate.self_test import load_known, lower_bound, upper_bound, whole_gate
 
@@ -87,8 +88,59 @@ def test_a_quiet_machine_passes(tmp_path: Path, cli: Callable[..., Outcome]) -> 
     assert content["spread"]["within"] == content["spread"]["cases"] >= 6
     assert cli("self-test", *duets, "--trials", "100", "--format", "json").out == outcome.out
     table = cli("self-test", *duets, "--trials", "20").out
-    assert "| false alarms, recomputed | 0 of 300 gates | at most 0.9936 % |" in table
-    assert "+2 % planted" in table
+    live = "| false alarms, live | 0 of 2 duets | at most 77.64 % |"
+    assert live in table
+    recomputed = "| false alarms, recomputed | 0 of 300 gates | at most 0.9936 % |"
+    assert table.index(live) < table.index("+2 % planted, live") < table.index(recomputed)
+    assert content["power"][0]["live_lower_bound"] == lower_bound(*[content["power"][0]["cases"]] * 2)
+    assert all(item["as_planted"] == item["cases"] for item in content["power"])
+
+
+# Without it labels would be redrawn as no driver draws them: who goes first is one draw for two pairs.
+def test_labels_are_redrawn_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = known_duet(tmp_path / "one")
+    for side in "ab":  # a kill cost pair 4
+        path = root / side / "records.jsonl"
+        lines = [line for line in path.read_text().splitlines() if json.loads(line)["worker"] != 4]
+        path.write_text("".join(line + "\n" for line in lines))
+    duet = load_known(root, Policy())
+    assert duet.blocks == (0, 0, 1, 1, 2, *(block for block in range(3, 8) for _ in range(2)))
+    seen = []
+
+    def watch(duet: self_test.KnownDuet, logs: np.ndarray, alpha: float) -> list[str]:
+        seen.append(np.sign(logs / duet.logs))
+        return ["same"] * len(logs)
+
+    monkeypatch.setattr(self_test, "whole_gate", watch)
+    self_test.false_alarms([duet], 0.01, 50, np.random.default_rng(1))
+    drawn = np.array(seen)
+    for block in set(duet.blocks):
+        columns = np.flatnonzero(np.array(duet.blocks) == block)
+        assert (drawn[:, :, columns] == drawn[:, :, columns[:1]]).all()
+        assert 10 < (drawn[:, 0, columns[0]] > 0).sum() < 40
+    assert (drawn[:, 0, 0] != drawn[:, 0, 2]).any(), "blocks have draws of their own"
+
+
+# Without it a plant that is not what it says (a planted 2 % that was 0.7 % on a card) would blame the gate.
+def test_a_plant_of_another_size_fails(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    root = known_duet(tmp_path / "short", 5.0)
+    environment = json.loads((root / "b" / "environment.json").read_text())
+    environment["build"]["planted"] = {"delay_percent": 6.0, "padding_bytes": 4096}
+    (root / "b" / "environment.json").write_text(json.dumps(environment))
+    outcome = cli("self-test", root, "--trials", "20", "--format", "json")
+    assert outcome.code == 1
+    (found,) = json.loads(outcome.out)["power"]
+    assert (found["found_live"], found["as_planted"]) == (found["cases"], 0)
+
+
+# Without it a build that was linked apart, with its code moved, would count as a slow-down.
+def test_a_build_linked_apart_is_unchanged(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    root = known_duet(tmp_path / "apart")
+    environment = json.loads((root / "b" / "environment.json").read_text())
+    environment["build"]["planted"] = {"padding_bytes": 4096}
+    (root / "b" / "environment.json").write_text(json.dumps(environment))
+    assert load_known(root, Policy()).expected == "same"
+    assert "planted" not in cli("gate", root).err
 
 
 # Without it a gate that misses what it promises to find would pass its own test.
@@ -110,7 +162,8 @@ def test_a_real_difference_is_a_live_false_alarm(tmp_path: Path, cli: Callable[.
     assert outcome.code == 1
     content = json.loads(outcome.out)["false_alarms"]
     assert content["live_alarms"] == 1
-    assert content["alarms"] == 0, "labels drawn anew take the difference out"
+    # 8 blocks fall alike in one draw of 128, for either group: nothing but that brings the difference back.
+    assert content["alarms"] <= 14, "labels drawn anew take the difference out"
 
 
 def test_the_planted_side_may_be_either(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tandem_reports.gate.policy import USUAL, read_policy
 from tandem_reports.gate.self_test import (
     CONFIDENCE,
     LONG_US,
+    PLANT_POINTS,
     SPREAD_LIMIT,
     FalseAlarms,
     KnownDuet,
@@ -34,20 +35,22 @@ from tandem_reports.views.text import markdown_table
 DESCRIPTION = """\
 Reads duets of builds that are known and says how often the gate is wrong:
 
-  false alarms  gates of a build against itself, with the labels of each pair of processes drawn anew
-  power         gates drawn with replacement from the pairs of a duet against a build with a planted delay
+  false alarms  live duets of a build against one that was linked apart from it
+  power         live duets against a build with a planted slow-down, and whether that was as large as it says
+  recomputed    gates from the same pairs, with labels drawn anew by block of ABBA, or with pairs drawn with
+                replacement
   spread        coefficient of variation of the medians of processes of one build
 
-Which duet is which is read from the environments (build.planted). Rates come with one-sided 95 % bounds
+Which duet is which is read from the environments (build.planted). Rates come with one-sided exact 95 % bounds
 (Clopper and Pearson). The same duets and seed give the same numbers. scripts/gate_self_test makes such duets.
 """
 EPILOG = """\
 exit codes:
-  0  no false alarm, live or recomputed, and every planted slow-down was found live
+  0  no false alarm, live or recomputed, and every planted slow-down was found live and as large as planted
   1  otherwise, or the output could not be written
   2  usage, or a duet that cannot be read
 """
-SCHEMA = "1.0.0"
+SCHEMA = "1.1.0"
 FORMATS = ("markdown", "json")
 
 
@@ -105,18 +108,27 @@ def _markdown(
     rows = []
     if alarms is not None:
         rows.append([
+            "false alarms, live", f"{alarms.live_alarms} of {alarms.duets} duets",
+            f"at most {_share(alarms.live_bound)}",
+        ])  # fmt: skip
+    for item in powers:
+        rows.append([
+            f"+{item.percent:g} % planted, live", f"{item.found_live} of {item.cases} cases found",
+            f"at least {_share(item.live_bound)}",
+        ])  # fmt: skip
+        rows.append([
+            f"+{item.percent:g} % planted, growth", f"{_share(item.ratio - 1)}; {item.held} of {item.cases} "
+            f"cases within {PLANT_POINTS:g} points or two standard errors", "",
+        ])  # fmt: skip
+    if alarms is not None:
+        rows.append([
             "false alarms, recomputed", f"{alarms.alarms} of {alarms.decisions} gates",
             f"at most {_share(alarms.bound)}",
         ])  # fmt: skip
-        rows.append(["false alarms, live", f"{alarms.live_alarms} of {alarms.duets} duets", ""])
         rows.append(["unknown, of recomputed verdicts", _share(alarms.unknown / max(alarms.verdicts, 1)), ""])
     for item in powers:
         rows.append([
-            f"+{item.percent:g} % planted ({_share(item.ratio - 1)} measured), live",
-            f"{item.found_live} of {item.cases} cases found", "",
-        ])  # fmt: skip
-        rows.append([
-            f"+{item.percent:g} % planted, resampled", f"{_share(item.found / max(item.trials, 1))} found, "
+            f"+{item.percent:g} % planted, recomputed", f"{_share(item.found / max(item.trials, 1))} found, "
             f"weakest case {_share(item.weakest)}", f"at least {_share(item.bound)}",
         ])  # fmt: skip
     if wide is not None:
@@ -133,8 +145,9 @@ def _markdown(
     ]
     lines += [
         "",
-        f"Power and spread are of cases over {LONG_US:g} µs. Labels are drawn anew for each pair of "
-        "processes; resampled gates draw pairs that ran, with replacement, as many as ran.",
+        f"Power, growth and spread are of cases over {LONG_US:g} µs. What is recomputed comes from the pairs "
+        "of these duets: false alarms with labels drawn anew for each block of two pairs, which takes out "
+        "what two builds differ by; power with pairs drawn with replacement, as many as ran.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -159,15 +172,15 @@ def _json(
     if alarms is not None:
         content["false_alarms"] = {
             "duets": alarms.duets, "decisions": alarms.decisions, "alarms": alarms.alarms,
-            "upper_bound": alarms.bound, "live_alarms": alarms.live_alarms, "verdicts": alarms.verdicts,
-            "unknown": alarms.unknown,
+            "upper_bound": alarms.bound, "live_alarms": alarms.live_alarms,
+            "live_upper_bound": alarms.live_bound, "verdicts": alarms.verdicts, "unknown": alarms.unknown,
         }  # fmt: skip
     for item in powers:
         content["power"].append({
             "planted_percent": item.percent, "duets": item.duets, "cases": item.cases,
             "measured_ratio": item.ratio if item.cases else None, "found_live": item.found_live,
-            "trials": item.trials, "found": item.found, "lower_bound": item.bound,
-            "weakest_case": item.weakest,
+            "live_lower_bound": item.live_bound, "as_planted": item.held, "trials": item.trials,
+            "found": item.found, "lower_bound": item.bound, "weakest_case": item.weakest,
         })  # fmt: skip
     if wide is not None:
         content["spread"] = {
@@ -209,4 +222,5 @@ def run(arguments: argparse.Namespace) -> int:
         text = _markdown(duets, alarms, powers, wide)
     console.deliver(text, arguments.out)
     clean = alarms is None or (alarms.alarms == 0 and alarms.live_alarms == 0)
-    return GOOD if clean and all(item.found_live == item.cases for item in powers) else BAD_RESULT
+    planted = all(item.found_live == item.held == item.cases for item in powers)
+    return GOOD if clean and planted else BAD_RESULT

@@ -1,8 +1,9 @@
 """How often the gate is wrong: false alarms and power, from recorded duets of builds that are known.
 
 Duets of a build against itself say how often an unchanged build is called changed; duets against a build with
-a planted delay (its environment says so) how often a slow-down of that size is found. Nothing is scaled or
-modelled: the numbers come from the processes that ran.
+a planted slow-down (its environment says so) how often one of that size is found. What duets said live comes
+first. What is recomputed from their pairs is called so: it knows no difference between two builds that should
+be one, which redrawn labels take out.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class KnownDuet:
     """A duet of which it is known what was planted. `logs` [case][pair] is ln(planted / plain), or ln(B / A).
 
     `groups` [case] numbers the worker processes that a case shared; where a pair lacks a case there is NaN.
+    `blocks` [pair] numbers the drawn orders: A first, then B first, or the other way round, is one draw.
     `looks` are the planned numbers of pairs.
     """
 
@@ -63,6 +65,7 @@ class KnownDuet:
     cases: tuple[Case, ...]
     rules: tuple[SuitePolicy, ...]
     groups: tuple[int, ...]
+    blocks: tuple[int, ...]
     logs: np.ndarray
     medians_us: tuple[float, ...]
     spreads: tuple[float, ...]
@@ -142,6 +145,7 @@ def load_known(path: Path, policy: Policy) -> KnownDuet:
         cases=cases,
         rules=tuple(policy.of(case.suite) for case in cases),
         groups=tuple(order[kind] for kind in kinds),
+        blocks=tuple(int(pair) // 2 for pair in np.flatnonzero(whole)),
         logs=logs[:, whole],
         medians_us=tuple(left[key].median_us or 0.0 for key in shared),
         spreads=tuple(spreads),
@@ -178,7 +182,7 @@ def whole_gate(duet: KnownDuet, logs: np.ndarray, alpha: float) -> list[str]:
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """Gates of unchanged builds with the labels of each pair of processes drawn anew."""
+    """Gates of unchanged builds: live, and recomputed with the labels of each block of pairs drawn anew."""
 
     duets: int
     decisions: int
@@ -189,19 +193,29 @@ class FalseAlarms:
 
     @property
     def bound(self) -> float:
-        """Upper bound of the rate of false alarms of a whole gate."""
+        """Upper bound of the rate of false alarms of a recomputed gate."""
         return upper_bound(self.alarms, self.decisions)
+
+    @property
+    def live_bound(self) -> float:
+        """Upper bound of the rate of false alarms of a whole duet."""
+        return upper_bound(self.live_alarms, self.duets)
 
 
 def false_alarms(
     duets: Sequence[KnownDuet], alpha: float, decisions: int, rng: np.random.Generator
 ) -> FalseAlarms:
-    """Recomputes gates of unchanged builds, labels swapped for all cases of a pair of processes at once."""
+    """Counts live alarms, and those of gates recomputed with other labels.
+
+    The driver draws who goes first for two pairs at once (ABBA), so that labels are swapped for both, and for
+    all cases of a process.
+    """
     alarms = verdicts = unknown = 0
     for number in range(decisions):
         duet = duets[number % len(duets)]
-        signs = rng.choice([-1.0, 1.0], size=(1 + max(duet.groups), duet.pairs))
-        statuses = whole_gate(duet, duet.logs * signs[list(duet.groups)], alpha)
+        signs = rng.choice([-1.0, 1.0], size=(1 + max(duet.groups), 1 + max(duet.blocks)))
+        labels = signs[np.ix_(duet.groups, duet.blocks)]
+        statuses = whole_gate(duet, duet.logs * labels, alpha)
         alarms += any(status in ("slower", "faster") for status in statuses)
         verdicts += len(statuses)
         unknown += statuses.count("unknown")
@@ -221,11 +235,30 @@ class Power:
     found: int
     weakest: float
     ratio: float
+    held: int
 
     @property
     def bound(self) -> float:
-        """Lower bound of the rate at which it is found."""
+        """Lower bound of the rate at which it is found in recomputed gates."""
         return lower_bound(self.found, self.trials)
+
+    @property
+    def live_bound(self) -> float:
+        """Lower bound of the rate at which a case is found live, as if cases were independent."""
+        return lower_bound(self.found_live, self.cases)
+
+
+PLANT_POINTS = 0.2
+"""How far a case's growth may be from what was planted, in points; or two standard errors of its pairs."""
+
+
+def holds(logs: np.ndarray, percent: float) -> bool:
+    """Whether the pairs of a case grew by what was planted, within PLANT_POINTS or two standard errors."""
+    known = logs[np.isfinite(logs)]
+    if len(known) < 2:
+        return False
+    error = 100 * float(np.std(known, ddof=1)) / math.sqrt(len(known))
+    return abs(100 * math.expm1(float(np.mean(known))) - percent) <= max(PLANT_POINTS, 2 * error)
 
 
 def power(duets: Sequence[KnownDuet], alpha: float, trials: int, rng: np.random.Generator) -> Power:
@@ -246,7 +279,8 @@ def power(duets: Sequence[KnownDuet], alpha: float, trials: int, rng: np.random.
         cases += len(duet.long)
     centres = [float(np.nanmedian(duet.logs[index])) for duet in duets for index in duet.long]
     ratio = math.exp(float(np.median(centres))) if centres else math.nan
-    return Power(duets[0].percent, len(duets), cases, live, total, found, float(weakest), ratio)
+    held = sum(holds(duet.logs[index], duet.percent) for duet in duets for index in duet.long)
+    return Power(duets[0].percent, len(duets), cases, live, total, found, float(weakest), ratio, held)
 
 
 @dataclass(frozen=True)
