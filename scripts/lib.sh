@@ -5,6 +5,18 @@ cd "$root"
 
 say() { printf 'tandem: %s\n' "$*" >&2; }
 
+# The comment that a script begins with.
+print_help() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+
+# For a script that takes nothing but --help, which never does anything else.
+only_help() {
+  case ${1:-} in
+    "") ;;
+    -h | --help) print_help; exit 0 ;;
+    *) say "unknown argument '$1' (see scripts/$(basename "$0") --help)"; exit 2 ;;
+  esac
+}
+
 find_nvcc() {
   local candidate
   for candidate in "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc; do
@@ -52,18 +64,39 @@ choose_preset() {
   fi
 }
 
-# build PRESET [cmake flags]: configures and builds build/PRESET.
+# Tenths of a CPU-second that one object takes without ccache, on the mean of a whole build.
+tenths_cxx=25
+tenths_cuda=200
+
+# Minutes that building these targets will take on all cores here, in words; nothing where there is nothing to build.
+how_long() { # how_long FOLDER TARGETS...
+  local steps cxx cuda
+  steps=$(cmake --build "$1" ${2:+--target "${@:2}"} -- -n 2>/dev/null || true)
+  cxx=$(grep -c 'Building CXX' <<<"$steps" || true)
+  cuda=$(grep -c 'Building CUDA' <<<"$steps" || true)
+  [ $((cxx + cuda)) -gt 0 ] || return 0
+  local seconds=$(((cxx * tenths_cxx + cuda * tenths_cuda) / 10 / $(nproc)))
+  if [ $seconds -lt 90 ]; then echo "about $((seconds + 1)) s"; else echo "about $(((seconds + 30) / 60)) min"; fi
+}
+
+# build PRESET [cmake flags] [-- targets]: configures and builds build/PRESET, all of it where no target is named. Of the preset
+# that this machine gets, build/bin is then a link to its programs.
 build() {
-  local name=$1
+  local name=$1 flags=() long
   shift
-  cmake --preset "$name" "$@" >"$root/build-$name.log" 2>&1 || {
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do flags+=("$1"); shift; done
+  [ $# -eq 0 ] || shift
+  cmake --preset "$name" "${flags[@]}" >"$root/build-$name.log" 2>&1 || {
     cat "$root/build-$name.log" >&2
     rm -f "$root/build-$name.log"
     say "configuring preset $name failed; 'scripts/bootstrap' installs what is missing"
     return 1
   }
   rm -f "$root/build-$name.log"
-  cmake --build "build/$name" --parallel "$(nproc)" -- ${TANDEM_NINJA_FLAGS:-} >&2
+  long=$(how_long "build/$name" "$@")
+  [ -z "$long" ] || say "building with $(nproc) cores: $long, less with what ccache has"
+  cmake --build "build/$name" --parallel "$(nproc)" ${1:+--target "$@"} -- ${TANDEM_NINJA_FLAGS:-} >&2
+  [ "$name" != "${preset:-}" ] || ln -sfn "$name/bin" build/bin
 }
 
 python=$root/.venv/bin/python

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from tandem_reports import __version__
 from tandem_reports.commands import compare, gate, report, self_test, trace, trend
@@ -24,9 +26,42 @@ exit codes:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with 2."""
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def meant(word: str, known: Sequence[str]) -> str:
+    """What a mistyped word stands for, as the end of a message."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """`help COMMAND` is `COMMAND --help`; an unknown command or flag is told with the one that was meant."""
+    parser = build_parser()
+    words = list(arguments)
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    commands = next(a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        hint = meant(words[0], list(commands)) or f"; one of {' '.join(commands)}"
+        parser.exit(USAGE, f"tandem-report: unknown command '{words[0]}'{hint}\n")
+    parsed, left = parser.parse_known_args(words)
+    if left:
+        command = commands[words[0]]
+        flags = [flag for action in command._actions for flag in action.option_strings]
+        wrong = next((word for word in left if word.startswith("-")), left[0])
+        command.error(f"unknown argument '{wrong}'{meant(wrong.split('=')[0], flags)}")
+    return parsed
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tandem-report",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -41,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; returns the exit code. A ReportError is one line on stderr."""
-    parsed = build_parser().parse_args(arguments)
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         code = int(parsed.run(parsed))
         sys.stdout.flush()

@@ -12,9 +12,12 @@ the encoder's end to the call's, over tgt. `hf-step` computes the same without g
 of encoder, keys and values of the source and first step, one of a step, compiled, replayed. Its sample is encoder and
 tgt steps in suite_generate, the step at position tgt in suite_decoder; step_us is the mean replay.
 
-The check of a case is transformers against itself: logits along the timed form's own tokens against fp32 with eager
-attention, no cache, no compiler, a sequence at a time, on weights rounded alike; the tokens against that truth's
-arg-max, a difference excused where the truth's margin is under twice the logit error. Digests are of the tokens.
+The check of a case is transformers against itself: logits along the timed form's own first 8 tokens against fp32 with
+eager attention, no cache, no compiler, a sequence at a time, on weights rounded alike; these tokens against that
+truth's arg-max, a difference excused where the truth's margin is under twice the logit error. Digests are of all tokens.
+
+What torch's compiler makes of a graph is kept in the user's cache folder (TORCHINDUCTOR_CACHE_DIR says otherwise), so
+that the check, the timed processes and cases of equal shapes compile it once.
 
 transformers' M2M100 takes a generated pad for padding, another way with a cache than without, and Tandem's engines do
 not: what follows one is left out of the check, and tokens after it differ from theirs.
@@ -39,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from twin.sampling import median, take_samples  # needs the path above
 
 MAX_LOGITS = 1 << 27  # compared of one case: 0.5 GB in fp32
+CHECKED_TOKENS = 8  # of each sequence: its truth in fp32 has no cache, and takes longer the longer it goes on
 TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 4e-3, "bf16": 2e-2}
 # Axes that this engine has one value of.
 ONLY = {
@@ -114,10 +118,19 @@ def model_of(case: dict[str, Any]) -> tuple[Any, str | None]:
     return m, family_of(m)
 
 
+def share_compiled() -> None:
+    """Keeps compiled graphs where the next process finds them. Before torch is imported, which reads this once."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "tandem" / "inductor"))
+    for name in ("TORCHINDUCTOR_FX_GRAPH_CACHE", "TORCHINDUCTOR_AUTOGRAD_CACHE"):
+        os.environ.setdefault(name, "1")
+
+
 class Engine:
     """What all cases of one process share: device, model, weights, precision."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        share_compiled()
         import torch
         import transformers
 
@@ -222,7 +235,9 @@ def judge(case: dict[str, Any], engine: Engine, workload: Any) -> dict[str, Any]
     keep = (
         1
         if forced_step
-        else min(max(1, MAX_LOGITS // (inputs.batch * vocab)), inputs.tgt)
+        else min(
+            max(1, MAX_LOGITS // (inputs.batch * vocab)), inputs.tgt, CHECKED_TOKENS
+        )
     )
     got = workload.logits(keep)
     if forced_step:

@@ -171,6 +171,22 @@ class Inputs:
         return ((1 - self.mask.to(dtype)) * lowest)[:, None, None, :]
 
 
+class StopAfter(transformers.StoppingCriteria):
+    """Ends generate() after so many tokens."""
+
+    def __init__(self, tokens: int) -> None:
+        self.length = 1 + tokens
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: Any, **more: Any
+    ) -> torch.Tensor:
+        """For each sequence: is it over?"""
+        over = input_ids.shape[1] >= self.length
+        return torch.full(
+            (input_ids.shape[0],), over, dtype=torch.bool, device=input_ids.device
+        )
+
+
 class Generate:
     """generate(), greedy, exactly tgt tokens."""
 
@@ -222,7 +238,14 @@ class Generate:
 
     def logits(self, steps: int) -> torch.Tensor:
         """Of the first steps, [batch, steps, vocab], in fp32."""
-        out = self.generate(steps, return_dict_in_generate=True, output_logits=True)
+        # Stopped, not asked for fewer: a cache of another length would be compiled anew.
+        stop = transformers.StoppingCriteriaList([StopAfter(steps)])
+        out = self.generate(
+            self.inputs.tgt,
+            return_dict_in_generate=True,
+            output_logits=True,
+            stopping_criteria=stop,
+        )
         if not torch.equal(out.sequences[:, 1:], self.tokens[:, :steps]):
             raise RuntimeError("generate() chose other tokens when asked for logits")
         return torch.stack(out.logits, dim=1).float()
