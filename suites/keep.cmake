@@ -1,8 +1,8 @@
-# Makes the *.json of TO those of FROM: what FROM no longer has goes.
+# Makes the *.json and models/*.json of TO those of FROM: what FROM no longer has goes.
 cmake_minimum_required(VERSION 3.25)
-file(MAKE_DIRECTORY ${TO})
-file(GLOB kept RELATIVE ${TO} ${TO}/*.json)
-file(GLOB files RELATIVE ${FROM} ${FROM}/*.json)
+file(MAKE_DIRECTORY ${TO}/models)
+file(GLOB kept RELATIVE ${TO} ${TO}/*.json ${TO}/models/*.json)
+file(GLOB files RELATIVE ${FROM} ${FROM}/*.json ${FROM}/models/*.json)
 foreach(file IN LISTS kept)
   if(NOT file IN_LIST files)
     file(REMOVE ${TO}/${file})

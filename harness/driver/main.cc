@@ -17,7 +17,8 @@ namespace fs = std::filesystem;
 using tandem::ExitCode;
 
 void add_case_options(CLI::App& command, tandem::RunArgs& args) {
-  command.add_option("SWEEP", args.sweep, "sweep file (suites/*.json)")->required();
+  command.add_option("SWEEP", args.sweep, "sweep file (suites/*.json), or the name of one: smoke")
+      ->required();
   command
       .add_option("--engine", args.engine, "auto, cuda, reference or a peer: for the groups that name none")
       ->capture_default_str();
@@ -37,7 +38,8 @@ void add_bin_dir(CLI::App& command, fs::path& bin_dir) {
 
 void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
   tandem::RunArgs& run = args.run;
-  command.add_option("SWEEP", run.sweep, "sweep file; suites/X.json is taken as side A was built with it");
+  command.add_option("SWEEP", run.sweep,
+                     "sweep file, or its name; suites/X.json is taken as side A was built with it");
   command.add_option("--sweep", args.sweep, "this sweep as it is, whatever side A has");
   command.add_option("--a", args.bin[0], "suite binaries of side A (default: those beside tandem)")
       ->check(CLI::ExistingDirectory);

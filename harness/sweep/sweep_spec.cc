@@ -22,21 +22,32 @@ struct Group {
       values;  // in the order of axes(); a default stands for an axis not named
 };
 
-std::string axis_value(const Axis& a, const nlohmann::json& value) {
+/// A value that names a file: with the file's place under `base`, where the working folder has no such file and `base` has.
+std::string located(const Axis& a, const std::string& text, const std::filesystem::path& base) {
+  if (base.empty() || (a.name != "model" && a.name != "lengths")) return text;
+  const size_t at = a.name == "lengths" ? text.find(':') + 1 : 0;
+  const std::string path = text.substr(at);
+  std::error_code ec;
+  if (path.find('/') == std::string::npos || std::filesystem::exists(path, ec)) return text;
+  return std::filesystem::exists(base / path, ec) ? text.substr(0, at) + (base / path).string() : text;
+}
+
+std::string axis_value(const Axis& a, const nlohmann::json& value, const ExpandOptions& options) {
   if (a.integer ? !value.is_number_integer() : !value.is_string()) {
     throw UsageError(fmt::format("{}: {} is not allowed; {}", a.name, value.dump(), a.allowed));
   }
-  const std::string text = a.integer ? value.dump() : value.get<std::string>();
+  const std::string text = a.integer ? value.dump() : located(a, value.get<std::string>(), options.base);
   Case scratch;
   a.set(scratch, text);
   return a.get(scratch);
 }
 
-std::vector<std::string> axis_values(const Axis& a, const nlohmann::json& value) {
-  if (!value.is_array()) return {axis_value(a, value)};
+std::vector<std::string> axis_values(const Axis& a, const nlohmann::json& value,
+                                     const ExpandOptions& options) {
+  if (!value.is_array()) return {axis_value(a, value, options)};
   if (value.empty()) throw UsageError(fmt::format("{}: the list is empty; {}", a.name, a.allowed));
   std::vector<std::string> values;
-  for (const auto& item : value) values.push_back(axis_value(a, item));
+  for (const auto& item : value) values.push_back(axis_value(a, item, options));
   return values;
 }
 
@@ -61,7 +72,7 @@ Group read_group(const nlohmann::json& j, const ExpandOptions& options) {
   for (const Axis& a : axes()) {
     const std::string name(a.name);
     if (j.contains(name)) {
-      group.values.push_back(axis_values(a, j[name]));
+      group.values.push_back(axis_values(a, j[name], options));
     } else if (a.name == "op" && !suite_ops(group.suite).empty()) {
       group.values.push_back(suite_ops(group.suite));
     } else {

@@ -5,6 +5,7 @@
 //               {"suite": "encoder", "model": "transformer-base", "needs": "device"}]}
 #pragma once
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -37,6 +38,7 @@ struct ExpandOptions {
   bool device = false;  ///< is there a usable device? without, "needs": "device" and engine cuda are skipped
   std::optional<int> devices = {};      ///< how many, when known: cases of more ranks are skipped
   std::vector<std::string> peers = {};  ///< engines beside cuda and reference that a case may name
+  std::filesystem::path base = {};  ///< where files of models and lengths are that the working folder has not
 };
 
 /// Expands every group (cartesian product, first axis of the README's table outermost), makes each case

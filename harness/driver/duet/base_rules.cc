@@ -71,10 +71,10 @@ class Base {
 
 BaseRules base_rules(const DuetArgs& args) {
   BaseRules found;
-  const fs::path named = args.run.sweep;
-  if (args.sweep.empty() && named.empty()) throw UsageError("SWEEP is required, or --sweep FILE");
+  if (args.sweep.empty() && args.run.sweep.empty()) throw UsageError("SWEEP is required, or --sweep FILE");
   const fs::path usual = fs::path("suites") / kRules;
   const fs::path bin_dir = folder_of(args, 0);
+  const fs::path named = args.sweep.empty() ? sweep_file(bin_dir, args.run.sweep) : fs::path(args.run.sweep);
   const bool two_builds = bin_dir != folder_of(args, 1);
   const bool in_suites =
       !named.empty() && fs::absolute(named).lexically_normal().parent_path().filename() == "suites";

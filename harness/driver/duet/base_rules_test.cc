@@ -114,6 +114,15 @@ TEST_F(BaseRulesTest, TheBaseChoosesSweepAndRules) {
       << "looks are planned by the same rules";
 }
 
+// Without it the name of a sweep would mean each side's own file, and the change would choose its cases after all.
+TEST_F(BaseRulesTest, ANameMeansTheBasesSweep) {
+  const BaseRules found = base_rules(args("gate"));
+  EXPECT_EQ(found.sweep.file, (built("base") / "suites" / "gate.json").string());
+  EXPECT_TRUE(found.sweep.from.starts_with("suites/gate.json as side A was built with it"))
+      << found.sweep.from;
+  EXPECT_THROW(base_rules(args("gat")), UsageError);
+}
+
 // Without it nobody could try another sweep or other rules on purpose.
 TEST_F(BaseRulesTest, FlagsGoBefore) {
   fake_gate();

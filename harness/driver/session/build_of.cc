@@ -1,5 +1,10 @@
 #include "harness/driver/session/build_of.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <set>
+
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
 #include "harness/base/process.h"
@@ -17,6 +22,14 @@ constexpr double kAnswerAllowed_s = 20;
 bool is_build(const json& j) {
   return j.is_object() && j.contains("git") && j.contains("build") && j.contains("software") &&
          j["build"].is_object() && j["software"].is_object();
+}
+
+/// The folder of the build's copies of suites/, where it has one.
+std::optional<fs::path> kept_suites(const fs::path& bin_dir) {
+  std::error_code ec;
+  for (const fs::path& folder : {bin_dir / "suites", bin_dir / TANDEM_INSTALLED_SUITES})
+    if (fs::is_directory(folder, ec)) return folder;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -55,14 +68,29 @@ std::optional<BuildNote> build_note(const fs::path& bin_dir) {
 }
 
 fs::path kept_suite_file(const fs::path& bin_dir, const std::string& name) {
-  const fs::path file = bin_dir / "suites" / name;
+  const auto folder = kept_suites(bin_dir);
   std::error_code ec;
-  return fs::is_regular_file(file, ec) ? file : fs::path();
+  return folder && fs::is_regular_file(*folder / name, ec) ? *folder / name : fs::path();
 }
 
 bool keeps_suites(const fs::path& bin_dir) {
+  return kept_suites(bin_dir).has_value();
+}
+
+fs::path sweep_file(const fs::path& bin_dir, const std::string& named) {
   std::error_code ec;
-  return fs::is_directory(bin_dir / "suites", ec);
+  if (named.find('/') != std::string::npos || fs::is_regular_file(named, ec)) return named;
+  const std::string name = named.ends_with(".json") ? named : named + ".json";
+  if (const fs::path kept = kept_suite_file(bin_dir, name); !kept.empty()) return kept;
+  std::set<std::string> names;
+  if (const auto folder = kept_suites(bin_dir)) {
+    for (const auto& entry : fs::directory_iterator(*folder))
+      if (entry.path().extension() == ".json" && entry.path().stem() != "gates")
+        names.insert(entry.path().stem());
+  }
+  throw UsageError(fmt::format(
+      "cannot read {}: no such file{}", named,
+      names.empty() ? "" : fmt::format(", and no sweep of this build: {}", fmt::join(names, " "))));
 }
 
 }  // namespace tandem

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "harness/base/error.h"
 #include "harness/driver/session/build_of.h"
 #include "harness/driver/testing/driver_fixture.h"
 #include "harness/record/environment.h"
@@ -39,6 +40,40 @@ TEST_F(BuildOfTest, SilenceIsUnknown) {
   }
   std::ofstream(bin() / "tandem") << "no program at all";
   EXPECT_EQ(build_of(bin()), unknown_build_json());
+}
+
+// Without it `tandem list smoke` would work in a clone alone, or a sweep of the build would hide the user's own.
+TEST_F(BuildOfTest, SweepsGoByName) {
+  const fs::path before = fs::current_path();
+  fs::current_path(folder_);
+  const auto put = [&](const fs::path& file) {
+    fs::create_directories((folder_ / file).parent_path());
+    std::ofstream(folder_ / file) << "{}";
+  };
+  put("prefix/share/tandem/suites/smoke.json");
+  put("prefix/share/tandem/suites/gates.json");
+  fs::create_directories("prefix/bin");
+  const fs::path installed = folder_ / "prefix" / "bin";
+  for (const char* name : {"smoke", "smoke.json"}) {
+    const fs::path found = sweep_file(installed, name);
+    EXPECT_TRUE(fs::equivalent(found, "prefix/share/tandem/suites/smoke.json")) << found;
+  }
+  EXPECT_TRUE(keeps_suites(installed));
+  fs::create_directories("smoke");
+  EXPECT_NE(sweep_file(installed, "smoke"), "smoke") << "a folder is no sweep";
+  put("prefix/bin/suites/smoke.json");
+  EXPECT_EQ(sweep_file(installed, "smoke"), installed / "suites" / "smoke.json")
+      << "a build's own copy is nearer";
+  put("smoke.json");
+  EXPECT_EQ(sweep_file(installed, "smoke.json"), "smoke.json") << "a file here goes before";
+  EXPECT_EQ(sweep_file(installed, "suites/none.json"), "suites/none.json") << "a path is a path";
+  try {
+    sweep_file(installed, "smok");
+    ADD_FAILURE() << "found";
+  } catch (const UsageError& e) {
+    EXPECT_STREQ(e.what(), "cannot read smok: no such file, and no sweep of this build: smoke");
+  }
+  fs::current_path(before);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
+#include "harness/driver/session/build_of.h"
 #include "harness/driver/session/ceilings_store.h"
 #include "harness/engine/traits.h"
 #include "harness/record/environment.h"
@@ -153,7 +154,9 @@ SweepCases expand(const RunArgs& args, const ExpandOptions& options) {
 
 }  // namespace
 
-RunPlan plan_run(const RunArgs& args) {
+RunPlan plan_run(const RunArgs& asked) {
+  RunArgs args = asked;
+  args.sweep = sweep_file(args.bin_dir, args.sweep);
   RunPlan plan;
   plan.peers = parse_peers(args.peers);
   plan.card = usable_card(args.device);
@@ -172,7 +175,8 @@ RunPlan plan_run(const RunArgs& args) {
   plan.sweep = expand(args, {.engine = plan.engine,
                              .device = plan.card.has_value(),
                              .devices = visible_devices(args.device),
-                             .peers = peer_names});
+                             .peers = peer_names,
+                             .base = fs::absolute(args.sweep).parent_path().parent_path()});
   plan.sweep_sha256 = content_sha256(args.sweep);
   apply_filter(args.filter, plan.sweep);
   apply_shard(args.shard, plan.sweep);
