@@ -37,6 +37,11 @@ def percent(value: float | None, decimals: int = 0) -> str:
     return MISSING if value is None else f"{100 * value:.{decimals}f} %"
 
 
+def share(value: float | None) -> str:
+    """A fraction of a whole as a percentage; what is not nothing is never 0 %."""
+    return "< 1 %" if value is not None and 0 < value < 0.005 else percent(value)
+
+
 def change(value: float) -> str:
     """A ratio as a signed change: +1.93 %."""
     return f"{100 * (value - 1):+.2f} %".replace("-", "−")

@@ -275,7 +275,7 @@ def test_html(gpu_a: Path, gpu_b: Path, tmp_path: Path, cli: Callable[..., Outco
     text = (tmp_path / "one").read_text()
     assert text == (tmp_path / "two").read_text()
     assert "fixture-gpu-b over fixture-gpu-a" in text
-    assert text.count("data:image/svg+xml") == 2
+    assert text.count('<svg class="figure"') == 2
     assert "+3.9" in text or "+4.0" in text
     assert "Benjamini" in text
 

@@ -197,7 +197,7 @@ def test_trend_formats(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
         assert outcome.code == 0
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
-    assert "data:image/svg+xml" in (tmp_path / "one").read_text()
+    assert '<svg class="figure"' in (tmp_path / "one").read_text()
     assert cli("trend", *paths, "--figure", tmp_path / "t.png").code == 0
     assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
 

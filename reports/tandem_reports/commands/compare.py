@@ -14,12 +14,13 @@ from tandem_reports.commands import console
 from tandem_reports.errors import BAD_RESULT, GOOD, USAGE, ReportError
 from tandem_reports.gate.comparison import Comparison, Matching, Rules, compare, interval_text
 from tandem_reports.gate.sessions import USUAL_SHIFT, SessionRisk, session_risk
+from tandem_reports.reading.records import INTEGER_AXES
 from tandem_reports.reading.runs import load_runs
 from tandem_reports.views import glossary, page
 from tandem_reports.views.comparison import CAVEAT, comparison_csv, counts_text, markdown, terminal
 from tandem_reports.views.labels import AXIS_ORDER, axis_names, common_text, split_axes
 from tandem_reports.views.overview import conditions, environment_table, machine
-from tandem_reports.views.tables import Cell, Column, Row, Table
+from tandem_reports.views.tables import MAX_AXES, Cell, Column, Row, Table
 
 DESCRIPTION = """\
 Compares run A with run B, and with every further run: for each case that both measured the two medians, the
@@ -99,11 +100,14 @@ def _table(comparison: Comparison) -> Table:
     varying, common = split_axes(cases)
     axes = [axis for axis in axis_names(cases) if axis in varying]
     columns = [Column("suite", "case", numeric=False)]
-    columns += [Column(axis, "case", numeric=axis in ("batch", "src", "tgt", "tp", "dp")) for axis in axes]
     columns += [
-        Column("A (µs)", "median"), Column("B (µs)", "median"), Column("B/A", "ratio-ba", main=True),
-        Column("95 % interval", "ratio-interval"), Column("status", "status", numeric=False),
-        Column("note", numeric=False),
+        Column(axis, "case", axis in INTEGER_AXES, place="row" if index < MAX_AXES else "wide")
+        for index, axis in enumerate(axes)
+    ]
+    columns += [
+        Column("A (µs)", "median", place="wide"), Column("B (µs)", "median", place="wide"),
+        Column("B/A", "ratio-ba", main=True), Column("95 % interval", "ratio-interval"),
+        Column("status", "status", numeric=False), Column("note", numeric=False),
     ]  # fmt: skip
     rows = []
     for pair in comparison.pairs:
@@ -123,7 +127,7 @@ def _table(comparison: Comparison) -> Table:
         cells += [
             Cell(interval_text(pair.interval), covered),
             Cell(pair.status, sort=pair.status, css=f"status {pair.status}"),
-            Cell(pair.note),
+            Cell(pair.note, css="wrap" if pair.note else ""),
         ]
         rows.append(Row(pair.case.name, tuple(cells)))
     return Table(tuple(columns), tuple(rows), common_text(cases, common))

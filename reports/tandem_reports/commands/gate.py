@@ -22,6 +22,7 @@ from tandem_reports.stats.paired import planned_pairs
 from tandem_reports.views import glossary, page
 from tandem_reports.views.overview import conditions, environment_table, machine
 from tandem_reports.views.tables import Cell, Column, Row, Table
+from tandem_reports.views.text import names
 from tandem_reports.views.verdicts import (
     HEADER,
     SCHEMA,
@@ -204,20 +205,28 @@ def _table(result: GateResult) -> Table:
         "p slower": "p-slower",
         "verdict": "verdict",
     }
+    wide = ("A (µs)", "B (µs)", "pairs", "p slower")
     columns = tuple(
-        Column(title, terms.get(title, ""), title in numeric, main=title == "B/A") for title in HEADER
-    )
+        Column(
+            title, terms.get(title, ""), title in numeric, main=title == "B/A",
+            place="wide" if title in wide else "row",
+        )
+        for title in HEADER
+    )  # fmt: skip
     rows = []
-    for verdict in result.verdicts:
-        texts = [verdict.case.name, *cells(verdict)]
+    short, shared = names([verdict.case for verdict in result.verdicts])
+    for name, verdict in zip(short, result.verdicts, strict=True):
+        texts = [name, *cells(verdict)]
         values = [verdict.case.name, verdict.median_a_us, verdict.median_b_us, verdict.ratio]
         sorts = [*values, None, float(verdict.pairs), verdict.p_slower, verdict.status, None]
         row = [Cell(text, sort=sort) for text, sort in zip(texts, sorts, strict=True)]
+        row[0] = Cell(name, sort=verdict.case.name, tip=f"{verdict.case.name}\nid {verdict.case.id}")
+        row[-1] = Cell(verdict.note, css="wrap" if verdict.note else "")
         if verdict.ratio is not None:
             row[3] = Cell(row[3].text, formats.change(verdict.ratio), verdict.ratio)
         row[7] = Cell(verdict.status, sort=verdict.status, css=f"status {verdict.status}")
         rows.append(Row(verdict.case.name, tuple(row)))
-    return Table(columns, tuple(rows))
+    return Table(columns, tuple(rows), shared)
 
 
 def _html(result: GateResult) -> str:

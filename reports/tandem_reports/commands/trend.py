@@ -134,7 +134,7 @@ def _html(found: Sequence[History], runs: Sequence[Run]) -> str:
 
     terms = ("", "", "median", "median", "", "level", "step-change")
     columns = tuple(
-        Column(title, term, numeric=index in NUMERIC)
+        Column(title, term, numeric=index in NUMERIC, place="wide" if title == "level (µs)" else "row")
         for index, (title, term) in enumerate(zip(HEADER, terms, strict=True))
     )
     rows = []
@@ -175,6 +175,8 @@ def run(arguments: argparse.Namespace) -> int:
         from tandem_reports.views.figures.histories import trend_picture
 
         drawn = trend_picture(found)
+        if drawn is None:
+            raise ReportError("--figure: no case was measured by three comparable runs")
         page.write(figure, drawn.svg if figure.suffix == ".svg" else drawn.png)
     console.deliver(text, arguments.out)
     slower = slower_steps(found, arguments.newest) if arguments.fail_on_step else 0

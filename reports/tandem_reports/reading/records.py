@@ -421,3 +421,14 @@ def read_records(path: Path) -> tuple[list[Record], list[str]]:
     except OSError as error:
         raise ReportError(f"{path}: {error.strerror}") from None
     return [parse_record(parse_line(line, where), where) for where, line in lines], warnings
+
+
+def lines_by_case(path: Path) -> dict[str, list[str]]:
+    """The whole lines of a records.jsonl by the id of their case, in the order of their workers."""
+    lines, _ = whole_lines(path)
+    found: dict[str, list[tuple[int, int, str]]] = {}
+    for where, line in lines:
+        fields = Fields(parse_line(line, where), where)
+        place = (fields.integer("worker", minimum=0), fields.integer("attempt", minimum=1))
+        found.setdefault(fields.text("id"), []).append((*place, line.decode("utf-8")))
+    return {case: [text for _, _, text in sorted(texts)] for case, texts in found.items()}

@@ -235,7 +235,7 @@ def _record_marks(record: Record) -> set[str]:
         "resident": record.l2 == "resident",
         "cold": record.l2 == "cold",
         "burst": record.regime == "burst",
-        "sustained": record.regime == "sustained",
+        "sustained": record.regime == "sustained" and not record.throttled and not record.unsettled,
         "cpu": record.regime == "cpu",
         "synthetic": model_suite and record.case.text("weights").startswith("seed:"),
     }

@@ -8,14 +8,15 @@ from tandem_reports.reading.records import Case
 
 AXIS_ORDER = (
     "op", "model", "batch", "src", "tgt", "precision", "sparsity", "tp", "engine",
-    "weights", "lengths", "kv", "calibration", "head", "dp", "decode", "stop", "kernel", "memory",
+    "weights", "lengths", "kv", "calibration", "head", "dp", "allreduce", "decode", "stop", "kernel",
+    "memory",
 )  # fmt: skip
 """The order of a case's name: first what it always prints, then the rest."""
 
 DEFAULTS: dict[str, str | int] = {
     "model": "transformer-base", "weights": "seed:0", "batch": 1, "src": 128, "tgt": 128, "lengths": "full",
     "precision": "bf16", "kv": "same", "sparsity": "dense", "calibration": "none", "head": "same",
-    "tp": 1, "dp": 1, "decode": "greedy",
+    "tp": 1, "dp": 1, "allreduce": "auto", "decode": "greedy",
     "stop": "fixed", "kernel": "auto", "memory": "level1", "engine": "cuda", "op": "",
 }  # fmt: skip
 """Defaults are constants of the case id and never change."""

@@ -26,7 +26,13 @@ def _environment() -> jinja2.Environment:
     )
     # Style and script are our own files, not data: they go in as they are.
     environment.globals["include_raw"] = lambda name: markupsafe.Markup((TEMPLATES / name).read_text())
+    environment.filters["breakable"] = _breakable
     return environment
+
+
+def _breakable(text: str) -> markupsafe.Markup:
+    """A case's name that may break after each of its parts."""
+    return markupsafe.Markup("/<wbr>").join(text.split("/"))
 
 
 def render(template: str, **content: Any) -> str:

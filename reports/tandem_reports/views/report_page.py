@@ -14,15 +14,18 @@ from tandem_reports.reading.runs import Run
 from tandem_reports.stats.cases import MARKS, CaseResult, Mark, beats_floor, by_suite, collect, marks
 from tandem_reports.views import glossary, page
 from tandem_reports.views.export import case_csv
+from tandem_reports.views.facts import facts
 from tandem_reports.views.figures.curves import curves
 from tandem_reports.views.figures.floors import floors
 from tandem_reports.views.figures.footprints import footprints
+from tandem_reports.views.figures.frontier import frontier
 from tandem_reports.views.figures.kept import kept
 from tandem_reports.views.figures.pareto import pareto
 from tandem_reports.views.figures.scaling import scaling
 from tandem_reports.views.figures.speedups import speedups
 from tandem_reports.views.figures.spread import spread
 from tandem_reports.views.figures.style import Picture
+from tandem_reports.views.growth import growth_table
 from tandem_reports.views.overview import (
     SuiteOverview,
     conditions,
@@ -31,6 +34,7 @@ from tandem_reports.views.overview import (
     numbers,
     problems,
     suite_overview,
+    telling_ratio,
 )
 from tandem_reports.views.precisions import losses_text
 from tandem_reports.views.profile_section import ProfileSection
@@ -46,6 +50,7 @@ class Section:
     title: str
     table: Table | None
     figures: tuple[Picture, ...]
+    growth: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ TITLES = {
 
 def _tiles(suites: Sequence[SuiteOverview], results: Sequence[CaseResult]) -> list[Tile]:
     failed = sum(suite.failed for suite in suites)
-    ratios = [result.floor_ratio for result in results if result.floor_ratio is not None]
+    ratios = [ratio for result in results if (ratio := telling_ratio(result)) is not None]
     tiles = [
         Tile(f"{sum(suite.measured for suite in suites):,}", "cases measured"),
         Tile(numbers([len(result.ok) for result in results if result.ok]) or "0", "workers per case"),
@@ -133,10 +138,24 @@ def _sentences(results: Sequence[CaseResult], audit: SampleAudit) -> list[str]:
         third = f"The raw samples of all {audit.total} records are here and match them."
     texts = [
         *_doubts(measured),
+        _clocks(measured),
         losses_text(format_groups(results)),
         *crossover_texts(crossovers(results)),
     ]
     return [f"{first} {second} {third}", *filter(None, texts)]
+
+
+def _clocks(measured: Sequence[CaseResult]) -> str:
+    """Whether the clock had settled, as far as the records of cards say."""
+    records = [[r for r in result.ok if r.regime in ("burst", "sustained")] for result in measured]
+    known = [each for each in records if each]
+    throttled = sum(1 for each in known if any(record.throttled for record in each))
+    moved = sum(1 for each in known if any(record.unsettled for record in each))
+    if not throttled and not moved:
+        return ""
+    words = [f"throttled in {throttled}"] if throttled else []
+    words += [f"not settled in {moved}"] if moved else []
+    return f"Of {formats.plural(len(known), 'case')} the clock was {' and '.join(words)}: see marks."
 
 
 def _doubts(measured: Sequence[CaseResult]) -> list[str]:
@@ -180,7 +199,6 @@ def build(
     sections = []
     for suite, found in suites.items():
         measured = [result for result in found if result.ok]
-        figures = list(lines.get(suite, []))
         bars = floors(suite, measured)
         every = format_groups(found)
         # Single kernels have their speed-ups in the table: a heat map of each would be a page of its own.
@@ -189,9 +207,10 @@ def build(
             speedups(suite, groups), kept(suite, every), pareto(suite, groups), footprints(suite, groups)
         )  # fmt: skip
         over_cards = scaling(suite, scaling_groups(found))
-        figures += [figure for figure in (bars, over_cards, *by_format) if figure is not None]
-        table = case_table(measured, marks_of) if measured else None
-        sections.append(Section(suite, TITLES[suite], table, tuple(figures)))
+        optional = (bars, frontier(suite, measured), *lines.get(suite, []), over_cards, *by_format)
+        figures = [figure for figure in optional if figure is not None]
+        table = case_table(measured, marks_of, lambda result: facts(runs, result)) if measured else None
+        sections.append(Section(suite, TITLES[suite], table, tuple(figures), growth_table(suite, found)))
     dots = spread(results)
     pictures = [figure for section in sections for figure in section.figures]
     if dots is not None:

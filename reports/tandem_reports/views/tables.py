@@ -18,12 +18,17 @@ from tandem_reports.views.precisions import evidence, speedup_text
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `term` is the glossary entry that explains it."""
+    """A column; `term` is the glossary entry that explains it.
+
+    `place` is where its cells stand: `row`, always in the table; `wide`, in the table of a wide page, else
+    folded away below the row; `fold`, always below the row.
+    """
 
     title: str
     term: str = ""
     numeric: bool = True
     main: bool = False
+    place: str = "row"
 
     @property
     def tip(self) -> str:
@@ -49,11 +54,21 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Fact:
+    """A line below a row: a command to copy, or a link within the report's folder."""
+
+    title: str
+    text: str
+    link: str = ""
+
+
+@dataclass(frozen=True)
 class Row:
-    """One row; `name` is what a text filter finds it by."""
+    """One row; `name` is what a text filter finds it by, `facts` stand below it, folded away."""
 
     name: str
     cells: tuple[Cell, ...]
+    facts: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,22 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     note: str = ""
+
+    @property
+    def shown(self) -> list[tuple[int, Column]]:
+        """The columns that a wide page has, with their places among the cells."""
+        return [(index, column) for index, column in enumerate(self.columns) if column.place != "fold"]
+
+    @property
+    def folded(self) -> list[tuple[int, Column]]:
+        """The columns whose cells stand below the row, on a narrow page or on any."""
+        return [(index, column) for index, column in enumerate(self.columns) if column.place != "row"]
+
+    @property
+    def narrow_only(self) -> bool:
+        """Whether a wide page has nothing below the rows."""
+        facts = any(row.facts for row in self.rows)
+        return not facts and all(column.place != "fold" for column in self.columns)
 
 
 @dataclass(frozen=True)
@@ -124,7 +155,7 @@ def _ratio(result: CaseResult) -> Cell:
     value = result.floor_ratio
     if value is None:
         return Cell(formats.MISSING)
-    return Cell(formats.ratio(value), formats.percent(1 / value), value, bar=min(1.0, 1 / value))
+    return Cell(formats.ratio(value), formats.share(1 / value), value, bar=min(1.0, 1 / value))
 
 
 def _over_bf16(found: Format | None, baseline: CaseResult | None) -> Cell:
@@ -191,6 +222,10 @@ def _counted(value: float | None, median_us: float | None, unit: str, rate_unit:
     return Cell(formats.scaled(value, unit), sub, value)
 
 
+SHORT_REFERENCE = 28
+"""Letters of a reference that a cell has room for; the whole of it stands below the row."""
+
+
 def _check(result: CaseResult, same_reference: bool) -> Cell:
     check = result.check
     if check is None:
@@ -203,8 +238,8 @@ def _check(result: CaseResult, same_reference: bool) -> Cell:
     if check.tokens_excused:
         words.append(f"{check.tokens_excused} excused")
     over = None not in (check.error, check.tolerance) and (check.error or 0.0) > (check.tolerance or 0.0)
-    if not same_reference:
-        words.append(check.reference if len(check.reference) <= 28 else check.reference[:27].rstrip() + "…")
+    if not same_reference and len(check.reference) <= SHORT_REFERENCE:
+        words.append(check.reference)
     bad = over or check.tokens_equal is False
     return Cell(text, ", ".join(words), check.error, f"against: {check.reference}", bad=bad)
 
@@ -258,23 +293,26 @@ def _fields(
 
     return [
         _Field(Column("median (µs)", "median", main=True), _median, True),
-        _Field(Column("min – max (µs)", "range"), lambda r: _range(r, shared.workers), True),
-        _Field(Column("floor (µs)", "floor"), _floor, model_suite),
+        _Field(Column("min – max (µs)", "range", place="wide"), lambda r: _range(r, shared.workers), True),
+        _Field(Column("floor (µs)", "floor", place="wide"), _floor, model_suite),
         _Field(Column("× floor", "ratio"), _ratio, model_suite),
         _Field(
-            Column("over bf16", "over-bf16"),
+            Column("over bf16", "over-bf16", place="wide"),
             lambda r: _over_bf16(*of_result.get(id(r), (None, None))),
         ),
-        _Field(Column("over one card", "over-one-card"), lambda r: _over_one_card(scaled.get(id(r)))),
-        _Field(Column("check", "check"), lambda r: _check(r, shared.reference), True),
-        _Field(Column("tokens/s", "throughput"), _throughput),
-        _Field(Column("step (µs)", "step"), _step),
         _Field(
-            Column("first token (µs)", "first-token"),
+            Column("over one card", "over-one-card", place="wide"),
+            lambda r: _over_one_card(scaled.get(id(r))),
+        ),
+        _Field(Column("check", "check", place="wide"), lambda r: _check(r, shared.reference), True),
+        _Field(Column("tokens/s", "throughput", place="wide"), _throughput),
+        _Field(Column("step (µs)", "step", place="wide"), _step),
+        _Field(
+            Column("first token (µs)", "first-token", place="fold"),
             _plain(lambda r: r.over_workers(lambda x: x.metrics.first_token_us), formats.micros),
         ),
         _Field(
-            Column("token to token p50 / p95 / p99 (µs)", "inter-token"),
+            Column("token to token p50 / p95 / p99 (µs)", "inter-token", place="fold"),
             _inter_token,
         ),
         _Field(
@@ -285,28 +323,29 @@ def _fields(
             Column("TFLOP/s", "rate"),
             _plain(lambda r: r.over_workers(lambda x: x.metrics.teraflops), formats.significant),
         ),
-        _Field(Column("bytes", "bytes"), lambda r: _counted(r.bytes, r.median_us, "B", "B/s")),
+        _Field(Column("bytes", "bytes", place="fold"), lambda r: _counted(r.bytes, r.median_us, "B", "B/s")),
         _Field(
-            Column("operations", "operations"), lambda r: _counted(r.flops, r.median_us, "FLOP", "FLOP/s")
+            Column("operations", "operations", place="fold"),
+            lambda r: _counted(r.flops, r.median_us, "FLOP", "FLOP/s"),
         ),
         _Field(
-            Column("weights", "weights"),
+            Column("weights", "weights", place="fold"),
             _plain(lambda r: r.weights_bytes, lambda value: formats.scaled(value, "B")),
         ),
         _Field(
-            Column("peak memory", "peak"),
+            Column("peak memory", "peak", place="fold"),
             _plain(lambda r: r.peak_bytes, lambda value: formats.scaled(value, "B")),
         ),
-        _Field(Column("quartiles (µs)", "quartiles"), _quartiles),
+        _Field(Column("quartiles (µs)", "quartiles", place="fold"), _quartiles),
         _Field(
-            Column("load (µs)", "load"),
+            Column("load (µs)", "load", place="fold"),
             _plain(lambda r: r.over_workers(lambda x: x.metrics.load_us), formats.micros),
         ),
         _Field(
-            Column("graph build (µs)", "load"),
+            Column("graph build (µs)", "load", place="fold"),
             _plain(lambda r: r.over_workers(lambda x: x.metrics.graph_build_us), formats.micros),
         ),
-        _Field(Column("accuracy", "accuracy", numeric=False), _accuracy),
+        _Field(Column("accuracy", "accuracy", numeric=False, place="fold"), _accuracy),
     ]
 
 
@@ -331,7 +370,15 @@ def _axes_shown(results: Sequence[CaseResult]) -> tuple[list[str], list[str]]:
     return shown, [axis for axis in common if axis not in wanted | ignored]
 
 
-def case_table(results: Sequence[CaseResult], marks_of: Callable[[CaseResult], Sequence[Mark]]) -> Table:
+MAX_AXES = 6
+"""Columns of axes that a narrow page has room for; further ones are folded away there."""
+
+
+def case_table(
+    results: Sequence[CaseResult],
+    marks_of: Callable[[CaseResult], Sequence[Mark]],
+    facts_of: Callable[[CaseResult], tuple[Fact, ...]] = lambda result: (),
+) -> Table:
     """The measured cases of one suite, one row a case and run.
 
     Axes in which all rows agree, and marks that all rows carry and that are no warning, are said in the note.
@@ -353,9 +400,10 @@ def case_table(results: Sequence[CaseResult], marks_of: Callable[[CaseResult], S
 
     if len({result.run.label for result in measured}) > 1:
         add(Column("run", numeric=False), [Cell(r.run.label, sort=r.run.label) for r in measured])
-    for axis in axes:
+    for index, axis in enumerate(axes):
         numeric = axis in INTEGER_AXES
-        add(Column(axis, "case", numeric), [_axis_cell(result, axis) for result in measured])
+        place = "row" if index < MAX_AXES else "wide"
+        add(Column(axis, "case", numeric, place=place), [_axis_cell(result, axis) for result in measured])
     badges = [tuple(m for m in found if m not in common_marks) for found in row_marks]
     groups = format_groups(measured)
     scaled = {id(s.result): s for group in scaling_groups(measured) for s in group.scaled}
@@ -367,5 +415,5 @@ def case_table(results: Sequence[CaseResult], marks_of: Callable[[CaseResult], S
             add(Column("marks", "marks", numeric=False), [Cell("", marks=badge) for badge in badges])
     parts = [common_text([result.case for result in measured], common)]
     parts += [*shared_words, ", ".join(mark.label for mark in common_marks)]
-    named = [Row(r.case.name, tuple(cells)) for r, cells in zip(measured, rows, strict=True)]
+    named = [Row(r.case.name, tuple(cells), facts_of(r)) for r, cells in zip(measured, rows, strict=True)]
     return Table(tuple(columns), tuple(named), "; ".join(part for part in parts if part))

@@ -23,6 +23,7 @@ from tandem_reports.views.figures.style import (
     log_ticks,
     picture,
     styled,
+    tip_at,
     value_ticks,
 )
 from tandem_reports.views.labels import axis_names, short_name, split_axes
@@ -32,7 +33,7 @@ ROW_HEIGHT = 2.4
 GAP = 0.75
 """Inches between two rows of panels."""
 MAX_LINES = len(PALETTE)
-MAX_PANELS = 60
+MAX_PANELS = 40
 LIMITS = ((4, 3), (3, 3), (2, 3), (2, 2), (1, 2), (1, 1))
 """Rows a figure and figures a suite and axis: the first that keeps a page within MAX_PANELS is taken."""
 
@@ -81,7 +82,7 @@ class Plate:
 SHAPE_WORDS = {"batch": "batch", "src": "source length", "tgt": "generated length", "lengths": "lengths"}
 
 
-def _labels(results: Sequence[CaseResult]) -> list[str]:
+def line_labels(results: Sequence[CaseResult]) -> list[str]:
     """The line that each result belongs to."""
     cases = [result.case for result in results]
     varying, _ = split_axes(cases)
@@ -92,16 +93,21 @@ def _labels(results: Sequence[CaseResult]) -> list[str]:
     return [short_name(case, words) + end for case, end in zip(cases, ends, strict=True)]
 
 
-def _shapes(results: Sequence[CaseResult], axis: str) -> dict[str, dict[str, list[CaseResult]]]:
+def worth_drawing(lines: Mapping[str, Sequence[CaseResult]], axis: str) -> bool:
+    """Whether any of a shape's lines has three points or more: two are a table's."""
+    return any(len({result.case.integer(axis) for result in line}) > 2 for line in lines.values())
+
+
+def shapes(results: Sequence[CaseResult], axis: str) -> dict[str, dict[str, list[CaseResult]]]:
     """Shape -> label -> results along the axis, of the lines that have two points or more."""
     varying, _ = split_axes([result.case for result in results])
     fixed = [name for name in SHAPE_WORDS if name != axis and (name != "lengths" or name in varying)]
     fixed = [name for name in fixed if name != "tgt" or results[0].case.suite != "encoder"]
     groups: dict[tuple[str | int, ...], dict[str, list[CaseResult]]] = {}
-    for result, label in zip(results, _labels(results), strict=True):
+    for result, label in zip(results, line_labels(results), strict=True):
         key = tuple(result.case.axes[name] for name in fixed)
         groups.setdefault(key, {}).setdefault(label, []).append(result)
-    shapes = {}
+    found = {}
     for key in sorted(groups, key=lambda key: tuple((isinstance(part, str), part) for part in key)):
         lines = {}
         for label, line in groups[key].items():
@@ -109,20 +115,20 @@ def _shapes(results: Sequence[CaseResult], axis: str) -> dict[str, dict[str, lis
             if len({result.case.integer(axis) for result in line}) > 1:
                 lines[label] = line
         if lines:
-            shapes[", ".join(f"{SHAPE_WORDS[n]} {v}" for n, v in zip(fixed, key, strict=True))] = lines
-    return shapes
+            found[", ".join(f"{SHAPE_WORDS[n]} {v}" for n, v in zip(fixed, key, strict=True))] = lines
+    return found
 
 
 def _plates(suite: str, results: Sequence[CaseResult], max_rows: int, max_figures: int) -> Iterator[Plate]:
     for axis in AXIS_TITLES:
-        shapes = _shapes(results, axis)
-        labels = sorted({label for lines in shapes.values() for label in lines})
+        drawn = {t: lines for t, lines in shapes(results, axis).items() if worth_drawing(lines, axis)}
+        labels = sorted({label for lines in drawn.values() for label in lines})
         size = -(-len(labels) // max(1, -(-len(labels) // MAX_LINES)))
         chunks = [labels[start : start + size] for start in range(0, len(labels), size or 1)]
         for number, chunk in enumerate(chunks[:max_figures], start=1):
             rows = [
                 (title, {label: line for label, line in lines.items() if label in chunk})
-                for title, lines in shapes.items()
+                for title, lines in drawn.items()
             ]
             rows = [(title, lines) for title, lines in rows if lines]
             left_out = [formats.plural(len(rows) - max_rows, "more shape")] if len(rows) > max_rows else []
@@ -163,6 +169,8 @@ def _draw(axes: Axes, lines: dict[str, list[CaseResult]], quantity: Quantity, pl
         axes.plot(xs, ys, **style)
         drawn += ys
         values.update(xs)
+        for x, y, result in known:
+            tip_at(axes, x, y, f"{result.case.name}: {quantity.title} {formats.significant(y)}")
         floors = [(x, None if quantity.floor is None else quantity.floor(r)) for x, _, r in known]
         below = [(x, y) for x, y in floors if y is not None]
         if below:
@@ -222,7 +230,7 @@ def draw(plate: Plate) -> Picture:
 
 
 def curves(suites: Mapping[str, Sequence[CaseResult]]) -> dict[str, list[Picture]]:
-    """The figures of every suite; none where no two cases differ in batch or source length alone."""
+    """The figures of every suite; none where no three cases differ in batch or source length alone."""
     measured = {suite: [result for result in results if result.ok] for suite, results in suites.items()}
     measured = {suite: results for suite, results in measured.items() if suite in QUANTITIES and results}
     plates: list[Plate] = []

@@ -13,10 +13,10 @@ from tandem_reports.views.figures.style import (
     Picture,
     canvas,
     legend,
-    log_ticks,
     picture,
     styled,
     text_width,
+    tip,
 )
 from tandem_reports.views.labels import short_name, split_axes
 
@@ -24,6 +24,8 @@ MAX_BARS = 40
 FLOOR_COLOURS = {"bytes": "#0072B2", "operations": "#009E73"}
 REST_COLOUR = "#d9dee4"
 UNKNOWN_COLOUR = "#6a737d"
+BESIDE = 1.9
+"""Inches for the numbers beside the bars."""
 
 
 def _names(results: Sequence[CaseResult]) -> list[str]:
@@ -47,41 +49,37 @@ def floors(suite: str, results: Sequence[CaseResult]) -> Picture | None:
     ordered = sorted(known, key=lambda result: -(result.floor_ratio or 0.0))
     shown = ordered[:MAX_BARS]
     caption = (
-        "A bar ends at the measured median (logarithmic time); its dark part ends at the floor. The numbers "
-        "are median over floor, and floor as a fraction of the median."
+        "A bar is the floor as a share of the measured median: full is the best that the hardware allows. "
+        "Beside it: the share, the median, and how many floors that is."
     )
     if len(ordered) > len(shown):
         caption += f" The {len(shown)} furthest of {len(ordered)} cases; all are in the table."
     with styled():
         left = 0.15 + text_width([names[id(result)] for result in shown])
-        figure = canvas(0.25 * len(shown) + 0.95, left=left, right=0.12, top=0.38, bottom=0.5)
+        figure = canvas(0.25 * len(shown) + 0.95, left=left, right=BESIDE, top=0.38, bottom=0.5)
         axes = figure.subplots()
-        floor_values = [result.floor_us or 0.0 for result in shown]
-        medians = [result.median_us or 0.0 for result in shown]
-        low = min(*floor_values, *medians) / 2
         places = range(len(shown))
+        shares = [100 / (result.floor_ratio or 1.0) for result in shown]
         colours = [FLOOR_COLOURS.get(result.bound or "", UNKNOWN_COLOUR) for result in shown]
-        axes.barh(places, [m - low for m in medians], left=low, height=0.68, color=REST_COLOUR)
-        axes.barh(places, [f - low for f in floor_values], left=low, height=0.68, color=colours)
-        log_ticks(axes, "x", low, max(medians) * (max(medians) / low) ** 0.16)
-        for place, result in enumerate(shown):
-            ratio = result.floor_ratio or 1.0
-            text = f"{formats.ratio(ratio)}   {formats.percent(1 / ratio)}"
+        axes.barh(places, [100] * len(shown), height=0.68, color=REST_COLOUR)
+        bars = axes.barh(places, [min(share, 100.0) for share in shares], height=0.68, color=colours)
+        axes.set_xlim(0, 100)
+        for place, (result, share, bar) in enumerate(zip(shown, shares, bars, strict=True)):
+            share_text, median = formats.share(share / 100), formats.micros(result.median_us)
+            text = f"{share_text}   {median} µs   {formats.ratio(result.floor_ratio)}"
             axes.annotate(
-                text,
-                (max(medians[place], floor_values[place]), place),
-                xytext=(5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
+                text, (100, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5,
                 color=INK,
-            )
+            )  # fmt: skip
+            bound = f", bound by {result.bound}" if result.bound else ""
+            floor = formats.micros(result.floor_us)
+            tip(bar, f"{result.case.name}: median {median} µs, floor {floor} µs{bound}, {share_text}")
         axes.set_yticks(list(places), [names[id(result)] for result in shown])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.margins(y=0.01)
-        axes.set_xlabel("time (µs)")
+        axes.set_xlabel("floor over median (%)")
         bounds = {result.bound for result in shown}
         handles = [
             Patch(color=colour, label=f"floor, bound by {bound}")

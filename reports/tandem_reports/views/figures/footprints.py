@@ -19,6 +19,7 @@ from tandem_reports.views.figures.style import (
     picture,
     styled,
     text_width,
+    tip,
 )
 from tandem_reports.views.precisions import group_titles
 
@@ -104,7 +105,9 @@ def footprints(suite: str, groups: Sequence[FormatGroup]) -> Picture | None:
             places = range(len(bars))
             weights = [bar.result.weights_bytes or 0.0 for bar in bars]
             axes.barh(places, [bar.reach for bar in bars], height=0.68, color=REST_COLOUR)
-            axes.barh(places, weights, height=0.68, color=WEIGHTS_COLOUR)
+            drawn = axes.barh(places, weights, height=0.68, color=WEIGHTS_COLOUR)
+            for patch, bar in zip(drawn, bars, strict=True):
+                tip(patch, f"{bar.result.case.name}: {bar.text}")
             axes.barh(
                 places,
                 [bar.result.kv_bytes or 0.0 for bar in bars],

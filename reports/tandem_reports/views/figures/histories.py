@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from tandem_reports import formats
 from tandem_reports.gate.trend import History
-from tandem_reports.views.figures.style import PALETTE, Picture, canvas, legend, picture, styled
+from tandem_reports.views.figures.style import PALETTE, Picture, canvas, legend, picture, styled, tip
 from tandem_reports.views.labels import short_name, split_axes
 
 COLUMNS = 3
@@ -22,8 +22,11 @@ def _size(history: History) -> float:
     return max((abs(math.log(step.ratio)) for step in history.steps), default=0.0)
 
 
-def trend_picture(histories: Sequence[History]) -> Picture:
-    """The cases with the largest steps first."""
+def trend_picture(every: Sequence[History]) -> Picture | None:
+    """The cases with the largest steps first; None where none has three runs: two are a table's."""
+    histories = [history for history in every if len(history.results) > 2]
+    if not histories:
+        return None
     shown = sorted(histories, key=lambda history: -_size(history))[:MAX_PANELS]
     varying, _ = split_axes([history.case for history in histories])
     many_suites = len({history.case.suite for history in histories}) > 1
@@ -44,7 +47,9 @@ def trend_picture(histories: Sequence[History]) -> Picture:
             axes.set_axis_off()
         for axes, history in zip(grid, shown, strict=False):
             medians = history.medians
-            axes.plot(range(len(medians)), medians, "o", color=PALETTE[0], markersize=3.6, alpha=0.75)
+            for index, (median, result) in enumerate(zip(medians, history.results, strict=True)):
+                (dot,) = axes.plot([index], [median], "o", color=PALETTE[0], markersize=3.6, alpha=0.75)
+                tip(dot, f"{result.run.label}: {formats.micros(median)} µs")
             for level in history.levels:
                 axes.plot(
                     [level.first - 0.4, level.last - 0.6], [level.level] * 2, color="#404040", linewidth=1.5

@@ -22,6 +22,7 @@ from tandem_reports.views.figures.style import (
     log_ticks,
     picture,
     styled,
+    tip,
 )
 from tandem_reports.views.precisions import group_titles, speedup_text
 
@@ -58,11 +59,12 @@ def _draw(axes: Axes, lines: Sequence[Line], batches: Sequence[int]) -> None:
             if point.format.interval is not None:
                 ends = [point.format.interval.low, point.format.interval.high]
                 axes.plot([point.kept] * 2, ends, color=colour, linewidth=3.5, alpha=0.35)
-            axes.plot(
+            (dot,) = axes.plot(
                 [point.kept], [height], "*" if point.pattern == "2:4" else marker, color=colour,
                 markersize=11 if point.pattern == "2:4" else 6,
                 markeredgecolor=LOSS_INK if point.format.loses else "white",
             )  # fmt: skip
+            tip(dot, f"{point.format.result.case.name}: {speedup_text(point.format)}")
             if point.format.loses:
                 axes.annotate(
                     speedup_text(point.format), (point.kept, height), xytext=(0, -11), ha="center",

@@ -18,6 +18,7 @@ from tandem_reports.views.figures.style import (
     log_ticks,
     picture,
     styled,
+    tip,
 )
 from tandem_reports.views.precisions import group_titles, speedup_text
 
@@ -74,10 +75,11 @@ def _draw(axes: Axes, group: FormatGroup, labels: Sequence[str]) -> None:
         if found.interval is not None:
             reach = [found.interval.low, found.interval.high]
             axes.plot([_x(found)] * 2, reach, color=colour, linewidth=3.5, alpha=0.35)
-        axes.plot(
+        (dot,) = axes.plot(
             [_x(found)], [height], marker, color=colour, markersize=7.5,
             markeredgecolor=LOSS_INK if found.loses else "white",
         )  # fmt: skip
+        tip(dot, f"{found.result.case.name}: {speedup_text(found)}, error {formats.error(found.error)}")
         weight = "bold" if found in best else "normal"
         axes.annotate(
             f"{found.label} {speedup_text(found)}", (_x(found), height),

@@ -16,6 +16,7 @@ from tandem_reports.views.figures.style import (
     GRID,
     INK,
     MUTED,
+    WIDTH,
     Picture,
     canvas,
     legend,
@@ -23,6 +24,7 @@ from tandem_reports.views.figures.style import (
     picture,
     styled,
     text_width,
+    tip,
 )
 
 COLOURS = {
@@ -32,7 +34,7 @@ COLOURS = {
     "comm": "#6a3d9a",
 }  # fmt: skip
 ORPHAN_COLOUR = "#d62728"
-IDLE_COLOUR = "#eceff2"
+IDLE_COLOUR = "#d9dee4"
 MAX_BARS = 30
 MAX_SLICES = 1500
 
@@ -72,7 +74,7 @@ def phase_bars(name: str, analyses: Sequence[tuple[str, Analysis]]) -> Picture |
             )
             for row in ordered:
                 share = 100 * row.row.busy_us / analysis.span_us
-                axes.barh(
+                (bar,) = axes.barh(
                     place,
                     share,
                     left=at,
@@ -81,6 +83,7 @@ def phase_bars(name: str, analyses: Sequence[tuple[str, Analysis]]) -> Picture |
                     edgecolor="white",
                     linewidth=0.5,
                 )
+                tip(bar, f"{row.name}: {formats.micros(row.row.busy_us)} µs, {share:.1f} %")
                 at += share
             axes.barh(place, max(0.0, 100 - at), left=at, height=0.7, color=IDLE_COLOUR)
             axes.annotate(
@@ -180,14 +183,20 @@ def roofline(
         axes.annotate(f"{peak:.0f} TFLOP/s", (high, peak), xytext=(-4, 4), ha="right", **small)
         for row, x, y, hollow in placed:
             face = "white" if hollow else colour(row.phase)
-            axes.plot([x], [y], "o", markersize=6.5, markerfacecolor=face, markeredgecolor=colour(row.phase))
+            (dot,) = axes.plot(
+                [x], [y], "o", markersize=6.5, markerfacecolor=face, markeredgecolor=colour(row.phase)
+            )
+            tip(
+                dot,
+                f"{row.name}: {formats.significant(x, 3)} FLOP/B, {formats.significant(y, 3)} TFLOP/s",
+            )
         log_ticks(axes, "x", low, high)
         log_ticks(axes, "y", min(y for _, _, y, _ in placed) / 3, peak * 2.5)
         axes.grid(which="major", color=GRID)
         axes.set_xlabel("operations a byte")
         axes.set_ylabel("TFLOP/s")
         handles = [Patch(color=colour(row.phase), label=row.name) for row in points]
-        figure.legend(handles=handles, loc="center left", bbox_to_anchor=(1 - 2.3 / 11.0, 0.5), ncols=1)
+        figure.legend(handles=handles, loc="center left", bbox_to_anchor=(1 - 2.3 / WIDTH, 0.5), ncols=1)
         caption = (
             "Filled: operations over the fewest bytes, as counted. Hollow, where counters were read: over "
             "the bytes that went through device memory. The lines are rates measured on this machine."

@@ -8,9 +8,11 @@ from typing import Protocol
 
 from matplotlib.lines import Line2D
 
+from tandem_reports import formats
 from tandem_reports.reading.records import Case
 from tandem_reports.stats.small_samples import Interval
 from tandem_reports.views.figures.style import (
+    GRID,
     INK,
     MUTED,
     Picture,
@@ -19,6 +21,7 @@ from tandem_reports.views.figures.style import (
     picture,
     styled,
     text_width,
+    tip,
 )
 from tandem_reports.views.labels import short_name, split_axes
 
@@ -83,7 +86,7 @@ def ratios(
         height = 0.25 * len(shown) + 1.0
         figure = canvas(height, left=0.15 + text_width(labels), right=0.2, top=0.42, bottom=0.5)
         axes = figure.subplots()
-        axes.axvspan(100 * (1 / (1 + equivalence) - 1), 100 * equivalence, color="#eef1f4", zorder=0)
+        axes.axvspan(100 * (1 / (1 + equivalence) - 1), 100 * equivalence, color=GRID, zorder=0)
         axes.axvline(0, color="#aab2bb", linewidth=1)
         reach = 100 * equivalence
         for place, pair in enumerate(shown):
@@ -93,9 +96,11 @@ def ratios(
             if pair.interval is not None:
                 ends = [100 * (pair.interval.low - 1), 100 * (pair.interval.high - 1)]
                 axes.plot(ends, [place, place], color=colour, linewidth=2.2, solid_capstyle="butt")
-            axes.plot(
+            (dot,) = axes.plot(
                 [middle], [place], MARKERS[pair.status], color=colour, markersize=7, markeredgecolor="white"
             )
+            reach_text = "" if pair.interval is None else f", interval {ends[0]:+.2f} to {ends[1]:+.2f} %"
+            tip(dot, f"{pair.case.name}: {formats.change(pair.ratio or 1.0)}{reach_text}, {pair.status}")
             reach = max(reach, *map(abs, ends), abs(middle))
         axes.set_yticks(range(len(shown)), labels)
         axes.tick_params(axis="y", length=0)

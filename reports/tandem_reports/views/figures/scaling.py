@@ -20,6 +20,8 @@ from tandem_reports.views.figures.style import (
     log_ticks,
     picture,
     styled,
+    tip,
+    tip_at,
     value_ticks,
 )
 from tandem_reports.views.labels import short_name, split_axes
@@ -54,6 +56,10 @@ def _lines(axes: Axes, group: ScalingGroup, kind: str) -> None:
         if len(points) > 1:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markeredgecolor="white")
             drawn += [y for _, y in points]
+            for x, y in points:
+                tip_at(
+                    axes, x, y, f"{degree} on {formats.plural(x, 'card')}: {kind} {formats.significant(y, 3)}"
+                )
     axes.plot([1, most], [1, most] if kind == "speed-up" else [1, 1], "--", color=INK, linewidth=1.1)
     if kind == "speed-up":
         log_ticks(axes, "y", min(drawn) / 1.25, max(most, *drawn) * 1.25)
@@ -72,7 +78,8 @@ def _trade(axes: Axes, group: ScalingGroup) -> None:
     for found, x, y in points:
         degree = "tp" if found.tp > 1 else "dp"
         colour, marker = STYLES[degree] if found.cards > 1 else (MUTED, "D")
-        axes.plot([x], [y], marker=marker, color=colour, markersize=7, markeredgecolor="white")
+        (dot,) = axes.plot([x], [y], marker=marker, color=colour, markersize=7, markeredgecolor="white")
+        tip(dot, f"{found.result.case.name}: {formats.micros(x)} µs, {formats.count(y)} tokens/s")
         name = " ".join(f"{n} {v}" for n, v in (("tp", found.tp), ("dp", found.dp)) if v > 1) or "one card"
         axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=7.5)
     if points:

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from tandem_reports import formats
 from tandem_reports.gate.precisions import Format, FormatGroup, rest_of
-from tandem_reports.views.figures.style import INK, MUTED, WIDTH, Picture, canvas, picture, styled, text_width
+from tandem_reports.views.figures.style import MUTED, WIDTH, Picture, canvas, picture, styled, text_width
 from tandem_reports.views.precisions import evidence, group_titles, speedup_text
 
 MAX_CELLS = 48
@@ -21,7 +21,9 @@ MAX_CELLS = 48
 CELL_HEIGHT, CELL_WIDTH, GAP, TITLE = 0.46, 1.5, 0.32, 0.3
 """Inches."""
 LOSS, EVEN, NONE = "#f3b0ac", "#eef1f4", "#ffffff"
-LOSS_INK = "#9b1c2c"
+TILE_INK = "#1f2329"
+"""Tiles are light on a dark page too: their ink is not the page's, which turns round."""
+LOSS_INK = "#9b1c2d"
 GAIN = LinearSegmentedColormap.from_list("gain", ["#eaf3fa", "#7fb6de"])
 MOST = 3.0
 """The speed-up from which on the colour no longer deepens."""
@@ -52,7 +54,7 @@ class Tile:
     text: str
     below: str
     face: str
-    ink: str = INK
+    ink: str = TILE_INK
 
 
 def panels(groups: Sequence[FormatGroup]) -> list[Panel]:

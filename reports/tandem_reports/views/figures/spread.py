@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tandem_reports import formats
 from tandem_reports.stats.cases import CaseResult
-from tandem_reports.views.figures.style import INK, PALETTE, Picture, canvas, picture, styled, text_width
+from tandem_reports.views.figures.style import INK, PALETTE, Picture, canvas, picture, styled, text_width, tip
 from tandem_reports.views.labels import short_name, split_axes
 
 MAX_CASES = 30
@@ -52,7 +53,11 @@ def spread(results: Sequence[CaseResult]) -> Picture | None:
                 "alpha": 0.85,
                 "markeredgecolor": "white",
             }
-            axes.plot(offsets, [place] * len(offsets), "o", markeredgewidth=0.5, **dots)
+            for offset, value in zip(offsets, result.medians, strict=True):
+                (dot,) = axes.plot([offset], [place], "o", markeredgewidth=0.5, **dots)
+                tip(
+                    dot, f"{result.case.name}: {formats.micros(value)} µs, {formats.change(1 + offset / 100)}"
+                )
         axes.set_yticks(range(len(shown)), labels)
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()

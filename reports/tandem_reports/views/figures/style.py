@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import markupsafe
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from tandem_reports.views.figures.inline import inlined, with_tips
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#404040")
 """Okabe and Ito's colours, which stay apart under the common colour blindnesses; their yellow is too pale."""
@@ -20,7 +24,7 @@ INK = "#1f2328"
 MUTED = "#6a737d"
 GRID = "#e4e8ec"
 PNG_DPI = 144
-WIDTH = 11.0
+WIDTH = 9.6
 """Inches; every figure of a page has this width, so that their text has one size."""
 
 RC: Any = {
@@ -68,9 +72,27 @@ class Picture:
     png: bytes
 
     @property
-    def data_uri(self) -> str:
-        """The SVG for embedding in a page."""
-        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode("ascii")
+    def inline(self) -> markupsafe.Markup:
+        """The SVG for embedding in a page: made here, with every text from records as outlines or escaped."""
+        return markupsafe.Markup(inlined(self.svg.decode("utf-8"), self.name, self.title))
+
+
+_TIPS: WeakKeyDictionary[Figure, list[str]] = WeakKeyDictionary()
+
+
+def tip(artist: Artist, text: str) -> None:
+    """What a part of a figure says when pointed at."""
+    figure = artist.figure
+    assert isinstance(figure, Figure)
+    texts = _TIPS.setdefault(figure, [])
+    artist.set_gid(f"tip-{len(texts)}")
+    texts.append(text)
+
+
+def tip_at(axes: Axes, x: float, y: float, text: str) -> None:
+    """The same for a point of a line: a wide spot that is not seen."""
+    (spot,) = axes.plot([x], [y], "o", markersize=13, alpha=0, scalex=False, scaley=False)
+    tip(spot, text)
 
 
 def canvas(height: float, *, left: float, right: float, top: float, bottom: float) -> Figure:
@@ -106,7 +128,8 @@ def picture(name: str, title: str, caption: str, figure: Figure) -> Picture:
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     options = {"compress_level": 4}
     figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None}, pil_kwargs=options)
-    return Picture(name, title, caption, svg.getvalue(), png.getvalue())
+    text = with_tips(svg.getvalue().decode("utf-8"), _TIPS.get(figure, []))
+    return Picture(name, title, caption, text.encode("utf-8"), png.getvalue())
 
 
 def plain_number(value: float, _position: object = None) -> str:
