@@ -52,9 +52,14 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
     command.add_option(side + "-env", args.environment[i], "a variable of this side's workers: NAME=VALUE")
         ->allow_extra_args(false);
   }
-  command.add_option("--budget", args.budget, "time for checks and pairs, such as 8m, 90s, 1h30m")
+  command
+      .add_option("--budget", args.budget,
+                  "time for pairs, once both sides are checked, such as 8m, 90s, 1h30m; more with --resume "
+                  "extends a duet")
       ->capture_default_str();
-  command.add_option("--looks", args.looks, "most looks that the gate's alpha is shared among")
+  command
+      .add_option("--looks", args.looks,
+                  "most looks that the gate's alpha is shared among; more with --resume extend a duet")
       ->check(CLI::Range(1, 20))
       ->capture_default_str();
   command.add_option("--sample", args.sample, "seconds of samples of a case in one process, MIN:MAX")

@@ -16,8 +16,10 @@ from conftest import Outcome
 from fixture_runs import Model, base_record, case, case_name, make_run
 
 from tandem_reports.errors import ReportError
+from tandem_reports.gate.deciding import shares
 from tandem_reports.gate.policy import Policy, SuitePolicy, parse_policy
 from tandem_reports.gate.verdicts import MOST_PAIRS, gate, more_pairs_needed
+from tandem_reports.reading.duet import Look
 from tandem_reports.reading.runs import load_run
 from tandem_reports.stats.paired import holm, signed_rank_greater
 
@@ -85,14 +87,14 @@ def test_few_pairs_are_unknown_and_say_how_many_more(tmp_path: Path, cli: Callab
 
 
 def test_the_forecast_holds() -> None:
-    rules, alpha = SuitePolicy(), 0.01 / 20
+    rules, share = SuitePolicy(), shares(0.01, Look(2, 6))
     rng = random.Random(5)
     logs = [rng.gauss(0.0, 0.004) for _ in range(8)]
-    more = more_pairs_needed(logs, rules, alpha)
+    more = more_pairs_needed(logs, rules, share, 20)
     assert more is not None
-    assert 3 <= more <= 30
-    assert more_pairs_needed([rng.gauss(0.0, 0.2) for _ in range(8)], rules, alpha) is None
-    assert more_pairs_needed([], rules, alpha) == 11
+    assert 1 <= more <= 30
+    assert more_pairs_needed([rng.gauss(0.0, 0.2) for _ in range(8)], rules, share, 20) is None
+    assert more_pairs_needed([], rules, share, 20) == 9
     assert MOST_PAIRS == 100
 
 
@@ -126,9 +128,10 @@ def test_power(change: float, least: float) -> None:
 def test_looks_spend_alpha(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
     root = duet(tmp_path, 1.1, pairs=10)
     assert verdicts(root)[64] == "slower"
-    assert verdicts(root, look=3, looks=5)[64] == "unknown"
-    content = json.loads(cli("gate", root, "--json", "--look", "3/5").out)
-    assert content["alpha_of_look"] == pytest.approx(0.01 / 8)
+    assert verdicts(root, looks=(Look(4, 5),))[64] == "unknown"
+    content = json.loads(cli("gate", root, "--json", "--look", "4/5").out)
+    assert content["alpha_of_look"] == pytest.approx(0.98 * 0.01 / 8)
+    assert content["alpha_of_look_for_same"] == pytest.approx(0.01 / 16)
     assert content["stop"] is False
     assert json.loads(cli("gate", root, "--json", "--look", "5/5").out)["stop"] is True
 
@@ -379,11 +382,16 @@ def test_settings_of_one_build_are_matched_without_their_axis(
     slow = Model(factor=lambda axes: 1.05, worker_sd=0.001)
     make_run(root / "b", library, workers=14, seed=2, model=slow, keep_samples=False)
     assert cli("gate", root).code == 2, "nothing in common"
-    notes = {"schema": "1.0.0", "axes": ["kernel"], "plan": [14], "taken": [{"look": 1, "of": 4}]}
+    notes = {
+        "schema": "1.0.0",
+        "axes": ["kernel"],
+        "plan": [14],
+        "taken": [{"look": 1, "of": 1, "pairs": 14}],
+    }
     (root / "duet.json").write_text(json.dumps(notes))
     content = json.loads(cli("gate", root, "--json").out)
     assert content["counts"]["slower"] == 2
-    assert (content["look"], content["looks"]) == (1, 4), "the look that the duet says was taken"
+    assert (content["look"], content["looks"]) == (1, 1), "the look that the duet says was taken"
 
 
 def test_a_second_run_of_b_confirms_too(tmp_path: Path, cli: Callable[..., Outcome]) -> None:
@@ -396,9 +404,9 @@ def test_a_second_run_of_b_confirms_too(tmp_path: Path, cli: Callable[..., Outco
 
 
 def test_plan(cli: Callable[..., Outcome], gpu_a: Path, tmp_path: Path) -> None:
-    assert cli("gate", "--plan", "20", "--look", "1/3").out == "12 17 24\n"
+    assert cli("gate", "--plan", "20", "--look", "1/3").out == "8 12 16\n"
     content = json.loads(cli("gate", "--plan", "5", "--look", "1/2", "--json").out)
-    assert content["pairs"] == [10, 14]
+    assert content["pairs"] == [8, 11]
     for arguments in (["--plan", "0"], ["--plan", "x"], [gpu_a, "--plan", "5"], []):
         assert cli("gate", *arguments).code == 2
     policy = tmp_path / "p.json"
@@ -427,7 +435,10 @@ def test_junit(mixed: Path, cli: Callable[..., Outcome]) -> None:
     root = ElementTree.fromstring(outcome.out)
     suite = root.find("testsuite")
     assert suite is not None
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "3", "0")
+    # Four cases, and the mean of the two that were measured.
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("5", "4", "0"), (
+        "four cases and the mean of the two measured"
+    )
     kinds = {item.get("type") for item in root.iter("failure")}
     assert kinds == {"slower", "missing", "failed"}
     assert 'logits differ: <1 & "2" 50 % | x,y' in " ".join(
@@ -442,15 +453,16 @@ def test_junit_counts_unknown_as_error(tmp_path: Path, cli: Callable[..., Outcom
 
 def test_github(mixed: Path, cli: Callable[..., Outcome]) -> None:
     lines = cli("gate", mixed, "--format", "github").out.splitlines()
-    assert sum(line.startswith("::error title=tandem gate%3A ") for line in lines) == 3
-    assert lines[-1] == "::notice title=tandem gate::gate: fail (1 slower, 1 failed, 1 missing, 1 same)"
+    assert sum(line.startswith("::error title=tandem gate%3A ") for line in lines) == 4
+    counts = "1 slower, 1 failed, 1 missing, 1 same, decoder slower in the mean"
+    assert lines[-1] == f"::notice title=tandem gate::gate: fail ({counts})"
     assert any("50 %25 | x,y" in line for line in lines)
     assert all(line.startswith("::") for line in lines)
 
 
 def test_markdown(mixed: Path, cli: Callable[..., Outcome]) -> None:
     text = cli("gate", mixed, "--format", "markdown").out
-    assert text.startswith("### Gate: fail (1 slower, 1 failed, 1 missing, 1 same)\n")
+    assert text.startswith("### Gate: fail (1 slower, 1 failed, 1 missing, 1 same, decoder slower")
     assert "<details><summary>1 other case</summary>" in text
     assert "&lt;1" in text
     assert "\\|" in text

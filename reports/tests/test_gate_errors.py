@@ -16,19 +16,25 @@ from conftest import Outcome
 from fixture_runs import Model, base_record, make_run
 from test_gate import CASES, duet, verdicts
 
+from tandem_reports.gate.deciding import Evidence, decide
 from tandem_reports.gate.policy import Policy, SuitePolicy
-from tandem_reports.gate.verdicts import Verdict, decide, gate
+from tandem_reports.gate.verdicts import Verdict, gate
 from tandem_reports.reading.runs import load_run
 
 
 def _share(pairs: int, sd: float, shift: float, status: str, duets: int = 100, cases: int = 20) -> float:
     """Share of seeded gates of log-normal noise whose cases all have a status; `sd` is that of a process."""
     rng = random.Random(pairs)
-    rules = [SuitePolicy()] * cases
     hits = 0
     for _ in range(duets):
-        logs = [[rng.gauss(shift, sd * math.sqrt(2)) for _ in range(pairs)] for _ in rules]
-        hits += all(decision.status == status for decision in decide(logs, rules, 0.01))
+        found = [
+            Evidence(
+                "encoder", SuitePolicy(), tuple(range(pairs)),
+                tuple(rng.gauss(shift, sd * math.sqrt(2)) for _ in range(pairs)),
+            )
+            for _ in range(cases)
+        ]  # fmt: skip
+        hits += all(decision.status == status for decision in decide(found, 0.01)[0])
     return hits / duets
 
 

@@ -46,7 +46,7 @@ def test_the_rules_that_a_duet_or_run_a_keeps_go_before_those_at_hand(
         "schema": "1.0.0",
         "axes": [],
         "plan": [14],
-        "taken": [],
+        "taken": [{"look": 1, "of": 1, "pairs": 14}],
         "rules": {"policy": "of A", "sweep": "gate, of A"},
     }
     (root / "duet.json").write_text(json.dumps(notes))

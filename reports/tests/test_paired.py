@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
 
@@ -12,12 +11,10 @@ import pytest
 from tandem_reports.stats.paired import (
     fewest_pairs,
     holm,
-    planned_pairs,
     pseudo_median,
     signed_rank_counts,
     signed_rank_greater,
     signed_rank_interval,
-    spent_alpha,
     stretched,
 )
 
@@ -158,32 +155,6 @@ def test_holm() -> None:
     assert holm([0.01, 0.02, 0.03, 0.005], 0.05) == [True, True, True, True]
     assert holm([], 0.05) == []
     assert holm([0.02, 0.02, 0.02], 0.05) == [False, False, False]
-
-
-@pytest.mark.parametrize("looks", [1, 2, 5, 10])
-def test_alpha_is_spent_exactly_once(looks: int) -> None:
-    shares = [spent_alpha(0.01, look, looks) for look in range(1, looks + 1)]
-    assert sum(shares) == pytest.approx(0.01)
-    assert shares == sorted(shares, reverse=True)
-    # Ending early, for want of time, spends what is left.
-    for last in range(1, looks + 1):
-        spent = [*shares[: last - 1], spent_alpha(0.01, last, last)]
-        assert sum(spent) == pytest.approx(0.01)
-
-
-# Without it a duet would take its first look where no case can be decided, or later than it must.
-@pytest.mark.parametrize("cases", [1, 5, 20, 200])
-def test_looks_are_planned_where_they_can_decide(cases: int) -> None:
-    plan = planned_pairs(0.01, cases, 4)
-    for look, pairs in enumerate(plan, start=1):
-        alpha = spent_alpha(0.01, look, 4)
-        values = [0.1 + 0.001 * place for place in range(pairs)]
-        assert signed_rank_greater(values) <= alpha / cases, "slower"
-        assert signed_rank_interval(values, 1 - 2 * alpha) is not None, "same"
-    assert signed_rank_greater([0.1] * (plan[0] - 1)) > spent_alpha(0.01, 1, 4) / cases
-    assert all(later >= 1.4 * earlier for earlier, later in itertools.pairwise(plan))
-    assert planned_pairs(0.01, 20, 1) == [11]
-    assert planned_pairs(0.01, 20, 3)[0] == 12
 
 
 def test_stretched_keeps_the_distribution() -> None:

@@ -40,7 +40,7 @@ def known_duet(
         )  # fmt: skip
     notes: dict[str, Any] = {
         "schema": "1.0.0", "axes": [], "plan": [11, 16], "spent_s": 60.0, "end": "decided",
-        "taken": [{"look": 2, "of": 2}],
+        "taken": [{"look": 1, "of": 2, "pairs": 11}, {"look": 2, "of": 2, "pairs": 16}],
     }  # fmt: skip
     (root / "duet.json").write_text(json.dumps(notes))
     return root
@@ -207,7 +207,10 @@ def test_all_looks_together_keep_alpha(tmp_path: Path) -> None:
         (lambda notes: notes.update(axes=["colour"]), "axes: 'colour' is not an axis"),
         (lambda notes: notes.update(schema="2.0.0"), "schema 2.0.0 is not supported"),
         (lambda notes: notes.update(plan=[0]), "plan: 0: must be a whole number of at least 1"),
-        (lambda notes: notes.update(taken=[{"look": 3, "of": 2}]), "look: is 3, over 2"),
+        (
+            lambda notes: notes.update(taken=[{"look": 1, "of": 0, "pairs": 5}]),
+            "of: must be a whole number of at least 1",
+        ),
     ],
 )
 def test_bad_notes_are_one_line(

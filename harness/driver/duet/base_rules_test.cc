@@ -69,7 +69,7 @@ class BaseRulesTest : public DriverTest {
     std::ofstream(tool) << "#!/bin/sh\necho \"$*\" >> " << (folder_ / "asked").string() << R"(
 case "$*" in
   *--plan*) echo '{"pairs": [1]}';;
-  *--json*) echo '{"stop": true, "alpha_of_look": 0.01, "counts": {"same": 1}}';;
+  *--json*) echo '{"stop": true, "alpha_of_look": 0.01, "counts": {"same": 1}, "cases": []}';;
   *) echo table;;
 esac
 )";

@@ -2,7 +2,9 @@
 //
 // Pair p of a group is one worker process of each side, one right after the other, both with worker index p and the same
 // cases in the same order. Which side goes first is drawn from the seed for an even p and turned round for the odd one after
-// it: A B, B A. Pairs are added until the gate has a verdict on every case, the looks are spent or the time is.
+// it: A B, B A. Pairs are added until the gate has a verdict on every case, the looks are spent or the time is; a case that
+// has its verdict gets no more. A duet that ended without one for each goes on where --resume gives it more time or looks,
+// and comes to what it would have, had it had them from the start: looks are where the plan has them, never where time ran out.
 #pragma once
 
 #include <string>
@@ -20,7 +22,7 @@ struct DuetArgs {
   std::vector<std::string> set[2];          ///< AXIS=VALUE
   std::vector<std::string> environment[2];  ///< NAME=VALUE
   std::string budget = "8m";
-  int looks = 6;
+  int looks = 8;
   std::string sample = "0.1:0.5";  ///< least and most seconds of samples of a case in one process
   std::string policy;              ///< a file of rules; empty: side A's
   std::string sweep;               ///< a sweep taken as it is; empty: run.sweep, as side A has it

@@ -1,10 +1,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
-#include <random>
 #include <set>
 
 #include "harness/base/error.h"
@@ -13,6 +11,7 @@
 #include "harness/driver/commands/commands.h"
 #include "harness/driver/duet/base_rules.h"
 #include "harness/driver/duet/duet.h"
+#include "harness/driver/duet/duet_args.h"
 #include "harness/driver/duet/duet_state.h"
 #include "harness/driver/duet/report_tool.h"
 #include "harness/sweep/files.h"
@@ -32,98 +31,11 @@ struct Twin {
 /// Cases that share a worker process, by what they have in common on both sides.
 using Group = std::map<std::string, Twin>;
 
-std::map<std::string, std::string> pairs_of(const std::string& flag, const std::vector<std::string>& given) {
-  std::map<std::string, std::string> found;
-  for (const std::string& text : given) {
-    const size_t equals = text.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      throw UsageError(fmt::format("{}: '{}' is not allowed; NAME=VALUE", flag, text));
-    }
-    if (!found.emplace(text.substr(0, equals), text.substr(equals + 1)).second) {
-      throw UsageError(fmt::format("{}: '{}' is given twice", flag, text.substr(0, equals)));
-    }
-  }
-  return found;
-}
-
-DuetState state_of(const DuetArgs& args) {
-  DuetState s;
-  s.seed = args.run.seed ? *args.run.seed : (uint64_t{std::random_device{}()} << 20) ^ std::random_device{}();
-  s.budget_s = parse_budget_s(args.budget);
-  s.looks = args.looks;
-  s.sample = args.sample;
-  s.filter = args.run.filter;
-  s.own_choices = args.own_choices;
-  for (int i = 0; i < 2; ++i) {
-    const std::string flag = fmt::format("--{}", kSide[i]);
-    s.sides[i].bin_dir =
-        fs::absolute(args.bin[i].empty() ? args.run.bin_dir.string() : args.bin[i]).lexically_normal();
-    s.sides[i].set = pairs_of(flag + "-set", args.set[i]);
-    s.sides[i].environment = pairs_of(flag + "-env", args.environment[i]);
-    s.sides[i].environment.emplace("TANDEM_SAMPLE_SECONDS", args.sample);
-  }
-  const bool nothing = args.bin[0].empty() && args.bin[1].empty() && args.set[0].empty() &&
-                       args.set[1].empty() && args.environment[0].empty() && args.environment[1].empty();
-  if (nothing) {
-    throw UsageError(
-        "nothing to compare: give two builds (--a DIR --b DIR) or two settings (--a-set, --b-set AXIS=VALUE; "
-        "--a-env, "
-        "--b-env NAME=VALUE)");
-  }
-  return s;
-}
-
-/// Was the duet in `kept` asked for in the same words?
-void check_same(const DuetState& kept, const DuetState& asked, const DuetArgs& args) {
-  const auto refuse = [&](const std::string& what) {
-    throw UsageError(
-        fmt::format("--resume: {} was made with another {}; start a new duet", args.run.out, what));
-  };
-  if (args.run.seed && kept.seed != asked.seed) refuse("--seed");
-  if (kept.looks != asked.looks) refuse("--looks");
-  if (kept.sample != asked.sample) refuse("--sample");
-  if (kept.filter != asked.filter) refuse("--filter");
-  if (kept.own_choices != asked.own_choices) refuse("--own-choices");
-  for (int i = 0; i < 2; ++i) {
-    if (kept.sides[i].set != asked.sides[i].set) refuse(fmt::format("--{}-set", kSide[i]));
-    if (kept.sides[i].environment != asked.sides[i].environment) refuse(fmt::format("--{}-env", kSide[i]));
-  }
-}
-
-std::string resume_command(const DuetArgs& args) {
-  std::vector<std::string> words = {"tandem", "duet"};
-  if (!args.run.sweep.empty()) words.push_back(args.run.sweep);
-  words.insert(words.end(), {"--out", args.run.out, "--resume"});
-  for (int i = 0; i < 2; ++i) {
-    const std::string flag = fmt::format("--{}", kSide[i]);
-    if (!args.bin[i].empty()) words.insert(words.end(), {flag, args.bin[i]});
-    for (const auto& text : args.set[i]) words.insert(words.end(), {flag + "-set", text});
-    for (const auto& text : args.environment[i]) words.insert(words.end(), {flag + "-env", text});
-  }
-  const DuetArgs usual;
-  if (args.budget != usual.budget) words.insert(words.end(), {"--budget", args.budget});
-  if (args.looks != usual.looks) words.insert(words.end(), {"--looks", std::to_string(args.looks)});
-  if (args.sample != usual.sample) words.insert(words.end(), {"--sample", args.sample});
-  if (!args.policy.empty()) words.insert(words.end(), {"--policy", args.policy});
-  if (!args.sweep.empty()) words.insert(words.end(), {"--sweep", args.sweep});
-  if (args.own_choices) words.emplace_back("--own-choices");
-  if (args.run.engine != "auto") words.insert(words.end(), {"--engine", args.run.engine});
-  for (const std::string& peer : args.run.peers) words.insert(words.end(), {"--peer", peer});
-  if (!args.run.filter.empty()) words.insert(words.end(), {"--filter", args.run.filter});
-  if (args.run.device != 0) words.insert(words.end(), {"--device", std::to_string(args.run.device)});
-  return shell_command(words);
-}
-
-/// A sample range as default_options() reads it.
-void check_sample(const std::string& text) {
-  const size_t colon = text.find(':');
-  char* end = nullptr;
-  const double least = std::strtod(text.c_str(), &end);
-  const bool first = colon != std::string::npos && end == text.c_str() + colon && colon > 0;
-  const double most = first ? std::strtod(text.c_str() + colon + 1, &end) : 0;
-  if (!first || *end != '\0' || !(least >= 0) || !(most >= least) || !(most > 0) || most > 3600) {
-    throw UsageError(fmt::format("--sample: '{}' is not allowed; seconds MIN:MAX such as 0.1:0.5", text));
-  }
+/// The gate's word on each case, by its id.
+std::map<std::string, std::string> verdict_of_cases(const nlohmann::json& verdict) {
+  std::map<std::string, std::string> words;
+  for (const auto& c : verdict.at("cases")) words.emplace(c.at("id"), c.at("verdict"));
+  return words;
 }
 
 class Duet {
@@ -132,14 +44,14 @@ class Duet {
       : args_(std::move(args)),
         tool_(args_.run.bin_dir),
         asked_(state_of(args_)),
-        rules_(base_rules(args_)),
-        start_s_(steady_s()) {}
+        rules_(base_rules(args_)) {}
 
   int run();
   int records() const;
 
  private:
   void open();
+  void extend();
   void make_sessions();
   void check_sides();
   void match_cases();
@@ -147,14 +59,16 @@ class Duet {
   int rounds();
   void round(int pair);
   void turn(int pair, int group);
-  bool judge();
+  void judge();
+  bool within_budget(int until) const;
   int finish();
-  double spent_s() const { return before_s_ + steady_s() - start_s_; }
+  double spent_s() const { return before_s_ + (start_s_ ? steady_s() - *start_s_ : 0); }
   void save() {
     state_.spent_s = spent_s();
     write_duet(folder_, state_);
   }
   bool measurable_on(int side, const Case& c) const;
+  bool has_left(const Twin& twin) const;
   int comparable_cases() const;
 
   DuetArgs args_;
@@ -164,7 +78,10 @@ class Duet {
   fs::path folder_;
   std::unique_ptr<Session> sessions_[2];
   std::vector<Group> groups_;
-  double start_s_ = 0, before_s_ = 0, longest_round_s_ = 0;
+  std::optional<double> start_s_;  // none until both sides are checked: the budget is for pairs
+  double before_s_ = 0;
+  int rounds_since_look_ = 0;
+  double shortest_round_s_ = 0, longest_round_s_ = 0;  // since the last look, after which rounds are shorter
 };
 
 void Duet::open() {
@@ -189,9 +106,9 @@ void Duet::open() {
   if (exists) {
     state_ = read_duet(folder_);
     check_same(state_, asked_, args_);
-    state_.budget_s = asked_.budget_s;
     before_s_ = state_.spent_s;
     keep_policy(folder_, rules_.policy, !args_.policy.empty());
+    extend();
     return;
   }
   state_ = asked_;
@@ -202,6 +119,28 @@ void Duet::open() {
   if (ec) throw IoError(fmt::format("cannot write {}: {}", folder_.string(), ec.message()));
   save();
   keep_policy(folder_, rules_.policy, false);
+}
+
+/// More time, or more looks, for a duet that ended for want of them.
+void Duet::extend() {
+  const bool more_looks = asked_.looks > state_.looks;
+  if (more_looks && state_.looks == 1 && !state_.taken.empty()) {
+    throw UsageError(fmt::format("--looks: {} has spent all of its alpha at its one look; start a new duet",
+                                 folder_.string()));
+  }
+  const bool goes_on = (state_.end == "budget spent" && asked_.budget_s > state_.budget_s) ||
+                       (state_.end == "looks spent" && more_looks);
+  state_.budget_s = asked_.budget_s;
+  if (goes_on) state_.end.clear();
+  if (!more_looks || state_.end == "decided") return;
+  const std::vector<int> before = state_.plan;
+  state_.looks = asked_.looks;
+  if (before.empty()) return;
+  state_.plan = tool_.plan(folder_, state_.cases, state_.looks);
+  if (!std::equal(before.begin(), before.end(), state_.plan.begin())) {
+    throw UsageError(fmt::format("--looks: {} was planned at {} pairs, by other rules; start a new duet",
+                                 folder_.string(), fmt::join(before, ", ")));
+  }
 }
 
 void Duet::make_sessions() {
@@ -232,7 +171,6 @@ void Duet::make_sessions() {
 
 void Duet::check_sides() {
   sessions_[0]->prepare();
-  start_s_ = steady_s();  // ceilings are measured once a machine: not what the budget is for
   say(fmt::format("checking side a: {}", state_.sides[0].bin_dir));
   sessions_[0]->check();
   const auto share = [&](const char* name) {
@@ -247,7 +185,7 @@ void Duet::check_sides() {
   sessions_[1]->prepare();
   say(fmt::format("checking side b: {}", state_.sides[1].bin_dir));
   sessions_[1]->check();
-  save();
+  start_s_ = steady_s();
 }
 
 void Duet::match_cases() {
@@ -281,6 +219,12 @@ bool Duet::measurable_on(int side, const Case& c) const {
   return !sessions_[side]->folder().failed(case_id(c));
 }
 
+/// A decided case has its verdict: the time is for the others.
+bool Duet::has_left(const Twin& twin) const {
+  const std::optional<Case>& first = twin.side[0] ? twin.side[0] : twin.side[1];
+  return state_.left.contains(case_id(*first));
+}
+
 int Duet::comparable_cases() const {
   int n = 0;
   for (const Group& group : groups_) {
@@ -297,7 +241,7 @@ void Duet::turn(int pair, int group_number) {
     const bool both =
         twin.side[0] && twin.side[1] && measurable_on(0, *twin.side[0]) && measurable_on(1, *twin.side[1]);
     // What one side alone can compute is measured once, so that the gate has something to miss.
-    if (!both && pair > 0) continue;
+    if ((!both && pair > 0) || has_left(twin)) continue;
     keys.push_back(key);
     for (int i = 0; i < 2; ++i) {
       if (!twin.side[i]) continue;
@@ -335,16 +279,16 @@ void Duet::round(int pair) {
   state_.pairs = pair + 1;
   save();
   const double took = steady_s() - start;
-  longest_round_s_ = std::max(longest_round_s_, took);
+  shortest_round_s_ = rounds_since_look_ == 0 ? took : std::min(shortest_round_s_, took);
+  longest_round_s_ = rounds_since_look_ == 0 ? took : std::max(longest_round_s_, took);
+  ++rounds_since_look_;
   say(fmt::format("pair {}: {:.1f} s; {:.0f} s of {:.0f} s", pair + 1, took, spent_s(), state_.budget_s));
 }
 
-/// Takes the next look. True when the duet is over.
-bool Duet::judge() {
+/// Takes the next look.
+void Duet::judge() {
   const int look = static_cast<int>(state_.taken.size()) + 1;
-  const bool short_of_time = state_.pairs < state_.plan[look - 1];
-  // Whatever is left of alpha goes to a look that is known to be the last; what the data say has no part in that.
-  const int of = short_of_time || look == state_.looks ? look : state_.looks;
+  const int of = state_.looks;
   const auto [verdict, code] = tool_.judge(folder_, look, of);
   DuetLook taken{.look = look,
                  .of = of,
@@ -361,19 +305,14 @@ bool Duet::judge() {
     found += fmt::format("{}{} {}", found.empty() ? "" : ", ", count.dump(), word);
   }
   state_.taken.push_back(taken);
-  const bool open = taken.counts.contains("unknown");
-  if (!open) {
-    state_.end = "decided";
-  } else if (short_of_time) {
-    state_.end = "budget spent";
-  } else if (look == of) {
-    state_.end = "looks spent";
-  } else if (taken.stop) {
-    state_.end = "decided";
+  for (const auto& [id, word] : verdict_of_cases(verdict)) {
+    if (word != "unknown") state_.left.try_emplace(id, DuetLeft{.look = look, .verdict = word});
   }
+  const bool open = taken.counts.contains("unknown");
+  if (!open || taken.stop) state_.end = open && look == of ? "looks spent" : "decided";
+  rounds_since_look_ = 0;
   save();
   say(fmt::format("look {} of {}, {} pairs: {}", look, of, state_.pairs, found.empty() ? "no case" : found));
-  return !state_.end.empty();
 }
 
 /// Without a case on either side there is nothing to look at: says why.
@@ -393,34 +332,48 @@ void Duet::refuse_nothing() const {
   throw UsageError("no case can be measured on either side");
 }
 
+/// Is there time for another pair, and hope for the next look? Pairs that no look sees are not worth their time. The first
+/// pair is run in any case: without one there is nothing to say.
+bool Duet::within_budget(int until) const {
+  if (state_.pairs == 0) return true;
+  const double left_s = state_.budget_s - spent_s();
+  if (rounds_since_look_ == 0) return longest_round_s_ <= left_s;
+  return longest_round_s_ <= left_s && (until - state_.pairs) * shortest_round_s_ <= left_s;
+}
+
 int Duet::rounds() {
   refuse_nothing();
   if (state_.plan.empty()) {
-    state_.plan = tool_.plan(folder_, std::max(1, comparable_cases()), state_.looks);
+    state_.cases = std::max(1, comparable_cases());
+    state_.plan = tool_.plan(folder_, state_.cases, state_.looks);
     save();
   }
   say(fmt::format("{} cases in {} groups, looks at {} pairs; {}", comparable_cases(), groups_.size(),
                   fmt::join(state_.plan, ", "), args_.run.out));
   while (state_.end.empty()) {
     const int until = state_.plan.at(state_.taken.size());
-    // The first pair is run in any case: without one there is nothing to say.
-    while (state_.pairs < until && (state_.pairs == 0 || spent_s() + longest_round_s_ <= state_.budget_s)) {
-      round(state_.pairs);
+    while (state_.pairs < until && within_budget(until)) round(state_.pairs);
+    if (state_.pairs == until) {
+      judge();
+      continue;
     }
-    judge();
+    say(fmt::format("the look at {} pairs is beyond the budget of {:.0f} s", until, state_.budget_s));
+    state_.end = "budget spent";
+    save();
   }
   return finish();
 }
 
 int Duet::finish() {
   for (const auto& session : sessions_) session->folder().derive_benchmark_json();
-  const DuetLook& last = state_.taken.back();
-  fmt::print("{}", tool_.table(folder_, last.look, last.of));
+  const ReportTool::Table table = tool_.table(folder_);
+  fmt::print("{}", table.text);
   std::fflush(stdout);
+  const size_t looks = state_.taken.size();
   say(fmt::format("{}: {} after {} pairs, {} look{}, {:.0f} s\nagain: tandem-report gate {}", args_.run.out,
-                  state_.end, state_.pairs, state_.taken.size(), state_.taken.size() == 1 ? "" : "s",
-                  state_.spent_s, shell_command({args_.run.out})));
-  return last.code;
+                  state_.end, state_.pairs, looks, looks == 1 ? "" : "s", state_.spent_s,
+                  shell_command({args_.run.out})));
+  return table.code;
 }
 
 int Duet::records() const {
@@ -449,25 +402,6 @@ int Duet::run() {
 }
 
 }  // namespace
-
-double parse_budget_s(const std::string& text) {
-  double total = 0;
-  const char* at = text.c_str();
-  bool good = !text.empty();
-  while (good && *at != '\0') {
-    char* end = nullptr;
-    const double number = std::strtod(at, &end);
-    good = end != at && number >= 0 && number < 1e6 && *at != '-' && *at != '+';
-    const char unit = *end;
-    total += number * (unit == 'h' ? 3600 : unit == 'm' ? 60 : 1);
-    good = good && (unit == 'h' || unit == 'm' || unit == 's' || (unit == '\0' && at == text.c_str()));
-    at = unit == '\0' ? end : end + 1;
-  }
-  if (!good || !(total > 0)) {
-    throw UsageError(fmt::format("--budget: '{}' is not allowed; a time such as 8m, 90s or 1h30m", text));
-  }
-  return total;
-}
 
 int first_side(uint64_t seed, int pair, int group) {
   const uint64_t key = mix64(seed ^ 0x5eed) + static_cast<uint64_t>(group);

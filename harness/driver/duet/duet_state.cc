@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kSchema = "1.0.0";
+constexpr const char* kSchema = "1.1.0";
 constexpr const char* kSide[] = {"a", "b"};
 
 json side_json(const DuetSide& side) {
@@ -65,9 +65,10 @@ std::vector<std::string> DuetState::axes() const {
 }
 
 void write_duet(const fs::path& folder, const DuetState& s) {
-  json turns = json::array(), taken = json::array();
+  json turns = json::array(), taken = json::array(), left = json::object();
   for (const DuetTurn& t : s.turns) turns.push_back(turn_json(t));
   for (const DuetLook& l : s.taken) taken.push_back(look_json(l));
+  for (const auto& [id, gone] : s.left) left[id] = {{"look", gone.look}, {"verdict", gone.verdict}};
   const json j = {{"schema", kSchema},
                   {"seed", s.seed},
                   {"budget_s", s.budget_s},
@@ -79,10 +80,12 @@ void write_duet(const fs::path& folder, const DuetState& s) {
                   {"sides", {{"a", side_json(s.sides[0])}, {"b", side_json(s.sides[1])}}},
                   {"axes", s.axes()},
                   {"groups", s.groups},
+                  {"cases", s.cases},
                   {"plan", s.plan},
                   {"pairs", s.pairs},
                   {"spent_s", s.spent_s},
                   {"taken", taken},
+                  {"left", left},
                   {"order", turns},
                   {"end", s.end.empty() ? json() : json(s.end)}};
   write_file_atomic(folder / "duet.json", j.dump(1) + "\n");
@@ -110,10 +113,16 @@ DuetState read_duet(const fs::path& folder) {
     s.sides[0] = side_of(j.at("sides").at("a"));
     s.sides[1] = side_of(j.at("sides").at("b"));
     s.groups = j.at("groups").get<std::vector<std::string>>();
+    s.cases = j.value("cases", 1);
     s.plan = j.at("plan").get<std::vector<int>>();
     s.pairs = j.at("pairs");
     s.spent_s = j.at("spent_s");
     for (const json& l : j.at("taken")) s.taken.push_back(look_of(l));
+    // Duets of before cases could leave lack it.
+    const json left = j.value("left", json::object());
+    for (const auto& [id, gone] : left.items()) {
+      s.left[id] = {.look = gone.at("look"), .verdict = gone.at("verdict")};
+    }
     for (const json& t : j.at("order")) s.turns.push_back(turn_of(t));
     if (j.at("end").is_string()) s.end = j.at("end");
     return s;

@@ -28,6 +28,12 @@ struct DuetLook {
   int code = 0;
 };
 
+/// A case that was decided and gets no more pairs.
+struct DuetLeft {
+  int look = 1;         ///< that decided it
+  std::string verdict;  ///< the gate's word
+};
+
 /// Which side went first in a pair of processes; or, on resume, that the pair was cut between its halves and left.
 struct DuetTurn {
   int pair = 0;
@@ -46,11 +52,13 @@ struct DuetState {
   std::string sweep_from, policy_from;  ///< where the sweep and the gate's rules come from, in words
   DuetSide sides[2];
   std::vector<std::string> groups;  ///< what the turns' numbers stand for
+  int cases = 1;                    ///< that the plan is made for: those that both sides can compute
   std::vector<int> plan;            ///< pairs at each look; empty until both sides are checked
   std::vector<DuetTurn> turns;
   std::vector<DuetLook> taken;
-  int pairs = 0;       ///< whole rounds: pairs of processes of every group
-  double spent_s = 0;  ///< over all starts
+  std::map<std::string, DuetLeft> left;  ///< by the id of the case: A's, or B's where A has none
+  int pairs = 0;                         ///< whole rounds: pairs of processes of every group
+  double spent_s = 0;  ///< on pairs and looks, over all starts; checking the sides does not count
   std::string end;     ///< "": under way; "decided", "budget spent", "looks spent", "nothing to measure"
 
   /// Axes that a side sets: left out when cases of the sides are matched.

@@ -6,77 +6,17 @@
 #include "harness/base/error.h"
 #include "harness/base/testing/test_seed.h"
 #include "harness/driver/duet/report_tool.h"
-#include "harness/driver/testing/driver_fixture.h"
+#include "harness/driver/testing/duet_fixture.h"
 
 namespace tandem {
 namespace {
 
-using testing::DriverTest;
+using testing::DuetTest;
 using testing::Finished;
 using testing::json;
+using testing::Timed;
+using testing::without_times;
 namespace fs = std::filesystem;
-
-/// One timed case as the fake suite's log has it.
-struct Timed {
-  std::string id, side;
-  int pair = 0;
-};
-
-class DuetTest : public DriverTest {
- protected:
-  /// A gate that is planned at 2, 4 and 6 pairs and decides at look `decides`.
-  void fake_gate(int decides, const std::string& verdict = "same", int code = 0) {
-    fs::create_directories(folder_ / "tools");
-    const fs::path tool = folder_ / "tools" / "tandem-report";
-    std::ofstream(tool) << fmt::format(
-        R"(#!/bin/sh
-echo "$*" >> {0}/asked
-case "$*" in
-  *--plan*) echo '{{"pairs": [2, 4, 6]}}'; exit 0;;
-  *--json*) ;;
-  *) echo table; exit {3};;
-esac
-look=${{4%/*}}
-if [ $look -ge {1} ]; then echo '{{"stop": true, "alpha_of_look": 0.005, "counts": {{"{2}": 1, "unknown": 0}}}}'; exit {3}; fi
-[ "$look" = "${{4#*/}}" ] && stop=true || stop=false
-echo '{{"stop": '$stop', "alpha_of_look": 0.005, "counts": {{"unknown": 1}}}}'
-exit 4
-)",
-        folder_.string(), decides, verdict, code);
-    fs::permissions(tool, fs::perms::owner_all);
-    environment_["PATH"] = (folder_ / "tools").string() + ":" + std::getenv("PATH");
-  }
-
-  std::vector<std::string> duet_args(const std::string& sweep, std::vector<std::string> more = {}) const {
-    std::vector<std::string> args = {"duet", sweep,      "--out",     run_dir(), "--a", bin(),    "--b",
-                                     bin(),  "--engine", "reference", "--looks", "3",   "--seed", "5"};
-    args.insert(args.end(), more.begin(), more.end());
-    return args;
-  }
-
-  std::vector<Timed> timed() const {
-    std::vector<Timed> found;
-    for (const std::string& line : log_lines()) {
-      std::istringstream words(line);
-      Timed t;
-      int attempt = 0, pid = 0;
-      if (words >> t.id >> t.pair >> attempt >> pid >> t.side) found.push_back(t);
-    }
-    return found;
-  }
-
-  json state() const { return json::parse(read_file(run_dir() + "/duet.json")); }
-
-  /// A sweep of two groups, of three and of two cases.
-  std::string two_groups() {
-    const json sweep = {
-        {"groups",
-         {{{"suite", "decoder"}, {"model", "tiny"}, {"precision", "fp32"}, {"batch", {1, 2, 3}}},
-          {{"suite", "encoder"}, {"model", "tiny"}, {"precision", "fp32"}, {"batch", {4, 5}}}}}};
-    std::ofstream(folder_ / "two.json") << sweep;
-    return folder_ / "two.json";
-  }
-};
 
 // Without it drift would fall on one side, or the sides would meet the cases in different states.
 TEST_F(DuetTest, PairsAreInterleavedAndTurnedRound) {
@@ -156,30 +96,6 @@ TEST_F(DuetTest, StopsAtTheGatesWord) {
     EXPECT_EQ(again.code, row.code) << "a duet that has ended says again what it found: " << again.err;
     EXPECT_EQ(records("/a").size(), 2u * row.pairs);
   }
-}
-
-// Without it the last look before the time is up would spend alpha that later looks never use, or a duet overrun its budget.
-TEST_F(DuetTest, TheBudgetEndsItWithALastLook) {
-  fake_gate(9, "same", 4);
-  environment_["TANDEM_FAKE_SLEEP_MS"] = "300";
-  const Finished f = tandem(duet_args(sweep({1}), {"--budget", "1.5s"}));
-  EXPECT_EQ(f.code, 4) << f.err;
-  EXPECT_EQ(state()["end"], "budget spent");
-  EXPECT_GE(state()["pairs"], 1);
-  EXPECT_LT(state()["pairs"], 4);
-  const json last = state()["taken"].back();
-  EXPECT_EQ(last["look"], last["of"]);
-  EXPECT_LT(state()["spent_s"], 2.5);
-
-  fs::remove_all(run_dir());
-  EXPECT_EQ(tandem(duet_args(sweep({1}), {"--budget", "1ms"})).code, 2);
-  EXPECT_EQ(tandem(duet_args(sweep({1}), {"--budget", "0.01s"})).code, 4);
-  EXPECT_EQ(state()["pairs"], 1) << "one pair in any case";
-  EXPECT_EQ(parse_budget_s("8m"), 480);
-  EXPECT_EQ(parse_budget_s("1h30m"), 5400);
-  EXPECT_EQ(parse_budget_s("90"), 90);
-  for (const char* bad : {"", "m", "8x", "-1m", "8m5", "0s", "1e9h"})
-    EXPECT_THROW(parse_budget_s(bad), UsageError);
 }
 
 // Without it a kill would lose pairs, measure something twice, or make a pair of halves that lie hours apart.
@@ -385,11 +301,25 @@ TEST_F(DuetTest, WithTheRealGate) {
   const Finished same = tandem(duet_args(two_groups()));
   EXPECT_EQ(same.code, 0) << same.err;
   EXPECT_NE(same.out.find("gate: pass (5 same)"), std::string::npos) << same.out;
-  EXPECT_EQ(state()["pairs"], 10) << "the first look of five cases";
+  EXPECT_EQ(state()["pairs"], 8) << "the first look, at which a case can be the same";
   fs::remove_all(run_dir());
-  const Finished slower = tandem(duet_args(two_groups(), {"--b-env", "TANDEM_FAKE_FACTOR=1.02"}));
+  const std::vector<std::string> factor = {"--b-env", "TANDEM_FAKE_FACTOR=1.02"};
+  const Finished slower = tandem(duet_args(two_groups(), factor));
   EXPECT_EQ(slower.code, 1) << slower.err;
-  EXPECT_NE(slower.out.find("gate: fail (5 slower)"), std::string::npos) << slower.out;
+  EXPECT_NE(slower.out.find("gate: fail (5 slower"), std::string::npos) << slower.out;
+  EXPECT_EQ(state()["pairs"], 11) << "the second, at which one can be slower";
+  const json through = without_times(state());
+  fs::remove_all(run_dir());
+  std::vector<std::string> more = factor;
+  more.insert(more.end(), {"--budget", "0.01s"});
+  const Finished open = tandem(duet_args(two_groups(), more));
+  EXPECT_EQ(open.code, 4) << open.err;
+  EXPECT_NE(open.out.find("gate: undecided (5 unknown)"), std::string::npos) << open.out;
+  more = factor;
+  more.emplace_back("--resume");
+  const Finished extended = tandem(duet_args(two_groups(), more));
+  EXPECT_EQ(extended.code, 1) << extended.err;
+  EXPECT_EQ(without_times(state()), through);
   fs::remove_all(run_dir());
   const Finished lost = tandem(duet_args(two_groups(), {"--b-env", "TANDEM_FAKE_FAULTS=2:invalid,5:segv"}));
   EXPECT_EQ(lost.code, 1) << lost.err;

@@ -91,13 +91,16 @@ ReportTool::Verdict ReportTool::judge(const fs::path& duet, int look, int of) co
   const Said said = ask({duet, "--look", fmt::format("{}/{}", look, of), "--json"});
   json j = parse_json_or_discard(said.out);
   const bool whole = j.is_object() && j.contains("stop") && j["stop"].is_boolean() && j.contains("counts") &&
-                     j["counts"].is_object();
+                     j["counts"].is_object() && j.contains("cases") && j["cases"].is_array();
   if (!whole) throw Error(fmt::format("{} gate exited with code {}: {}", program_, said.code, said.talk));
   return {.content = std::move(j), .code = said.code};
 }
 
-std::string ReportTool::table(const fs::path& duet, int look, int of) const {
-  return ask({duet, "--look", fmt::format("{}/{}", look, of)}).out;
+ReportTool::Table ReportTool::table(const fs::path& duet) const {
+  Said said = ask({duet});
+  if (said.out.empty())
+    throw Error(fmt::format("{} gate exited with code {}: {}", program_, said.code, said.talk));
+  return {.text = std::move(said.out), .code = said.code};
 }
 
 }  // namespace tandem

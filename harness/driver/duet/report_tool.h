@@ -23,8 +23,12 @@ class ReportTool {
   };
   /// The gate's word on a duet at look `look` of `of`. Throws Error with what the tool said when it has none.
   Verdict judge(const std::filesystem::path& duet, int look, int of) const;
-  /// The same as a table for people.
-  std::string table(const std::filesystem::path& duet, int look, int of) const;
+  struct Table {
+    std::string text;
+    int code = 0;
+  };
+  /// What the looks that the duet's notes tell of have found, as a table for people, with the gate's exit code.
+  Table table(const std::filesystem::path& duet) const;
 
   const std::string& program() const { return program_; }
 

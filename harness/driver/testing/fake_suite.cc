@@ -1,6 +1,7 @@
 // A suite binary for the driver's tests: speaks the worker protocol, measures nothing, fails as it is told.
 //
-// TANDEM_FAKE_FAULTS: "BATCH:FAULT,..." for the cases of that batch. TANDEM_FAKE_SLEEP_MS: time a case takes.
+// TANDEM_FAKE_FAULTS: "BATCH:FAULT,..." for the cases of that batch. TANDEM_FAKE_SLEEP_MS: time a case takes;
+// TANDEM_FAKE_CHECK_SLEEP_MS: its check.
 // TANDEM_FAKE_LOG: file to which each timed case appends "ID WORKER ATTEMPT PID FOLDER", FOLDER being the last part of --out.
 // TANDEM_FAKE_FACTOR: every time is so many times as long. TANDEM_FAKE_CHOICES: the validation pass keeps a file of choices.
 #include <fcntl.h>
@@ -58,8 +59,8 @@ std::string fault_of(const json& c) {
   return "";
 }
 
-void sleep_case() {
-  const char* ms = std::getenv("TANDEM_FAKE_SLEEP_MS");
+void sleep_as(const char* variable) {
+  const char* ms = std::getenv(variable);
   std::this_thread::sleep_for(std::chrono::milliseconds(ms != nullptr ? std::atoi(ms) : 0));
 }
 
@@ -112,6 +113,7 @@ void validate(const json& c, const Flags& flags) {
   if (std::getenv("TANDEM_FAKE_CHOICES") != nullptr && !std::filesystem::exists(choices)) {
     std::ofstream(choices) << ::getpid();
   }
+  sleep_as("TANDEM_FAKE_CHECK_SLEEP_MS");
   if (fault == "validate-segv") crash();
   if (fault == "validate-hang") hang();
   json line = {{"id", c["id"]},
@@ -150,7 +152,7 @@ void measure(const json& c, const Flags& flags) {
   log_case(fmt::format("{} {} {} {} {}", c["id"].get<std::string>(), flags.values.at("--worker"), attempt,
                        ::getpid(), std::filesystem::path(flags.values.at("--out")).filename().string()));
   std::cerr << "measuring batch " << c["batch"] << '\n';
-  sleep_case();
+  sleep_as("TANDEM_FAKE_SLEEP_MS");
   if (fault == "segv" || (fault == "flaky" && attempt == "1")) crash();
   if (fault == "hang" || (fault == "hang-later" && flags.values.at("--worker") != "0")) hang();
   if (fault == "exit") std::exit(3);

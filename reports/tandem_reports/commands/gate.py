@@ -14,11 +14,11 @@ from typing import Any
 from tandem_reports import __version__, formats
 from tandem_reports.commands import console
 from tandem_reports.errors import GOOD, USAGE, ReportError
+from tandem_reports.gate.deciding import planned_pairs
 from tandem_reports.gate.policy import KEPT, USUAL, Policy, read_policy
 from tandem_reports.gate.verdicts import GateResult, confirm, gate, unconfirmed
-from tandem_reports.reading.duet import DuetNotes, read_duet
+from tandem_reports.reading.duet import DuetNotes, Look, read_duet
 from tandem_reports.reading.runs import Run, load_runs
-from tandem_reports.stats.paired import planned_pairs
 from tandem_reports.views import glossary, page
 from tandem_reports.views.overview import conditions, environment_table, machine
 from tandem_reports.views.tables import Cell, Column, Row, Table
@@ -33,6 +33,7 @@ from tandem_reports.views.verdicts import (
     junit,
     markdown,
     method,
+    suite_sentence,
     terminal,
 )
 
@@ -50,6 +51,9 @@ Says of every case whether build B is slower than build A, from paired workers:
   inaccurate       a lossy case (8-bit or 4-bit types, sparsity) whose error against dense fp32 is over 1.1
                    times A's and beyond noise; where a side does not state its accuracy, or states it
                    on other tokens, it is not-comparable
+
+A case that is decided at a look of a duet leaves it and keeps its verdict; the others go on. The mean over
+the cases of a suite is tested too, against its minimum effect at 2 % of alpha: slower in the mean fails.
 
 Give two runs, or one duet: a folder that holds the runs a and b, whose workers of the same index ran next to
 each other. Pairs of two separate runs share nothing but an index, so that drift between the runs counts as a
@@ -102,8 +106,8 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--look", metavar="I/N", type=_look,
-        help="this is look I of at most N at growing data: alpha is shared among them (default: the last "
-        "look that a duet says was taken, else 1/1)",
+        help="this is look I of at most N at growing data: alpha is shared among them (default: the looks "
+        "that a duet says were taken, else 1/1)",
     )  # fmt: skip
     parser.add_argument(
         "--plan", metavar="CASES", type=_cases,
@@ -161,6 +165,16 @@ def _policy(
     return read_policy(None), "built-in rules"
 
 
+def looks_of(notes: DuetNotes, asked: tuple[int, int] | None) -> tuple[Look, ...]:
+    """The looks to judge at: one that is asked for and those before it, else those that a duet took.
+
+    A duet whose time was up before its first look has none, and a gate of two runs a single one.
+    """
+    if asked is not None:
+        return (*(look for look in notes.taken if look.number < asked[0]), Look(*asked))
+    return notes.taken if notes.taken or notes.plan else (Look(1, 1),)
+
+
 def _judge(
     paths: Sequence[Path],
     arguments: argparse.Namespace,
@@ -174,10 +188,8 @@ def _judge(
     if any("delay_percent" in run.environment.planted for run in (a, b)):
         console.warn(["a build here carries a planted slow-down: it tests the gate and is none to release"])
     policy, source = rules or _policy(arguments.policy, paths[0], sides.notes)
-    taken = look or sides.notes.look or (1, 1)
-    result = gate(
-        a, b, policy, look=taken[0], looks=taken[1], interleaved=sides.interleaved, ignore=sides.notes.axes
-    )
+    looks = looks_of(sides.notes, look)
+    result = gate(a, b, policy, looks=looks, interleaved=sides.interleaved, ignore=sides.notes.axes)
     if result.common == 0:
         raise ReportError(f"{a.path} and {b.path} have no case in common")
     return replace(result, policy_source=source, sweep_source=sides.notes.sweep or "")
@@ -248,6 +260,7 @@ def _html(result: GateResult) -> str:
         method=method(result),
         figure=figure,
         table=_table(result),
+        means=[suite_sentence(item) for item in result.suites],
         environment=environment_table(runs),
         terms=glossary.terms()["gate"],
         version=__version__,

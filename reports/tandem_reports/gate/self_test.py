@@ -17,12 +17,12 @@ import numpy as np
 
 from tandem_reports.errors import ReportError
 from tandem_reports.gate.comparison import Matching
+from tandem_reports.gate.deciding import Evidence, decide
 from tandem_reports.gate.policy import Policy, SuitePolicy
-from tandem_reports.gate.verdicts import GateResult, decide, gate
-from tandem_reports.reading.duet import read_duet
+from tandem_reports.gate.verdicts import GateResult, gate
+from tandem_reports.reading.duet import Look, read_duet
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run, load_runs
-from tandem_reports.stats.paired import spent_alpha
 from tandem_reports.stats.small_samples import binomial_at_most
 
 CONFIDENCE = 0.95
@@ -109,8 +109,8 @@ def load_known(path: Path, policy: Policy) -> KnownDuet:
     if planted[0] and planted[1]:
         raise ReportError(f"{path}: both sides are planted builds; one must be plain")
     sign = -1.0 if planted[0] else 1.0
-    look = notes.look or (1, 1)
-    live = gate(a, b, policy, look=look[0], looks=look[1], interleaved=True, ignore=notes.axes)
+    taken = notes.taken if notes.taken or notes.plan else (Look(1, 1),)
+    live = gate(a, b, policy, looks=taken, interleaved=True, ignore=notes.axes)
     matching = Matching(ignore=notes.axes)
     left, right = matching.select(a, ""), matching.select(b, "")
     shared = [key for key in left if key in right and left[key].ok and right[key].ok]
@@ -165,19 +165,19 @@ def whole_gate(duet: KnownDuet, logs: np.ndarray, alpha: float) -> list[str]:
     """The verdicts of a gate on these log-ratios [case][pair], with the looks that the duet had planned.
 
     It ends where nothing is unknown, or where the pairs run out: what a live duet would have added after that
-    is not made up, and its alpha not spent, unless it was time that ran out.
+    is not made up. A pair in which a case did not run, since it had left, is none of that case's.
     """
     pairs = logs.shape[1]
-    statuses: list[str] = []
-    for number, until in enumerate(duet.looks, start=1):
-        out = until >= pairs
-        looks = number if out and duet.end == "budget spent" else len(duet.looks)
-        seen = [row[:until][np.isfinite(row[:until])].tolist() for row in logs]
-        decisions = decide(seen, duet.rules, spent_alpha(alpha, number, looks))
-        statuses = [decision.status for decision in decisions]
-        if out or "unknown" not in statuses:
-            break
-    return statuses
+    looks = [
+        Look(number, len(duet.looks), until)
+        for number, until in enumerate(duet.looks, start=1)
+        if until <= pairs
+    ]
+    cases = []
+    for case, rules, row in zip(duet.cases, duet.rules, logs, strict=True):
+        there = np.flatnonzero(np.isfinite(row))
+        cases.append(Evidence(case.suite, rules, tuple(there.tolist()), tuple(row[there].tolist())))
+    return [decision.status for decision in decide(cases, alpha, looks)[0]]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from tandem_reports import formats
 from tandem_reports.errors import BAD_RESULT, GOOD, NOT_ENOUGH_EVIDENCE
 from tandem_reports.gate.accuracy import judge as judge_accuracy
 from tandem_reports.gate.comparison import Matching, condition_differences, machine_differences
+from tandem_reports.gate.deciding import Evidence, Shares, SuiteDecision, decide, inside, shares
 from tandem_reports.gate.policy import Policy, SuitePolicy, allowed
 from tandem_reports.gate.soundness import first_fault, remarks
+from tandem_reports.reading.duet import Look
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.cases import CaseResult, natural_order
@@ -25,7 +27,6 @@ from tandem_reports.stats.paired import (
     pseudo_median,
     signed_rank_greater,
     signed_rank_interval,
-    spent_alpha,
     stretched,
 )
 from tandem_reports.stats.small_samples import Interval, median
@@ -54,14 +55,16 @@ class Verdict:
     """What the gate concludes of one case. Ratio and interval are B over A; None where there is none.
 
     `status` is one of VERDICTS: those of a comparison, or failed, missing, new, unmeasured (on neither side)
-    and allowed (missing, failed or inaccurate, but named by the policy). `more_pairs` forecasts how many more
-    pairs would decide an unknown case.
+    and allowed (missing, failed or inaccurate, but named by the policy). `look` is the one that decided a
+    case by its times, 0 where none has. `more_pairs` forecasts how many more pairs would decide an unknown
+    case.
     """
 
     case: Case
     status: str
     note: str
     pairs: int = 0
+    look: int = 0
     median_a_us: float | None = None
     median_b_us: float | None = None
     ratio: float | None = None
@@ -72,21 +75,45 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class SuiteVerdict:
+    """The mean over the cases of a suite, B over A, and whether it is slower than the minimum effect."""
+
+    suite: str
+    cases: int
+    pairs: int
+    status: str
+    ratio: float | None
+    interval: Interval | None
+    p_slower: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class GateResult:
-    """All verdicts of one gate. `alpha` is what this look could spend of the policy's."""
+    """All verdicts of one gate. `taken` are the looks it stands on, `spent` what the last one could spend."""
 
     a: Run
     b: Run
     verdicts: tuple[Verdict, ...]
+    suites: tuple[SuiteVerdict, ...]
     policy: Policy
-    look: int
-    looks: int
-    alpha: float
+    taken: tuple[Look, ...]
+    spent: Shares
     interleaved: bool
     common: int
     confirmed_by: str = ""
     policy_source: str = ""
     sweep_source: str = ""
+
+    @property
+    def look(self) -> int:
+        """The number of the last look, 0 before the first."""
+        return self.taken[-1].number if self.taken else 0
+
+    @property
+    def looks(self) -> int:
+        """How many looks there are to be at most."""
+        return self.taken[-1].of if self.taken else 0
 
     def count(self, *statuses: str) -> int:
         """Cases with one of some statuses."""
@@ -95,9 +122,10 @@ class GateResult:
     @property
     def exit_code(self) -> int:
         """1 when anything has a status of BAD; else 4 when anything is undecided; else 0."""
-        if self.count(*BAD):
+        statuses = {verdict.status for verdict in self.verdicts} | {item.status for item in self.suites}
+        if statuses & set(BAD):
             return BAD_RESULT
-        return NOT_ENOUGH_EVIDENCE if self.count(*OPEN) else GOOD
+        return NOT_ENOUGH_EVIDENCE if statuses & set(OPEN) else GOOD
 
     @property
     def stop(self) -> bool:
@@ -112,14 +140,15 @@ class _Measured:
     case: Case
     a: CaseResult
     b: CaseResult
-    logs: tuple[float, ...]
+    evidence: Evidence
     note: str
 
 
-def _pairs(a: CaseResult, b: CaseResult) -> _Measured:
+def _pairs(a: CaseResult, b: CaseResult, rules: SuitePolicy) -> _Measured:
     """Pairs the workers; a pair during which someone else was on the card is left out, and said."""
     left = {record.worker: record for record in a.ok}
-    logs, contended = [], 0
+    logs: dict[int, float] = {}
+    contended = 0
     for record in b.ok:
         twin = left.get(record.worker)
         if twin is None or twin.summary is None or record.summary is None:
@@ -127,106 +156,81 @@ def _pairs(a: CaseResult, b: CaseResult) -> _Measured:
         if twin.contended or record.contended:
             contended += 1
             continue
-        logs.append(math.log(record.summary.median_us / twin.summary.median_us))
+        logs[record.worker] = math.log(record.summary.median_us / twin.summary.median_us)
     note = f"{formats.plural(contended, 'pair')} contended and left out" if contended else ""
-    return _Measured(a.case, a, b, tuple(logs), "; ".join(filter(None, (note, remarks(a, b)))))
+    pairs = tuple(sorted(logs))
+    evidence = Evidence(a.case.suite, rules, pairs, tuple(logs[pair] for pair in pairs))
+    return _Measured(a.case, a, b, evidence, "; ".join(filter(None, (note, remarks(a, b)))))
 
 
-def _inside(interval: Interval | None, band: float) -> bool:
-    reach = math.log1p(band)
-    return interval is not None and -reach <= interval.low and interval.high <= reach
-
-
-def _decides(logs: Sequence[float], rules: SuitePolicy, alpha: float, cases: int) -> bool:
+def _decides(logs: Sequence[float], rules: SuitePolicy, share: Shares, cases: int) -> bool:
     shift = math.log1p(rules.minimum_effect)
-    each = alpha / cases
+    each = share.change / cases
     if signed_rank_greater(logs, shift) <= each or signed_rank_greater([-x for x in logs], shift) <= each:
         return True
-    return _inside(signed_rank_interval(logs, 1 - 2 * alpha), rules.equivalence)
+    return inside(signed_rank_interval(logs, 1 - 2 * share.same), rules.equivalence)
 
 
-def more_pairs_needed(logs: Sequence[float], rules: SuitePolicy, alpha: float, cases: int = 1) -> int | None:
+def more_pairs_needed(logs: Sequence[float], rules: SuitePolicy, share: Shares, cases: int = 1) -> int | None:
     """How many more pairs like those at hand would decide one of so many cases; None beyond MOST_PAIRS."""
     if len(logs) < 2:
-        return max(fewest_pairs(alpha) - len(logs), 1)
-    low = max(fewest_pairs(alpha), len(logs) + 1)
+        return max(fewest_pairs(share.same) - len(logs), 1)
+    low = max(fewest_pairs(share.same), len(logs) + 1)
     high = low
-    while not _decides(stretched(logs, high), rules, alpha, cases):
+    while not _decides(stretched(logs, high), rules, share, cases):
         low = high + 1
         high = high + max(2, high // 4)
         if high > MOST_PAIRS:
             return None
     while low < high:
         middle = (low + high) // 2
-        if _decides(stretched(logs, middle), rules, alpha, cases):
+        if _decides(stretched(logs, middle), rules, share, cases):
             high = middle
         else:
             low = middle + 1
     return high - len(logs)
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What the pairs of one case say; `interval` is of the log-ratio."""
-
-    status: str
-    interval: Interval | None
-    p_slower: float
-    p_faster: float
+def _ratios(interval: Interval | None) -> Interval | None:
+    """The interval of a ratio, from that of its logarithm."""
+    if interval is None:
+        return None
+    return Interval(math.exp(interval.low), math.exp(interval.high), interval.coverage)
 
 
-def decide(logs: Sequence[Sequence[float]], rules: Sequence[SuitePolicy], alpha: float) -> list[Decision]:
-    """The verdicts on the log-ratios of several cases: slower, faster, same or unknown.
-
-    Holm over the cases, for slow-downs and for speed-ups. A gate passes only where every case is the same,
-    so each case is tested for that at the whole alpha: an intersection-union test (Berger 1982). Both ends
-    of the band are tested at alpha, hence the interval at 1 - 2 alpha (Schuirmann 1987).
-    """
-    shifts = [math.log1p(rule.minimum_effect) for rule in rules]
-    p_slower = [signed_rank_greater(values, shift) for values, shift in zip(logs, shifts, strict=True)]
-    p_faster = [
-        signed_rank_greater([-x for x in values], shift) for values, shift in zip(logs, shifts, strict=True)
-    ]
-    slower, faster = holm(p_slower, alpha), holm(p_faster, alpha)
-    found = []
-    for index, values in enumerate(logs):
-        interval = signed_rank_interval(values, 1 - 2 * alpha)
-        status = "unknown"
-        if slower[index]:
-            status = "slower"
-        elif faster[index]:
-            status = "faster"
-        elif _inside(interval, rules[index].equivalence):
-            status = "same"
-        found.append(Decision(status, interval, p_slower[index], p_faster[index]))
-    return found
-
-
-def _judge(measured: Sequence[_Measured], policy: Policy, alpha: float, alpha_ahead: float) -> list[Verdict]:
-    """The verdicts with their numbers. Forecasts are for a look that may spend `alpha_ahead`."""
-    rules = [policy.of(item.case.suite) for item in measured]
+def _judge(
+    measured: Sequence[_Measured], policy: Policy, looks: Sequence[Look]
+) -> tuple[list[Verdict], list[SuiteVerdict]]:
+    """The verdicts with their numbers. Forecasts are for the look after the last."""
+    last = looks[-1] if looks else Look(0, 2)
+    ahead = shares(policy.alpha, last if last.number == last.of else Look(last.number + 1, last.of))
     verdicts = []
-    decisions = decide([item.logs for item in measured], rules, alpha)
-    for item, rule, decision in zip(measured, rules, decisions, strict=True):
+    decisions, means = decide([item.evidence for item in measured], policy.alpha, looks)
+    for item, decision in zip(measured, decisions, strict=True):
         note, more = item.note, None
         if decision.status == "unknown":
-            more = more_pairs_needed(item.logs, rule, alpha_ahead, len(measured))
+            more = more_pairs_needed(decision.logs, item.evidence.rules, ahead, len(measured))
             forecast = (
                 f"over {MOST_PAIRS} pairs" if more is None else f"about {formats.plural(more, 'more pair')}"
             )
             note = "; ".join(filter(None, (f"{forecast} would decide", note)))
-        ratio = math.exp(pseudo_median(item.logs)) if item.logs else None
-        shown = None
-        if decision.interval is not None:
-            low, high = decision.interval.low, decision.interval.high
-            shown = Interval(math.exp(low), math.exp(high), decision.interval.coverage)
+        ratio = math.exp(pseudo_median(decision.logs)) if decision.logs else None
         verdicts.append(
             Verdict(
-                item.case, decision.status, note, len(item.logs), median(item.a.medians),
-                median(item.b.medians), ratio, shown, decision.p_slower, decision.p_faster, more,
+                item.case, decision.status, note, len(decision.logs), decision.look, median(item.a.medians),
+                median(item.b.medians), ratio, _ratios(decision.interval), decision.p_slower,
+                decision.p_faster, more,
             )
         )  # fmt: skip
-    return verdicts
+    return verdicts, [_suite(mean) for mean in means]
+
+
+def _suite(mean: SuiteDecision) -> SuiteVerdict:
+    """`measured` says that a mean was taken and is no verdict: a suite has one only where it is slower."""
+    ratio = math.exp(pseudo_median(mean.logs)) if mean.logs else None
+    status = "slower" if mean.slower else "measured"
+    interval = _ratios(mean.interval)
+    return SuiteVerdict(mean.suite, mean.cases, len(mean.logs), status, ratio, interval, mean.p_slower)
 
 
 def blocking_differences(a: Run, b: Run, policy: Policy) -> list[str]:
@@ -291,17 +295,17 @@ def gate(
     b: Run,
     policy: Policy,
     *,
-    look: int = 1,
-    looks: int = 1,
+    looks: Sequence[Look] = (Look(1, 1),),
     interleaved: bool = False,
     ignore: tuple[str, ...] = (),
 ) -> GateResult:
-    """Judges every case of two runs, matched by their ids, or by their axes without those of `ignore`."""
+    """Judges every case of two runs, matched by their ids, or by their axes without those of `ignore`.
+
+    `looks` are all that were taken at the data, this one last: cases may have left at earlier ones.
+    """
     matching = Matching(ignore=ignore)
     left, right = matching.select(a, ""), matching.select(b, "")
     blocking = blocking_differences(a, b, policy)
-    alpha = spent_alpha(policy.alpha, look, looks)
-    alpha_ahead = spent_alpha(policy.alpha, look + 1, looks) if look < looks else alpha
     verdicts: list[Verdict] = []
     measured: list[_Measured] = []
     for key in left.keys() | right.keys():
@@ -325,47 +329,75 @@ def gate(
                 verdict = Verdict(case, "not-comparable", "; ".join(different))
                 verdicts.append(_with_accuracy(verdict, first, second, policy.of(case.suite)))
             else:
-                measured.append(_pairs(first, second))
+                measured.append(_pairs(first, second, policy.of(case.suite)))
     measured.sort(key=lambda item: natural_order(item.case))
-    judged = _judge(measured, policy, alpha, alpha_ahead)
+    judged, suites = _judge(measured, policy, looks)
     verdicts += [
         _with_accuracy(verdict, item.a, item.b, policy.of(item.case.suite))
         for verdict, item in zip(judged, measured, strict=True)
     ]
     verdicts.sort(key=lambda verdict: natural_order(verdict.case))
-    return GateResult(
-        a, b, tuple(verdicts), policy, look, looks, alpha, interleaved, len(left.keys() & right.keys())
-    )
+    spent = shares(policy.alpha, looks[-1]) if looks else Shares(0.0, 0.0, 0.0)
+    common = len(left.keys() & right.keys())
+    return GateResult(a, b, tuple(verdicts), tuple(suites), policy, tuple(looks), spent, interleaved, common)
+
+
+def _noted(words: str, note: str) -> str:
+    return "; ".join(filter(None, (words, note)))
 
 
 def confirm(result: GateResult, second: GateResult) -> GateResult:
-    """Keeps a slower verdict only where a second session finds it too; else it is unknown.
+    """Keeps a slower verdict, of a case or of a suite's mean, only where a second session finds it too.
 
-    The second session's family are the cases to be confirmed alone, at the alpha of its own last look.
+    Else it is unknown. The second session's family are the cases to be confirmed alone, at what its own last
+    look could spend.
     """
-    p_of = {verdict.case.id: verdict.p_slower for verdict in second.verdicts}
-    flagged = [verdict for verdict in result.verdicts if verdict.status == "slower"]
-    p_values = [1.0 if p_of.get(v.case.id) is None else float(p_of[v.case.id] or 0.0) for v in flagged]
-    kept = dict(zip([v.case.id for v in flagged], holm(p_values, second.alpha), strict=True))
-    verdicts = []
-    for verdict in result.verdicts:
-        if verdict.status == "slower":
-            words = (
-                "confirmed in a second run" if kept[verdict.case.id] else "slower here, not in the second run"
-            )
-            status = "slower" if kept[verdict.case.id] else "unknown"
-            verdict = replace(verdict, status=status, note="; ".join(filter(None, (words, verdict.note))))
-        verdicts.append(verdict)
-    return replace(result, verdicts=tuple(verdicts), confirmed_by=second.b.label)
+    p_of = {
+        verdict.case.id: 0.0 if verdict.status == "slower" else verdict.p_slower
+        for verdict in second.verdicts
+    }
+    flagged = [verdict.case.id for verdict in result.verdicts if verdict.status == "slower"]
+    p_values = [1.0 if (p := p_of.get(case_id)) is None else p for case_id in flagged]
+    kept = {
+        case_id for case_id, found in zip(flagged, holm(p_values, second.spent.change), strict=True) if found
+    }
+    slow_suites = {item.suite for item in second.suites if item.status == "slower"}
+
+    def words(again: bool) -> str:
+        return "confirmed in a second run" if again else "slower here, not in the second run"
+
+    verdicts = [
+        replace(
+            verdict,
+            status="slower" if verdict.case.id in kept else "unknown",
+            note=_noted(words(verdict.case.id in kept), verdict.note),
+        )
+        if verdict.status == "slower"
+        else verdict
+        for verdict in result.verdicts
+    ]
+    suites = [
+        replace(
+            item,
+            status="slower" if item.suite in slow_suites else "unknown",
+            note=words(item.suite in slow_suites),
+        )
+        if item.status == "slower"
+        else item
+        for item in result.suites
+    ]
+    return replace(result, verdicts=tuple(verdicts), suites=tuple(suites), confirmed_by=second.b.label)
 
 
 def unconfirmed(result: GateResult) -> GateResult:
     """Where the policy wants a second run and there is none, slower is not yet a verdict."""
     note = "slower; the policy wants a second run (--confirm)"
     verdicts = [
-        replace(v, status="unknown", note="; ".join(filter(None, (note, v.note))))
-        if v.status == "slower"
-        else v
+        replace(v, status="unknown", note=_noted(note, v.note)) if v.status == "slower" else v
         for v in result.verdicts
     ]
-    return replace(result, verdicts=tuple(verdicts))
+    suites = [
+        replace(item, status="unknown", note=note) if item.status == "slower" else item
+        for item in result.suites
+    ]
+    return replace(result, verdicts=tuple(verdicts), suites=tuple(suites))

@@ -11,16 +11,25 @@ from tandem_reports.reading.records import INTEGER_AXES, LATER_AXES, TEXT_AXES
 
 
 @dataclass(frozen=True)
+class Look:
+    """A look at the pairs below number `pairs`, or at all there are: `number` of at most `of`."""
+
+    number: int
+    of: int
+    pairs: int | None = None
+
+
+@dataclass(frozen=True)
 class DuetNotes:
     """What a gate needs to know of a duet: nothing that tells which side is which build.
 
-    `axes` are set on a side and left out when cases are matched; `look` is the last one taken, of at most so
-    many; `plan` the pairs at which looks were planned; `end` why it ended, None where it has not; `sweep` and
-    `policy` where its sweep and its rules came from, in words.
+    `axes` are set on a side and left out when cases are matched; `taken` are the looks so far; `plan` the
+    pairs at which looks were planned; `end` why it ended, None where it has not; `sweep` and `policy` where
+    its sweep and its rules came from, in words.
     """
 
     axes: tuple[str, ...] = ()
-    look: tuple[int, int] | None = None
+    taken: tuple[Look, ...] = ()
     plan: tuple[int, ...] = ()
     spent_s: float | None = None
     end: str | None = None
@@ -45,18 +54,24 @@ def read_duet(folder: Path) -> DuetNotes:
     for name in axes:
         if name not in (*TEXT_AXES, *LATER_AXES, *INTEGER_AXES):
             fields.fail("axes", f"{name!r} is not an axis")
-    look = None
-    taken = fields.items("taken")
-    if taken:
-        last = Fields(taken[-1], f"{path}: taken")
-        look = (last.integer("look", minimum=1), last.integer("of", minimum=1))
-        if look[0] > look[1]:
-            last.fail("look", f"is {look[0]}, over {look[1]}")
+    taken = []
+    for number, content in enumerate(fields.items("taken"), start=1):
+        entry = Fields(content, f"{path}: taken")
+        look = Look(
+            entry.integer("look", minimum=1),
+            entry.integer("of", minimum=1),
+            entry.integer("pairs", minimum=0),
+        )
+        if look.number != number:
+            entry.fail("look", f"must be {number}, the looks in their order, not {look.number}")
+        if look.number > look.of:
+            entry.fail("look", f"is {look.number}, over {look.of}")
+        taken.append(look)
     plan = Fields({str(index): pairs for index, pairs in enumerate(fields.items("plan"))}, f"{path}: plan")
     rules = fields.optional_child("rules") or Fields({}, f"{path}: rules")
     return DuetNotes(
         axes,
-        look,
+        tuple(taken),
         tuple(plan.integer(name, minimum=1) for name in plan.values),
         fields.optional_number("spent_s", minimum=0),
         fields.optional_text("end"),

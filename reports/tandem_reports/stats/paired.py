@@ -101,36 +101,6 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     return rejected
 
 
-def spent_alpha(alpha: float, look: int, looks: int) -> float:
-    """The part of `alpha` that one look of at most `looks` may spend.
-
-    Each look takes half of what is left and the last one all of it: 1/2, 1/4, ..., so that by Bonferroni the
-    chance of a false rejection at any look is at most alpha, whatever the looks have in common. Most of it
-    goes to the first look because most gates can end there. A look may be declared the last one at any time,
-    for a reason that is not in the data (the time is up).
-    """
-    return float(alpha / 2 ** min(look, looks - 1))
-
-
-GROWTH = 1.4
-"""Pairs at a look over those at the look before."""
-
-
-def planned_pairs(alpha: float, cases: int, looks: int) -> list[int]:
-    """Pairs at which each of several looks is planned.
-
-    The first look comes with the fewest pairs at which any case can be called slower; the same takes fewer.
-    Each one after it has GROWTH times as many.
-    """
-    plan: list[int] = []
-    for look in range(1, looks + 1):
-        pairs = fewest_pairs(spent_alpha(alpha, look, looks) / max(cases, 1))
-        if plan:
-            pairs = max(pairs, math.ceil(GROWTH * plan[-1]))
-        plan.append(pairs)
-    return plan
-
-
 def stretched(values: Sequence[float], n: int) -> list[float]:
     """What `n` values of the same distribution would look like: evenly spaced quantiles of those at hand."""
     places = (np.arange(n) + 0.5) / n

@@ -11,11 +11,12 @@ from tandem_reports import formats
 from tandem_reports.errors import BAD_RESULT, GOOD
 from tandem_reports.gate.accuracy import rule as accuracy_rule
 from tandem_reports.gate.comparison import interval_text
-from tandem_reports.gate.verdicts import BAD, OPEN, VERDICTS, GateResult, Verdict
+from tandem_reports.gate.deciding import SUITE_SHARE
+from tandem_reports.gate.verdicts import BAD, OPEN, VERDICTS, GateResult, SuiteVerdict, Verdict
 from tandem_reports.stats.cases import is_lossy
 from tandem_reports.views.text import aligned, escape, markdown_table, names, sides
 
-SCHEMA = "1.1.0"
+SCHEMA = "1.2.0"
 COLOURS = {
     "slower": 31,
     "inaccurate": 31,
@@ -34,14 +35,19 @@ def headline(result: GateResult) -> str:
     """The gate's answer in one line."""
     words = {GOOD: "pass", BAD_RESULT: "fail"}.get(result.exit_code, "undecided")
     counts = [f"{result.count(status)} {status}" for status in VERDICTS if result.count(status)]
+    counts += [
+        f"{item.suite} {item.status} in the mean" for item in result.suites if item.status != "measured"
+    ]
     return f"gate: {words} ({', '.join(counts) or 'no case'})"
 
 
 def method(result: GateResult) -> str:
     """How the verdicts were reached, in words."""
     p = result.policy
-    look = (
-        "" if result.looks == 1 else f", look {result.look} of {result.looks} spends {result.alpha:.3g} of it"
+    look = {0: ", of which nothing is spent before the first look", 1: ""}.get(
+        result.looks,
+        f", of which look {result.look} of {result.looks} spends {result.spent.change:.3g} on changes and "
+        f"{result.spent.same:.3g} on the same",
     )
     pairing = (
         "Pairs of processes run next to each other."
@@ -68,7 +74,9 @@ def method(result: GateResult) -> str:
     accuracy = f" {accuracy_rule(p.default.accuracy_growth)}" if lossy else ""
     return (
         f"Signed-rank test of paired log-ratios beyond the minimum effect, Holm over the cases at alpha "
-        f"{p.alpha:g}{look}; same: the interval lies inside the band ({each}).{covers}{accuracy} {pairing}"
+        f"{p.alpha:g}{look}; same: the interval lies inside the band ({each}). "
+        f"Means over the cases of a suite: the same test at {100 * SUITE_SHARE:g} % of alpha."
+        f"{covers}{accuracy} {pairing}"
         f"{confirmed}{rules}"
     )
 
@@ -91,12 +99,26 @@ def cells(verdict: Verdict) -> list[str]:
     ]
 
 
+def suite_sentence(item: SuiteVerdict) -> str:
+    """The mean over a suite's cases in words."""
+    change = formats.MISSING if item.ratio is None else formats.change(item.ratio)
+    parts = [f"mean of {item.cases} cases {change} over {formats.plural(item.pairs, 'pair')}"]
+    if item.interval is not None:
+        parts.append(f"interval {interval_text(item.interval)}")
+    parts.append(f"p slower {_p(item.p_slower)}")
+    parts += filter(None, (item.note,))
+    text = f"{item.suite}: {', '.join(parts)}"
+    return text if item.status == "measured" else f"{text}: {item.status}"
+
+
 def terminal(result: GateResult, colour: bool) -> str:
     """An aligned table and the answer below it."""
     short, shared = names([verdict.case for verdict in result.verdicts])
     rows = [[name, *cells(verdict)] for name, verdict in zip(short, result.verdicts, strict=True)]
     lines = [*sides(result.a, result.b), *([f"   all cases: {shared}"] if shared else []), ""]
     lines += aligned([list(HEADER), *rows], NUMERIC, COLOURS if colour else None)
+    if result.suites:
+        lines += ["", *map(suite_sentence, result.suites)]
     return "\n".join([*lines, "", method(result), headline(result)]) + "\n"
 
 
@@ -110,6 +132,7 @@ def markdown(result: GateResult) -> str:
         *(f"- {escape(side)}" for side in sides(result.a, result.b)),
     ]
     lines += [f"- all cases: {escape(shared)}"] if shared else []
+    lines += [f"- {escape(suite_sentence(item))}" for item in result.suites]
     urgent: list[list[str]] = []
     rest: list[list[str]] = []
     for name, verdict in zip(short, result.verdicts, strict=True):
@@ -145,9 +168,10 @@ def junit(result: GateResult) -> str:
     suites = dict.fromkeys(verdict.case.suite for verdict in result.verdicts)
     for suite in suites:
         found = [verdict for verdict in result.verdicts if verdict.case.suite == suite]
-        counts = {"tests": found}
-        counts["failures"] = [verdict for verdict in found if verdict.status in BAD]
-        counts["errors"] = [verdict for verdict in found if verdict.status in OPEN]
+        means = [item for item in result.suites if item.suite == suite and item.status != "measured"]
+        counts: dict[str, list[Verdict | SuiteVerdict]] = {"tests": [*found, *means]}
+        counts["failures"] = [item for item in counts["tests"] if item.status in BAD]
+        counts["errors"] = [item for item in counts["tests"] if item.status in OPEN]
         counts["skipped"] = [verdict for verdict in found if verdict.status == "unmeasured"]
         attributes = {name: str(len(counted)) for name, counted in counts.items()}
         element = ElementTree.SubElement(root, "testsuite", {"name": f"tandem.{suite}", **attributes})
@@ -162,6 +186,12 @@ def junit(result: GateResult) -> str:
                 ElementTree.SubElement(case, "skipped", message=verdict.note)
             else:
                 ElementTree.SubElement(case, "system-out").text = sentence(verdict)
+        for item in means:
+            case = ElementTree.SubElement(
+                element, "testcase", classname=f"tandem.{suite}", name=f"{suite}: mean", time="0"
+            )
+            kind = "failure" if item.status in BAD else "error"
+            ElementTree.SubElement(case, kind, type=item.status, message=suite_sentence(item))
     ElementTree.indent(root)
     text = NOT_XML.sub("\ufffd", ElementTree.tostring(root, encoding="unicode"))
     return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
@@ -179,6 +209,11 @@ def github(result: GateResult) -> str:
         if level:
             title = _message(f"tandem gate: {verdict.status}").replace(":", "%3A").replace(",", "%2C")
             lines.append(f"::{level} title={title}::{_message(f'{verdict.case.name}: {sentence(verdict)}')}")
+    for item in result.suites:
+        level = "error" if item.status in BAD else "warning" if item.status in OPEN else ""
+        if level:
+            title = _message(f"tandem gate: {item.status} in the mean").replace(":", "%3A")
+            lines.append(f"::{level} title={title}::{_message(suite_sentence(item))}")
     lines.append(f"::notice title=tandem gate::{_message(headline(result))}")
     return "\n".join(lines) + "\n"
 
@@ -192,6 +227,7 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.status,
         "note": verdict.note,
         "pairs": verdict.pairs,
+        "decided_at_look": verdict.look or None,
         "more_pairs": verdict.more_pairs,
         "median_a_us": verdict.median_a_us,
         "median_b_us": verdict.median_b_us,
@@ -200,6 +236,19 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
         "coverage": None if interval is None else interval.coverage,
         "p_slower": verdict.p_slower,
         "p_faster": verdict.p_faster,
+    }
+
+
+def _mean_entry(item: SuiteVerdict) -> dict[str, Any]:
+    return {
+        "suite": item.suite,
+        "verdict": item.status,
+        "note": item.note,
+        "cases": item.cases,
+        "pairs": item.pairs,
+        "ratio": item.ratio,
+        "interval": None if item.interval is None else [item.interval.low, item.interval.high],
+        "p_slower": item.p_slower,
     }
 
 
@@ -215,11 +264,14 @@ def as_json(result: GateResult) -> str:
         "policy": result.policy_source or None,
         "sweep": result.sweep_source or None,
         "alpha": result.policy.alpha,
-        "alpha_of_look": result.alpha,
+        "alpha_of_look": result.spent.change,
+        "alpha_of_look_for_same": result.spent.same,
+        "alpha_of_look_for_means": result.spent.suites,
         "confirmed_by": result.confirmed_by or None,
         "exit_code": result.exit_code,
         "stop": result.stop,
         "counts": {status: result.count(status) for status in VERDICTS},
         "cases": [_entry(verdict) for verdict in result.verdicts],
+        "means": [_mean_entry(item) for item in result.suites],
     }
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
