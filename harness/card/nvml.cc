@@ -139,6 +139,15 @@ const NvmlFunctions* nvml() {
   return functions;
 }
 
+std::optional<double> nvlink_gbs(const CardInfo& card) {
+  if (card.nvlinks.empty() || !card.compute_capability) return std::nullopt;
+  const std::string& of = *card.compute_capability;
+  const double links = static_cast<double>(card.nvlinks.size());
+  if (of == "8.0" || of == "9.0") return 25 * links;
+  if (of == "10.0") return 50 * links;
+  return std::nullopt;
+}
+
 std::vector<CardInfo> nvml_cards(const NvmlFunctions* functions) {
   std::vector<CardInfo> cards;
   if (functions == nullptr) return cards;

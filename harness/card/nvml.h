@@ -61,6 +61,10 @@ struct CardInfo {
   std::optional<std::string> clock_policy;
   std::vector<int> nvlinks;  ///< links that are up
 };
+/// From the card to others over all its links that are up, one direction, 1e9 bytes/s, as published; absent without links and for
+/// a card of a generation that is not known. 25 a link of NVLink 3 (12 of an A100, 600 GB/s both ways) and 4 (18 of an H100, 900 GB/s
+/// both ways), 50 of NVLink 5 (18 of a B200, 1.8 TB/s both ways): NVIDIA's data sheets.
+std::optional<double> nvlink_gbs(const CardInfo& card);
 /// All cards; none where `functions` is null.
 std::vector<CardInfo> nvml_cards(const NvmlFunctions* functions);
 

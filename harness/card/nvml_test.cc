@@ -23,6 +23,21 @@ TEST(Nvml, WithoutTheLibraryThereAreNoCardsAndNoErrors) {
   EXPECT_NO_THROW(nvml_cards(nvml()));  // whatever this machine has
 }
 
+// Without it a floor of ranks would stand on the rate of links that are down, or on a guess.
+TEST(Nvml, TheRateOfTheLinksThatAreUp) {
+  CardInfo card;
+  card.compute_capability = "9.0";
+  EXPECT_FALSE(nvlink_gbs(card)) << "PCIe alone";
+  card.nvlinks.resize(18);
+  EXPECT_EQ(nvlink_gbs(card), 450);
+  card.nvlinks.resize(4);
+  EXPECT_EQ(nvlink_gbs(card), 100);
+  card.compute_capability = "10.0";
+  EXPECT_EQ(nvlink_gbs(card), 200);
+  card.compute_capability = "12.0";
+  EXPECT_FALSE(nvlink_gbs(card)) << "not known";
+}
+
 // Without it units or fields of the environment would be wrong without anybody noticing.
 TEST(Nvml, CardsInOurUnits) {
   machine() = {h200()};

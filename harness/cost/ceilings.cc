@@ -12,7 +12,7 @@ namespace tandem {
 namespace {
 
 struct Terms {
-  std::optional<double> bytes_us, flops_us;
+  std::optional<double> bytes_us, flops_us, links_us;
 };
 
 std::optional<double> operator+(std::optional<double> a, std::optional<double> b) {
@@ -34,12 +34,17 @@ std::optional<double> scaled(std::optional<double> v, double factor) {
 Terms phase_terms(const PhaseCost& p, Precision precision, const Ceilings& c) {
   return {
       time_us(p.bytes_read(), scaled(c.read_gbs, 1e3)) + time_us(p.written_bytes, scaled(c.copy_gbs, 1e3)),
-      time_us(p.flops, scaled(c.rate_tflops(precision, p.unit), 1e6))};
+      time_us(p.flops, scaled(c.rate_tflops(precision, p.unit), 1e6)),
+      time_us(p.link_bytes, scaled(c.link_gbs, 1e3))};
 }
 
-std::optional<Floor> larger(std::optional<double> bytes_us, std::optional<double> flops_us) {
-  if (!bytes_us || !flops_us) return std::nullopt;
-  return Floor{std::max(*bytes_us, *flops_us), *bytes_us >= *flops_us};
+/// Without what is not known of the links.
+std::optional<Floor> largest(const Terms& t) {
+  if (!t.bytes_us || !t.flops_us) return std::nullopt;
+  Floor floor{*t.bytes_us, Bound::kBytes};
+  if (*t.flops_us > floor.us) floor = {*t.flops_us, Bound::kOperations};
+  if (t.links_us && *t.links_us > floor.us) floor = {*t.links_us, Bound::kLinks};
+  return floor;
 }
 
 nlohmann::json number(std::optional<double> v) {
@@ -55,6 +60,17 @@ std::optional<double> positive(const nlohmann::json& j, const std::string& key) 
 }
 
 }  // namespace
+
+std::string_view bound_name(Bound bound) {
+  switch (bound) {
+    case Bound::kBytes:
+      return "bytes";
+    case Bound::kOperations:
+      return "operations";
+    default:
+      return "links";
+  }
+}
 
 Ceilings Ceilings::resident() const {
   Ceilings c = *this;
@@ -165,13 +181,17 @@ Ceilings read_ceilings(const std::string& path) {
 }
 
 std::optional<Floor> floor_us(const Cost& cost, const Ceilings& ceilings) {
-  std::optional<double> bytes = 0.0, flops = 0.0;
+  Terms sum{0.0, 0.0, 0.0};
   for (const PhaseCost& p : cost.phases) {
     const Terms t = phase_terms(p, cost.precision, ceilings);
-    bytes = bytes + t.bytes_us;
-    flops = flops + t.flops_us;
+    sum = {sum.bytes_us + t.bytes_us, sum.flops_us + t.flops_us, sum.links_us + t.links_us};
   }
-  return larger(bytes, flops);
+  return largest(sum);
+}
+
+std::optional<double> links_us(const Cost& cost, const Ceilings& ceilings) {
+  const double bytes = cost.link_bytes();
+  return bytes > 0 ? time_us(bytes, scaled(ceilings.link_gbs, 1e3)) : std::nullopt;
 }
 
 std::optional<Floor> case_floor(const Cost& cost, const Ceilings& ceilings,
@@ -186,8 +206,8 @@ std::optional<double> floor_phases_us(const Cost& cost, const Ceilings& ceilings
   std::optional<double> sum = 0.0;
   for (const PhaseCost& p : cost.phases) {
     const Terms t = phase_terms(p, cost.precision, ceilings);
-    const auto phase = larger(t.bytes_us, t.flops_us);
-    sum = sum + (phase ? std::optional(phase->us) : std::nullopt);
+    const auto phase = largest(t);
+    sum = sum + (phase && t.links_us ? std::optional(phase->us) : std::nullopt);
   }
   return sum;
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -26,6 +27,9 @@ struct Ceilings {
   std::optional<double> two_of_four_burst_tflops, two_of_four_sustained_tflops;
   /// Size of the last cache before memory: what fits it whole has a floor at its rate.
   std::optional<double> cache_bytes;
+  /// Of a card to the others, one direction, 1e9 bytes/s: not measured and in no file, but the published rate of the links of the
+  /// card that a case runs on.
+  std::optional<double> link_gbs;
   /// Why they are in question (measured beside other work, beaten by a case); empty: they are not.
   std::string doubt;
 
@@ -47,19 +51,26 @@ std::vector<std::string> contradictions(const Ceilings& c);
 /// A sample below this share of its floor puts the ceilings in question; less is the noise of both.
 inline constexpr double kBeatenFloor = 0.99;
 
+/// Which term of a floor is the largest.
+enum class Bound : uint8_t { kBytes, kOperations, kLinks };
+std::string_view bound_name(Bound bound);  // bytes operations links
+
 struct Floor {
   double us = 0;
-  bool bytes_bound = false;  ///< otherwise the operations bind
+  Bound bound = Bound::kBytes;
 };
 
-/// The strict floor: the larger of all bytes (read at the read-only rate, written at copy's) and all operations at their
-/// units' burst rates. Absent when a rate it needs is.
+/// The strict floor: the largest of all bytes (read at the read-only rate, written at copy's), all operations at their
+/// units' burst rates, and all bytes from other ranks at the links' rate. Absent when a rate of the first two is; the largest of
+/// two is a floor too, so that of links may be.
 std::optional<Floor> floor_us(const Cost& cost, const Ceilings& ceilings);
 /// The floor of a case, wherever it is shown: the same, at the cache's rate where all bytes fit a cache of `cache_bytes`, and
 /// so need not touch memory again.
 std::optional<Floor> case_floor(const Cost& cost, const Ceilings& ceilings,
                                 std::optional<double> cache_bytes);
-/// The same phase by phase, summed: each phase waits for the one before.
+/// The bytes from other ranks at the links' rate. Absent where the rate is, and without other ranks.
+std::optional<double> links_us(const Cost& cost, const Ceilings& ceilings);
+/// The same phase by phase, summed: each phase waits for the one before. Absent when any rate it needs is, of links too.
 std::optional<double> floor_phases_us(const Cost& cost, const Ceilings& ceilings);
 /// The strict floor with every byte at L2 bandwidth.
 std::optional<double> floor_l2_us(const Cost& cost, const Ceilings& ceilings);

@@ -38,10 +38,10 @@ TEST(Floor, LargerOfBytesAndOperations) {
   const auto bytes = floor_us(one_phase(4.4e9, 0, 1e6), card());
   ASSERT_TRUE(bytes);
   EXPECT_NEAR(bytes->us, 1000, 1e-9);
-  EXPECT_TRUE(bytes->bytes_bound);
+  EXPECT_EQ(bytes->bound, Bound::kBytes);
   const auto flops = floor_us(one_phase(1e3, 0, 786e9), card());
   EXPECT_NEAR(flops->us, 1000, 1e-9);
-  EXPECT_FALSE(flops->bytes_bound);
+  EXPECT_EQ(flops->bound, Bound::kOperations);
   EXPECT_NEAR(floor_us(one_phase(0, 4.25e9, 0), card())->us, 1000, 1e-9);  // writes at copy's rate
   EXPECT_NEAR(*floor_l2_us(one_phase(8.8e9, 0, 0), card()), 1000, 1e-9);
 }

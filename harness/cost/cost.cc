@@ -79,6 +79,8 @@ class Builder {
     PhaseCost& p = at(PhaseKind::kComm);
     p.collectives = 1 + a_layer * layers();
     p.collective_bytes = rows * config_.d_model * activation_bytes();
+    // No sum in the switch: a rank takes in its share of the rows from all others, and their shares of the sums.
+    p.link_bytes = p.collectives * 2.0 * (options_.degree - 1) / options_.degree * p.collective_bytes;
   }
 
   /// Rows of the vocabulary that this rank has.
@@ -126,6 +128,11 @@ double Cost::bytes_written() const {
                          [](double s, const PhaseCost& p) { return s + p.written_bytes; });
 }
 
+double Cost::link_bytes() const {
+  return std::accumulate(phases.begin(), phases.end(), 0.0,
+                         [](double s, const PhaseCost& p) { return s + p.link_bytes; });
+}
+
 double Cost::flops() const {
   return std::accumulate(phases.begin(), phases.end(), 0.0,
                          [](double s, const PhaseCost& p) { return s + p.flops; });
@@ -150,6 +157,7 @@ void Cost::add(const Cost& other, double times) {
     it->launches += times * p.launches;
     it->collectives += times * p.collectives;
     it->collective_bytes = std::max(it->collective_bytes, p.collective_bytes);
+    it->link_bytes += times * p.link_bytes;
   }
 }
 
@@ -215,6 +223,7 @@ Cost decode_step_cost(const ModelConfig& config, std::span<const int32_t> length
     select.launches = 1;
     select.collectives = 1;
     select.collective_bytes = 2 * rows * kIdBytes;
+    select.link_bytes = (options.degree - 1) * select.collective_bytes;
   }
   return b.take();
 }

@@ -33,6 +33,8 @@ struct PhaseCost {
   double launches = 0;  ///< kernels that follow each other, as the CUDA engine has them where few rows fuse
   double collectives = 0;       ///< that ranks do together; phase comm: all-reduces
   double collective_bytes = 0;  ///< that a rank brings to each
+  /// Into a rank's device from the others', at the least: of all collectives together.
+  double link_bytes = 0;
 
   double bytes_read() const { return weight_bytes + kv_bytes + other_bytes; }
   double bytes() const { return bytes_read() + written_bytes; }
@@ -46,6 +48,7 @@ struct Cost {
   double bytes_read() const;
   double bytes_written() const;
   double bytes() const { return bytes_read() + bytes_written(); }
+  double link_bytes() const;
   double flops() const;
   /// The phase, or nullptr.
   const PhaseCost* find(Side side, PhaseKind kind) const;

@@ -46,7 +46,9 @@ double all_reduce_us(double bytes, int ranks, const Links& links) {
 }
 
 std::optional<ModelTime> model_us(const Cost& cost, const Ceilings& ceilings, int ranks, const Links& links) {
-  const auto work = floor_phases_us(cost, ceilings);
+  Cost alone = cost;  // what ranks exchange is counted by the links' latency too
+  for (PhaseCost& p : alone.phases) p.link_bytes = 0;
+  const auto work = floor_phases_us(alone, ceilings);
   if (!work || !ceilings.empty_node_us) return std::nullopt;
   ModelTime time{.work_us = *work};
   for (const PhaseCost& p : cost.phases) {

@@ -62,6 +62,38 @@ TEST(Links, ARanksStep) {
   EXPECT_EQ(of(rank, PhaseKind::kSelect).collectives, 1);
 }
 
+// Breaks when a floor of ranks leaves out what they must tell each other, or a rate that nobody knows is taken for no time.
+TEST(Links, AFloorCountsTheFewestBytesOverThem) {
+  const ModelConfig config = preset("t5-3b");
+  const std::vector<int32_t> lengths(64, 512);
+  const Cost rank = decode_step_cost(config, lengths, 128, {.degree = 4});
+  const double sum = 64.0 * config.d_model * 2;
+  EXPECT_DOUBLE_EQ(rank.find(Side::kDecoder, PhaseKind::kComm)->link_bytes,
+                   (3 * config.decoder.layers + 1) * 2 * 0.75 * sum);
+  EXPECT_DOUBLE_EQ(rank.find(Side::kDecoder, PhaseKind::kSelect)->link_bytes, 3 * 64 * 8);
+  EXPECT_EQ(decode_step_cost(config, lengths, 128, {}).link_bytes(), 0);
+  Ceilings card;
+  card.read_gbs = 4000;
+  card.copy_gbs = 4000;
+  card.burst_tflops.fill(700);
+  const double alone = floor_us(rank, card)->us;
+  EXPECT_FALSE(floor_phases_us(rank, card)) << "a sum without one of its terms";
+  EXPECT_FALSE(links_us(rank, card));
+  card.link_gbs = 450;
+  EXPECT_DOUBLE_EQ(*links_us(rank, card), rank.link_bytes() / 450e3);
+  EXPECT_EQ(floor_us(rank, card)->us, alone) << "not the largest";
+  Cost without = rank;
+  for (PhaseCost& p : without.phases) p.link_bytes = 0;
+  EXPECT_GT(*floor_phases_us(rank, card), *floor_phases_us(without, card));
+  EXPECT_LE(*floor_phases_us(rank, card), *floor_phases_us(without, card) + *links_us(rank, card));
+  card.link_gbs = 1;
+  EXPECT_EQ(floor_us(rank, card)->bound, Bound::kLinks);
+  EXPECT_DOUBLE_EQ(floor_us(rank, card)->us, rank.link_bytes() / 1e3);
+  Cost twice = rank;
+  twice.add(rank);
+  EXPECT_DOUBLE_EQ(twice.link_bytes(), 2 * rank.link_bytes());
+}
+
 // The claim of the model: a small model at batch 1 loses by more cards, a large one at a large batch wins.
 TEST(Links, MoreCardsPayWhereThereIsWork) {
   Ceilings card;

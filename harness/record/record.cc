@@ -107,7 +107,9 @@ json floor_to_json(const FloorRow& f) {
                         {"floor_l2_us", maybe(f.floor_l2_us)},
                         {"step_floor_us", maybe(f.step_floor_us)},
                         {"ratio", maybe(f.ratio)},
-                        {"bound", maybe(f.bound)}});
+                        {"bound", maybe(f.bound)},
+                        {"link_gbs", maybe(f.link_gbs)},
+                        {"links_us", maybe(f.links_us)}});
 }
 
 void floor_from_json(const json& j, FloorRow& f) {
@@ -117,17 +119,20 @@ void floor_from_json(const json& j, FloorRow& f) {
   read(j, "step_floor_us", f.step_floor_us);
   read(j, "ratio", f.ratio);
   read(j, "bound", f.bound);
+  read(j, "link_gbs", f.link_gbs);
+  read(j, "links_us", f.links_us);
 }
 
 json cost_to_json(const Record& r) {
   if (!r.bytes && !r.flops) return {};
   json phases = json::array();
   for (const PhaseRow& p : r.phases) {
-    phases.push_back({{"side", p.side},
-                      {"phase", p.phase},
-                      {"bytes_read", p.bytes_read},
-                      {"bytes_written", p.bytes_written},
-                      {"flops", p.flops}});
+    json& row = phases.emplace_back(json{{"side", p.side},
+                                         {"phase", p.phase},
+                                         {"bytes_read", p.bytes_read},
+                                         {"bytes_written", p.bytes_written},
+                                         {"flops", p.flops}});
+    if (p.link_bytes > 0) row["link_bytes"] = p.link_bytes;
   }
   json cost = {{"phases", phases}};
   if (r.bytes) cost["bytes"] = *r.bytes;
@@ -143,7 +148,8 @@ void cost_from_json(const json& j, Record& r) {
                         .phase = p.at("phase").get<std::string>(),
                         .bytes_read = p.at("bytes_read").get<double>(),
                         .bytes_written = p.at("bytes_written").get<double>(),
-                        .flops = p.at("flops").get<double>()});
+                        .flops = p.at("flops").get<double>(),
+                        .link_bytes = p.value("link_bytes", 0.0)});
   }
 }
 
@@ -217,6 +223,29 @@ void clocks_from_json(const json& j, Record& r) {
   }
 }
 
+json rank_clocks_to_json(const std::optional<RankClocks>& c) {
+  if (!c) return {};
+  return {{"sm_mhz", maybe(c->sm_mhz)},
+          {"mean_sm_mhz", maybe(c->mean_sm_mhz)},
+          {"temperature_c", maybe(c->temperature_c)},
+          {"power_w", maybe(c->power_w)},
+          {"throttled_blocks", maybe(c->throttled_blocks)},
+          {"reasons", c->reasons},
+          {"contended", maybe(c->contended)}};
+}
+
+RankClocks rank_clocks_from_json(const json& j) {
+  RankClocks c;
+  read(j, "sm_mhz", c.sm_mhz);
+  read(j, "mean_sm_mhz", c.mean_sm_mhz);
+  read(j, "temperature_c", c.temperature_c);
+  read(j, "power_w", c.power_w);
+  read(j, "throttled_blocks", c.throttled_blocks);
+  c.reasons = j.at("reasons").get<std::vector<std::string>>();
+  read(j, "contended", c.contended);
+  return c;
+}
+
 json ranks_to_json(const std::vector<RankRecord>& ranks) {
   json list = json::array();
   for (const RankRecord& r : ranks) {
@@ -226,7 +255,8 @@ json ranks_to_json(const std::vector<RankRecord>& ranks) {
                     {"card", maybe(r.card)},
                     {"uuid", maybe(r.uuid)},
                     {"median_us", maybe(r.median_us)},
-                    {"wait_us", maybe(r.wait_us)}});
+                    {"wait_us", maybe(r.wait_us)},
+                    {"clocks", rank_clocks_to_json(r.clocks)}});
   }
   return list;
 }
@@ -238,6 +268,8 @@ RankRecord rank_from_json(const json& j) {
   read(j, "uuid", r.uuid);
   read(j, "median_us", r.median_us);
   read(j, "wait_us", r.wait_us);
+  if (const json clocks = j.value("clocks", json()); !clocks.is_null())
+    r.clocks = rank_clocks_from_json(clocks);
   return r;
 }
 

@@ -68,6 +68,14 @@ struct Accuracy {
   bool synthetic_weights = false;  ///< weights from a seed: what a trained model loses may differ
 };
 
+/// A rank's card while samples were taken: medians of what was read after each block, and what held its clock down.
+struct RankClocks {
+  std::optional<double> sm_mhz = {}, mean_sm_mhz = {}, temperature_c = {}, power_w = {};
+  std::optional<int64_t> throttled_blocks = {};
+  std::vector<std::string> reasons = {};  ///< of all blocks
+  std::optional<bool> contended = {};
+};
+
 /// What one of several processes of a case was and took.
 struct RankRecord {
   int rank = 0;
@@ -78,11 +86,13 @@ struct RankRecord {
   std::optional<double> median_us = {};
   /// Median of a repetition: exchanges with other ranks, as far as the engine sees them, and the wait for the slowest.
   std::optional<double> wait_us = {};
+  std::optional<RankClocks> clocks = {};  ///< absent of an engine on the host
 };
 
 struct PhaseRow {
   std::string side = {}, phase = {};
   double bytes_read = 0, bytes_written = 0, flops = 0;
+  double link_bytes = 0;  ///< from other ranks' devices
 };
 
 struct Metrics {
@@ -98,6 +108,9 @@ struct Metrics {
 struct FloorRow {
   std::optional<double> floor_us = {}, floor_phases_us = {}, floor_l2_us = {}, step_floor_us = {}, ratio = {};
   std::optional<std::string> bound = {};
+  /// Of several ranks on cards: the published rate of a card's links, one direction, and the bytes that it takes in at that rate:
+  /// part of floor_phases_us, and floor_us itself where it is the largest term.
+  std::optional<double> link_gbs = {}, links_us = {};
 };
 
 struct ClockBlock {

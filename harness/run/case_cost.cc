@@ -23,7 +23,7 @@ CostOptions options_of(const Case& c, std::optional<double> products_kept) {
 void put_floor(Record& r, const std::optional<Floor>& floor) {
   if (!floor) return;
   r.floor.floor_us = floor->us;
-  r.floor.bound = floor->bytes_bound ? "bytes" : "operations";
+  r.floor.bound = std::string(bound_name(floor->bound));
   if (r.summary && floor->us > 0) r.floor.ratio = r.summary->median_us / floor->us;
 }
 
@@ -45,18 +45,21 @@ Cost case_cost(const Case& c, const ModelConfig& whole, std::optional<double> pr
   }
 }
 
-void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
+void fill_cost(Record& r, const ModelConfig& config, const Ceilings& measured,
                std::optional<double> l2_bytes) {
+  Ceilings ceilings = measured;
+  ceilings.link_gbs = r.floor.link_gbs;
   const std::optional<double> kept = r.pruned ? r.pruned->products_kept : std::nullopt;
   const Cost cost = case_cost(r.c, config, kept);
   r.bytes = cost.bytes();
   r.flops = cost.flops();
   for (const PhaseCost& p : cost.phases) {
     r.phases.push_back({std::string(side_name(p.side)), std::string(phase_name(p.kind)), p.bytes_read(),
-                        p.written_bytes, p.flops});
+                        p.written_bytes, p.flops, p.link_bytes});
   }
   put_floor(r, case_floor(cost, ceilings, l2_bytes));
   r.floor.floor_phases_us = floor_phases_us(cost, ceilings);
+  r.floor.links_us = links_us(cost, ceilings);
   if (r.c.suite == Suite::kGenerate) {
     const CostOptions options = options_of(r.c, kept);
     const auto step = floor_us(decode_step_cost(smaller_config(config, options.form.sparsity),

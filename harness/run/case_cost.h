@@ -14,7 +14,7 @@ namespace tandem {
 Cost case_cost(const Case& c, const ModelConfig& config, std::optional<double> products_kept = {});
 
 /// Fills cost and floor of a record of suite_encoder, suite_decoder or suite_generate; what a missing ceiling cannot say
-/// stays absent. `l2_bytes`: L2 size of the card, absent on a CPU.
+/// stays absent. `l2_bytes`: L2 size of the card, absent on a CPU. r.floor.link_gbs is the rate that links are counted at.
 void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,
                std::optional<double> l2_bytes);
 

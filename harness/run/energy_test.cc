@@ -29,7 +29,7 @@ class Work : public Workload {
 EnergyOptions options(Card& card, double window_s = 6) {
   return {.window_s = window_s,
           .tokens = 8,
-          .joules = [&card] { return std::optional(card.joules); },
+          .joules = [&card] { return std::vector{std::optional(card.joules)}; },
           .now = [&card] { return card.seconds; }};
 }
 
@@ -45,6 +45,22 @@ TEST(Energy, JoulesATokenOverTheWindow) {
   EXPECT_DOUBLE_EQ(line["joules_per_token"].get<double>(), 100.0 / 8);
 }
 
+// Breaks when cards' joules are not summed, or not told apart.
+TEST(Energy, OfSeveralCards) {
+  Card card;
+  Work work(card);
+  EnergyOptions two = options(card);
+  two.joules = [&card] { return std::vector{std::optional(card.joules), std::optional(3 * card.joules)}; };
+  const auto line = measure_energy(work, two);
+  EXPECT_DOUBLE_EQ(line["joules_of_ranks"][0].get<double>(), 2400);
+  EXPECT_DOUBLE_EQ(line["joules_of_ranks"][1].get<double>(), 7200);
+  EXPECT_DOUBLE_EQ(line["joules"].get<double>(), 9600);
+  two.joules = [&card] { return std::vector<std::optional<double>>{card.joules, std::nullopt}; };
+  const auto none = measure_energy(work, two);
+  EXPECT_EQ(none["status"], "unavailable");
+  EXPECT_EQ(none["reason"], "rank 1: the card has no energy counter that can be read");
+}
+
 // Breaks when a window too short for the counter is measured all the same.
 TEST(Energy, ShortWindowsAreRefused) {
   Card card;
@@ -57,10 +73,10 @@ TEST(Energy, NoCounterIsNotZero) {
   Card card;
   Work work(card);
   EnergyOptions none = options(card);
-  none.joules = [] { return std::nullopt; };
+  none.joules = [] { return std::vector<std::optional<double>>{std::nullopt}; };
   EXPECT_EQ(measure_energy(work, none)["status"], "unavailable");
   EnergyOptions still = options(card);
-  still.joules = [] { return std::optional(5.0); };
+  still.joules = [] { return std::vector{std::optional(5.0)}; };
   EXPECT_EQ(measure_energy(work, still)["status"], "unavailable");
 }
 

@@ -16,6 +16,7 @@
 #include "harness/record/environment.h"
 #include "harness/run/case_cost.h"
 #include "harness/run/energy.h"
+#include "harness/run/ranks/ranked_clocks.h"
 #include "harness/run/ranks/ranked_engine.h"
 #include "harness/run/ranks/ranked_trace.h"
 #include "harness/run/sampling/measure.h"
@@ -110,13 +111,15 @@ Engine& Worker::engine_for(const Case& c) {
       team_.reset();
       team_ = std::make_unique<RankTeam>(ranks, options_.ranks);
     }
-    engine_ = make_ranked_engine(*team_, registry_, c.engine, options_.engine, c.tp, c.dp);
+    engine_ = make_ranked_engine(*team_, registry_, c.engine, options_.engine, c.tp, c.dp, options_.nvml());
   }
   engine_name_ = c.engine;
   tp_ = c.tp;
   dp_ = c.dp;
   clocks_ =
       engine_->traits().on_host ? std::make_unique<NoClocks>() : make_clock_reader(options_.nvml(), card());
+  if (ranks > 1 && !engine_->traits().on_host)
+    clocks_ = std::make_unique<RankedClocks>(*team_, std::move(clocks_));
   return *engine_;
 }
 
@@ -210,7 +213,9 @@ void Worker::take_samples(Workload& workload, Record& r) {
   if (std::getenv("TANDEM_NSYS") != nullptr) workload.repeat_eager();
   Measurement m = measure(workload, *clocks_, options);
   const auto* ranked = dynamic_cast<const RankedTimes*>(&workload);
-  if (ranked != nullptr) r.ranks = ranked->ranks(m.samples_us.size());
+  if (ranked != nullptr) r.ranks = ranked->ranks(m.samples_us.size(), m.blocks.size());
+  if (const auto* of_ranks = dynamic_cast<const RankedClocks*>(clocks_.get()))
+    of_ranks->fill(r.ranks, m.blocks.size());
   r.summary = summarize(m.samples_us);
   auto median = [](std::vector<float>& v) -> std::optional<double> {
     if (v.empty()) return std::nullopt;
@@ -308,6 +313,9 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   }
   measure_inter_token(*workload, r);
   r.status = Status::kOk;
+  if (c.tp > 1 && !engine.traits().on_host) {
+    if (const auto used = card()) r.floor.link_gbs = nvlink_gbs(*used);
+  }
   fill_cost(r, config, options_.ceilings,
             registry_.l2_bytes(engine.traits().on_host ? -1 : options_.engine.device));
   r.metrics.tokens_per_second = c.dp * tokens_of(c, batch) / r.summary->median_us * 1e6;
@@ -367,33 +375,17 @@ Record Worker::measure_case(const Case& c, const Validation& validation) {
   return r;
 }
 
-/// Joules of all cards of the case; absent across hosts, whose counters this one does not see.
-std::function<std::optional<double>()> Worker::energy_of_ranks(const Case& c) const {
-  if (options_.ranks.launched) return [] { return std::optional<double>(); };
-  std::vector<std::function<std::optional<double>()>> counters;
-  for (int r = 0; r < c.tp * c.dp; ++r) {
-    const int device = options_.engine.device + r;
-    counters.push_back(
-        energy_counter(options_.nvml(), card_in_use(options_.nvml(), registry_.card_uuid(device), device)));
-  }
-  return [counters]() -> std::optional<double> {
-    double sum = 0;
-    for (const auto& counter : counters) {
-      const std::optional<double> joules = counter();
-      if (!joules) return std::nullopt;
-      sum += *joules;
-    }
-    return sum;
-  };
-}
-
 nlohmann::json Worker::profile_subject(const ProfileSubject& subject, ProfilePass pass) {
   const bool several = subject.c.tp * subject.c.dp > 1;
   if (pass == ProfilePass::kCounters) return counters_pass(subject, *tracer_);
   if (pass == ProfilePass::kEnergy) {
+    const auto own = energy_counter(options_.nvml(), card());
     return measure_energy(*subject.workload, {.tokens = subject.c.dp * subject.tokens,
-                                              .joules = several ? energy_of_ranks(subject.c)
-                                                                : energy_counter(options_.nvml(), card()),
+                                              .joules =
+                                                  [&] {
+                                                    if (several) return joules_of_ranks(*team_, own());
+                                                    return std::vector{own()};
+                                                  },
                                               .now = steady_seconds});
   }
   return trace_pass(subject, pass, several ? *trace_all_ranks(*team_, *tracer_) : *tracer_);

@@ -59,7 +59,6 @@ class Worker {
   void give_up_broken_team(const std::optional<std::string>& reason);
   std::optional<CardInfo> card() const;
   void load(const Case& c, const ModelConfig& config);
-  std::function<std::optional<double>()> energy_of_ranks(const Case& c) const;
   nlohmann::json profile_subject(const ProfileSubject& subject, ProfilePass pass);
   void measure_model(const Case& c, const Validation& validation, Record& r);
   void measure_op(const Case& c, Record& r);
@@ -75,7 +74,7 @@ class Worker {
   int tp_ = 1, dp_ = 1;  // that the engine was made for
   std::optional<std::string> beyond_use_;
   AccuracyByGroup accuracies_;
-  std::unique_ptr<ClockReader> clocks_;
+  std::unique_ptr<ClockReader> clocks_;  // of ranks: they speak through the team
 };
 
 /// What a process does with its cases.

@@ -255,7 +255,10 @@ ACCURACY: dict[str, Any] = {
     "against": "dense fp32", "synthetic_weights": False,
 }  # fmt: skip
 RANK: dict[str, Any] = {
-    "rank": 1, "host": "node", "device": 0, "card": "H200", "uuid": "GPU-1", "median_us": 12.5, "wait_us": 0.5
+    "rank": 1, "host": "node", "device": 0, "card": "H200", "uuid": "GPU-1", "median_us": 12.5,
+    "wait_us": 0.5,
+    "clocks": {"sm_mhz": 1755, "mean_sm_mhz": 1750.5, "temperature_c": 61, "power_w": 698,
+               "throttled_blocks": 1, "reasons": ["sw_power_cap"], "contended": False},
 }  # fmt: skip
 
 
@@ -275,6 +278,14 @@ def test_accuracy_ranks_and_weights_arrive(good_record: dict[str, Any]) -> None:
     assert earlier is not None
     assert (earlier.free_tokens_agree, earlier.tokens) == (None, None)
     assert (parsed.ranks[0].card, parsed.ranks[0].wait_us) == ("H200", 0.5)
+    clocks = parsed.ranks[0].clocks
+    assert clocks is not None
+    assert (clocks.mean_sm_mhz, clocks.throttled_blocks, clocks.reasons) == (1750.5, 1, ("sw_power_cap",))
+    without = {name: value for name, value in RANK.items() if name != "clocks"}
+    assert parse_record(record | {"ranks": [without]}, "line").ranks[0].clocks is None
+    floor = record["floor"] | {"bound": "links", "link_gbs": 450, "links_us": 0.5}
+    jsonschema.Draft202012Validator(schema("record")).validate(record | {"floor": floor})
+    assert parse_record(record | {"floor": floor}, "line").floor.links_us == 0.5
     assert (parsed.weights_bytes, parsed.fraction_kept) == (7, 0.5)
 
 

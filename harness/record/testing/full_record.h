@@ -32,10 +32,12 @@ inline Record full_record() {
              .floor_l2_us = 4,
              .step_floor_us = 1,
              .ratio = 2.5,
-             .bound = "bytes"};
+             .bound = "bytes",
+             .link_gbs = 450,
+             .links_us = 0.125};
   r.bytes = 1e6;
   r.flops = 2e6;
-  r.phases = {{"decoder", "self.qkv", 1, 2, 3}};
+  r.phases = {{"decoder", "self.qkv", 1, 2, 3}, {"decoder", "comm", 0, 0, 0, 64}};
   r.peak_bytes = 1 << 20;
   r.planned_bytes = 1 << 19;
   r.weights_bytes = 1 << 18;
@@ -66,7 +68,14 @@ inline Record full_record() {
               .card = "NVIDIA H200",
               .uuid = "GPU-1",
               .median_us = 12,
-              .wait_us = 0.5}};
+              .wait_us = 0.5,
+              .clocks = RankClocks{.sm_mhz = 1755,
+                                   .mean_sm_mhz = 1750,
+                                   .temperature_c = 61,
+                                   .power_w = 698,
+                                   .throttled_blocks = 1,
+                                   .reasons = {"sw_power_cap"},
+                                   .contended = false}}};
   r.regime = "burst";
   r.l2 = "in_situ";
   r.contended = false;

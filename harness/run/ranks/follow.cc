@@ -9,7 +9,9 @@
 
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
+#include "harness/run/energy.h"
 #include "harness/run/ranks/rank_facts.h"
+#include "harness/run/ranks/ranked_clocks.h"
 #include "harness/run/ranks/ranked_engine.h"
 #include "harness/run/ranks/ranked_trace.h"
 #include "harness/run/ranks/wire.h"
@@ -23,8 +25,9 @@ using nlohmann::json;
 
 class Follower {
  public:
-  Follower(SocketCommunicator& world, const EngineRegistry& registry, EngineOptions options)
-      : world_(world), registry_(registry), options_(std::move(options)) {}
+  Follower(SocketCommunicator& world, const EngineRegistry& registry, EngineOptions options,
+           const NvmlFunctions* functions)
+      : world_(world), registry_(registry), options_(std::move(options)), functions_(functions) {}
 
   /// What this rank answers.
   json obey(const json& command) {
@@ -37,6 +40,8 @@ class Follower {
     }
     if (command.contains("workload")) return workload(call, command);
     if (call.starts_with("trace_")) return trace(call, command);
+    if (call == "clocks") return {{"clocks", reading_to_json(read_rank(*clocks_))}};
+    if (call == "joules") return {{"joules", optional_to_json(joules_())}};
     const TransformerBatch batch = batch_from_json(command.at("batch"));
     if (call == "forced_logits") {
       engine_->forced_logits(batch, command.at("tokens").get<std::vector<int32_t>>(),
@@ -72,8 +77,14 @@ class Follower {
     options_.may_search = command.at("may_search").get<bool>();
     options_.level1_bytes = command.at("level1_bytes").get<int64_t>();
     engine_ = registry_.make(command.at("engine").get<std::string>(), options_);
-    return {
-        {"facts", facts_to_json(rank_facts(registry_, engine_->traits(), world_.rank(), options_.device))}};
+    const bool on_host = engine_->traits().on_host;
+    const auto card = on_host
+                          ? std::nullopt
+                          : card_in_use(functions_, registry_.card_uuid(options_.device), options_.device);
+    clocks_ = make_clock_reader(functions_, card);
+    joules_ = energy_counter(functions_, card);
+    return {{"facts", facts_to_json(rank_facts(registry_, engine_->traits(), world_.rank(), options_.device,
+                                               functions_))}};
   }
 
   json load(const json& command) {
@@ -115,7 +126,7 @@ class Follower {
       return {{"repetition", r ? repetition_to_json(*r) : json()}};
     }
     if (call == "inter_token") held.workload->inter_token_us();
-    if (call == "mark_clock") held.workload->mark_clock();
+    if (call == "mark_clock") return {{"mhz", optional_to_json(held.workload->mark_clock())}};
     if (call == "output") return {{"digest", digest(held.workload->output())}};
     if (call == "check") return {{"check", check_result_to_json(held.check())}};
     return json::object();
@@ -135,6 +146,9 @@ class Follower {
   SocketCommunicator& world_;
   const EngineRegistry& registry_;
   EngineOptions options_;
+  const NvmlFunctions* functions_;
+  std::unique_ptr<ClockReader> clocks_;  // of an engine
+  std::function<std::optional<double>()> joules_;
   std::optional<RankTracer> tracer_;  // before the engine: it outlives it
   RankSeat seat_;
   std::unique_ptr<SocketCommunicator> tensor_;
@@ -146,8 +160,9 @@ class Follower {
 
 }  // namespace
 
-int follow(SocketCommunicator& world, const EngineRegistry& registry, const EngineOptions& options) {
-  Follower follower(world, registry, options);
+int follow(SocketCommunicator& world, const EngineRegistry& registry, const EngineOptions& options,
+           const NvmlFunctions* functions) {
+  Follower follower(world, registry, options, functions);
   for (;;) {
     std::string text;
     try {

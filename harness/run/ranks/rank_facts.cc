@@ -4,19 +4,18 @@
 
 #include <climits>
 
-#include "harness/card/nvml.h"
-
 namespace tandem {
 
 using nlohmann::json;
 
-RankRecord rank_facts(const EngineRegistry& registry, EngineTraits engine, int rank, int device) {
+RankRecord rank_facts(const EngineRegistry& registry, EngineTraits engine, int rank, int device,
+                      const NvmlFunctions* functions) {
   RankRecord r{.rank = rank};
   char host[HOST_NAME_MAX + 1] = {};
   if (::gethostname(host, sizeof(host) - 1) == 0) r.host = host;
   if (engine.on_host) return r;
   r.device = device;
-  if (const auto card = card_in_use(nvml(), registry.card_uuid(device), device)) {
+  if (const auto card = card_in_use(functions, registry.card_uuid(device), device)) {
     r.card = card->name;
     r.uuid = card->uuid;
   }

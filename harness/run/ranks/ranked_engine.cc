@@ -30,7 +30,8 @@ class RankedWorkload : public Workload, public RankedTimes {
         facts_(facts),
         number_(number),
         own_(std::move(own)),
-        times_(facts.size()) {}
+        times_(facts.size()),
+        mean_mhz_(facts.size()) {}
   ~RankedWorkload() override {
     try {
       if (team_.usable()) team_.together({{"call", "drop"}, {"workload", number_}}, [] {});
@@ -51,7 +52,10 @@ class RankedWorkload : public Workload, public RankedTimes {
   }
   std::optional<double> mark_clock() override {
     std::optional<double> mhz;
-    call("mark_clock", [&] { mhz = own_->mark_clock(); });
+    const auto answers = call("mark_clock", [&] { mhz = own_->mark_clock(); });
+    mean_mhz_[0].push_back(mhz);
+    for (size_t i = 0; i < answers.size(); ++i)
+      mean_mhz_[i + 1].push_back(optional_number(answers[i].at("mhz")));
     return mhz;
   }
   Output output() override {
@@ -63,9 +67,10 @@ class RankedWorkload : public Workload, public RankedTimes {
   }
   int64_t peak_bytes() const override { return own_->peak_bytes(); }
   std::optional<int64_t> planned_bytes() const override { return own_->planned_bytes(); }
+  std::vector<std::string> sparse_kernels() const override { return own_->sparse_kernels(); }
   std::optional<double> graph_build_us() const override { return own_->graph_build_us(); }
 
-  std::vector<RankRecord> ranks(size_t samples) const override {
+  std::vector<RankRecord> ranks(size_t samples, size_t blocks) const override {
     std::vector<RankRecord> all = facts_;
     for (size_t r = 0; r < all.size(); ++r) {
       const auto of_last = [&](const std::vector<float>& v) -> std::optional<double> {
@@ -75,6 +80,13 @@ class RankedWorkload : public Workload, public RankedTimes {
       };
       all[r].median_us = of_last(times_[r].total_us);
       all[r].wait_us = of_last(times_[r].wait_us);
+      // A block has a mark before it and one behind: of every second one, from the last on, is its mean.
+      std::vector<float> mhz;
+      const auto& marks = mean_mhz_[r];
+      for (size_t b = 0; b < blocks && 2 * b < marks.size(); ++b) {
+        if (const auto& mark = marks[marks.size() - 1 - 2 * b]) mhz.push_back(static_cast<float>(*mark));
+      }
+      if (!mhz.empty()) all[r].clocks = RankClocks{.mean_sm_mhz = median(std::move(mhz))};
     }
     return all;
   }
@@ -133,13 +145,14 @@ class RankedWorkload : public Workload, public RankedTimes {
   const int number_;
   std::unique_ptr<Workload> own_;
   std::vector<Times> times_;
+  std::vector<std::vector<std::optional<double>>> mean_mhz_;  // of each rank, one a mark
   std::vector<std::string> digests_;
 };
 
 class RankedEngine : public Engine {
  public:
   RankedEngine(RankTeam& team, const EngineRegistry& registry, std::string name, EngineOptions options,
-               int tp, int dp)
+               int tp, int dp, const NvmlFunctions* functions)
       : team_(team), registry_(registry), options_(std::move(options)), name_(std::move(name)) {
     seat_.group = rank_group(tp, dp, 0);
     const json command = {
@@ -158,7 +171,7 @@ class RankedEngine : public Engine {
       own.seat = &seat_;
       own_ = registry_.make(name_, own);
     });
-    facts_.push_back(rank_facts(registry_, own_->traits(), 0, options_.device));
+    facts_.push_back(rank_facts(registry_, own_->traits(), 0, options_.device, functions));
     for (const json& a : answers) facts_.push_back(facts_from_json(a.at("facts")));
   }
 
@@ -188,6 +201,7 @@ class RankedEngine : public Engine {
 
   double load_us() const override { return own_->load_us(); }
   std::optional<int64_t> weights_bytes() const override { return own_->weights_bytes(); }
+  std::optional<WeightCount> weight_count() const override { return own_->weight_count(); }
   std::string choices_sha256() const override { return own_->choices_sha256(); }
 
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override {
@@ -278,8 +292,9 @@ class RankedEngine : public Engine {
 }  // namespace
 
 std::unique_ptr<Engine> make_ranked_engine(RankTeam& team, const EngineRegistry& registry,
-                                           const std::string& name, EngineOptions options, int tp, int dp) {
-  return std::make_unique<RankedEngine>(team, registry, name, std::move(options), tp, dp);
+                                           const std::string& name, EngineOptions options, int tp, int dp,
+                                           const NvmlFunctions* functions) {
+  return std::make_unique<RankedEngine>(team, registry, name, std::move(options), tp, dp, functions);
 }
 
 }  // namespace tandem

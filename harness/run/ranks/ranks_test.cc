@@ -3,6 +3,9 @@
 #include <thread>
 
 #include "harness/base/error.h"
+#include "harness/card/testing/recorded_nvml.h"
+#include "harness/run/case_cost.h"
+#include "harness/run/ranks/ranked_clocks.h"
 #include "harness/run/ranks/ranked_engine.h"
 #include "harness/run/ranks/wire.h"
 #include "harness/run/testing/fake_engine.h"
@@ -39,16 +42,19 @@ Case tiny(int tp, int dp) {
 
 /// A worker, and the other ranks as threads that follow it, as if a launcher had started them all.
 struct Ranks {
-  Ranks(int size, const EngineRegistry& mine, const EngineRegistry& others) {
+  Ranks(
+      int size, const EngineRegistry& mine, const EngineRegistry& others,
+      const NvmlFunctions* (*cards)() = [] { return static_cast<const NvmlFunctions*>(nullptr); }) {
     const std::string address = new_local_address();
     for (int r = 1; r < size; ++r) {
       threads.emplace_back([=, &others] {
         const auto world = join_ranks(address, {.rank = r, .size = size, .build = own_build()});
-        follow(*world, others, {});
+        follow(*world, others, {.device = r}, cards());
       });
     }
     WorkerOptions options;
     options.ranks.wait_s = 2;
+    options.nvml = cards;
     options.ranks.launched = LaunchedRank{.rank = 0, .size = size, .rendezvous = address, .by = "SIZE"};
     worker = std::make_unique<Worker>(mine, options);
   }
@@ -77,6 +83,83 @@ TEST(Ranks, TheRecordHasEveryRankAndAllTokens) {
   EXPECT_EQ(r.metrics.tokens_per_second, 2 * 2 * 4 / 1000e-6);
   const Record back = record_from_json(nlohmann::json::parse(record_to_json(r).dump()));
   EXPECT_EQ(back.ranks.size(), 4u);
+}
+
+/// Two cards in a host: the first at full clock, the second held down, with somebody else on it.
+const NvmlFunctions* two_cards() {
+  static const NvmlFunctions functions = testing::recorded();
+  return &functions;
+}
+
+// Breaks when the record knows the clocks of rank 0's card alone, when another's that is held down counts for nothing, or when the
+// floor of ranks on cards leaves out what they exchange.
+TEST(Ranks, EveryRanksCardIsRead) {
+  testing::Recorded first = testing::h200(), second = testing::l40s();
+  first.reasons = 0;
+  second.processes.push_back({4343, 1ull << 30, ~0u, ~0u});
+  testing::machine() = {first, second};
+  const auto make = [](const std::string& name, const EngineOptions& options) -> std::unique_ptr<Engine> {
+    const int rank = options.seat != nullptr ? options.seat->group.rank() : 0;
+    return std::make_unique<FakeEngine>(name, Fault::kNone, 1700 + 10 * rank);
+  };
+  EngineRegistry engines = registry(Fault::kNone, Fault::kNone);
+  engines.make = make;
+  engines.card_uuid = [=](int device) {
+    return std::optional<std::string>(device == 0 ? first.uuid : second.uuid);
+  };
+  Ranks ranks(2, engines, engines, two_cards);
+  const Case c = tiny(2, 1);
+  ::setenv("TANDEM_SAMPLE_SECONDS", "0:0.01", 1);
+  const Record r = ranks.worker->measure_case(c, ranks.worker->validate_case(c));
+  ::unsetenv("TANDEM_SAMPLE_SECONDS");
+  ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
+  ASSERT_EQ(r.ranks.size(), 2u);
+  ASSERT_TRUE(r.ranks[0].clocks && r.ranks[1].clocks);
+  EXPECT_EQ(r.ranks[0].card, "NVIDIA H200");
+  EXPECT_EQ(r.ranks[1].card, "NVIDIA L40S");
+  EXPECT_EQ(r.ranks[0].clocks->sm_mhz, 1755);
+  EXPECT_EQ(r.ranks[1].clocks->sm_mhz, 2520);
+  EXPECT_EQ(r.ranks[0].clocks->mean_sm_mhz, 1700);
+  EXPECT_EQ(r.ranks[1].clocks->mean_sm_mhz, 1710);
+  EXPECT_EQ(r.ranks[0].clocks->throttled_blocks, 0);
+  EXPECT_EQ(r.ranks[1].clocks->throttled_blocks, static_cast<int64_t>(r.clock_blocks.size()));
+  EXPECT_EQ(r.ranks[1].clocks->reasons, std::vector<std::string>{"sw_power_cap"});
+  EXPECT_FALSE(r.ranks[0].clocks->contended.value_or(false));
+  EXPECT_EQ(r.ranks[1].clocks->contended, true);
+  EXPECT_EQ(r.throttled_samples, r.summary->n) << "the slowest rank's time counts";
+  EXPECT_EQ(r.contended, true);
+  ASSERT_FALSE(r.clock_blocks.empty());
+  EXPECT_EQ(r.clock_blocks[0].sm_mhz, 1755) << "rank 0's";
+  EXPECT_EQ(r.floor.link_gbs, 450);
+  const Cost cost = case_cost(c, load_model(c.model));
+  EXPECT_GT(cost.link_bytes(), 0);
+  EXPECT_DOUBLE_EQ(r.floor.links_us.value_or(0), cost.link_bytes() / 450e3);
+  const Record back = record_from_json(nlohmann::json::parse(record_to_json(r).dump()));
+  EXPECT_EQ(back.ranks[1].clocks->mean_sm_mhz, 1710);
+  EXPECT_EQ(back.floor.links_us, r.floor.links_us);
+}
+
+// Breaks when energy of ranks is rank 0's alone, or one that cannot be read counts as none.
+TEST(Ranks, JoulesOfEveryRank) {
+  testing::machine() = {testing::h200(), testing::l40s()};
+  EngineRegistry engines = registry(Fault::kNone, Fault::kNone);
+  engines.card_uuid = [](int device) {
+    return std::optional<std::string>((device == 0 ? testing::h200() : testing::l40s()).uuid);
+  };
+  const std::string address = new_local_address();
+  std::thread other([&] {
+    const auto world = join_ranks(address, {.rank = 1, .size = 2, .build = own_build()});
+    follow(*world, engines, {.device = 1}, two_cards());
+  });
+  {
+    RankTeam team(2, {.launched = LaunchedRank{.rank = 0, .size = 2, .rendezvous = address, .by = "SIZE"}});
+    const auto engine = make_ranked_engine(team, engines, "cuda", {}, 2, 1, two_cards());
+    const auto joules = joules_of_ranks(team, 5.0);
+    ASSERT_EQ(joules.size(), 2u);
+    EXPECT_EQ(joules[0], 5);
+    EXPECT_EQ(joules[1], 9);
+  }
+  other.join();
 }
 
 // Breaks when a rank's failure is a success of rank 0's, loses its kind, or costs the cases after it.

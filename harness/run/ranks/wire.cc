@@ -85,6 +85,32 @@ Repetition repetition_from_json(const json& j) {
           .wait_us = optional_of<double>(j.at("wait_us"))};
 }
 
+json reading_to_json(const RankReading& r) {
+  return {{"sm_mhz", maybe(r.block.sm_mhz)},
+          {"temperature_c", maybe(r.block.temperature_c)},
+          {"power_w", maybe(r.block.power_w)},
+          {"reasons", r.block.reasons},
+          {"contended", maybe(r.contended)}};
+}
+
+RankReading reading_from_json(const json& j) {
+  RankReading r;
+  r.block.sm_mhz = optional_of<double>(j.at("sm_mhz"));
+  r.block.temperature_c = optional_of<double>(j.at("temperature_c"));
+  r.block.power_w = optional_of<double>(j.at("power_w"));
+  r.block.reasons = j.at("reasons").get<std::vector<std::string>>();
+  r.contended = optional_of<bool>(j.at("contended"));
+  return r;
+}
+
+json optional_to_json(const std::optional<double>& v) {
+  return maybe(v);
+}
+
+std::optional<double> optional_number(const json& j) {
+  return optional_of<double>(j);
+}
+
 json check_result_to_json(const CheckResult& r) {
   // JSON has no NaN: an error that is none is over every tolerance all the same.
   return {{"reference", r.reference},

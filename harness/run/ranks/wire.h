@@ -2,6 +2,7 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "harness/engine/engine.h"
@@ -20,6 +21,18 @@ ChannelScales scales_from_json(const nlohmann::json& j);
 
 nlohmann::json repetition_to_json(const Repetition& r);
 Repetition repetition_from_json(const nlohmann::json& j);
+
+/// What a rank reads of its card between blocks of samples.
+struct RankReading {
+  ClockBlock block;
+  std::optional<bool> contended;
+};
+nlohmann::json reading_to_json(const RankReading& r);
+RankReading reading_from_json(const nlohmann::json& j);
+
+/// A reading that may be absent.
+nlohmann::json optional_to_json(const std::optional<double>& v);
+std::optional<double> optional_number(const nlohmann::json& j);
 
 nlohmann::json check_result_to_json(const CheckResult& r);
 CheckResult check_result_from_json(const nlohmann::json& j);

@@ -35,7 +35,9 @@ enum class Fault {
 
 class FakeEngine : public Engine {
  public:
-  FakeEngine(std::string name, Fault fault) : name_(std::move(name)), fault_(fault) {}
+  /// `mean_mhz`: what each mark of its clock says; 0: nothing.
+  FakeEngine(std::string name, Fault fault, double mean_mhz = 0)
+      : name_(std::move(name)), fault_(fault), mean_mhz_(mean_mhz) {}
 
   std::string_view name() const override { return name_; }
   void check_supported(const Case& c) const override {
@@ -137,6 +139,9 @@ class FakeEngine : public Engine {
       if (c_.suite == Suite::kGenerate) r.step_us = 10;
       return r;
     }
+    std::optional<double> mark_clock() override {
+      return engine_.mean_mhz_ > 0 ? std::optional(engine_.mean_mhz_) : std::nullopt;
+    }
     std::vector<float> inter_token_us() override {
       if (c_.suite != Suite::kGenerate) return {};
       std::vector<float> times(static_cast<size_t>(c_.tgt) - 1, 10.0f);
@@ -178,6 +183,7 @@ class FakeEngine : public Engine {
 
   std::string name_;
   Fault fault_;
+  double mean_mhz_;
   ModelConfig config_;
   bool lossy_ = false;
   Inputs inputs_ = Inputs::kOwn;

@@ -102,6 +102,19 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class RankClocks:
+    """A rank's card while its samples were taken: medians over blocks."""
+
+    sm_mhz: float | None
+    mean_sm_mhz: float | None
+    temperature_c: float | None
+    power_w: float | None
+    throttled_blocks: int | None
+    reasons: tuple[str, ...]
+    contended: bool | None
+
+
+@dataclass(frozen=True)
 class Rank:
     """One of several processes of a case."""
 
@@ -112,6 +125,7 @@ class Rank:
     uuid: str | None
     median_us: float | None
     wait_us: float | None
+    clocks: RankClocks | None  # None of an engine on the host, and in records before 1.4
 
 
 @dataclass(frozen=True)
@@ -140,6 +154,8 @@ class Floor:
     floor_l2_us: float | None = None
     step_floor_us: float | None = None
     bound: str | None = None
+    link_gbs: float | None = None
+    links_us: float | None = None
 
 
 @dataclass(frozen=True)
@@ -299,8 +315,22 @@ def _accuracy(fields: Fields) -> Accuracy:
     )
 
 
+def _rank_clocks(fields: Fields) -> RankClocks:
+    _known(fields, RankClocks)
+    return RankClocks(
+        sm_mhz=fields.optional_number("sm_mhz", minimum=0),
+        mean_sm_mhz=fields.optional_number("mean_sm_mhz", minimum=0),
+        temperature_c=fields.optional_number("temperature_c", minimum=0),
+        power_w=fields.optional_number("power_w", minimum=0),
+        throttled_blocks=fields.optional_integer("throttled_blocks", minimum=0),
+        reasons=tuple(fields.texts("reasons")),
+        contended=fields.optional_flag("contended"),
+    )
+
+
 def _rank(fields: Fields) -> Rank:
     _known(fields, Rank)
+    clocks = fields.optional_child("clocks")
     return Rank(
         rank=fields.integer("rank", minimum=0),
         host=fields.text("host"),
@@ -309,6 +339,7 @@ def _rank(fields: Fields) -> Rank:
         uuid=fields.optional_text("uuid"),
         median_us=fields.optional_time("median_us"),
         wait_us=fields.optional_number("wait_us", minimum=0),
+        clocks=None if clocks is None else _rank_clocks(clocks),
     )
 
 
@@ -334,7 +365,9 @@ def _floor(fields: Fields) -> Floor:
         floor_phases_us=fields.optional_time("floor_phases_us"),
         floor_l2_us=fields.optional_time("floor_l2_us"),
         step_floor_us=fields.optional_time("step_floor_us"),
-        bound=fields.optional_choice("bound", ("bytes", "operations")),
+        bound=fields.optional_choice("bound", ("bytes", "operations", "links")),
+        link_gbs=fields.optional_number("link_gbs", minimum=0),
+        links_us=fields.optional_number("links_us", minimum=0),
     )
 
 

@@ -21,7 +21,7 @@ from tandem_reports.views.figures.style import (
 from tandem_reports.views.labels import short_name, split_axes
 
 MAX_BARS = 40
-FLOOR_COLOURS = {"bytes": "#0072B2", "operations": "#009E73"}
+FLOOR_COLOURS = {"bytes": "#0072B2", "operations": "#009E73", "links": "#CC79A7"}
 REST_COLOUR = "#d9dee4"
 UNKNOWN_COLOUR = "#6a737d"
 BESIDE = 1.9
