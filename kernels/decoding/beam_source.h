@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/decoding/beam.h"
+#include "kernels/decoding/split.h"
 
 namespace tandem::kernels {
 
@@ -13,7 +14,8 @@ struct BeamSource {
   int first_row = 0;  ///< row of beam 0 among all sources' rows
   int position = 0;   ///< tokens generated before this step
   int64_t capacity = 0;
-  const Continuation* best = nullptr;  ///< [beams, kept]
+  const Continuation* best = nullptr;  ///< [beams, kept], or null where ranks split the vocabulary
+  RankLists ranks = {};                ///< then instead, of all sources' rows
   float* running = nullptr;            ///< [beams] scores, best first
   int32_t* history = nullptr;          ///< [beams, capacity] generated ids
   int32_t* ancestry =
@@ -48,7 +50,12 @@ template <class Block>
 TANDEM_COOPERATIVE void merge_continuations(Block& block, BeamSourceScratch& s, const DecodingRules& r,
                                             const BeamSource& source) {
   const int n = r.beams * r.kept;
-  for (int i = block.thread(); i < n; i += block.threads()) s.all[i] = source.best[i];
+  if (source.best == nullptr) {
+    for (int b = 0; b < r.beams; ++b)
+      merge_ranks(block, source.ranks, source.first_row + b, r.kept, s.all + b * r.kept);
+  } else {
+    for (int i = block.thread(); i < n; i += block.threads()) s.all[i] = source.best[i];
+  }
   block.sync();
   for (int i = block.thread(); i < n; i += block.threads()) {
     const uint32_t mine = order_key(s.all[i].score);

@@ -10,6 +10,7 @@
 #include "harness/base/tensor.h"
 #include "kernels/decoding/beam.h"
 #include "kernels/decoding/rules.h"
+#include "kernels/decoding/split.h"
 
 namespace tandem::kernels {
 
@@ -32,10 +33,40 @@ struct StepState {
   int32_t* arrived = nullptr;   ///< [1] counter of blocks, 0 before the first launch and after each
 };
 
+/// Where ranks split the vocabulary, `vocab` ids of it here: the largest logit of each row and the sum of exp(logit - largest).
+struct RowSumsParams {
+  int rows = 0;
+  int vocab = 0;
+  StepLogits logits = {};
+  float* sums = nullptr;   ///< [rows, 2]
+  bool dependent = false;  ///< programmatic dependent launch
+};
+/// Throws UsageError naming the wrong field, as all of these.
+void launch_row_sums(const RowSumsParams& params, cudaStream_t stream);
+
+/// And then, with the sums of all ranks, each row's `ranks.count` best ids of this rank after the rules.
+struct CandidatesParams {
+  DecodingRules rules = {};  ///< of the whole vocabulary; lists on the device
+  int rows = 0;
+  int vocab = 0;     ///< ids of this rank
+  int first_id = 0;  ///< the lowest of them
+  StepLogits logits = {};
+  const int32_t* tokens = nullptr;        ///< [rows, capacity] generated ids so far
+  int64_t capacity = 0;                   ///< at least rules.max_length - 1
+  const int32_t* position = nullptr;      ///< [1]
+  const int32_t* finished = nullptr;      ///< [rows]; a row that has finished has no candidates
+  const float* running_scores = nullptr;  ///< [rows] when beams search, else null
+  RankLists ranks = {};                   ///< sums, degree and count; candidates: null
+  int32_t* candidates = nullptr;          ///< [rows, count, 3]
+  bool dependent = false;
+};
+void launch_candidates(const CandidatesParams& params, cudaStream_t stream);
+
 struct ChooseParams {
   DecodingRules rules = {};  ///< lists on the device
   int rows = 0;
   StepLogits logits = {};
+  RankLists ranks = {};  ///< instead of logits; at most kListCapacity candidates of all ranks together
   StepState state = {};
   const uint64_t* keys = nullptr;      ///< [rows] sampling_key(); when rules.sample
   float* log_probabilities = nullptr;  ///< [rows, capacity] of the chosen ids under the model, or null
@@ -48,6 +79,7 @@ struct BeamParams {
   DecodingRules rules = {};  ///< lists on the device; beams of source s are rows s * rules.beams ...
   int sources = 0;
   StepLogits logits = {};
+  RankLists ranks = {};             ///< instead of logits and best; count: rules.kept
   StepState state = {};             ///< tokens: those of the running beams
   Continuation* best = nullptr;     ///< [rows, rules.kept] between the two kernels
   float* running_scores = nullptr;  ///< [rows]
@@ -58,7 +90,7 @@ struct BeamParams {
   float* scores = nullptr;          ///< [rows] of a source's best, second, ...
   bool dependent = false;
 };
-/// Two kernels: every row's best continuations, then every source's beams. Throws UsageError naming the wrong field.
+/// Two kernels: every row's best continuations, which of ranks are there, then every source's beams. Throws UsageError naming the wrong field.
 void launch_beam(const BeamParams& params, cudaStream_t stream);
 
 /// The state in which a search begins, but for next_ids, position and tokens (launch_decode_state).

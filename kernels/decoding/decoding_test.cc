@@ -10,7 +10,7 @@
 #include "kernels/decoding/decoding_test_util.h"
 #include "kernels/decoding/host_block.h"
 #include "kernels/decoding/pack_rules.h"
-#include "kernels/decoding/row.h"
+#include "kernels/decoding/split_test_util.h"
 #include "reference/model/logits.h"
 #include "reference/model/sampling.h"
 #include "reference/ops/head.h"
@@ -80,34 +80,31 @@ TEST(Quantile, FindsWhatSortingFinds) {
   }
 }
 
-/// A row of logits, some equal, in memory that a vector load may read.
-struct Row {
-  Row(Draws& d, int vocab) : values(static_cast<size_t>(vocab) + 4), bias(static_cast<size_t>(vocab)) {
-    for (float& v : values) v = d.below(8) == 0 ? 1.5f : d.logit();
-    for (float& v : bias) v = d.logit(0.1);
-  }
-  struct Bias {
-    const float* values;
-    float operator()(int i) const { return values[i]; }
-  };
-  LogitRow<Bias> view() const {
-    return {.logits = values.data(),
-            .vocab = static_cast<int>(bias.size()),
-            .aligned = true,
-            .bias = {bias.data()}};
-  }
-  std::vector<float> scores() const {
-    std::vector<float> out(bias.size());
-    for (size_t i = 0; i < out.size(); ++i) out[i] = values[i] + bias[i];
-    return out;
-  }
-  std::vector<float> values, bias;
-};
-
 struct Chosen {
   Choice choice;
   bool agreed = true;  ///< by all threads
 };
+
+/// By ranks that split the vocabulary, each with as many candidates as a plan has.
+Chosen run_choose_split(Draws& d, const DecodingRules& r, const std::vector<int32_t>& sequence,
+                        double uniform, const Row& row, int degree) {
+  const History history{
+      .generated = sequence.data() + 1, .start_id = sequence[0], .length = static_cast<int>(sequence.size())};
+  SplitRows split(degree, 2, r.sample ? r.top_k : 1);
+  const std::function<Row::Bias(int)> bias = [&](int first) { return Row::Bias{row.bias.data() + first}; };
+  split.bring<Row::Bias>(d, r, history, 1, row.view(), bias);
+  HostBlock block(32 << d.below(3), d.bits());
+  auto s = std::make_unique<RowScratch>();
+  Chosen out;
+  int first = -1;
+  block.run([&] {
+    const Choice c = choose_of_ranks(block, *s, r, uniform, split.view(), 1);
+    if (first < 0) out.choice = c, first = c.id;
+    out.agreed = out.agreed && c.id == first;
+  });
+  return out;
+}
+
 Chosen run_choose(Draws& d, const DecodingRules& r, const std::vector<int32_t>& sequence, double uniform,
                   const Row& row) {
   HostBlock block(32 << d.below(3), d.bits());
@@ -153,14 +150,29 @@ TEST(Choose, GreedyFollowsTheRules) {
     EXPECT_EQ(got.choice.id, best) << round;
     EXPECT_TRUE(got.agreed);
     EXPECT_NEAR(got.choice.log_probability, before[static_cast<size_t>(best)], 2e-6);
+    if (round % 2 == 0) {
+      const int degree = 2 << d.below(3);
+      const Chosen split = run_choose_split(d, packed.at(packed.table.data()), sequence, 0, row, degree);
+      EXPECT_EQ(split.choice.id, best) << round << ", " << degree << " ranks";
+      EXPECT_TRUE(split.agreed);
+      EXPECT_NEAR(split.choice.log_probability, before[static_cast<size_t>(best)], 2e-6);
+    }
   }
+}
+
+/// Is the score behind the top_k-th its equal? Which of them are in is then another matter for ranks, who bring top_k each.
+bool equal_at_border(std::vector<float> scores, int top_k) {
+  const auto k = static_cast<size_t>(top_k);
+  if (k >= scores.size()) return false;
+  std::sort(scores.begin(), scores.end(), std::greater<>());
+  return scores[k - 1] == scores[k];
 }
 
 /// Draws would not follow the distribution: for every number in [0, 1) the id must be the reference's, but for numbers within a
 /// rounding of the border between two ids.
 TEST(Choose, DrawsWhatTheReferenceDraws) {
   Draws d;
-  int excused = 0, draws = 0;
+  int excused = 0, draws = 0, split_draws = 0, split_other = 0;
   for (int round = 0; round < 60; ++round) {
     const int vocab = 20 + d.below(300);
     GenerationConfig g = random_rules(d, vocab, 16);
@@ -179,6 +191,17 @@ TEST(Choose, DrawsWhatTheReferenceDraws) {
       const double uniform = d.uniform();
       const int32_t want = reference::draw(p, uniform);
       const int32_t got = run_choose(d, packed.at(packed.table.data()), sequence, uniform, row).choice.id;
+      if (g.top_k > 0 && i % 4 == 0) {
+        // Where no id beyond the top_k-th is its equal, ranks draw as one does, but for a rounding of sums.
+        const DecodingRules rules = packed.at(packed.table.data());
+        const int degree = 2 << d.below(3);
+        const int32_t split = run_choose_split(d, rules, sequence, uniform, row, degree).choice.id;
+        ++split_draws;
+        split_other += split == got ? 0 : 1;
+        const bool near = split == want || reference::draw(p, uniform - 2e-6) == split ||
+                          reference::draw(p, uniform + 2e-6) == split;
+        EXPECT_TRUE(near || equal_at_border(scores, g.top_k)) << degree << " ranks, top_k " << g.top_k;
+      }
       if (got == want) continue;
       const bool border =
           reference::draw(p, uniform - 2e-6) == got || reference::draw(p, uniform + 2e-6) == got;
@@ -188,13 +211,17 @@ TEST(Choose, DrawsWhatTheReferenceDraws) {
   }
   fmt::print("{} draws, {} at a border\n", draws, excused);
   EXPECT_LE(excused, draws / 200);
+  fmt::print("{} draws over ranks, {} of another id\n", split_draws, split_other);
+  EXPECT_GT(split_draws, 50);
 }
 
 /// The search of one source as the kernels do it, with a cache that only ancestry can find.
 class Search {
  public:
-  Search(const GenerationConfig& g, int vocab, int first_row)
+  /// `degree`: ranks that split the vocabulary.
+  Search(const GenerationConfig& g, int vocab, int first_row, int degree = 1)
       : g_(g),
+        split_(degree, first_row + g.beams, pack_rules(g, vocab).rules.kept),
         packed_(pack_rules(g, vocab)),
         rules_(packed_.at(packed_.table.data())),
         k_(static_cast<size_t>(g.beams)),
@@ -218,7 +245,8 @@ class Search {
     return {.first_row = first_row_,
             .position = position,
             .capacity = static_cast<int64_t>(capacity_),
-            .best = best.data(),
+            .best = split_.degree > 1 ? nullptr : best.data(),
+            .ranks = split_.degree > 1 ? split_.view() : RankLists{},
             .running = running.data(),
             .history = history.data(),
             .ancestry = ancestry.data(),
@@ -246,12 +274,17 @@ class Search {
       for (int t = 0; t <= position; ++t)
         EXPECT_EQ(fed[static_cast<size_t>(t)], h[t]) << "ancestry loses a token";
       const std::vector<float> logits = following(model, fed, g_, rules_.vocab);
+      const LogitRow<NoBias> row_view{.logits = logits.data(), .vocab = rules_.vocab, .aligned = false};
+      if (split_.degree > 1) {
+        split_.bring<NoBias>(d, rules_, h, static_cast<int>(row), row_view, [](int) { return NoBias{}; },
+                             {.beam = true, .running = running[b]});
+        continue;
+      }
       HostBlock block(32 << d.below(3), d.bits());
       auto s = std::make_unique<BeamRowScratch>();
       std::vector<uint32_t> bitmaps(static_cast<size_t>(2 * mark_words(rules_.vocab)));
       block.run([&] {
         const Marks marks = make_marks(block, rules_, h, needs_marks(rules_) ? bitmaps.data() : nullptr);
-        const LogitRow<NoBias> row_view{.logits = logits.data(), .vocab = rules_.vocab, .aligned = false};
         best_continuations(block, *s, rules_, marks, running[b], row_view,
                            best.data() + b * static_cast<size_t>(rules_.kept));
       });
@@ -272,6 +305,7 @@ class Search {
 
  private:
   GenerationConfig g_;
+  SplitRows split_;
   PackedRules packed_;
   DecodingRules rules_;
   size_t k_, capacity_;
@@ -296,12 +330,14 @@ TEST(Beams, FindWhatTheReferenceFinds) {
     const double penalties[] = {1, 0, -0.7, 2};
     g.length_penalty = penalties[d.below(4)];
     g.early_stopping = static_cast<EarlyStopping>(d.below(3));
+    const int degree = round % 2 == 0 ? 1 : 2 << d.below(3);
+    if (degree > 1) g.renormalise = false;  // a second sum over all scores: plans of ranks refuse it
     if (!unsupported_rules(g, vocab).empty()) continue;
     const Model model{.key = d.bits(), .spread = 0.5 + 3 * d.uniform(), .end = 5 * d.uniform()};
 
     const auto want = reference_search(model, g, vocab);
     const int first_row = d.below(5);
-    Search search(g, vocab, first_row);
+    Search search(g, vocab, first_row, degree);
     std::vector<std::vector<int32_t>> cache(static_cast<size_t>(first_row + g.beams),
                                             std::vector<int32_t>(static_cast<size_t>(g.max_length), -7));
     int position = 0;

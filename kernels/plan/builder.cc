@@ -32,8 +32,8 @@ void check_split(const GenerationConfig& g, int degree) {
     throw ImpossibleCase(
         fmt::format("tp: {} ranks that split the vocabulary exchange candidates: {}", degree, what));
   };
-  if (g.sample && (g.top_k < 1 || g.top_k > kListCapacity))
-    refuse(fmt::format("top_k {} is not allowed; 1 to {}", g.top_k, kListCapacity));
+  if (const int most = kListCapacity / degree; g.sample && (g.top_k < 1 || g.top_k > most))
+    refuse(fmt::format("top_k {} is not allowed; 1 to {}", g.top_k, most));
   if (g.renormalise && !g.sample) refuse("renormalise is not allowed, it needs all scores a second time");
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "harness/base/error.h"
+#include "kernels/decoding/split.h"
 
 namespace tandem::kernels {
 namespace {
@@ -112,10 +113,26 @@ class KernelCheck {
             "`group` must divide the columns into the scales");
   }
   void operator()(const SelectOp& o) const { logits(o.logits, o.bias); }
-  void operator()(const ChooseOp& o) const { whole(o.logits, o.bias); }
-  void operator()(const BeamOp& o) const { whole(o.logits, o.bias); }
-  void operator()(const RowSumsOp&) const { require(false, kNotSplit); }
-  void operator()(const CandidatesOp&) const { require(false, kNotSplit); }
+  void operator()(const ChooseOp& o) const {
+    logits(o.logits, o.bias);
+    ranks(o.ranks);
+    if (o.ranks.candidates.empty()) return;
+    const int64_t all = o.ranks.candidates.cols / kCandidateInts * plan_.slice.degree;
+    require(all <= kListCapacity,
+            fmt::format("a row has {} candidates of all ranks, {} is allowed", all, kListCapacity));
+  }
+  void operator()(const BeamOp& o) const {
+    logits(o.logits, o.bias);
+    ranks(o.ranks);
+  }
+  void operator()(const RowSumsOp& o) const {
+    logits(o.logits, o.bias);
+    require("sums", o.sums, kFloat);
+  }
+  void operator()(const CandidatesOp& o) const {
+    logits(o.logits, o.bias);
+    ranks({.sums = o.sums, .candidates = o.candidates});
+  }
 
  private:
   DType type(const PlanTensor& t) const { return plan_.buffers.at(t.buffer).dtype; }
@@ -200,11 +217,12 @@ class KernelCheck {
     require(kv.scales_name, kv.scales, kFloat);
     require(!codes || type(q) == DType::kBF16, "keys and values in 8 bits go with bf16");
   }
-  static constexpr std::string_view kNotSplit =
-      "no kernel here follows a GenerationConfig over a vocabulary that ranks split";
-  void whole(const PlanTensor& all, const TensorView& bias) const {
-    require(!all.empty(), kNotSplit);
-    logits(all, bias);
+  void ranks(const RankChoices& r) const {
+    require("sums", r.sums, kFloat);
+    require("candidates", r.candidates, {DType::kI32});
+    require(r.candidates.cols % kCandidateInts == 0 && r.candidates.stride == r.candidates.cols &&
+                r.sums.stride == r.sums.cols,
+            "candidates are three words each, rows without gaps");
   }
   void logits(const PlanTensor& logits, const TensorView& bias) const {
     require("logits", logits, {DType::kF32});

@@ -80,9 +80,8 @@ class PlanExecutor {
   void launch(const QuantiseOp& op);
   void launch(const CommOp& op);
   void launch(const PickOp& op);
-  // No kernels yet: check_kernels() has refused the plan.
-  void launch(const RowSumsOp&) {}
-  void launch(const CandidatesOp&) {}
+  void launch(const RowSumsOp& op);
+  void launch(const CandidatesOp& op);
   void launch_skinny_dense(const DenseOp& op);
   void launch_library_dense(const DenseOp& op);
 
@@ -91,6 +90,7 @@ class PlanExecutor {
   StepLogits step_logits(const PlanTensor& logits, const TensorView& bias) const;
   StepState step_state(const TokenState& state) const;
   BeamParams beam_params(const BeamOp& op) const;
+  RankLists rank_lists(const RankChoices& ranks) const;
 
   GemmProblem problem(const DenseOp& op) const;
   void find_products();
