@@ -17,7 +17,8 @@ TEST(Split, PartsGiveTheirBestInOrder) {
   Draws d;
   for (int round = 0; round < 40; ++round) {
     const int vocab = round % 8 == 0 ? 4001 : 9 + d.below(500);
-    const GenerationConfig g = random_rules(d, vocab, 12);
+    GenerationConfig g = random_rules(d, vocab, 12);
+    g.renormalise = false;  // plans of ranks refuse it
     const PackedRules packed = pack_rules(g, vocab);
     const DecodingRules r = packed.at(packed.table.data());
     Row row(d, vocab);

@@ -16,6 +16,7 @@
 #include "harness/memory/level1_cache.h"
 #include "harness/weights/materialise.h"
 #include "harness/weights/pruning/prune.h"
+#include "harness/weights/pruning/remembered.h"
 #include "kernels/seeded/round.h"
 #include "kernels/seeded/seeded_cut.h"
 #include "kernels/seeded/seeded_fill.h"
@@ -59,10 +60,12 @@ WeightTarget target_of(Device& device, DeviceModel& model) {
 }
 
 /// What the form removes, chosen on the card where the values are made there.
-Pruning pruned(Device& device, const DeviceModelParams& p, const WeightSource& values) {
+Pruning pruned(Device& device, const DeviceModelParams& p, const WeightSource& values, Level1Cache* cache) {
   if (p.form.sparsity.dense()) return {};
-  return prune(values, p.config, p.form,
-               p.weights.checkpoint ? MatrixPruner() : seeded_pruner(p.weights, device.stream()));
+  const std::string content = p.weights.checkpoint ? fmt::format("checkpoint {}", p.content) : "";
+  return remembered_pruning(
+      cache, content, values, p.config, p.form,
+      p.weights.checkpoint ? MatrixPruner() : seeded_pruner(p.weights, device.stream()));
 }
 
 }  // namespace
@@ -77,7 +80,14 @@ WeightForm card_form(WeightForm form) {
 DeviceModel load_device_model(Device& device, MemoryResource& memory, const DeviceModelParams& params) {
   check_made(params.form);
   auto values = weight_source(params.weights, params.folder);
-  const Pruning pruning = pruned(device, params, *values);
+  // The card makes seeded weights faster than they are read, but for what masks leave of them; which go is worth keeping always.
+  std::optional<Level1Cache> cache;
+  if (params.level1 && (params.weights.checkpoint || !params.form.sparsity.dense()) &&
+      !device.options().run_dir.empty()) {
+    cache.emplace(Level1Cache::Options{.run_dir = device.options().run_dir,
+                                       .cap_bytes = device.options().level1_bytes});
+  }
+  const Pruning pruning = pruned(device, params, *values, cache ? &*cache : nullptr);
   DeviceModel model{.config = params.config,
                     .precision = params.precision,
                     .layout = weight_layout(params.config, stored_form(params), pruning),
@@ -89,12 +99,7 @@ DeviceModel load_device_model(Device& device, MemoryResource& memory, const Devi
   WeightTarget target = target_of(device, model);
   const auto source =
       values_of_form(std::move(values), weight_layout(params.config, params.form), params.scales.get());
-  // The card makes seeded weights faster than they are read, but for what masks leave of them.
-  std::optional<Level1Cache> cache;
-  if (params.level1 && (params.weights.checkpoint || params.form.sparsity.masks()) &&
-      !device.options().run_dir.empty()) {
-    cache.emplace(Level1Cache::Options{.run_dir = device.options().run_dir,
-                                       .cap_bytes = device.options().level1_bytes});
+  if (cache && (params.weights.checkpoint || params.form.sparsity.masks())) {
     target.cache = &*cache;
     if (params.weights.checkpoint) {
       const bool calibrated = params.form.calibration != Calibration::kNone;

@@ -22,11 +22,8 @@ namespace {
 
 // ---- Whole parts -----------------------------------------------------------------------------------------------------
 
-/// Sums of squares of the rows and the columns of a matrix.
-struct Norms {
-  std::vector<double> rows, cols;
-  double all() const { return std::accumulate(rows.begin(), rows.end(), 0.0); }
-};
+/// Of a matrix, one sum of squares each.
+enum class Lines : uint8_t { kRows, kCols };
 
 std::vector<float> values_of(const WeightSource& source, const TensorSpec& t) {
   std::vector<float> values(static_cast<size_t>(t.size()));
@@ -34,30 +31,42 @@ std::vector<float> values_of(const WeightSource& source, const TensorSpec& t) {
   return values;
 }
 
-/// `buffer` only grows: new pages for each matrix of a large model would take longer than all that is done with them.
-Norms norms_of(const WeightSource& source, const TensorSpec& t, std::vector<float>& buffer) {
+/// A row's values are added in the order of columns, a column's in that of rows. `buffer` only grows: new pages for each matrix of a
+/// large model would take longer than all that is done with them.
+std::vector<double> norms_of(const WeightSource& source, const TensorSpec& t, Lines lines,
+                             std::vector<float>& buffer) {
   if (buffer.size() < static_cast<size_t>(t.size())) buffer.resize(static_cast<size_t>(t.size()));
   const std::span<float> values = std::span(buffer).first(static_cast<size_t>(t.size()));
   read_values(source, t, {.rows = t.rows, .cols = t.cols}, values);
-  Norms n{.rows = std::vector<double>(static_cast<size_t>(t.rows)),
-          .cols = std::vector<double>(static_cast<size_t>(t.cols))};
-  const auto square = [&](int64_t r, int64_t c) {
-    const double v = values[static_cast<size_t>(r * t.cols + c)];
-    return v * v;
-  };
+  std::vector<double> sums(static_cast<size_t>(lines == Lines::kRows ? t.rows : t.cols));
+  if (lines == Lines::kRows) {
+    constexpr int64_t kTogether = 8;  // rows side by side: one alone waits for its own last addition
 #pragma omp parallel for schedule(static)
-  for (int64_t r = 0; r < t.rows; ++r) {
-    for (int64_t c = 0; c < t.cols; ++c) n.rows[static_cast<size_t>(r)] += square(r, c);
+    for (int64_t first = 0; first < t.rows; first += kTogether) {
+      const int64_t n = std::min(kTogether, t.rows - first);
+      double sum[kTogether] = {};
+      for (int64_t c = 0; c < t.cols; ++c) {
+        for (int64_t r = 0; r < n; ++r) {
+          const double v = values[static_cast<size_t>((first + r) * t.cols + c)];
+          sum[r] += v * v;
+        }
+      }
+      std::copy_n(sum, n, sums.begin() + first);
+    }
+    return sums;
   }
   constexpr int64_t kBlock = 64;  // columns that are neighbours share cache lines
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < t.cols; first += kBlock) {
+    const int64_t n = std::min(kBlock, t.cols - first);
+    double sum[kBlock] = {};  // of its own: threads that write side by side would pass a line to and fro
     for (int64_t r = 0; r < t.rows; ++r) {
-      for (int64_t c = first; c < std::min(first + kBlock, t.cols); ++c)
-        n.cols[static_cast<size_t>(c)] += square(r, c);
+      const float* row = values.data() + r * t.cols + first;
+      for (int64_t c = 0; c < n; ++c) sum[c] += static_cast<double>(row[c]) * row[c];
     }
+    std::copy_n(sum, n, sums.begin() + first);
   }
-  return n;
+  return sums;
 }
 
 /// What goes of `count` units, at least one and not all.
@@ -112,8 +121,8 @@ class StackPruner {
   std::string name(int layer, std::string_view tensor) const {
     return fmt::format("{}.layers.{}.{}", side_, layer, tensor);
   }
-  Norms norms(const std::string& name) const {
-    return norms_of(*source_, dense_.at(name + ".weight"), buffer_);
+  std::vector<double> norms(const std::string& name, Lines lines) const {
+    return norms_of(*source_, dense_.at(name + ".weight"), lines, buffer_);
   }
 
   std::vector<int> kept_layers() const {
@@ -123,8 +132,9 @@ class StackPruner {
     for (int layer = 0; source_ != nullptr && layer < stack_.layers; ++layer) {
       const std::string prefix = name(layer, "");
       for (const TensorSpec& t : dense_.tensors) {
-        if (t.use == TensorUse::kProduct && t.name.starts_with(prefix))
-          sums[static_cast<size_t>(layer)] += norms_of(*source_, t, buffer_).all();
+        if (t.use != TensorUse::kProduct || !t.name.starts_with(prefix)) continue;
+        const std::vector<double> rows = norms_of(*source_, t, Lines::kRows, buffer_);
+        sums[static_cast<size_t>(layer)] += std::accumulate(rows.begin(), rows.end(), 0.0);
       }
     }
     return largest(sums, stay);
@@ -137,8 +147,8 @@ class StackPruner {
       const auto add = [&](const std::vector<double>& of) {
         for (size_t i = 0; i < of.size(); ++i) sums[i / static_cast<size_t>(dense_.config.head_dim)] += of[i];
       };
-      for (const char* tensor : {".q", ".k", ".v"}) add(norms(name(layer, attention + tensor)).rows);
-      add(norms(name(layer, attention + ".out")).cols);
+      for (const char* tensor : {".q", ".k", ".v"}) add(norms(name(layer, attention + tensor), Lines::kRows));
+      add(norms(name(layer, attention + ".out"), Lines::kCols));
     }
     return largest(sums, stay);
   }
@@ -150,9 +160,9 @@ class StackPruner {
       const auto add = [&](const std::vector<double>& of) {
         for (size_t i = 0; i < of.size(); ++i) sums[i] += of[i];
       };
-      if (dense_.config.gated) add(norms(name(layer, "ffn.gate")).rows);
-      add(norms(name(layer, "ffn.up")).rows);
-      add(norms(name(layer, "ffn.down")).cols);
+      if (dense_.config.gated) add(norms(name(layer, "ffn.gate"), Lines::kRows));
+      add(norms(name(layer, "ffn.up"), Lines::kRows));
+      add(norms(name(layer, "ffn.down"), Lines::kCols));
     }
     return largest(sums, stay);
   }
