@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Pictures of every page of tandem-report, and what a reader could not see on them.
 
-usage: scripts/screenshots.py [OUT]     (default: build/screenshots; needs Debian's package chromium)
+usage: scripts/screenshots.py [OUT [PAGE...]]   (default: build/screenshots, all; needs chromium)
 
-Pages of the committed runs (and a history from tests/fixture_runs.py) are opened in headless Chromium at 1400
+Pages of the committed runs, and of runs that reports/tests can make, are opened in headless Chromium at 1400
 and 800 pixels, light and dark, and printed to PDF. It ends with 1, naming page and element, where a page
 scrolls sideways, something is cut off or wider than its cell, or a print lacks a folded row. The pictures are
 for eyes: look at them.
@@ -12,6 +12,7 @@ for eyes: look at them.
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import json
 import os
@@ -159,7 +160,7 @@ def history(folder: Path) -> list[Path]:
     for index in range(16):
         environment = made.gpu_environment(f"nightly-{index:02}")
         environment["created"] = f"2026-02-{index + 1:02}T03:00:00Z"
-        environment["git"]["revision"] = f"{index * 7919:040x}"
+        environment["git"]["revision"] = hashlib.sha1(str(index).encode()).hexdigest()
         model = made.Model(
             factor=lambda axes, late=index >= 9: 1.04 if late and axes["batch"] == 64 else 1.0, samples=12
         )
@@ -171,16 +172,39 @@ def history(folder: Path) -> list[Path]:
     return paths
 
 
+def kinds_of_runs(folder: Path) -> dict[str, Path]:
+    """Runs with the other figures: formats side by side, several cards, a profile."""
+    import test_precisions
+    import test_scaling
+
+    cases = [*test_precisions.grid(), *(case | {"suite": "encoder"} for case in test_precisions.grid((8,)))]
+    test_precisions.results(folder / "formats", cases, slow={(64, "w4a16"): 1.08})
+    layouts = [test_scaling.generate(tp, dp) for tp, dp in test_scaling.TIMES]
+    test_scaling.results(folder / "cards", layouts)
+    profiled = folder / "profiled"
+    shutil.copytree(FIXTURES / "gpu_a", profiled)
+    (profiled / "traces").mkdir()
+    trace = REPORTS / "tests" / "recorded" / "decoder-transformer-big-node.json"
+    shutil.copy(trace, profiled / "traces" / "a.json")
+    case = json.loads(trace.read_text())
+    line = {"schema": "1.0.0", "id": case["id"], "name": case["name"], "status": "ok", "reason": None}
+    line |= {"pass": "node", "trace": "traces/a.json", "gpu_busy_attributed": 1.0, "slowdown": 0.05}
+    (profiled / "profiles.jsonl").write_text(json.dumps(line) + "\n")
+    return {name: folder / name for name in ("formats", "cards", "profiled")}
+
+
 def pages(folder: Path) -> dict[str, Path]:
     """Makes all pages and names them."""
     a, b, smoke = FIXTURES / "gpu_a", FIXTURES / "gpu_b", FIXTURES / "cpu_smoke"
     encoder, generate = sorted(path for path in BASELINES.iterdir() if path.is_dir())[:2]
-    for name, runs in {
+    runs = history(folder / "runs")
+    kinds = kinds_of_runs(folder)
+    for name, runs_of in {
+        **{f"report-{kind}": [run] for kind, run in kinds.items()},
         "report": [a], "report-encoder": [encoder], "report-generate": [generate], "report-cpu": [smoke],
         "report-two": [a, b],
     }.items():  # fmt: skip
-        tandem_report("report", *runs, "--out", folder / name)
-    runs = history(folder / "runs")
+        tandem_report("report", *runs_of, "--out", folder / name)
     for name, arguments in {
         "compare": ["compare", a, b], "gate": ["gate", a, b], "trend": ["trend", *runs],
         "trend-two": ["trend", *runs[8:10]],
@@ -193,9 +217,10 @@ def pages(folder: Path) -> dict[str, Path]:
 def main() -> int:
     """Makes the pictures and prints what is wrong."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "screenshots"
-    if len(sys.argv) > 2 or out.name.startswith("-"):
+    wanted = sys.argv[2:]
+    if out.name.startswith("-"):
         print((__doc__ or "").split("\n\n")[1])
-        return 0 if "--help" in sys.argv else 2
+        return 0 if out.name in ("-h", "--help") else 2
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         print("screenshots: no chromium on PATH: apt-get install chromium", file=sys.stderr)
@@ -204,6 +229,11 @@ def main() -> int:
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tandem-pages-") as folder:
         made = pages(Path(folder))
+        unknown = [name for name in wanted if name not in made]
+        if unknown:
+            print(f"screenshots: no page {unknown[0]!r}; there are: {', '.join(made)}", file=sys.stderr)
+            return 2
+        made = {name: page for name, page in made.items() if not wanted or name in wanted}
         browser = Browser(program, Path(folder) / "profile")
         for (name, page), width, scheme in itertools.product(made.items(), WIDTHS, SCHEMES):
             browser.open(page, width, scheme)

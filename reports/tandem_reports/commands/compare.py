@@ -107,8 +107,10 @@ def _table(comparison: Comparison) -> Table:
     columns += [
         Column("A (µs)", "median", place="wide"), Column("B (µs)", "median", place="wide"),
         Column("B/A", "ratio-ba", main=True), Column("95 % interval", "ratio-interval"),
-        Column("status", "status", numeric=False), Column("note", numeric=False),
+        Column("status", "status", numeric=False),
     ]  # fmt: skip
+    notes = any(pair.note for pair in comparison.pairs)
+    columns += [Column("note", numeric=False)] if notes else []
     rows = []
     for pair in comparison.pairs:
         tip = f"{pair.case.name}\nid {pair.case.id}"
@@ -127,8 +129,8 @@ def _table(comparison: Comparison) -> Table:
         cells += [
             Cell(interval_text(pair.interval), covered),
             Cell(pair.status, sort=pair.status, css=f"status {pair.status}"),
-            Cell(pair.note, css="wrap" if pair.note else ""),
         ]
+        cells += [Cell(pair.note, css="wrap" if pair.note else "")] if notes else []
         rows.append(Row(pair.case.name, tuple(cells)))
     return Table(tuple(columns), tuple(rows), common_text(cases, common))
 
@@ -147,7 +149,7 @@ def _html(comparisons: Sequence[Comparison], rules: Rules, risks: Sequence[Sessi
             "figure": ratios(
                 comparison.pairs,
                 f"ratios-{index}",
-                f"{comparison.b.label} over {comparison.a.label}",
+                "Change of each case",
                 rules.equivalence,
                 "95 % intervals, where both sides have six workers",
             ),

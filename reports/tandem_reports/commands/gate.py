@@ -249,7 +249,7 @@ def _html(result: GateResult) -> str:
     title = f"{result.b.label} over {result.a.label}"
     # Suites may have bands of their own: the narrowest is drawn.
     band = min(result.policy.of(verdict.case.suite).equivalence for verdict in result.verdicts)
-    figure = ratios(result.verdicts, "gate", title, band, "intervals at 1 - 2 alpha")
+    figure = ratios(result.verdicts, "gate", "Change of each case", band, "intervals at 1 - 2 alpha")
     return page.render(
         "gate.html.j2",
         title=f"Tandem gate: {title}",

@@ -9,6 +9,8 @@ from tandem_reports.reading.records import MODEL_SUITES, SUITES, Accuracy, Case,
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.small_samples import MIN_WORKERS, Interval, median, median_interval
 
+TINY = "tiny"
+"""The model for tests: its launches are all of its time, and say nothing about another one."""
 LOSSY_PRECISIONS = ("fp8", "int8", "w8a16", "w4a16")
 LOSSY_KV = ("fp8", "int8")
 
@@ -139,6 +141,11 @@ class CaseResult:
             teacher_forced=all(accuracy.teacher_forced for accuracy in known),
             synthetic_weights=any(accuracy.synthetic_weights for accuracy in known),
         )
+
+
+def telling_ratio(result: CaseResult) -> float | None:
+    """Median over floor, for headlines; None for `tiny`."""
+    return None if result.case.axes.get("model") == TINY else result.floor_ratio
 
 
 def natural_order(case: Case) -> tuple[object, ...]:

@@ -10,10 +10,8 @@ from tandem_reports.reading.environment import Card, Environment
 from tandem_reports.reading.fields import shown
 from tandem_reports.reading.records import STATUSES
 from tandem_reports.reading.runs import Run
-from tandem_reports.stats.cases import CaseResult
+from tandem_reports.stats.cases import CaseResult, telling_ratio
 from tandem_reports.stats.small_samples import geometric_mean
-
-TINY = "tiny"
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,6 @@ def numbers(values: Sequence[int]) -> str:
     if len(values) > 2 and values[-1] - values[0] == len(values) - 1:
         return f"{values[0]} to {values[-1]}"
     return ", ".join(map(str, values))
-
-
-def telling_ratio(result: CaseResult) -> float | None:
-    """Median over floor; None for `tiny`, which exists for tests: its launches are all of its time."""
-    return None if result.case.axes.get("model") == TINY else result.floor_ratio
 
 
 def suite_overview(suite: str, results: Sequence[CaseResult]) -> SuiteOverview:

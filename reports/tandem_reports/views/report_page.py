@@ -11,7 +11,16 @@ from tandem_reports.gate.scaling import crossovers, scaling_groups
 from tandem_reports.reading.audit import SampleAudit
 from tandem_reports.reading.records import MODEL_SUITES
 from tandem_reports.reading.runs import Run
-from tandem_reports.stats.cases import MARKS, CaseResult, Mark, beats_floor, by_suite, collect, marks
+from tandem_reports.stats.cases import (
+    MARKS,
+    CaseResult,
+    Mark,
+    beats_floor,
+    by_suite,
+    collect,
+    marks,
+    telling_ratio,
+)
 from tandem_reports.views import glossary, page
 from tandem_reports.views.export import case_csv
 from tandem_reports.views.facts import facts
@@ -34,7 +43,6 @@ from tandem_reports.views.overview import (
     numbers,
     problems,
     suite_overview,
-    telling_ratio,
 )
 from tandem_reports.views.precisions import losses_text
 from tandem_reports.views.profile_section import ProfileSection

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.patches import Patch
 
 from tandem_reports import formats
-from tandem_reports.stats.cases import CaseResult
+from tandem_reports.stats.cases import TINY, CaseResult, telling_ratio
 from tandem_reports.views.figures.style import (
     INK,
     Picture,
@@ -24,8 +24,10 @@ MAX_BARS = 40
 FLOOR_COLOURS = {"bytes": "#0072B2", "operations": "#009E73", "links": "#CC79A7"}
 REST_COLOUR = "#d9dee4"
 UNKNOWN_COLOUR = "#6a737d"
-BESIDE = 1.9
+BESIDE = 2.05
 """Inches for the numbers beside the bars."""
+OFFSETS = (31, 94, 142)
+"""Points to the right end of each number."""
 
 
 def _names(results: Sequence[CaseResult]) -> list[str]:
@@ -42,7 +44,8 @@ def _names(results: Sequence[CaseResult]) -> list[str]:
 
 def floors(suite: str, results: Sequence[CaseResult]) -> Picture | None:
     """Horizontal bars, the furthest from its floor on top; None where no case has a floor."""
-    known = [result for result in results if result.floor_ratio is not None]
+    every = [result for result in results if result.floor_ratio is not None]
+    known = [result for result in every if telling_ratio(result) is not None] or every
     if not known:
         return None
     names = dict(zip([id(result) for result in known], _names(known), strict=True))
@@ -54,6 +57,8 @@ def floors(suite: str, results: Sequence[CaseResult]) -> Picture | None:
     )
     if len(ordered) > len(shown):
         caption += f" The {len(shown)} furthest of {len(ordered)} cases; all are in the table."
+    if len(known) < len(every):
+        caption += f" Cases of {TINY}, which is for tests, are in the table only."
     with styled():
         left = 0.15 + text_width([names[id(result)] for result in shown])
         figure = canvas(0.25 * len(shown) + 0.95, left=left, right=BESIDE, top=0.38, bottom=0.5)
@@ -66,11 +71,12 @@ def floors(suite: str, results: Sequence[CaseResult]) -> Picture | None:
         axes.set_xlim(0, 100)
         for place, (result, share, bar) in enumerate(zip(shown, shares, bars, strict=True)):
             share_text, median = formats.share(share / 100), formats.micros(result.median_us)
-            text = f"{share_text}   {median} µs   {formats.ratio(result.floor_ratio)}"
-            axes.annotate(
-                text, (100, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5,
-                color=INK,
-            )  # fmt: skip
+            texts = (share_text, f"{median} µs", formats.ratio(result.floor_ratio))
+            for text, offset in zip(texts, OFFSETS, strict=True):
+                axes.annotate(
+                    text, (100, place), xytext=(offset, 0), textcoords="offset points", va="center",
+                    ha="right", fontsize=8.5, color=INK,
+                )  # fmt: skip
             bound = f", bound by {result.bound}" if result.bound else ""
             floor = formats.micros(result.floor_us)
             tip(bar, f"{result.case.name}: median {median} µs, floor {floor} µs{bound}, {share_text}")

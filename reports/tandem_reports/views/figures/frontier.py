@@ -23,7 +23,7 @@ from tandem_reports.views.figures.style import (
     styled,
     tip,
 )
-from tandem_reports.views.labels import split_axes
+from tandem_reports.views.labels import short_name, split_axes
 
 SUITES = ("encoder", "decoder", "generate")
 LEAST_POINTS = 3
@@ -65,8 +65,7 @@ def shapes(results: Sequence[CaseResult]) -> dict[str, Shape]:
         x, y = _latency(result), result.tokens_per_second
         if x is None or y is None:
             continue
-        parts = [f"{SHAPE_WORDS[axis]} {result.case.axes[axis]}" for axis in fixed]
-        shape = ", ".join([result.case.text("model"), *parts] if many else parts)
+        shape = short_name(result.case, ["model", *fixed] if many else fixed)
         found.setdefault(shape, {}).setdefault(label, []).append((x, y, result))
     return {shape: lines for shape, lines in found.items() if sum(map(len, lines.values())) >= LEAST_POINTS}
 

@@ -77,4 +77,4 @@ def trend_picture(every: Sequence[History]) -> Picture | None:
             Line2D([], [], color=FASTER, linestyle="--", label="faster from here"),
         ]
         legend(figure, handles, 4)
-        return picture("trend", "History", caption, figure)
+        return picture("trend", "Each case over the runs", caption, figure)
