@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Outcome
+from test_gate import duet
 from test_records import put
 
 from tandem_reports.errors import ReportError
@@ -31,6 +32,8 @@ def _copy(run: Path, to: Path, records: list[dict[str, Any]]) -> Path:
     ("path", "value", "words"),
     [
         ("schema", "1." * 2500 + "0", "schema: must be a version"),
+        ("schema", "1.0." + "9" * 5000, "schema: must be a version"),
+        ("schema", "9" * 5000 + ".0.0", "schema: must be a version"),
         ("summary.median_us", 5e-324, "median_us: must be 1e-06 to 1e+15 microseconds"),
         ("summary.median_us", 1e308, "median_us: must be 1e-06 to 1e+15 microseconds"),
         ("case.batch", 10**400, "batch: must be a whole number"),
@@ -51,6 +54,37 @@ def test_odd_values(
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
     assert words in outcome.err
+
+
+# Breaks when a notes or environment file may say what a record may not: the same faults, in the brothers.
+@pytest.mark.parametrize("name", ["environment.json", "duet.json"])
+@pytest.mark.parametrize(
+    ("field", "value"), [("schema", "1.0." + "9" * 5000), ("schema", 10**400), ("schema", "1.\ud800.0")]
+)
+def test_odd_versions_of_other_files(
+    name: str, field: str, value: Any, tmp_path: Path, cli: Callable[..., Outcome]
+) -> None:
+    root = duet(tmp_path, pairs=2)
+    path = root / name if name == "duet.json" else root / "a" / name
+    content = json.loads(path.read_text()) if path.is_file() else {"axes": []}
+    path.write_text(json.dumps(content | {field: value}))
+    outcome = cli("gate", root)
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "schema" in outcome.err
+
+
+# Breaks when cycles that no clock counts end in a traceback, or in a number that looks like a finding.
+@pytest.mark.parametrize("cycles", [5e-324, 1e308, 10**400, -1, "many"])
+def test_odd_cycles(cycles: Any, gpu_a: Path, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    records = _lines(gpu_a)
+    for place, record in enumerate(records):
+        if record["status"] == "ok":
+            records[place] = put(record, "metrics", {"sm_cycles": cycles})
+    outcome = cli("gate", gpu_a, _copy(gpu_a, tmp_path / "run", records))
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "sm_cycles: must be" in outcome.err
 
 
 # Breaks when of two records of one worker one is dropped in silence, or one id stands for two cases.

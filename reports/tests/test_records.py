@@ -142,7 +142,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("regime", "fast", "regime: must be one of burst"),
     ("clocks", {"state": "sustained"}, "state: must be one of settled, not settled, throttled"),
     ("clocks", {"state": "settled", "throttled_samples": 3}, "state: is 'settled' though throttled_samples"),
-    ("metrics.sm_cycles", -1, "sm_cycles: must be a finite number of at least 0"),
+    ("metrics.sm_cycles", -1, "sm_cycles: must be a finite number of at least 1"),
     ("contended", 1, "contended: must be true or false"),
     ("wall_s", -1, "wall_s: must be a finite number of at least 0"),
 ]

@@ -343,11 +343,19 @@ def _rank(fields: Fields) -> Rank:
     )
 
 
+def _cycles(fields: Fields) -> float | None:
+    """Such that ratios of two are numbers: no clock of today counts 1e19 within LONGEST_US."""
+    cycles = fields.optional_number("sm_cycles", minimum=1)
+    if cycles is not None and cycles > 1e19:
+        fields.fail("sm_cycles", f"must be at most 1e+19, not {cycles:g}")
+    return cycles
+
+
 def _metrics(fields: Fields) -> Metrics:
     return Metrics(
         step_us=fields.optional_time("step_us"),
         first_token_us=fields.optional_time("first_token_us"),
-        sm_cycles=fields.optional_number("sm_cycles", minimum=0),
+        sm_cycles=_cycles(fields),
         inter_token_p50_us=fields.optional_time("inter_token_p50_us"),
         inter_token_p95_us=fields.optional_time("inter_token_p95_us"),
         inter_token_p99_us=fields.optional_time("inter_token_p99_us"),
