@@ -284,7 +284,7 @@ def test_accuracy_ranks_and_weights_arrive(good_record: dict[str, Any]) -> None:
     without = {name: value for name, value in RANK.items() if name != "clocks"}
     assert parse_record(record | {"ranks": [without]}, "line").ranks[0].clocks is None
     floor = record["floor"] | {"bound": "links", "link_gbs": 450, "links_us": 0.5}
-    jsonschema.Draft202012Validator(schema("record")).validate(record | {"floor": floor})
+    validator("record").validate(record | {"floor": floor})
     assert parse_record(record | {"floor": floor}, "line").floor.links_us == 0.5
     assert (parsed.weights_bytes, parsed.fraction_kept) == (7, 0.5)
 
