@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def _environment() -> jinja2.Environment:
 
 
 def _breakable(text: str) -> markupsafe.Markup:
-    """A case's name that may break after each of its parts."""
-    return markupsafe.Markup("/<wbr>").join(text.split("/"))
+    """A long name that may break after each of its parts."""
+    return markupsafe.Markup("<wbr>").join(re.split(r"(?<=[/<,_:])(?=.)", text))
 
 
 def render(template: str, **content: Any) -> str:

@@ -17,6 +17,10 @@ from tandem_reports.views.figures.style import Picture
 from tandem_reports.views.tables import Cell, Column, Row, Table
 from tandem_reports.views.trace_grids import Grid
 
+SHAPED = 5
+"""Parts of a case's name up to its lengths."""
+NARROW = 6
+"""Columns of a table that a narrow page has room for."""
 MAX_DETAILED = 12
 """Cases shown with figures and tables of their own; all are in the overview."""
 
@@ -55,10 +59,18 @@ class ProfileSection:
 
 def _sheet(grid: Grid) -> Sheet:
     columns = tuple(
-        Column(title, TERMS.get(title, ""), numeric=place in grid.numeric)
+        Column(
+            title,
+            TERMS.get(title, ""),
+            numeric=place in grid.numeric,
+            place="wide" if len(grid.header) > NARROW and place >= NARROW - 1 else "row",
+        )
         for place, title in enumerate(grid.header)
     )
-    rows = tuple(Row(row[0], tuple(Cell(text) for text in row)) for row in grid.rows)
+    rows = tuple(
+        Row(row[0], tuple(Cell(text, css="" if len(text) < 30 else "mono name") for text in row))
+        for row in grid.rows
+    )
     return Sheet(grid.title, Table(columns, rows), grid.note)
 
 
@@ -84,16 +96,18 @@ def _percent(value: float | None) -> str:
 def _overview(runs: Sequence[Run], profiles: Sequence[dict[tuple[str, str], Profile]]) -> Table:
     columns = (
         Column("run", numeric=False), Column("case", numeric=False), Column("pass", numeric=False),
-        Column("status", numeric=False), Column("busy (µs)", "busy"), Column("gaps (µs)", "gaps"),
-        Column("by events (µs)", "busy"), Column("attributed", "attributed"), Column("slow-down", "slowdown"),
-        Column("J/token", "energy"), Column("W", "energy"),
+        Column("status", numeric=False), Column("busy (µs)", "busy"),
+        Column("gaps (µs)", "gaps", place="wide"),
+        Column("by events (µs)", "busy", place="wide"), Column("attributed", "attributed", place="wide"),
+        Column("slow-down", "slowdown", place="wide"), Column("J/token", "energy", place="wide"),
+        Column("W", "energy", place="wide"),
     )  # fmt: skip
     rows = []
     for run, found in zip(runs, profiles, strict=True):
         for profile in sorted(found.values(), key=lambda p: (_natural(p.name), p.kind)):
             good = profile.status == "ok"
             cells = (
-                Cell(run.label), Cell(profile.name), Cell(profile.kind),
+                Cell(run.label), Cell(profile.name, css="mono name"), Cell(profile.kind),
                 Cell(profile.status, sub="" if good else profile.reason or "", bad=not good),
                 Cell(formats.micros(profile.busy_us)), Cell(formats.micros(profile.gaps_us)),
                 Cell(formats.micros(profile.event_us)), Cell(formats.percent(profile.attributed, 2)),
@@ -107,9 +121,11 @@ def _overview(runs: Sequence[Run], profiles: Sequence[dict[tuple[str, str], Prof
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Case names without the axes that all of them share."""
+    """Case names without the axes that all of them share; of one case its suite, model and shape."""
     split = [name.split("/") for name in names]
-    shared = set.intersection(*map(set, split)) if len(split) > 1 else set()
+    if len(split) == 1:
+        return [" ".join(split[0][:SHAPED])]
+    shared = set.intersection(*map(set, split))
     return [" ".join(part for part in parts if part not in shared) or parts[0] for parts in split]
 
 

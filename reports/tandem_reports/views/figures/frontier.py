@@ -50,6 +50,12 @@ def best(points: Sequence[tuple[float, float]]) -> list[int]:
 Shape = dict[str, list[tuple[float, float, CaseResult]]]
 
 
+def _worth_drawing(lines: Shape) -> bool:
+    """Whether there are batches to choose from: a line of two points, and three points in all."""
+    sizes = [len(line) for line in lines.values()]
+    return max(sizes) > 1 and sum(sizes) >= LEAST_POINTS
+
+
 def shapes(results: Sequence[CaseResult]) -> dict[str, Shape]:
     """Shape -> line -> latency, throughput and case of its batches; shapes of three points or more.
 
@@ -67,7 +73,7 @@ def shapes(results: Sequence[CaseResult]) -> dict[str, Shape]:
             continue
         shape = short_name(result.case, ["model", *fixed] if many else fixed)
         found.setdefault(shape, {}).setdefault(label, []).append((x, y, result))
-    return {shape: lines for shape, lines in found.items() if sum(map(len, lines.values())) >= LEAST_POINTS}
+    return {shape: lines for shape, lines in found.items() if _worth_drawing(lines)}
 
 
 def _draw(axes: Axes, lines: Shape, labels: Sequence[str]) -> None:

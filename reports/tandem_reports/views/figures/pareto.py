@@ -121,7 +121,7 @@ def pareto(suite: str, groups: Sequence[FormatGroup]) -> Picture | None:
         columns = min(COLUMNS, len(shown))
         rows = -(-len(shown) // COLUMNS)
         height = rows * (HEIGHT + GAP) - GAP + 0.85
-        right = 0.12 + (COLUMNS - columns) * 3.5
+        right = 0.12 + (COLUMNS - columns) * 2.6
         figure = canvas(height, left=0.6, right=right, top=0.3, bottom=0.55)
         grid = figure.subplots(
             rows, columns, squeeze=False, gridspec_kw={"hspace": GAP / HEIGHT, "wspace": 0.18}
