@@ -5,8 +5,8 @@ usage: scripts/screenshots.py [OUT [PAGE...]]   (default: build/screenshots, all
 
 Pages of the committed runs, and of runs that reports/tests can make, are opened in headless Chromium at 1400
 and 800 pixels, light and dark, and printed to PDF. It ends with 1, naming page and element, where a page
-scrolls sideways, something is cut off or wider than its cell, or a print lacks a folded row. The pictures are
-for eyes: look at them.
+scrolls sideways, something is cut off or wider than its cell, a print lacks a folded row, Enter on a header
+does not sort, or a figure's point does not say its value. The pictures are for eyes: look at them.
 """
 
 from __future__ import annotations
@@ -63,6 +63,12 @@ CUT = """
 UNFOLDED = """
 [...document.querySelectorAll("tr.fold")].filter((row) => getComputedStyle(row).display === "none").length
 """
+
+
+HEADER = "document.querySelector('table.sortable th button')"
+SPOT = "document.querySelector('svg.figure .tip')"
+CENTRE = f"{SPOT}.scrollIntoView({{block: 'center', behavior: 'instant'}})"
+PLACE = f"({CENTRE}, {SPOT}.getBoundingClientRect().toJSON())"
 
 
 class Browser:
@@ -134,6 +140,23 @@ class Browser:
         """The whole page as a PNG."""
         answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(answer["data"]))
+
+    def unreachable(self) -> list[str]:
+        """What a keyboard or a pointer does not get at: sorting by a header, the values of a figure."""
+        found = []
+        self.evaluate(f"{HEADER}.focus()")
+        for kind in ("keyDown", "keyUp"):
+            key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+            self.call("Input.dispatchKeyEvent", type=kind, **key)
+        if self.evaluate(f"{HEADER}.closest('th').getAttribute('aria-sort')") != "ascending":
+            found.append("Enter on the first header does not sort")
+        if self.evaluate(f"{SPOT} !== null"):
+            box = self.evaluate(PLACE)
+            at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+            self.call("Input.dispatchMouseEvent", type="mouseMoved", **at)
+            if self.evaluate("document.getElementById('tip').hidden"):
+                found.append("a point of a figure does not say its value")
+        return found
 
     def close(self) -> None:
         """Ends the browser."""
@@ -243,9 +266,12 @@ def main() -> int:
             wrong += [f"{name} at {width} {scheme}, unfolded: {what}" for what in browser.evaluate(CUT)]
         for name, page in made.items():
             browser.open(page, 800, "light")
+            wrong += [f"{name}: {what}" for what in browser.unreachable()]
+            browser.picture(out / f"{name}-used.png")
             browser.call("Emulation.setEmulatedMedia", media="print", features=[])
             hidden = browser.evaluate(UNFOLDED)
             wrong += [f"{name}, printed: {hidden} rows are folded"] if hidden else []
+            browser.picture(out / f"{name}-print.png")
             data = browser.call("Page.printToPDF", printBackground=True)["data"]
             (out / f"{name}.pdf").write_bytes(base64.b64decode(data))
         browser.close()

@@ -1,6 +1,12 @@
 // Headers that sort, by click or key, rows that unfold, a filter, and values of figures under the pointer.
 // Without scripts the tables are complete as they stand, and figures show their values as viewers show titles.
 "use strict";
+const bar = document.querySelector("nav.bar");
+const place = () => document.documentElement.style.setProperty("--bar", `${bar.offsetHeight - 1}px`);
+if (bar) {
+  place();
+  addEventListener("resize", place);
+}
 for (const table of document.querySelectorAll("table.sortable")) {
   const original = Array.from(table.tBodies);
   const headers = Array.from(table.tHead.rows[0].cells);
