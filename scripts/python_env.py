@@ -45,7 +45,9 @@ def within(version: str, bounds: str) -> bool:
     for bound in bounds.split(","):
         match = re.fullmatch(r"(>=|<|==)([\d.]+)", bound.strip())
         if not match:
-            raise SystemExit(f"reports/pyproject.toml: bound '{bound}' is not understood; >=, < and == are")
+            raise SystemExit(
+                f"reports/pyproject.toml: bound '{bound}' is not understood; >=, < and == are"
+            )
         pairs = itertools.zip_longest(numbers(version), numbers(match[2]), fillvalue=0)
         order = next((a - b for a, b in pairs if a != b), 0)
         if not {">=": order >= 0, "<": order < 0, "==": order == 0}[match[1]]:
@@ -70,10 +72,18 @@ def lacking(wanted: list[str]) -> list[str]:
 
 def places() -> list[str]:
     """Folders of packages: of a virtual environment its own and those that it is given."""
-    own = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
+    own = [
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        *site.getsitepackages(),
+    ]
     if site.ENABLE_USER_SITE:
         own.append(site.getusersitepackages())
-    listed = [place for place in sys.path if place.endswith(("site-packages", "dist-packages"))]
+    listed = [
+        place
+        for place in sys.path
+        if place.endswith(("site-packages", "dist-packages"))
+    ]
     return [place for place in dict.fromkeys([*own, *listed]) if Path(place).is_dir()]
 
 
@@ -96,7 +106,10 @@ def main(command: str, *arguments: str) -> int:
     if command == "link":
         link(Path(arguments[0]), list(arguments[1:]))
         return 0
-    print(*{"requirements": requirements(list(arguments)), "places": places()}[command], sep="\n")
+    print(
+        *{"requirements": requirements(list(arguments)), "places": places()}[command],
+        sep="\n",
+    )
     return 0
 
 

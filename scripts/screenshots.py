@@ -77,11 +77,29 @@ class Browser:
     def __init__(self, program: str, profile: Path) -> None:
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
-        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
-        command += ["--hide-scrollbars", "--force-device-scale-factor=1", f"--user-data-dir={profile}"]
-        wrapped = ["sh", "-c", f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}', *command]
+        command = [
+            program,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-pipe",
+        ]
+        command += [
+            "--hide-scrollbars",
+            "--force-device-scale-factor=1",
+            f"--user-data-dir={profile}",
+        ]
+        wrapped = [
+            "sh",
+            "-c",
+            f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}',
+            *command,
+        ]
         self._process = subprocess.Popen(
-            wrapped, pass_fds=(to_browser, from_browser), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            wrapped,
+            pass_fds=(to_browser, from_browser),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         os.close(to_browser)
         os.close(from_browser)
@@ -89,7 +107,9 @@ class Browser:
         self._number = itertools.count(1)
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session: str | None = None
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call(
+            "Target.attachToTarget", targetId=target, flatten=True
+        )["sessionId"]
         self.call("Page.enable")
 
     def _message(self) -> dict[str, Any]:
@@ -114,15 +134,21 @@ class Browser:
             answer = self._message()
             if answer.get("id") == number:
                 if "error" in answer:
-                    raise SystemExit(f"screenshots: {method}: {answer['error']['message']}")
+                    raise SystemExit(
+                        f"screenshots: {method}: {answer['error']['message']}"
+                    )
                 result: dict[str, Any] = answer["result"]
                 return result
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression on the page."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in answer:
-            raise SystemExit(f"screenshots: {answer['exceptionDetails']['exception']['description']}")
+            raise SystemExit(
+                f"screenshots: {answer['exceptionDetails']['exception']['description']}"
+            )
         return answer["result"].get("value")
 
     def open(self, page: Path, width: int, scheme: str) -> None:
@@ -132,13 +158,17 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media="", features=features)
         self.call("Page.navigate", url=page.as_uri())
-        ready = f"location.href === {page.as_uri()!r} && document.readyState === 'complete'"
+        ready = (
+            f"location.href === {page.as_uri()!r} && document.readyState === 'complete'"
+        )
         while not self.evaluate(ready):
             time.sleep(0.02)
 
     def picture(self, path: Path) -> None:
         """The whole page as a PNG."""
-        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        answer = self.call(
+            "Page.captureScreenshot", format="png", captureBeyondViewport=True
+        )
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def unreachable(self) -> list[str]:
@@ -146,9 +176,17 @@ class Browser:
         found = []
         self.evaluate(f"{HEADER}.focus()")
         for kind in ("keyDown", "keyUp"):
-            key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+            key = {
+                "key": "Enter",
+                "code": "Enter",
+                "windowsVirtualKeyCode": 13,
+                "text": "\r",
+            }
             self.call("Input.dispatchKeyEvent", type=kind, **key)
-        if self.evaluate(f"{HEADER}.closest('th').getAttribute('aria-sort')") != "ascending":
+        if (
+            self.evaluate(f"{HEADER}.closest('th').getAttribute('aria-sort')")
+            != "ascending"
+        ):
             found.append("Enter on the first header does not sort")
         if self.evaluate(f"{SPOT} !== null"):
             box = self.evaluate(PLACE)
@@ -170,7 +208,9 @@ def tandem_report(*arguments: object) -> None:
     command = [sys.executable, "-m", "tandem_reports", *map(str, arguments)]
     done = subprocess.run(command, cwd=REPORTS, stdout=subprocess.DEVNULL, check=False)
     if done.returncode not in (0, 1, 4):
-        raise SystemExit(f"screenshots: {' '.join(command)} ended with {done.returncode}")
+        raise SystemExit(
+            f"screenshots: {' '.join(command)} ended with {done.returncode}"
+        )
 
 
 def history(folder: Path) -> list[Path]:
@@ -178,18 +218,31 @@ def history(folder: Path) -> list[Path]:
     sys.path[:0] = [str(REPORTS), str(REPORTS / "tests")]
     import fixture_runs as made
 
-    cases = [made.case("decoder", model=m, batch=b) for m in ("t5-base", "bart-large") for b in (1, 8, 64)]
+    cases = [
+        made.case("decoder", model=m, batch=b)
+        for m in ("t5-base", "bart-large")
+        for b in (1, 8, 64)
+    ]
     paths = []
     for index in range(16):
         environment = made.gpu_environment(f"nightly-{index:02}")
         environment["created"] = f"2026-02-{index + 1:02}T03:00:00Z"
         environment["git"]["revision"] = hashlib.sha1(str(index).encode()).hexdigest()
         model = made.Model(
-            factor=lambda axes, late=index >= 9: 1.04 if late and axes["batch"] == 64 else 1.0, samples=12
+            factor=lambda axes, late=index >= 9: (
+                1.04 if late and axes["batch"] == 64 else 1.0
+            ),
+            samples=12,
         )
         path = folder / f"{index:02}"
         made.make_run(
-            path, cases, workers=3, seed=index, model=model, environment=environment, keep_samples=False
+            path,
+            cases,
+            workers=3,
+            seed=index,
+            model=model,
+            environment=environment,
+            keep_samples=False,
         )
         paths.append(path)
     return paths
@@ -200,7 +253,10 @@ def kinds_of_runs(folder: Path) -> dict[str, Path]:
     import test_precisions
     import test_scaling
 
-    cases = [*test_precisions.grid(), *(case | {"suite": "encoder"} for case in test_precisions.grid((8,)))]
+    cases = [
+        *test_precisions.grid(),
+        *(case | {"suite": "encoder"} for case in test_precisions.grid((8,))),
+    ]
     test_precisions.results(folder / "formats", cases, slow={(64, "w4a16"): 1.08})
     layouts = [test_scaling.generate(tp, dp) for tp, dp in test_scaling.TIMES]
     test_scaling.results(folder / "cards", layouts)
@@ -210,8 +266,19 @@ def kinds_of_runs(folder: Path) -> dict[str, Path]:
     trace = REPORTS / "tests" / "recorded" / "decoder-transformer-big-node.json"
     shutil.copy(trace, profiled / "traces" / "a.json")
     case = json.loads(trace.read_text())
-    line = {"schema": "1.0.0", "id": case["id"], "name": case["name"], "status": "ok", "reason": None}
-    line |= {"pass": "node", "trace": "traces/a.json", "gpu_busy_attributed": 1.0, "slowdown": 0.05}
+    line = {
+        "schema": "1.0.0",
+        "id": case["id"],
+        "name": case["name"],
+        "status": "ok",
+        "reason": None,
+    }
+    line |= {
+        "pass": "node",
+        "trace": "traces/a.json",
+        "gpu_busy_attributed": 1.0,
+        "slowdown": 0.05,
+    }
     (profiled / "profiles.jsonl").write_text(json.dumps(line) + "\n")
     return {name: folder / name for name in ("formats", "cards", "profiled")}
 
@@ -219,7 +286,9 @@ def kinds_of_runs(folder: Path) -> dict[str, Path]:
 def pages(folder: Path) -> dict[str, Path]:
     """Makes all pages and names them."""
     a, b, smoke = FIXTURES / "gpu_a", FIXTURES / "gpu_b", FIXTURES / "cpu_smoke"
-    encoder, generate = sorted(path for path in BASELINES.iterdir() if path.is_dir())[:2]
+    encoder, generate = sorted(path for path in BASELINES.iterdir() if path.is_dir())[
+        :2
+    ]
     runs = history(folder / "runs")
     kinds = kinds_of_runs(folder)
     for name, runs_of in {
@@ -233,7 +302,9 @@ def pages(folder: Path) -> dict[str, Path]:
         "trend-two": ["trend", *runs[8:10]],
     }.items():  # fmt: skip
         tandem_report(*arguments, "--format", "html", "--out", folder / f"{name}.html")
-    found = {path.parent.name: path for path in sorted(folder.glob("report*/report.html"))}
+    found = {
+        path.parent.name: path for path in sorted(folder.glob("report*/report.html"))
+    }
     return found | {path.stem: path for path in sorted(folder.glob("*.html"))}
 
 
@@ -244,9 +315,16 @@ def main() -> int:
     if out.name.startswith("-"):
         print((__doc__ or "").split("\n\n")[1])
         return 0 if out.name in ("-h", "--help") else 2
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if program is None:
-        print("screenshots: no chromium on PATH: apt-get install chromium", file=sys.stderr)
+        print(
+            "screenshots: no chromium on PATH: apt-get install chromium",
+            file=sys.stderr,
+        )
         return 2
     out.mkdir(parents=True, exist_ok=True)
     wrong: list[str] = []
@@ -254,16 +332,30 @@ def main() -> int:
         made = pages(Path(folder))
         unknown = [name for name in wanted if name not in made]
         if unknown:
-            print(f"screenshots: no page {unknown[0]!r}; there are: {', '.join(made)}", file=sys.stderr)
+            print(
+                f"screenshots: no page {unknown[0]!r}; there are: {', '.join(made)}",
+                file=sys.stderr,
+            )
             return 2
-        made = {name: page for name, page in made.items() if not wanted or name in wanted}
+        made = {
+            name: page for name, page in made.items() if not wanted or name in wanted
+        }
         browser = Browser(program, Path(folder) / "profile")
-        for (name, page), width, scheme in itertools.product(made.items(), WIDTHS, SCHEMES):
+        for (name, page), width, scheme in itertools.product(
+            made.items(), WIDTHS, SCHEMES
+        ):
             browser.open(page, width, scheme)
             browser.picture(out / f"{name}-{width}-{scheme}.png")
-            wrong += [f"{name} at {width} {scheme}: {what}" for what in browser.evaluate(CUT)]
-            browser.evaluate("document.querySelectorAll('button.more').forEach((each) => each.click())")
-            wrong += [f"{name} at {width} {scheme}, unfolded: {what}" for what in browser.evaluate(CUT)]
+            wrong += [
+                f"{name} at {width} {scheme}: {what}" for what in browser.evaluate(CUT)
+            ]
+            browser.evaluate(
+                "document.querySelectorAll('button.more').forEach((each) => each.click())"
+            )
+            wrong += [
+                f"{name} at {width} {scheme}, unfolded: {what}"
+                for what in browser.evaluate(CUT)
+            ]
         for name, page in made.items():
             browser.open(page, 800, "light")
             wrong += [f"{name}: {what}" for what in browser.unreachable()]
@@ -277,7 +369,10 @@ def main() -> int:
         browser.close()
     for line in dict.fromkeys(wrong):
         print(line)
-    print(f"screenshots: {len(made) * len(WIDTHS) * len(SCHEMES)} pictures in {out}", file=sys.stderr)
+    print(
+        f"screenshots: {len(made) * len(WIDTHS) * len(SCHEMES)} pictures in {out}",
+        file=sys.stderr,
+    )
     return 1 if wrong else 0
 
 
