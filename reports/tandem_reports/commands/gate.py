@@ -18,6 +18,7 @@ from tandem_reports.gate.deciding import planned_pairs
 from tandem_reports.gate.policy import KEPT, USUAL, Policy, read_policy
 from tandem_reports.gate.verdicts import GateResult, confirm, gate, unconfirmed
 from tandem_reports.reading.duet import DuetNotes, Look, read_duet
+from tandem_reports.reading.profiles import FILE as PROFILES
 from tandem_reports.reading.runs import Run, load_runs
 from tandem_reports.views import glossary, page
 from tandem_reports.views.overview import conditions, environment_table, machine
@@ -192,6 +193,12 @@ def _judge(
     result = gate(a, b, policy, looks=looks, interleaved=sides.interleaved, ignore=sides.notes.axes)
     if result.common == 0:
         raise ReportError(f"{a.path} and {b.path} have no case in common")
+    if any((run_.path / PROFILES).is_file() for run_ in (a, b)):
+        # Arrays take a while to import; a gate without profiles does without.
+        from tandem_reports.gate.cause import with_causes
+
+        result, warnings = with_causes(result, sides.notes.axes)
+        console.warn(warnings)
     return replace(result, policy_source=source, sweep_source=sides.notes.sweep or "")
 
 
