@@ -75,9 +75,11 @@ class Workload {
   virtual int64_t peak_bytes() const = 0;
   /// What the plan predicted for it, when the engine plans.
   virtual std::optional<int64_t> planned_bytes() const { return std::nullopt; }
-  /// Which kernels multiply with matrices that masks have removed weights from, a line each: "decoder self.out: own, 2:4". Empty
-  /// where there are none, or the engine does not say.
+  /// Which kernels multiply with matrices that masks have removed weights from, a line each: "decoder self.out: own, 2:4", and why
+  /// the removed ones are stored as zeros where they are. Empty where there are none, or the engine does not say.
   virtual std::vector<std::string> sparse_kernels() const { return {}; }
+  /// How ranks that share a model sum: which way by size, or why one is left to a library. Absent where the engine does not say.
+  virtual std::optional<std::string> exchange() const { return std::nullopt; }
   /// Time to build the graphs of this case, when it has any.
   virtual std::optional<double> graph_build_us() const { return std::nullopt; }
 };
@@ -99,6 +101,8 @@ struct OpWorkload {
   double bytes_written = 0;
   double flops = 0;
   ComputeUnit unit = ComputeUnit::kProduct;  ///< of the flops
+  /// Of the matrix of a product, elements that are stored over all; absent of other operations.
+  std::optional<double> fraction_kept = {};
   /// Checks the output of the last repetition against a plain second computation (sums, sampled products, bytes read back).
   std::function<CheckResult()> check;
 };

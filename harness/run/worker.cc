@@ -345,6 +345,7 @@ void Worker::measure_op(const Case& c, Record& r) {
     r.flops = op.flops;
     r.metrics.teraflops = op.flops / seconds * 1e-12;
   }
+  r.fraction_kept = op.fraction_kept;
   fill_op_floor(r, op, options_.ceilings);
   r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
 }

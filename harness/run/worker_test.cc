@@ -290,6 +290,7 @@ TEST_F(WorkerTest, OperationsHaveRates) {
   const Record r = worker.measure_case(c, worker.validate_case(c));
   ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
   EXPECT_DOUBLE_EQ(*r.metrics.gigabytes_per_second, 1.0);  // 1e6 bytes in 1000 us
+  EXPECT_EQ(r.fraction_kept, 0.5) << "of a product's matrix";
 }
 
 // Breaks when attention of an 8-bit case is held to the rate of its products, which nothing here attends with.

@@ -115,4 +115,38 @@ CollectiveTable CollectiveTable::parse(std::string_view text) {
   }
 }
 
+CollectiveWay way_of(AllReduceChoice choice, int64_t bytes, const CollectiveTable& table,
+                     const std::string& no_peers, const std::function<std::string()>& no_nccl) {
+  const auto by_nccl = [&] {
+    if (const std::string why = no_nccl(); !why.empty()) {
+      throw ImpossibleCase("allreduce: nccl: " + why +
+                           (no_peers.empty() ? "" : "; own kernels: " + no_peers));
+    }
+    return CollectiveWay::kNccl;
+  };
+  if (choice == AllReduceChoice::kNccl) return by_nccl();
+  if (choice == AllReduceChoice::kAuto) {
+    if (!no_peers.empty()) return by_nccl();
+    const CollectiveWay way = table.way(bytes);
+    return way == CollectiveWay::kNccl && !no_nccl().empty() ? CollectiveWay::kTwoShot : way;
+  }
+  const CollectiveWay way =
+      choice == AllReduceChoice::kOneShot ? CollectiveWay::kOneShot : CollectiveWay::kTwoShot;
+  if (!no_peers.empty()) throw ImpossibleCase("allreduce: " + std::string(way_name(way)) + ": " + no_peers);
+  return way;
+}
+
+std::string ways_text(AllReduceChoice choice, const CollectiveTable& table, const std::string& no_peers) {
+  switch (choice) {
+    case AllReduceChoice::kNccl:
+      return "nccl";
+    case AllReduceChoice::kOneShot:
+      return "oneshot";
+    case AllReduceChoice::kTwoShot:
+      return "twoshot";
+    default:
+      return no_peers.empty() ? table.text() : "nccl: " + no_peers;
+  }
+}
+
 }  // namespace tandem::kernels

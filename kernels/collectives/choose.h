@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -41,5 +42,13 @@ class CollectiveTable {
   };
   std::vector<Entry> entries_;
 };
+
+/// The way of a message of so many bytes: the one that is forced, or the table's. Where peers cannot reach each other (`no_peers` says
+/// why) kAuto leaves all to NCCL; where there is no NCCL, its share of the table goes by two shots. `no_nccl` meets the ranks in NCCL,
+/// and says why it cannot; asked only where NCCL's way matters. Throws ImpossibleCase naming the axis for a way that is not there.
+CollectiveWay way_of(AllReduceChoice choice, int64_t bytes, const CollectiveTable& table,
+                     const std::string& no_peers, const std::function<std::string()>& no_nccl);
+/// For records and people: the forced way, the table, or "nccl: ranks 0 and 1: devices cannot reach each other's memory".
+std::string ways_text(AllReduceChoice choice, const CollectiveTable& table, const std::string& no_peers);
 
 }  // namespace tandem::kernels

@@ -13,6 +13,7 @@
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/gemm/problem.h"
 #include "kernels/ops/op_workloads.h"
+#include "kernels/plan/card_form.h"
 #include "kernels/runtime/observed_inputs.h"
 #include "kernels/skinny/skinny_shape.h"
 

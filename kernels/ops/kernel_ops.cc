@@ -71,6 +71,7 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
   op.bytes_read = matrix.stored_bytes() + static_cast<double>(rows) * matrix.input_row_bytes(!own);
   op.bytes_written = static_cast<double>(s.bytes(rows * out));
   op.flops = matrix.flops(rows);
+  op.fraction_kept = matrix.fraction_kept();
   op.check = [r = runner.get(), matrix, rows, out, shape, activation, gated, precision = s.c.precision] {
     const std::vector<float> x_values = r->run().floats("x");
     const std::vector<float> y_values = r->run().floats("y");

@@ -17,6 +17,7 @@
 #include "harness/weights/materialise.h"
 #include "harness/weights/pruning/prune.h"
 #include "harness/weights/pruning/remembered.h"
+#include "kernels/plan/card_form.h"
 #include "kernels/seeded/round.h"
 #include "kernels/seeded/seeded_cut.h"
 #include "kernels/seeded/seeded_fill.h"
@@ -69,13 +70,6 @@ Pruning pruned(Device& device, const DeviceModelParams& p, const WeightSource& v
 }
 
 }  // namespace
-
-WeightForm card_form(WeightForm form) {
-  // Dense products are faster than those of a bitmap, and those of 2:4 are not proven on a card yet (H200, 2026-11-29:
-  // kernels/PERFORMANCE.md). Until then what masks remove is stored as zeros, and the record says so.
-  form.zeros_stored = form.sparsity.masks();
-  return form;
-}
 
 DeviceModel load_device_model(Device& device, MemoryResource& memory, const DeviceModelParams& params) {
   check_made(params.form);

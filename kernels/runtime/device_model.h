@@ -15,9 +15,6 @@
 
 namespace tandem::kernels {
 
-/// The form as it is stored on a card: what masks remove is zeros there today, and the dense kernels compute with them.
-WeightForm card_form(WeightForm form);
-
 struct DeviceModel {
   ModelConfig config;                      ///< what pruning leaves of it
   Precision precision = Precision::kBf16;  ///< what is computed in

@@ -6,6 +6,8 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
+#include "kernels/collectives/wait_meter.h"
+#include "kernels/plan/card_form.h"
 #include "kernels/runtime/clock_mark.h"
 #include "kernels/runtime/decoding_run.h"
 #include "kernels/runtime/graph.h"
@@ -21,7 +23,8 @@ constexpr int kStepsPerGraphWithEos = 4;
 
 class DeviceWorkload : public Workload {
  public:
-  explicit DeviceWorkload(const WorkloadContext& context) : context_(activated(context)) {
+  explicit DeviceWorkload(const WorkloadContext& context)
+      : context_(activated(context)), library_calls_(library_calls()) {
     context_.device->meter().restart_peak();
   }
 
@@ -29,7 +32,16 @@ class DeviceWorkload : public Workload {
   std::optional<int64_t> planned_bytes() const override { return planned_; }
   std::vector<std::string> sparse_kernels() const override { return sparse_kernels_; }
   std::optional<double> graph_build_us() const override { return build_us_; }
-  std::optional<double> mark_clock() override { return clock_.mark(stream()); }
+  std::optional<std::string> exchange() const override {
+    const DeviceRanks* ranks = context_.device->ranks();
+    if (ranks == nullptr) return std::nullopt;
+    return ways_text(context_.device->all_reduce(), ranks->table(), ranks->no_peers());
+  }
+  std::optional<double> mark_clock() override {
+    const std::optional<double> mhz = clock_.mark(stream());
+    if (mhz) mhz_ = mhz;
+    return mhz;
+  }
 
  private:
   static const WorkloadContext& activated(const WorkloadContext& context) {
@@ -41,7 +53,10 @@ class DeviceWorkload : public Workload {
   cudaStream_t stream() const { return context_.device->stream(); }
   void runs(const PlanExecutor& run) {
     planned_ = context_.model->weight_bytes() + run.bytes();
-    if (context_.model->layout.form.sparsity.masks()) sparse_kernels_ = tandem::sparse_kernels(run.plan());
+    const WeightForm& form = context_.model->layout.form;
+    if (!form.sparsity.masks()) return;
+    sparse_kernels_ = tandem::sparse_kernels(run.plan());
+    if (form.zeros_stored) sparse_kernels_.push_back(zeros_reason(form));
   }
   /// A repetition of what `work()` enqueues.
   template <typename Work>
@@ -52,7 +67,20 @@ class DeviceWorkload : public Workload {
     end_.record(stream());
     context_.device->wait(end_.get());
     repeated_ = true;
-    return {.total_us = end_.us_since(begin_), .step_us = {}, .first_token_us = {}};
+    return {.total_us = end_.us_since(begin_), .step_us = {}, .first_token_us = {}, .wait_us = waited()};
+  }
+  /// What the repetition that has just ended waited for other ranks, where their exchanges are all by own kernels and the clock is
+  /// known from the marks around blocks of samples. Meetings before a repetition do not count.
+  std::optional<double> waited() {
+    const DeviceRanks* ranks = context_.device->ranks();
+    if (ranks == nullptr || library_calls() != library_calls_) return std::nullopt;
+    const std::optional<uint64_t> before = std::exchange(cycles_, ranks->waited_cycles());
+    if (!before || !cycles_) return std::nullopt;
+    return waited_us(*before, *cycles_, mhz_);
+  }
+  int64_t library_calls() const {
+    const DeviceRanks* ranks = context_.device->ranks();
+    return ranks == nullptr ? 0 : ranks->library_calls();
   }
   void expect_repeated() const {
     if (!repeated_) throw Error("output asked for before the first repetition");
@@ -66,6 +94,10 @@ class DeviceWorkload : public Workload {
   Event begin_;
   Event end_;
   ClockMark clock_;
+  std::optional<double> mhz_;  // of the last block
+  int64_t library_calls_ = 0;  // of the ranks, before this workload's
+  std::optional<uint64_t>
+      cycles_;  // that this rank had waited at the end of the last repetition; none: others came between
 };
 
 class EncoderWorkload : public DeviceWorkload {
@@ -134,6 +166,7 @@ class DecoderWorkload : public DeviceWorkload {
     const int vocab = decoding_.rank_vocab();
     const std::vector<int32_t> tokens = decoding_.run().integers(plan_names::kNextIds);
     MemoryBlock logits(*context_.memory, tensor_bytes(DType::kF32, int64_t{decoding_.batch()} * vocab));
+    cycles_.reset();
     decoding_.start(steps_ - 1, column(steps_ - 1));
     decoding_.run().run(PlanSection::kStep, static_cast<float*>(logits.data()));
     Output out{.values = std::vector<float>(static_cast<size_t>(decoding_.batch()) * vocab),
@@ -230,7 +263,8 @@ class GenerateWorkload : public DeviceWorkload {
     repeated_ = true;
     return {.total_us = end_.us_since(begin_),
             .step_us = end_.us_since(encoded_) / steps_,
-            .first_token_us = first_.us_since(begin_)};
+            .first_token_us = first_.us_since(begin_),
+            .wait_us = waited()};
   }
 
   std::optional<Repetition> repeat_eager() override {
@@ -245,6 +279,7 @@ class GenerateWorkload : public DeviceWorkload {
     if (marks_.empty()) {
       for (int t = 0; t < steps_; ++t) marks_.push_back(std::make_unique<Event>());
     }
+    cycles_.reset();
     decoding_.start(0);
     encoder_.launch(stream());
     for (int t = 0; t < steps_; ++t) {
