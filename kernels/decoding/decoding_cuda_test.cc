@@ -50,8 +50,68 @@ std::vector<int32_t> row_of(const std::vector<int32_t>& all, int row, int capaci
   return {first, first + count};
 }
 
+/// Ranks that split the vocabulary, all on this device: what each launches, gathered where it is written.
+class SplitRanks {
+ public:
+  SplitRanks(int degree, int rows, int count)
+      : degree_(degree),
+        rows_(rows),
+        count_(count),
+        sums_(filled<float>(static_cast<size_t>(2 * degree * rows), std::nanf(""))),
+        candidates_(
+            filled<int32_t>(static_cast<size_t>(kCandidateInts * degree * rows * count), 0x7f7f7f7f)) {}
+
+  RankLists lists() const {
+    return {.sums = sums_.data<float>(),
+            .candidates = candidates_.data<int32_t>(),
+            .degree = degree_,
+            .rows = rows_,
+            .count = count_};
+  }
+  /// logits.bias: fp32 or null.
+  void bring(const DecodingRules& rules, const StepLogits& logits, const StepState& state,
+             const float* running) const {
+    const auto each = [&](auto&& body) {
+      const int share = ceil_div(rules.vocab, degree_);
+      for (int k = 0; k < degree_; ++k) {
+        StepLogits part = logits;
+        part.logits += k * share;
+        if (part.bias != nullptr) part.bias = static_cast<const float*>(part.bias) + k * share;
+        body(k, part, k * share, std::min(share, rules.vocab - k * share));
+      }
+    };
+    each([&](int k, const StepLogits& part, int, int ids) {
+      launch_row_sums(
+          {.rows = rows_, .vocab = ids, .logits = part, .sums = sums_.data<float>() + 2 * k * rows_},
+          nullptr);
+    });
+    each([&](int k, const StepLogits& part, int first, int ids) {
+      RankLists given = lists();
+      given.candidates = nullptr;
+      launch_candidates({.rules = rules,
+                         .rows = rows_,
+                         .vocab = ids,
+                         .first_id = first,
+                         .logits = part,
+                         .tokens = state.tokens,
+                         .capacity = state.capacity,
+                         .position = state.position,
+                         .finished = state.finished,
+                         .running_scores = running,
+                         .ranks = given,
+                         .candidates = candidates_.data<int32_t>() + kCandidateInts * count_ * rows_ * k},
+                        nullptr);
+    });
+  }
+
+ private:
+  int degree_, rows_, count_;
+  DeviceBuffer sums_, candidates_;
+};
+
 /// Sources of a batch search by the same rules, each its own model. Returns how many found another second-best or lower.
-int expect_searches(Draws& d, const GenerationConfig& g, int vocab, int sources) {
+/// `degree`: ranks that split the vocabulary.
+int expect_searches(Draws& d, const GenerationConfig& g, int vocab, int sources, int degree) {
   const PackedRules packed = pack_rules(g, vocab);
   const DeviceBuffer table = DeviceBuffer::of(packed.table);
   const int capacity = g.max_length - 1 + d.below(3);
@@ -76,6 +136,11 @@ int expect_searches(Draws& d, const GenerationConfig& g, int vocab, int sources)
                .slots = slots.data<int32_t>(),
                .scores = scores.data<float>()};
   launch_beam_state(p, nullptr);
+  const SplitRanks split(degree, rows, packed.rules.kept);
+  if (degree > 1) {
+    p.best = nullptr;
+    p.ranks = split.lists();
+  }
 
   std::vector<Model> models;
   for (int s = 0; s < sources; ++s) {
@@ -99,6 +164,7 @@ int expect_searches(Draws& d, const GenerationConfig& g, int vocab, int sources)
     }
     const DeviceBuffer uploaded = upload_rows(logits, stride);
     p.logits.logits = uploaded.data<float>();
+    if (degree > 1) split.bring(p.rules, p.logits, p.state, p.running_scores);
     launch_beam(p, nullptr);
     TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
     if (state.running.to_host<int32_t>()[0] == 0) break;
@@ -140,10 +206,13 @@ TEST(BeamKernels, FindWhatTheReferenceFinds) {
     const double penalties[] = {1, 0, -0.7, 2};
     g.length_penalty = penalties[d.below(4)];
     g.early_stopping = static_cast<EarlyStopping>(d.below(3));
+    const int degree = round % 2 == 0 ? 1 : 2 << d.below(3);
+    if (degree > 1) g.renormalise = false;
     if (!unsupported_rules(g, vocab).empty()) continue;
     const int sources = 1 + d.below(5);
-    SCOPED_TRACE(fmt::format("round {} vocab {} beams {} sources {}", round, vocab, g.beams, sources));
-    different += expect_searches(d, g, vocab, sources);
+    SCOPED_TRACE(fmt::format("round {} vocab {} beams {} sources {} ranks {}", round, vocab, g.beams, sources,
+                             degree));
+    different += expect_searches(d, g, vocab, sources, degree);
     sequences += sources * g.beams;
   }
   fmt::print("{} sequences, {} in another order of near scores\n", sequences, different);
@@ -195,12 +264,18 @@ TEST(ChooseKernel, ChoosesWhatTheReferenceChooses) {
     state.view.tokens = state.tokens.data<int32_t>();
     state.view.finished = state.finished.data<int32_t>();
     state.view.position = state.position.data<int32_t>();
-    launch_choose({.rules = packed.at(table.data<int32_t>()),
+    const int degree = round % 2 == 0 || (g.sample && g.top_k == 0) ? 1 : 2 << d.below(3);
+    const SplitRanks split(degree, rows, g.sample ? std::max(g.top_k, 1) : 1);
+    const DecodingRules rules = packed.at(table.data<int32_t>());
+    const StepLogits step_logits{.logits = uploaded.data<float>(),
+                                 .stride = stride,
+                                 .bias_dtype = DType::kF32,
+                                 .bias = device_bias.data()};
+    if (degree > 1) split.bring(rules, step_logits, state.view, nullptr);
+    launch_choose({.rules = rules,
                    .rows = rows,
-                   .logits = {.logits = uploaded.data<float>(),
-                              .stride = stride,
-                              .bias_dtype = DType::kF32,
-                              .bias = device_bias.data()},
+                   .logits = step_logits,
+                   .ranks = degree > 1 ? split.lists() : RankLists{},
                    .state = state.view,
                    .keys = device_keys.data<uint64_t>(),
                    .log_probabilities = chances.data<float>()},

@@ -138,6 +138,40 @@ TEST(RanksOnTheCard, ComputeWhatOneDoes) {
   }
 }
 
+// Breaks when ranks that split the vocabulary choose by rules, beams or draws otherwise than one does that has all of it, or than
+// each other: fp32, so that a rounding of sums is no other token.
+TEST(RanksOnTheCard, ChooseByRulesAsOneDoes) {
+  TANDEM_NEED_DEVICE();
+  for (const int tp : {2, 4}) {
+    for (const char* decode :
+         {"beam:4", "top_k:20", "top_k:20,temperature:0.7", "beam:3,length_penalty:0.5"}) {
+      const std::vector<int> devices = placements(tp).front();
+      SCOPED_TRACE(fmt::format("{} over {}", decode, tp));
+      Case c = case_of_ranks("tiny", Precision::kFp32, 3, 1);
+      c.decode = decode;
+      const ModelConfig config = load_model(c.model);
+      const TransformerBatch batch = case_batch(c, config);
+      const auto chosen = [&](CudaEngine& engine, const Case& asked) {
+        engine.load(asked, config, weight_form(asked));
+        const auto workload = engine.prepare(asked, batch);
+        for (int i = 0; i < 3; ++i) workload->repeat();
+        return workload->output().tokens;
+      };
+      std::vector<int32_t> one;
+      {
+        CudaEngine engine({.search_choices = false});
+        one = chosen(engine, c);
+      }
+      c.tp = tp;
+      std::vector<std::vector<int32_t>> ranks(devices.size());
+      on_ranks(devices,
+               [&](int r, CudaEngine& engine) { ranks[static_cast<size_t>(r)] = chosen(engine, c); });
+      if (::testing::Test::HasFailure()) return;
+      for (const auto& tokens : ranks) EXPECT_EQ(tokens, one);
+    }
+  }
+}
+
 // Breaks when a collective is timed without its own check, or a chain costs nothing or less.
 TEST(RanksOnTheCard, CollectivesAreMeasured) {
   TANDEM_NEED_DEVICE();
