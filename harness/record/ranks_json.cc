@@ -44,6 +44,7 @@ json ranks_to_json(const std::vector<RankRecord>& ranks) {
                     {"uuid", maybe(r.uuid)},
                     {"median_us", maybe(r.median_us)},
                     {"wait_us", maybe(r.wait_us)},
+                    {"exchange", maybe(r.exchange)},
                     {"clocks", rank_clocks_to_json(r.clocks)}});
   }
   return list;
@@ -56,6 +57,7 @@ RankRecord rank_from_json(const json& j) {
   read(j, "uuid", r.uuid);
   read(j, "median_us", r.median_us);
   read(j, "wait_us", r.wait_us);
+  read(j, "exchange", r.exchange);
   if (const json clocks = j.value("clocks", json()); !clocks.is_null())
     r.clocks = rank_clocks_from_json(clocks);
   return r;

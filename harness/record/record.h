@@ -86,7 +86,8 @@ struct RankRecord {
   std::optional<double> median_us = {};
   /// Median of a repetition: exchanges with other ranks, as far as the engine sees them, and the wait for the slowest.
   std::optional<double> wait_us = {};
-  std::optional<RankClocks> clocks = {};  ///< absent of an engine on the host
+  std::optional<std::string> exchange = {};  ///< Workload::exchange
+  std::optional<RankClocks> clocks = {};     ///< absent of an engine on the host
 };
 
 struct PhaseRow {

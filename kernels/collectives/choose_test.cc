@@ -48,5 +48,40 @@ TEST(AllReduceChoice, ValuesOfTheAxis) {
   EXPECT_THROW(parse_all_reduce("nvls"), UsageError);
 }
 
+// Breaks when devices that cannot reach each other end a case that NCCL can sum, when what is forced and not there is replaced in
+// silence, or when NCCL is met though nobody needs it.
+TEST(Ways, WithoutPeersNcclSums) {
+  const std::string no_peers = "ranks 0 and 1: devices cannot reach each other's memory";
+  const CollectiveTable table = CollectiveTable::parse("oneshot:1024 twoshot:4096 nccl");
+  int asked = 0;
+  const auto there = [&] { return ++asked, std::string(); };
+  const auto missing = [&] { return ++asked, std::string("no libnccl.so.2"); };
+  using enum AllReduceChoice;
+  EXPECT_EQ(way_of(kAuto, 8, table, "", there), CollectiveWay::kOneShot);
+  EXPECT_EQ(way_of(kAuto, 2048, table, "", there), CollectiveWay::kTwoShot);
+  EXPECT_EQ(way_of(kTwoShot, 8, table, "", missing), CollectiveWay::kTwoShot);
+  EXPECT_EQ(asked, 0);
+  EXPECT_EQ(way_of(kAuto, 1 << 20, table, "", there), CollectiveWay::kNccl);
+  EXPECT_EQ(way_of(kAuto, 1 << 20, table, "", missing), CollectiveWay::kTwoShot);
+  for (const int64_t bytes : {8, 2048, 1 << 20})
+    EXPECT_EQ(way_of(kAuto, bytes, table, no_peers, there), CollectiveWay::kNccl);
+  const auto refused = [&](AllReduceChoice choice, const std::function<std::string()>& nccl,
+                           const char* why) {
+    try {
+      way_of(choice, 8, table, no_peers, nccl);
+      ADD_FAILURE() << why;
+    } catch (const ImpossibleCase& e) {
+      EXPECT_NE(std::string(e.what()).find(why), std::string::npos) << e.what();
+    }
+  };
+  refused(kOneShot, there, "allreduce: oneshot: ranks 0 and 1: devices cannot reach");
+  refused(kTwoShot, there, "allreduce: twoshot: ranks 0 and 1: devices cannot reach");
+  refused(kAuto, missing, "allreduce: nccl: no libnccl.so.2; own kernels: ranks 0 and 1");
+  refused(kNccl, missing, "allreduce: nccl: no libnccl.so.2");
+  EXPECT_EQ(ways_text(kAuto, table, ""), "oneshot:1024 twoshot:4096 nccl");
+  EXPECT_EQ(ways_text(kAuto, table, no_peers), "nccl: " + no_peers);
+  EXPECT_EQ(ways_text(kOneShot, table, ""), "oneshot");
+}
+
 }  // namespace
 }  // namespace tandem::kernels

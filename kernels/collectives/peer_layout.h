@@ -18,6 +18,8 @@ struct PeerState {
   uint32_t lost;  ///< 0, or 1 + the rank that did not come: from then on no kernel waits, sends or writes
   uint32_t unused[30];
   uint32_t arrived;  ///< blocks of the running collective that know its generation; on a line of its own
+  uint32_t unused_too;
+  unsigned long long waited;  ///< cycles that kernels have waited for other ranks, see WaitMeter
 };
 
 /// An arena: [state][flags][lines][staging][gathered].

@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <set>
 #include <vector>
+
+#include "kernels/collectives/wait_meter.h"
 
 namespace tandem::kernels {
 namespace {
@@ -53,6 +56,7 @@ TEST(PeerLayout, EveryFlagHasItsPlace) {
     }
   }
   EXPECT_GE(*seen.begin(), static_cast<int64_t>(sizeof(PeerState)));
+  EXPECT_EQ(offsetof(PeerState, waited) % alignof(unsigned long long), 0u);
   EXPECT_LE(*seen.rbegin() + 4, layout.lines_offset());
   for (const int64_t offset : seen) EXPECT_EQ(offset % 4, 0);
 }
@@ -121,6 +125,29 @@ TEST(Generations, NeighboursDifferInTheirSlotAlsoAtTheEnd) {
     g = next;
   }
   EXPECT_LT(g, 40u);
+}
+
+// Breaks when waits of several rows or trips are not added up, when work between them counts, or when a wait is told though the clock
+// is not known. Two ranks as their kernels go: one comes 700 cycles late to the first trip and waits itself in the second.
+TEST(WaitMeter, AddsWaitsAndNothingElse) {
+  uint64_t clock = 0;
+  WaitMeter early{.mine = true}, late{.mine = true};
+  clock = 1000;  // both have sent; the late one's rows come at 1700
+  early.begin(clock);
+  late.begin(1700);
+  early.end(1700);
+  late.end(1700);
+  late.begin(2500);  // after sums of its own; the early one's come at 2600
+  early.begin(2600);
+  late.end(2600);
+  early.end(2600);
+  EXPECT_EQ(early.total, 700u);
+  EXPECT_EQ(late.total, 100u);
+  const uint64_t before = ~uint64_t{0} - 99;  // of the sum in the arena
+  EXPECT_DOUBLE_EQ(*waited_us(before, before + early.total, 1400), 0.5);
+  EXPECT_EQ(waited_us(before, before, 1400), 0);
+  EXPECT_FALSE(waited_us(0, 700, std::nullopt));
+  EXPECT_FALSE(waited_us(0, 700, 0));
 }
 
 // Breaks when a message is cut into rows that a block cannot hold.

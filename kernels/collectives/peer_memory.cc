@@ -1,6 +1,7 @@
 #include "kernels/collectives/peer_memory.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <string>
 
 #include "harness/base/cuda_check.h"
@@ -59,7 +60,12 @@ PeerMemory::PeerMemory(int rank, int ranks, const PeerOptions& options) {
   arena_ = DeviceBuffer(view_.layout.arena_bytes());
   view_.arena[rank] = arena_.data<char>();
   TANDEM_CUDA_CHECK(cudaMemset(arena_.data(), 0, static_cast<size_t>(arena_.bytes())));
-  const PeerState state{.generation = options.first_generation, .lost = 0, .unused = {}, .arrived = 0};
+  const PeerState state{.generation = options.first_generation,
+                        .lost = 0,
+                        .unused = {},
+                        .arrived = 0,
+                        .unused_too = 0,
+                        .waited = 0};
   TANDEM_CUDA_CHECK(cudaMemcpy(arena_.data(), &state, sizeof(state), cudaMemcpyHostToDevice));
   TANDEM_CUDA_CHECK(cudaHostAlloc(reinterpret_cast<void**>(&view_.lost), sizeof(uint32_t),
                                   cudaHostAllocPortable | cudaHostAllocMapped));
@@ -104,6 +110,14 @@ void PeerMemory::close() {
     by_handle_[static_cast<size_t>(r)] = false;
     view_.arena[r] = nullptr;
   }
+}
+
+uint64_t PeerMemory::waited(cudaStream_t stream) const {
+  unsigned long long cycles = 0;
+  TANDEM_CUDA_CHECK(cudaMemcpyAsync(&cycles, arena_.data<char>() + offsetof(PeerState, waited),
+                                    sizeof(cycles), cudaMemcpyDeviceToHost, stream));
+  TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+  return cycles;
 }
 
 std::optional<int> PeerMemory::lost() const {

@@ -46,6 +46,8 @@ class PeerMemory {
 
   const PeerView& view() const { return view_; }
   int device() const { return device_; }
+  /// Cycles that this rank's kernels have waited for others (PeerState::waited), after what `stream` holds.
+  uint64_t waited(cudaStream_t stream) const;
   /// The rank that a kernel waited for in vain.
   std::optional<int> lost() const;
 

@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(kThreads) one_shot_kernel(const __grid_constan
   leave_next_generation(peers, now.number);
 
   Patience patience(peers);
+  WaitMeter meter = wait_meter(peers);
   const char* arena = peers.arena[peers.rank];
   for (row = blockIdx.x; row < a.row.rows; row += gridDim.x) {
     end.load(row);
@@ -62,6 +63,7 @@ __global__ void __launch_bounds__(kThreads) one_shot_kernel(const __grid_constan
 #pragma unroll
     for (int group = 0; group < RANKS; group += kTogether) {
       WordPair line[kTogether][2];
+      begin_wait(meter);
       for (bool all = false; mine && !all;) {
 #pragma unroll
         for (int r = 0; r < kTogether; ++r) {
@@ -79,6 +81,7 @@ __global__ void __launch_bounds__(kThreads) one_shot_kernel(const __grid_constan
         }
         if (!all && patience.over(missing)) break;
       }
+      end_wait(meter);
 #pragma unroll
       for (int r = 0; r < kTogether; ++r) {
         const uint4 raw = {static_cast<uint32_t>(line[r][0].first), static_cast<uint32_t>(line[r][0].second),
@@ -89,6 +92,7 @@ __global__ void __launch_bounds__(kThreads) one_shot_kernel(const __grid_constan
     if (NORM && row != blockIdx.x) __syncthreads();  // `partial`
     end.store(row, pack<T>(sum), partial);
   }
+  leave_waited(peers, meter);
 }
 
 /// Words of four bytes, each in a word of eight with the generation: shares of any length, which are short ones.
@@ -114,7 +118,9 @@ __global__ void __launch_bounds__(kGatherThreads) gather_kernel(const __grid_con
   leave_next_generation(peers, now.number);
 
   Patience patience(peers);
+  WaitMeter meter = wait_meter(peers);
   auto* y = static_cast<uint32_t*>(a.row.y);
+  begin_wait(meter);
   for (int64_t i = first; i < a.count; i += step) {
     for (int r = 0; r < ranks; ++r) {
       const char* from = peers.arena[peers.rank] + peers.layout.slot_offset(now.number, r) + 8 * i;
@@ -123,6 +129,8 @@ __global__ void __launch_bounds__(kGatherThreads) gather_kernel(const __grid_con
       y[r * a.count + i] = static_cast<uint32_t>(word);
     }
   }
+  end_wait(meter);
+  leave_waited(peers, meter);
 }
 
 template <typename T, int RANKS>

@@ -20,6 +20,7 @@ struct PeerView {
   char* arena[kMaxPeers] = {};
   uint32_t* lost = nullptr;  ///< in host memory: receives 1 + the rank that did not come
   uint64_t wait_ns = 0;      ///< how long a kernel waits for a rank
+  bool counted = true;       ///< do waits count into PeerState::waited?
 };
 
 /// How a message travels.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/collectives/peer_args.h"
+#include "kernels/collectives/wait_meter.h"
 #include "kernels/common/memory_ptx.cuh"
 #include "kernels/common/peer_ptx.cuh"
 #include "kernels/norm/norm_row.cuh"
@@ -28,6 +29,20 @@ __device__ inline void leave_next_generation(const PeerView& p, uint32_t generat
   if (gridDim.x > 1 && atomicAdd(&state->arrived, 1u) != gridDim.x - 1) return;
   state->arrived = 0;
   state->generation = next_generation(generation);
+}
+
+/// Around each wait of a kernel: its first thread counts.
+__device__ inline WaitMeter wait_meter(const PeerView& p) {
+  return {.mine = p.counted && blockIdx.x == 0 && threadIdx.x == 0};
+}
+__device__ inline void begin_wait(WaitMeter& m) {
+  if (m.mine) m.begin(cycles());
+}
+__device__ inline void end_wait(WaitMeter& m) {
+  if (m.mine) m.end(cycles());
+}
+__device__ inline void leave_waited(const PeerView& p, const WaitMeter& m) {
+  if (m.mine) atomicAdd(&state_of(p)->waited, static_cast<unsigned long long>(m.total));
 }
 
 /// A thread's waits in one kernel: they end for good with the first that was too long.

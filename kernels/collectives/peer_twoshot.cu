@@ -19,7 +19,9 @@ __device__ inline void signal(const PeerView& p, Phase phase, uint32_t generatio
   store_release_system(reinterpret_cast<uint32_t*>(p.arena[peer] + flag), generation);
 }
 /// Waits for the same of every other rank. False when one did not come; the same answer for all threads.
-__device__ inline bool await(const PeerView& p, Phase phase, uint32_t generation, Patience& patience) {
+__device__ inline bool await(const PeerView& p, Phase phase, uint32_t generation, Patience& patience,
+                             WaitMeter& meter) {
+  begin_wait(meter);
   const int peer = static_cast<int>(threadIdx.x);
   if (peer < p.layout.ranks && peer != p.rank) {
     const int64_t flag = p.layout.flag_offset(phase, peer, static_cast<int>(blockIdx.x));
@@ -27,7 +29,9 @@ __device__ inline bool await(const PeerView& p, Phase phase, uint32_t generation
     while (load_acquire_system(word) != generation && !patience.over(peer)) {
     }
   }
-  return __syncthreads_or(patience.lost()) == 0;
+  const bool all = __syncthreads_or(patience.lost()) == 0;
+  end_wait(meter);
+  return all;
 }
 
 template <typename T, bool NORM>
@@ -51,6 +55,7 @@ __global__ void __launch_bounds__(kThreads) two_shot_kernel(const __grid_constan
   if (now.lost != 0) return;
   leave_next_generation(peers, now.number);
   Patience patience(peers);
+  WaitMeter meter = wait_meter(peers);
   char* const arena = peers.arena[me];
   const auto* x = static_cast<const T*>(a.row.x);
 
@@ -71,7 +76,7 @@ __global__ void __launch_bounds__(kThreads) two_shot_kernel(const __grid_constan
     }
   }
   signal(peers, kRows, now.number);
-  if (!await(peers, kRows, now.number, patience)) return;
+  if (!await(peers, kRows, now.number, patience, meter)) return;
 
   bool again = false;
   const auto store = [&](int64_t row, const uint4& sum) {
@@ -105,7 +110,8 @@ __global__ void __launch_bounds__(kThreads) two_shot_kernel(const __grid_constan
     store(row, rounded);
   }
   signal(peers, kSums, now.number);
-  if (!await(peers, kSums, now.number, patience)) return;
+  if (!await(peers, kSums, now.number, patience, meter)) return;
+  leave_waited(peers, meter);
 
   for (int64_t group = blockIdx.x; group < groups; group += gridDim.x) {
     for (int k = 1; k < ranks; ++k) {

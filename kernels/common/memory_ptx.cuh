@@ -91,6 +91,13 @@ __device__ inline float4 load_shared_quad(uint32_t from) {
   return v;
 }
 
+/// Cycles of this multiprocessor.
+__device__ inline uint64_t cycles() {
+  uint64_t count;
+  asm volatile("mov.u64 %0, %%clock64;" : "=l"(count)::"memory");
+  return count;
+}
+
 /// The card's clock, in nanoseconds.
 __device__ inline uint64_t global_ns() {
   uint64_t ns;

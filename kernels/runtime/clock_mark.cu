@@ -8,7 +8,7 @@ namespace {
 __global__ void clock_mark_kernel(ClockMark::Reading* out) {
   ClockMark::Reading r;
   r.ns = global_ns();
-  asm volatile("mov.u64 %0, %%clock64;" : "=l"(r.cycles)::"memory");
+  r.cycles = cycles();
   asm volatile("mov.u32 %0, %%smid;" : "=r"(r.sm));
   *out = r;
 }

@@ -116,7 +116,7 @@ void Device::line_up() {
   if (!ranks_) return;
   constexpr int64_t kEnqueued_ns = 30'000;  // until then the host has enqueued what follows
   launch_delay({.ns = kEnqueued_ns}, stream_);
-  ranks_->all_gather(meeting_ + kMaxPeers, meeting_, sizeof(uint32_t), false);
+  ranks_->all_gather(meeting_ + kMaxPeers, meeting_, sizeof(uint32_t), false, false);
 }
 
 int64_t Device::free_bytes() const {

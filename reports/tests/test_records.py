@@ -257,6 +257,7 @@ ACCURACY: dict[str, Any] = {
 RANK: dict[str, Any] = {
     "rank": 1, "host": "node", "device": 0, "card": "H200", "uuid": "GPU-1", "median_us": 12.5,
     "wait_us": 0.5,
+    "exchange": "oneshot:1024 twoshot",
     "clocks": {"sm_mhz": 1755, "mean_sm_mhz": 1750.5, "temperature_c": 61, "power_w": 698,
                "throttled_blocks": 1, "reasons": ["sw_power_cap"], "contended": False},
 }  # fmt: skip

@@ -69,6 +69,7 @@ inline Record full_record() {
               .uuid = "GPU-1",
               .median_us = 12,
               .wait_us = 0.5,
+              .exchange = "oneshot:1024 twoshot",
               .clocks = RankClocks{.sm_mhz = 1755,
                                    .mean_sm_mhz = 1750,
                                    .temperature_c = 61,

@@ -79,6 +79,7 @@ class RankedWorkload : public Workload, public RankedTimes {
         return median(std::vector<float>(v.end() - static_cast<ptrdiff_t>(n), v.end()));
       };
       all[r].median_us = of_last(times_[r].total_us);
+      all[r].exchange = own_->exchange();  // ranks decide alike
       all[r].wait_us = of_last(times_[r].wait_us);
       // A block has a mark before it and one behind: of every second one, from the last on, is its mean.
       std::vector<float> mhz;

@@ -202,22 +202,7 @@ NcclRank& DeviceRanks::nccl() {
 }
 
 CollectiveWay DeviceRanks::way(AllReduceChoice choice, int64_t bytes) {
-  if (choice == AllReduceChoice::kNccl) {
-    nccl();
-    return CollectiveWay::kNccl;
-  }
-  if (choice == AllReduceChoice::kAuto) {
-    if (!no_peers_.empty()) {
-      nccl();
-      return CollectiveWay::kNccl;
-    }
-    const CollectiveWay way = table_.way(bytes);
-    return way == CollectiveWay::kNccl && !no_nccl().empty() ? CollectiveWay::kTwoShot : way;
-  }
-  const bool one = choice == AllReduceChoice::kOneShot;
-  if (!no_peers_.empty())
-    throw ImpossibleCase(fmt::format("allreduce: {}: {}", one ? "oneshot" : "twoshot", no_peers_));
-  return one ? CollectiveWay::kOneShot : CollectiveWay::kTwoShot;
+  return way_of(choice, bytes, table_, no_peers_, [this] { return no_nccl(); });
 }
 
 namespace {
@@ -231,6 +216,7 @@ bool DeviceRanks::all_reduce(AllReduceChoice choice, const void* x, void* y, int
   const CollectiveWay way = this->way(choice, tensor_bytes(dtype, count));
   if (way == CollectiveWay::kNccl) {
     nccl().all_reduce(x, y, count, dtype, stream_);
+    ++library_calls_;
     return false;
   }
   launch_all_reduce(memory_->view(),
@@ -260,12 +246,20 @@ bool DeviceRanks::all_reduce_norm(AllReduceChoice choice, const NormParams& norm
   return true;
 }
 
-bool DeviceRanks::all_gather(const void* x, void* y, int64_t bytes, bool dependent) {
+std::optional<uint64_t> DeviceRanks::waited_cycles() const {
+  if (!memory_) return std::nullopt;
+  return memory_->waited(stream_);
+}
+
+bool DeviceRanks::all_gather(const void* x, void* y, int64_t bytes, bool dependent, bool counted) {
   if (no_peers_.empty() && bytes % 4 == 0 && bytes <= memory_->view().layout.oneshot_bytes) {
-    launch_all_gather(memory_->view(), x, bytes, y, dependent && !shares_device_, stream_);
+    PeerView view = memory_->view();
+    view.counted = counted;
+    launch_all_gather(view, x, bytes, y, dependent && !shares_device_, stream_);
     return true;
   }
   nccl().all_gather(x, y, bytes, stream_);
+  ++library_calls_;
   return false;
 }
 

@@ -49,8 +49,13 @@ class DeviceRanks {
   /// The norm of norm.x summed over the ranks, fused where the way and the width allow it. `sum`: where the sum may lie otherwise,
   /// as norm.x, and may be norm.x.
   bool all_reduce_norm(AllReduceChoice choice, const NormParams& norm, void* sum);
-  /// y [size, bytes]: x of every rank.
-  bool all_gather(const void* x, void* y, int64_t bytes, bool dependent);
+  /// y [size, bytes]: x of every rank. `counted`: does its wait count in waited_cycles()?
+  bool all_gather(const void* x, void* y, int64_t bytes, bool dependent, bool counted = true);
+
+  /// Cycles that this rank's kernels have waited for others so far, after what its stream holds. Absent without own kernels.
+  std::optional<uint64_t> waited_cycles() const;
+  /// Exchanges that were left to NCCL so far, whose waits nobody counts.
+  int64_t library_calls() const { return library_calls_; }
 
   /// Throws RankLost when a kernel waited in vain.
   void check() const;
@@ -73,6 +78,7 @@ class DeviceRanks {
   std::optional<std::string> no_nccl_;
   CollectiveTable table_;
   bool shares_device_ = false;
+  int64_t library_calls_ = 0;
 };
 
 }  // namespace tandem::kernels

@@ -13,6 +13,7 @@
 #include "harness/base/error.h"
 #include "harness/parallel/socket_communicator.h"
 #include "kernels/collectives/peer_tensors_test_util.h"
+#include "kernels/limits/delay.h"
 
 namespace tandem::kernels {
 namespace {
@@ -134,6 +135,44 @@ TEST(DeviceRanks, ThreadsSumAndGather) {
         EXPECT_EQ(wrong[static_cast<size_t>(r)], "") << "rank " << r << " of " << size;
     }
   }
+}
+
+// Breaks when a rank that waits for a late one does not know it, or a meeting counts: rank 1 comes some 5 ms later.
+TEST(DeviceRanks, WaitsAreCounted) {
+  TANDEM_NEEDS_DEVICE();
+  std::vector<uint64_t> waited(2), met(2);
+  in_threads(2, [&](int r, Communicator& control) {
+    cudaStream_t stream = nullptr;
+    TANDEM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    {
+      DeviceRanks ranks(control, stream);
+      const DeviceTensor x(std::vector<float>(1024, 1.0f), DType::kF32);
+      const DeviceBuffer words(3 * sizeof(uint32_t));
+      TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+      for (const AllReduceChoice choice : {AllReduceChoice::kOneShot, AllReduceChoice::kTwoShot}) {
+        const uint64_t before = ranks.waited_cycles().value_or(0);
+        control.barrier(nullptr);
+        if (r == 1) launch_delay({.ns = 5'000'000}, stream);
+        ranks.all_reduce(choice, x.data(), x.data(), 1024, DType::kF32, false);
+        const uint64_t after = ranks.waited_cycles().value_or(0);
+        waited[static_cast<size_t>(r)] = after - before;
+        control.barrier(nullptr);
+        if (r == 1) launch_delay({.ns = 5'000'000}, stream);
+        ranks.all_gather(words.data<uint32_t>() + 2, words.data(), sizeof(uint32_t), false, false);
+        met[static_cast<size_t>(r)] = ranks.waited_cycles().value_or(0) - after;
+        control.barrier(nullptr);
+        // Half of it: the host's launches do not come at once. No card's clock is under 500 MHz under load.
+        if (r == 0) {
+          EXPECT_GT(waited[0], uint64_t{2'500} * 500);
+          EXPECT_LT(waited[1], waited[0]);
+        }
+        EXPECT_EQ(met[static_cast<size_t>(r)], 0u);
+        control.barrier(nullptr);
+      }
+      EXPECT_EQ(ranks.library_calls(), 0);
+    }
+    TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
+  });
 }
 
 // Breaks when a rank that is gone hangs the others, or is not named to them.

@@ -125,6 +125,7 @@ class Rank:
     uuid: str | None
     median_us: float | None
     wait_us: float | None
+    exchange: str | None  # as clocks
     clocks: RankClocks | None  # None of an engine on the host, and in records before 1.4
 
 
@@ -339,6 +340,7 @@ def _rank(fields: Fields) -> Rank:
         uuid=fields.optional_text("uuid"),
         median_us=fields.optional_time("median_us"),
         wait_us=fields.optional_number("wait_us", minimum=0),
+        exchange=fields.optional_text("exchange"),
         clocks=None if clocks is None else _rank_clocks(clocks),
     )
 
