@@ -7,6 +7,7 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -21,8 +22,8 @@ namespace {
 struct Introduction {
   std::array<char, 64> host = {};
   std::array<char, 16> uuid = {};  ///< of the device
-  int32_t process = 0;
-  int32_t device = 0;  ///< its number in that process
+  uint64_t process = 0;  ///< drawn once in each: two containers may count processes alike
+  int32_t device = 0;    ///< its number in that process
   uint64_t arena = 0;  ///< address in that process
   int32_t has_handle = 0;
   cudaIpcMemHandle_t handle = {};
@@ -54,11 +55,19 @@ std::optional<int> device_here(const std::array<char, 16>& uuid) {
   return std::nullopt;
 }
 
+uint64_t this_process() {
+  static const uint64_t drawn = [] {
+    std::random_device device;
+    return uint64_t{device()} << 32 | device();
+  }();
+  return drawn;
+}
+
 Introduction introduce(const PeerMemory& memory) {
   Introduction mine;
   ::gethostname(mine.host.data(), mine.host.size() - 1);
   mine.uuid = uuid_of(memory.device());
-  mine.process = static_cast<int32_t>(::getpid());
+  mine.process = this_process();
   mine.device = memory.device();
   mine.arena = reinterpret_cast<uint64_t>(memory.view().arena[memory.view().rank]);
   try {
