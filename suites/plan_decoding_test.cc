@@ -183,10 +183,14 @@ TEST(DecodingPlan, RanksRefuseWhatCandidatesCannotSay) {
     g.sample = true;
     g.top_k = 0;
   });
+  refused("top_k 513 is not allowed; 1 to 512", [](GenerationConfig& g) {
+    g.sample = true;
+    g.top_k = 513;
+  });
   refused("renormalise", [](GenerationConfig& g) { g.renormalise = true; });
   Fixture f;
   const Ranks ranks(f, 2);
-  EXPECT_THROW(kernels::check_kernels(ranks.plans[0]), UsageError) << "until kernels follow them";
+  for (const StepPlan& plan : ranks.plans) EXPECT_NO_THROW(kernels::check_kernels(plan));
 }
 
 // The stored logits of many beams are the largest buffer: a plan that forgot the beams would be too small.
