@@ -63,12 +63,13 @@ inline constexpr size_t kIntervalBlocks = 10, kBlockSamples = 5;
 
 /// The 95 % interval of the median of samples in the order in which they were taken. Neighbouring samples share clock and
 /// temperature, so that they are no independent draws: the interval is that of the medians of ten blocks of neighbours, all of
-/// one length, widened to hold the median of all. None under 50 samples. It covers what is faster than a block, and nothing
-/// that differs from process to process. (Batch means: Law, Simulation Modeling and Analysis, 5th ed., section 9.5.3.)
+/// one length, widened to hold the median of all. None with blocks under `block_samples`: of so few it would not hold. It
+/// covers what is faster than a block, and nothing that differs from process to process. (Batch means: Law, Simulation Modeling and Analysis, 5th ed., section 9.5.3.)
 template <typename T>
-std::optional<Interval> blocked_median_interval(std::span<const T> in_order) {
+std::optional<Interval> blocked_median_interval(std::span<const T> in_order,
+                                                size_t block_samples = kBlockSamples) {
   const size_t n = in_order.size();
-  if (n < kIntervalBlocks * kBlockSamples) return std::nullopt;
+  if (n < kIntervalBlocks * block_samples) return std::nullopt;
   std::vector<double> medians;
   for (size_t i = 0; i < kIntervalBlocks; ++i) {
     const size_t from = i * n / kIntervalBlocks, to = (i + 1) * n / kIntervalBlocks;

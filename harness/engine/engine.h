@@ -69,6 +69,9 @@ class Workload {
   /// Mean SM clock in MHz since the last call, from the device's own counters (clock64 over %globaltimer); absent on the
   /// first call and where the engine cannot read them. Called between blocks of samples, never inside a repetition.
   virtual std::optional<double> mark_clock() { return std::nullopt; }
+  /// Every repetition from now on does `amount` more work of the kind that the case does, in units of the engine's own; 0: none.
+  /// For slow-downs of known size (harness/run/sampling/plant.h). False where the engine adds no work to such a case.
+  virtual bool plant(double /*amount*/) { return false; }
   /// What the last repetition computed. Throws Error when there was none.
   virtual Output output() = 0;
   /// Most bytes of device memory (of host memory for a CPU engine) held since the engine was loaded.
@@ -126,6 +129,10 @@ class Engine {
   /// Throws ImpossibleCase, naming the field, for a case that this engine cannot compute (a precision, a sparsity), and
   /// OutOfMemory for one of which it can tell that it is too large. Called before anything is allocated; must be cheap.
   virtual void check_supported(const Case& c) const = 0;
+
+  /// The cases that this process will prepare, in any order: an engine that lays out memory for all of them at once makes the
+  /// place of a case independent of the cases before it.
+  virtual void expect(const std::vector<Case>& /*cases*/) {}
 
   /// Loads the weights that all cases of `c`'s group share. Throws OutOfMemory. Called again, replaces what was loaded.
   /// `config` is the model (a witness is smaller than c.model); `c` fixes weights, precision, kv, sparsity, tp. The values

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 
+#include "harness/base/error.h"
 #include "harness/base/sha256.h"
+#include "harness/engine/planted.h"
 #include "harness/weights/weights.h"
 
 namespace tandem {
@@ -58,6 +61,20 @@ TEST(Engine, TraitsOfTheEnginesByName) {
   for (const char* name : {"cuda", "a-peer", ""}) {
     EXPECT_FALSE(engine_traits(name).on_host || engine_traits(name).is_truth) << name;
   }
+}
+
+// Breaks when a typing error in the self-test's environment passes for no allocation.
+TEST(Planted, TheFirstAllocationIsASize) {
+  EXPECT_EQ(planted_first_bytes(), 0);
+  ::setenv("TANDEM_ALLOCATE_FIRST", "2097152", 1);
+  EXPECT_EQ(planted_first_bytes(), 2097152);
+  for (const char* bad : {"", "2M", "-1", "1e6", "1073741825", "99999999999999999999"}) {
+    ::setenv("TANDEM_ALLOCATE_FIRST", bad, 1);
+    EXPECT_THROW(planted_first_bytes(), UsageError) << bad;
+  }
+  ::unsetenv("TANDEM_ALLOCATE_FIRST");
+  EXPECT_EQ(planted_delay_percent(), 0) << "these tests are of a build to release";
+  EXPECT_EQ(planted_padding_bytes(), 0);
 }
 
 }  // namespace

@@ -8,7 +8,6 @@
 #include "harness/base/host_device.h"
 
 namespace tandem {
-namespace {}  // namespace
 
 CachingResource::~CachingResource() {
   for (const auto& [address, bytes] : segments_) upstream_.deallocate(address, bytes);
@@ -89,9 +88,24 @@ void CachingResource::deallocate(void* address, int64_t) noexcept {
 }
 
 void CachingResource::trim() noexcept {
+  trim_but(nullptr);
+}
+
+void CachingResource::keep(int64_t bytes) {
+  if (kept_ != nullptr && segments_.at(kept_) < bytes) kept_ = nullptr;
+  trim_but(kept_);
+  if (kept_ != nullptr || bytes <= 0) return;
+  try {
+    kept_ = reserve(round_up(bytes, kSegmentBytes))->first;
+  } catch (const OutOfMemory&) {  // cases that need less still find room
+  }
+}
+
+void CachingResource::trim_but(const char* kept) noexcept {
   for (auto it = segments_.begin(); it != segments_.end();) {
     const auto block = blocks_.find(it->first);
-    if (block->second.free && block->second.bytes == it->second) {
+    if (it->first != kept && block->second.free && block->second.bytes == it->second) {
+      if (it->first == kept_) kept_ = nullptr;
       release_free(block);
       blocks_.erase(block);
       upstream_.deallocate(it->first, it->second);

@@ -31,6 +31,10 @@ class CachingResource : public MemoryResource {
 
   /// Gives segments with nothing handed out back to the upstream.
   void trim() noexcept;
+  /// The same, but for one segment of at least `bytes`, which is there from now on, free or not. What is handed out after it
+  /// and fits lies at the same places whatever was handed out, and returned, before: a case's memory does not depend on the
+  /// cases before it. Without room for the segment there is none.
+  void keep(int64_t bytes);
   /// 1 - largest free block / all free bytes: 0 when the free memory is in one piece, or there is none.
   double fragmentation() const;
 
@@ -43,6 +47,7 @@ class CachingResource : public MemoryResource {
   using Blocks = std::map<char*, Block>;
 
   Blocks::iterator reserve(int64_t bytes);
+  void trim_but(const char* kept) noexcept;
   void release_free(Blocks::iterator block);
   void add_free(Blocks::iterator block);
 
@@ -50,6 +55,7 @@ class CachingResource : public MemoryResource {
   Blocks blocks_;                             // every block of every segment, by address
   std::set<std::pair<int64_t, char*>> free_;  // by size, then address: best fit is lower_bound
   std::map<char*, int64_t> segments_;
+  char* kept_ = nullptr;  // one of segments_
   MemoryCounters counters_;
 };
 

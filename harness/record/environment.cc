@@ -139,7 +139,8 @@ std::map<std::string, std::string> allowed_environment(char** environ) {
 json build_json() {
   const BuildInfo& build = build_info();
   json planted;
-  if (planted_delay_percent() > 0) planted = {{"delay_percent", planted_delay_percent()}};
+  if (planted_delay_percent() > 0) planted["delay_percent"] = planted_delay_percent();
+  if (planted_padding_bytes() > 0) planted["padding_bytes"] = planted_padding_bytes();
   return {{"git", {{"revision", maybe(build.git_revision)}, {"dirty", maybe(build.git_dirty)}}},
           {"build",
            {{"type", build.type},

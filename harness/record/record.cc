@@ -152,6 +152,20 @@ json pruned_to_json(const PrunedRow& p) {
   return {{"removed", std::move(removed)}, {"products_kept", maybe(p.products_kept)}, {"kernels", p.kernels}};
 }
 
+json planted_to_json(const PlantedRow& p) {
+  return {{"percent", p.percent},
+          {"grown_percent", p.grown_percent},
+          {"standard_error_percent", p.standard_error_percent},
+          {"amount", p.amount}};
+}
+
+PlantedRow planted_from_json(const json& j) {
+  return {.percent = j.at("percent").get<double>(),
+          .grown_percent = j.at("grown_percent").get<double>(),
+          .standard_error_percent = j.at("standard_error_percent").get<double>(),
+          .amount = j.at("amount").get<double>()};
+}
+
 PrunedRow pruned_from_json(const json& j) {
   PrunedRow p{.kernels = j.at("kernels").get<std::vector<std::string>>()};
   read(j, "products_kept", p.products_kept);
@@ -244,6 +258,7 @@ Record parse(const json& j) {
   read(part(j, "memory"), "weights_bytes", r.weights_bytes);
   read(part(j, "memory"), "fraction_kept", r.fraction_kept);
   if (const json& p = part(j, "pruned"); !p.empty()) r.pruned = pruned_from_json(p);
+  if (const json& p = part(j, "planted"); !p.empty()) r.planted = planted_from_json(p);
   if (const json& c = part(j, "check"); !c.empty()) r.check = check_from_json(c);
   if (const json& a = part(j, "accuracy"); !a.empty()) r.accuracy = accuracy_from_json(a);
   read(j, "regime", r.regime);
@@ -252,6 +267,7 @@ Record parse(const json& j) {
   read(part(j, "warmup"), "repetitions", r.warmup_repetitions);
   read(part(j, "warmup"), "seconds", r.warmup_s);
   read(part(j, "warmup"), "steady", r.warmup_steady);
+  read(part(j, "warmup"), "confirmed", r.warmup_confirmed);
   read(part(j, "stop"), "rule", r.stop_rule);
   read(part(j, "stop"), "target", r.stop_target);
   read(part(j, "stop"), "reached", r.stop_reached);
@@ -365,7 +381,8 @@ Record make_record(const Case& c, int worker, int attempt) {
 json record_to_json(const Record& r) {
   json warmup = known_or_null({{"repetitions", maybe(r.warmup_repetitions)},
                                {"seconds", maybe(r.warmup_s)},
-                               {"steady", maybe(r.warmup_steady)}});
+                               {"steady", maybe(r.warmup_steady)},
+                               {"confirmed", maybe(r.warmup_confirmed)}});
   json stop = known_or_null(
       {{"rule", maybe(r.stop_rule)}, {"target", maybe(r.stop_target)}, {"reached", maybe(r.stop_reached)}});
   // The schema has no null inside these two: what is not known is left out.
@@ -394,6 +411,7 @@ json record_to_json(const Record& r) {
                                       {"weights_bytes", maybe(r.weights_bytes)},
                                       {"fraction_kept", maybe(r.fraction_kept)}})},
             {"pruned", r.pruned ? pruned_to_json(*r.pruned) : json()},
+            {"planted", r.planted ? planted_to_json(*r.planted) : json()},
             {"check", r.check ? check_to_json(*r.check) : json()},
             {"accuracy", r.accuracy ? accuracy_to_json(*r.accuracy) : json()},
             {"regime", maybe(r.regime)},

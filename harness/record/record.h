@@ -129,6 +129,14 @@ enum class ClockState : uint8_t {
 };
 std::string_view clock_state_name(ClockState state);
 
+/// The slow-down that a build made to test a gate carries (harness/run/sampling/plant.h), as this process calibrated it.
+struct PlantedRow {
+  double percent = 0;                 ///< asked for, of the case's own median
+  double grown_percent = 0;           ///< more only where the least work that the engine can add takes longer
+  double standard_error_percent = 0;  ///< of grown_percent
+  double amount = 0;                  ///< of work, in units of the engine's own
+};
+
 /// What pruning removed, and what computes with the rest.
 struct PrunedRow {
   std::vector<RemovedPart> removed = {};
@@ -154,12 +162,14 @@ struct Record {
       weights_bytes;  ///< of the loaded weights in their stored form, scales and metadata included
   std::optional<double> fraction_kept;  ///< of the model's weights: 1 for dense
   std::optional<PrunedRow> pruned;      ///< null for dense
+  std::optional<PlantedRow> planted;    ///< null in any build that is to be released
   std::optional<Check> check;
   std::optional<std::string> regime, l2;
   std::optional<bool> contended;
   std::optional<int64_t> warmup_repetitions;
   std::optional<double> warmup_s;
   std::optional<bool> warmup_steady;
+  std::optional<bool> warmup_confirmed;  ///< short: the clock had settled in a case before
   std::optional<std::string> stop_rule;
   std::optional<double> stop_target;
   std::optional<bool> stop_reached;

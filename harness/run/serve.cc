@@ -66,9 +66,11 @@ void serve_cases(Worker& worker, const std::string& cases_path, ServeMode mode, 
     missing.reason = "not validated: no line of validation.jsonl has this case";
     return record_to_json(worker.measure_case(c, found == validations.end() ? missing : found->second));
   };
-  for (const auto& j : cases) {
-    out << line_of(case_from_json(j)).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-        << std::endl;
+  std::vector<Case> all;
+  for (const auto& j : cases) all.push_back(case_from_json(j));
+  if (timed) worker.expect(all);
+  for (const Case& c : all) {
+    out << line_of(c).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
     // The driver starts another process, and its launcher other ranks, for the cases that are left.
     if (worker.beyond_use()) throw Error(*worker.beyond_use());
   }

@@ -19,7 +19,7 @@
 #include "harness/run/ranks/ranked_clocks.h"
 #include "harness/run/ranks/ranked_engine.h"
 #include "harness/run/ranks/ranked_trace.h"
-#include "harness/run/sampling/measure.h"
+#include "harness/run/sampling/plant.h"
 
 namespace tandem {
 namespace {
@@ -113,6 +113,8 @@ Engine& Worker::engine_for(const Case& c) {
     }
     engine_ = make_ranked_engine(*team_, registry_, c.engine, options_.engine, c.tp, c.dp, options_.nvml());
   }
+  engine_->expect(expected_);
+  settling_ = {};
   engine_name_ = c.engine;
   tp_ = c.tp;
   dp_ = c.dp;
@@ -206,11 +208,14 @@ void Worker::store_samples(const std::vector<float>& samples, Record& r) {
 }
 
 void Worker::take_samples(Workload& workload, Record& r) {
-  const MeasureOptions options = default_options(engine_->traits());
+  MeasureOptions options = default_options(engine_->traits());
+  options.settling = &settling_;
   const MarkedRange measured("measured");
   // Under scripts/nsys: its phases fire where work is enqueued, not where a graph replays it. Once without graphs, so that a
   // reader of the export can tell them.
   if (std::getenv("TANDEM_NSYS") != nullptr) workload.repeat_eager();
+  if (options_.plant_percent > 0)
+    r.planted = plant(workload, options_.plant_percent, plant_options(engine_->traits()));
   Measurement m = measure(workload, *clocks_, options);
   const auto* ranked = dynamic_cast<const RankedTimes*>(&workload);
   if (ranked != nullptr) r.ranks = ranked->ranks(m.samples_us.size(), m.blocks.size());
@@ -228,6 +233,7 @@ void Worker::take_samples(Workload& workload, Record& r) {
   r.warmup_repetitions = m.warmup_repetitions;
   r.warmup_s = m.warmup_s;
   r.warmup_steady = m.warmup_steady;
+  r.warmup_confirmed = m.warmup_confirmed;
   r.stop_rule = "half width of the 95 % interval of the median, from blocks";
   r.stop_target = options.stop.target;
   r.stop_reached = m.target_reached;

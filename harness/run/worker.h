@@ -12,11 +12,13 @@
 
 #include "harness/cost/ceilings.h"
 #include "harness/engine/engine.h"
+#include "harness/engine/planted.h"
 #include "harness/record/record.h"
 #include "harness/run/profile.h"
 #include "harness/run/ranks/team.h"
 #include "harness/run/registry.h"
 #include "harness/run/sampling/clocks.h"
+#include "harness/run/sampling/measure.h"
 #include "harness/run/validate.h"
 
 namespace tandem {
@@ -28,6 +30,7 @@ struct WorkerOptions {
   std::string
       run_dir;  ///< samples/ and validation.jsonl live here; empty: keep nothing, validate in this process
   Ceilings ceilings;
+  double plant_percent = planted_delay_percent();  ///< harness/engine/planted.h
   RankLaunch ranks = {};                           ///< how the other ranks of a case of several come to be
   const NvmlFunctions* (*nvml)() = &tandem::nvml;  ///< tests put a recorded machine here
 };
@@ -39,6 +42,8 @@ class Worker {
   Worker(const EngineRegistry& registry, WorkerOptions options);
   ~Worker();
 
+  /// What measure_case() will be called with, in any order. To be said before the first.
+  void expect(std::vector<Case> cases) { expected_ = std::move(cases); }
   /// Can the case's engine compute it? Throws ImpossibleCase, naming the field, if not. Cheap, nothing is allocated.
   void check_supported(const Case& c);
   /// The validation pass of one case.
@@ -75,6 +80,8 @@ class Worker {
   std::optional<std::string> beyond_use_;
   AccuracyByGroup accuracies_;
   std::unique_ptr<ClockReader> clocks_;  // of ranks: they speak through the team
+  ClockSettling settling_;
+  std::vector<Case> expected_;
 };
 
 /// What a process does with its cases.

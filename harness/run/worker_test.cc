@@ -171,6 +171,53 @@ TEST_F(WorkerTest, ClocksAndEnergyAreOfTheCardInUse) {
   EXPECT_FALSE(energy_counter(&nvml, std::nullopt)());
 }
 
+// Breaks when a planted build times a case that nothing was planted in: its duet would count as a missed slow-down.
+TEST_F(WorkerTest, WhatCannotBePlantedIsNotTimed) {
+  const EngineRegistry engines = registry(Fault::kNone);
+  WorkerOptions o = options();
+  o.plant_percent = 2;
+  Worker worker(engines, o);
+  const Case c = tiny(Suite::kEncoder);
+  const Record r = worker.measure_case(c, worker.validate_case(c));
+  EXPECT_EQ(r.status, Status::kError);
+  EXPECT_FALSE(r.summary || r.planted);
+  EXPECT_NE(r.reason->find("plant: this engine"), std::string::npos) << *r.reason;
+}
+
+// Breaks when an engine is not told which cases share its memory, or a case settles the clock that one before it has settled.
+TEST_F(WorkerTest, CasesOfAProcessShareMemoryAndClock) {
+  std::vector<Case> told;
+  struct Told : FakeEngine {
+    explicit Told(std::vector<Case>* cases) : FakeEngine("reference", Fault::kNone), cases_(cases) {}
+    void expect(const std::vector<Case>& cases) override { *cases_ = cases; }
+    std::vector<Case>* cases_;
+  };
+  EngineRegistry engines = registry(Fault::kNone);
+  engines.make = [&](const std::string&, const EngineOptions&) -> std::unique_ptr<Engine> {
+    return std::make_unique<Told>(&told);
+  };
+  Case a = tiny(Suite::kDecoder), b = a;
+  b.batch = 4;
+  std::ofstream(dir_ / "cases.json") << nlohmann::json::array({case_to_json(a), case_to_json(b)}).dump();
+  {
+    Worker worker(engines, options());
+    std::ofstream validation(dir_ / "validation.jsonl");
+    serve_cases(worker, (dir_ / "cases.json").string(), ServeMode::kValidate, validation);
+    EXPECT_TRUE(told.empty()) << "a check prepares witnesses and twins";
+  }
+  Worker worker(engines, options());
+  std::ostringstream out;
+  serve_cases(worker, (dir_ / "cases.json").string(), ServeMode::kMeasure, out);
+  ASSERT_EQ(told.size(), 2u);
+  EXPECT_EQ(case_id(told[1]), case_id(b));
+  std::istringstream lines(out.str());
+  std::string first, second;
+  std::getline(lines, first);
+  std::getline(lines, second);
+  EXPECT_EQ(record_from_json(nlohmann::json::parse(first)).warmup_confirmed, false);
+  EXPECT_EQ(record_from_json(nlohmann::json::parse(second)).warmup_confirmed, true);
+}
+
 // Breaks when an output that changed after the check keeps its time.
 TEST_F(WorkerTest, ChangedOutputAfterTimingIsInvalid) {
   const EngineRegistry engines = {

@@ -147,6 +147,7 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
   check_model(config, c);
   device_->activate();
   model_.reset();
+  if (largest_case_bytes_ > 0) device_->level2().trim();  // another group: its weights come first again
   if (device_->slice().degree != 1 && device_->slice().degree != c.tp)
     throw Error(fmt::format("tp: {} ranks share a model, the case has {}", device_->slice().degree, c.tp));
   WeightForm mine = form;
@@ -167,6 +168,21 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
                          .content = checkpoint ? content_sha256(c.model) : "",
                          .level1 = c.memory == "level1"}));
   load_us_ = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+  largest_case_bytes_ = largest_expected(c, config);
+}
+
+int64_t CudaEngine::largest_expected(const Case& c, const ModelConfig& config) const {
+  // What the plan does not know, workspaces of the library and tables of the host, is small beside it.
+  constexpr int64_t kBesideThePlan = int64_t{128} << 20;
+  int64_t most = 0;
+  for (const Case& other : expected_) {
+    if (other.memory == "gpu" || !is_model_suite(other.suite) || group_key(other) != group_key(c)) continue;
+    try {
+      most = std::max(most, predicted_bytes(other, config) - model_->weight_bytes() + kBesideThePlan);
+    } catch (const ImpossibleCase&) {  // it will say so itself
+    }
+  }
+  return most;
 }
 
 CalibrationStats CudaEngine::observed_inputs(const WeightLayout& calibrated) {
@@ -191,6 +207,7 @@ std::unique_ptr<Workload> CudaEngine::prepare(const Case& c, const TransformerBa
   loaded_kernel_ = params.kernel;
   loaded_kv_ = params.kv;
   device_->use_all_reduce(parse_all_reduce(c.allreduce));
+  if (largest_case_bytes_ > 0) device_->level2().keep(largest_case_bytes_);
   switch (c.suite) {
     case Suite::kEncoder:
       return encoder_workload(context(c.memory), batch, params);

@@ -22,6 +22,7 @@ class CudaEngine : public Engine {
   void load(const Case& c, const ModelConfig& config, const WeightForm& form) override;
   CalibrationStats observed_inputs(const WeightLayout& calibrated) override;
   double load_us() const override { return load_us_; }
+  void expect(const std::vector<Case>& cases) override { expected_ = cases; }
   std::optional<int64_t> weights_bytes() const override;
   std::optional<WeightCount> weight_count() const override;
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;
@@ -34,6 +35,8 @@ class CudaEngine : public Engine {
   Device& device() { return *device_; }
 
  private:
+  /// Bytes beside the weights of the largest expected case of `c`'s group; 0 where none is expected.
+  int64_t largest_expected(const Case& c, const ModelConfig& config) const;
   WorkloadContext context(const std::string& memory) const;
   void check_card(const Case& c) const;
 
@@ -43,6 +46,8 @@ class CudaEngine : public Engine {
   KernelChoice loaded_kernel_ = KernelChoice::kAuto;
   KvType loaded_kv_ = KvType::kSame;
   double load_us_ = 0;
+  std::vector<Case> expected_;
+  int64_t largest_case_bytes_ = 0;  // largest_expected() of the loaded group
 };
 
 /// Can a CUDA engine run on this device (from 0)? Says why not in `reason`.

@@ -69,6 +69,11 @@ class OpRunner : public Workload {
   /// total_us is the time of one operation.
   Repetition repeat() override;
   Output output() override { return {}; }
+  bool plant(double amount) override {
+    if (!plant_possible()) return false;
+    set_planted_work({.units = amount, .kind = PlantKind::kProducts});
+    return true;
+  }
   int64_t peak_bytes() const override { return device_->meter().peak_bytes; }
   std::optional<double> graph_build_us() const override { return build_us_; }
 

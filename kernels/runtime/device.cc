@@ -9,6 +9,7 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
+#include "harness/engine/planted.h"
 #include "harness/memory/gpu_resource.h"
 #include "kernels/common/arch.h"
 #include "kernels/limits/delay.h"
@@ -54,6 +55,7 @@ Device::Device(const CudaEngineOptions& options)
       metered_gpu_(*gpu_, meter_),
       metered_level2_(level2_, meter_) {
   const cudaDeviceProp properties = open_device(options.device);
+  if (const int64_t first = planted_first_bytes(); first > 0) first_ = MemoryBlock(*gpu_, first);
   dependent_launch_ = current_arch().dependent_launch;
   l2_bytes_ = properties.l2CacheSize;
   total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);

@@ -127,6 +127,7 @@ class Device {
   cudaEvent_t all_done_ = nullptr;
   uint32_t* meeting_ = nullptr;  // on the device: a word a rank, and one to give
   std::unique_ptr<MemoryResource> gpu_;
+  MemoryBlock first_;  // planted_first_bytes()
   CachingResource level2_;
   MemoryMeter meter_;
   MeteredResource metered_gpu_;

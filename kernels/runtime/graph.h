@@ -17,34 +17,49 @@ class Graph {
  public:
   Graph() = default;
   /// Captures what `work()` enqueues on `stream`. Every kernel in it must have run once before: loading one
-  /// inside a capture is not allowed. Adds the time it took to `build_us`.
+  /// inside a capture is not allowed. Adds the time it took to `build_us`. Where work may be planted, `work()` is captured
+  /// twice: without and with it.
   template <typename Work>
   Graph(cudaStream_t stream, double& build_us, Work&& work) : Graph() {
     const auto start = std::chrono::steady_clock::now();
-    plant_prepare(stream);
-    exec_ = capture(stream, [&] {
-      plant_begin(stream);
-      std::forward<Work>(work)();
-      plant_end(stream);
-    });
-    TANDEM_CUDA_CHECK(cudaGraphUpload(exec_, stream));
-    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+    exec_ = uploaded(capture(stream, work), stream);
     build_us += std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+    if (!plant_possible()) return;
+    launch_planted_work(stream);
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+    const auto both = [&] {
+      work();
+      launch_planted_work(stream);
+    };
+    planted_ = uploaded(capture(stream, both), stream);
   }
   ~Graph() {
-    if (exec_ != nullptr) TANDEM_CUDA_WARN(cudaGraphExecDestroy(exec_));
+    for (const cudaGraphExec_t exec : {exec_, planted_}) {
+      if (exec != nullptr) TANDEM_CUDA_WARN(cudaGraphExecDestroy(exec));
+    }
   }
-  Graph(Graph&& other) noexcept : exec_(std::exchange(other.exec_, nullptr)) {}
+  Graph(Graph&& other) noexcept
+      : exec_(std::exchange(other.exec_, nullptr)), planted_(std::exchange(other.planted_, nullptr)) {}
   Graph& operator=(Graph&& other) noexcept {
     std::swap(exec_, other.exec_);
+    std::swap(planted_, other.planted_);
     return *this;
   }
 
   explicit operator bool() const { return exec_ != nullptr; }
-  void launch(cudaStream_t stream) const { TANDEM_CUDA_CHECK(cudaGraphLaunch(exec_, stream)); }
+  void launch(cudaStream_t stream) const {
+    TANDEM_CUDA_CHECK(cudaGraphLaunch(planted_ != nullptr && has_planted_work() ? planted_ : exec_, stream));
+  }
 
  private:
+  static cudaGraphExec_t uploaded(cudaGraphExec_t exec, cudaStream_t stream) {
+    TANDEM_CUDA_CHECK(cudaGraphUpload(exec, stream));
+    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
+    return exec;
+  }
+
   cudaGraphExec_t exec_ = nullptr;
+  cudaGraphExec_t planted_ = nullptr;  // the same with planted work behind it
 };
 
 /// An event with its timestamp.

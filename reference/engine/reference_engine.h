@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "harness/engine/engine.h"
+#include "harness/engine/planted.h"
 #include "harness/parallel/rank_environment.h"
 #include "harness/weights/materialise.h"
 #include "reference/engine/timed_communicator.h"
@@ -71,6 +72,7 @@ class ReferenceEngine : public Engine {
   std::shared_ptr<LoadedModel> model_;
   Case loaded_case_;
   double load_us_ = 0;
+  std::vector<char> first_ = std::vector<char>(static_cast<size_t>(planted_first_bytes()), 1);
 };
 
 }  // namespace tandem::reference

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "harness/engine/engine.h"
+#include "reference/engine/extra_work.h"
 
 namespace tandem::reference {
 
@@ -20,8 +21,13 @@ class TimedOp : public Workload {
     if (prepare_) prepare_();
     const auto start = std::chrono::steady_clock::now();
     run_();
+    extra_.run();
     const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
     return {.total_us = time.count(), .step_us = {}, .first_token_us = {}};
+  }
+  bool plant(double amount) override {
+    extra_.set(amount);
+    return true;
   }
   Output output() override { return {}; }
   int64_t peak_bytes() const override { return peak ? peak() : 0; }
@@ -32,6 +38,7 @@ class TimedOp : public Workload {
 
  private:
   std::function<void()> run_, prepare_;
+  ExtraWork extra_;
 };
 
 }  // namespace tandem::reference

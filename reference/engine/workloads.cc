@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "harness/base/error.h"
-#include "harness/engine/planted.h"
+#include "reference/engine/extra_work.h"
 #include "reference/model/decode.h"
 #include "reference/model/decoder.h"
 #include "reference/model/encoder.h"
@@ -28,16 +28,6 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-/// The time of a pass at its end, after the delay that a build made to test a gate carries.
-double pass_us(const Stopwatch& watch) {
-  if (planted_delay_percent() > 0) {
-    const double end_us = watch.us() * (1 + planted_delay_percent() / 100);
-    while (watch.us() < end_us) {
-    }
-  }
-  return watch.us();
-}
-
 class ReferenceWorkload : public Workload {
  public:
   ReferenceWorkload(std::shared_ptr<const LoadedModel> model, TransformerBatch source)
@@ -46,6 +36,11 @@ class ReferenceWorkload : public Workload {
   Output output() override {
     if (!computed_) throw Error("output asked for before the first repetition");
     return output_;
+  }
+
+  bool plant(double amount) override {
+    extra_.set(amount);
+    return true;
   }
 
   /// Peak resident memory of the whole process: a CPU engine has no memory of its own.
@@ -63,6 +58,11 @@ class ReferenceWorkload : public Workload {
     output_ = std::move(output);
     computed_ = true;
   }
+  /// The time of a pass at its end, and of what is planted in it.
+  double passed_us(const Stopwatch& watch) {
+    extra_.run();
+    return watch.us();
+  }
   /// Spent in exchanges with other ranks since the last call; absent where there are none.
   std::optional<double> exchanged_us() {
     if (!model_->ranks) return std::nullopt;
@@ -78,6 +78,7 @@ class ReferenceWorkload : public Workload {
  private:
   Output output_;
   bool computed_ = false;
+  ExtraWork extra_;
 };
 
 class EncoderWorkload : public ReferenceWorkload {
@@ -89,7 +90,7 @@ class EncoderWorkload : public ReferenceWorkload {
     const Stopwatch watch;
     Matrix encoded = encoder_forward(config(), weights().encoder, source_, numerics());
     const Repetition r{
-        .total_us = pass_us(watch), .step_us = {}, .first_token_us = {}, .wait_us = exchanged_us()};
+        .total_us = passed_us(watch), .step_us = {}, .first_token_us = {}, .wait_us = exchanged_us()};
     keep(as_output(std::move(encoded)));
     return r;
   }
@@ -116,7 +117,7 @@ class DecoderWorkload : public ReferenceWorkload {
     Matrix logits = decoder_step(config(), weights().decoder, state_, last_ids_);
     std::vector<int32_t> best = best_ids(logits, vocabulary_part(config(), numerics().ranks));
     const Repetition r{
-        .total_us = pass_us(watch), .step_us = {}, .first_token_us = {}, .wait_us = exchanged_us()};
+        .total_us = passed_us(watch), .step_us = {}, .first_token_us = {}, .wait_us = exchanged_us()};
     Output out = as_output(whole_logits(std::move(logits), config(), numerics().ranks));
     out.tokens = std::move(best);
     keep(std::move(out));
@@ -147,7 +148,7 @@ class GenerateWorkload : public ReferenceWorkload {
                                      (step < 0 ? encoded_us : last_us) = watch.us();
                                      if (step == 0) first_us = last_us;
                                    }});
-    const Repetition r{.total_us = pass_us(watch),
+    const Repetition r{.total_us = passed_us(watch),
                        .step_us = (last_us - encoded_us) / tgt_,
                        .first_token_us = first_us,
                        .wait_us = exchanged_us()};
@@ -188,7 +189,7 @@ class DecodeWorkload : public ReferenceWorkload {
     const Stopwatch watch;
     const auto found = decode(config(), weights(), source_, generation_, {}, numerics());
     const Repetition r{
-        .total_us = watch.us(), .step_us = {}, .first_token_us = {}, .wait_us = exchanged_us()};
+        .total_us = passed_us(watch), .step_us = {}, .first_token_us = {}, .wait_us = exchanged_us()};
     const size_t tgt = generation_.max_length - 1;
     std::vector<int32_t> tokens(found.size() * tgt, generation_.pad_id);
     for (size_t b = 0; b < found.size(); ++b) {

@@ -183,7 +183,7 @@ class Ticking:
 def test_sampling_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_SAMPLE_SECONDS", "0:0.5")
     samples, said = peer_sampling.take_samples(Ticking(), cpu=True)
-    assert 50 <= len(samples) < 100
+    assert 10 <= len(samples) < 100
     assert said["stop"]["reached"]
     assert peer_sampling.median([3.0, 1.0, 2.0, 9.0]) == 2.5
 

@@ -46,6 +46,7 @@ inline Record full_record() {
                                    {.what = "decoder layers", .removed = 2, .of = 4, .which = {1, 3}}},
                        .products_kept = 0.25,
                        .kernels = {"decoder self.out: own, 2:4"}};
+  r.planted = PlantedRow{.percent = 2, .grown_percent = 2.01, .standard_error_percent = 0.05, .amount = 77};
   r.check = Check{.reference = "reference",
                   .error = 1e-6,
                   .tolerance = 1e-5,
@@ -83,6 +84,7 @@ inline Record full_record() {
   r.warmup_repetitions = 4;
   r.warmup_s = 0.1;
   r.warmup_steady = true;
+  r.warmup_confirmed = false;
   r.stop_rule = "ci";
   r.stop_target = 0.01;
   r.stop_reached = true;

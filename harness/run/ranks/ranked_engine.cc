@@ -58,6 +58,8 @@ class RankedWorkload : public Workload, public RankedTimes {
       mean_mhz_[i + 1].push_back(optional_number(answers[i].at("mhz")));
     return mhz;
   }
+  /// Of this rank alone: the others wait for the slowest.
+  bool plant(double amount) override { return own_->plant(amount); }
   Output output() override {
     Output out;
     const auto answers = call("output", [&] { out = own_->output(); });

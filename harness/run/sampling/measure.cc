@@ -18,10 +18,11 @@ double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-bool agree(double a, double b, double c, double tolerance) {
-  const double lo = std::min({a, b, c});
-  const double hi = std::max({a, b, c});
-  return hi - lo <= tolerance * hi;
+/// Do the last `n` of these lie within `tolerance` of each other?
+bool agree(const std::vector<double>& windows, size_t n, double tolerance) {
+  if (windows.size() < n) return false;
+  const auto [lo, hi] = std::minmax_element(windows.end() - static_cast<ptrdiff_t>(n), windows.end());
+  return *hi - *lo <= tolerance * *hi;
 }
 
 Repetition checked(Workload& workload) {
@@ -32,29 +33,45 @@ Repetition checked(Workload& workload) {
   return r;
 }
 
-void warm_up(Workload& workload, ClockReader& clocks, const MeasureOptions& options, Measurement& m) {
+/// Repeats for a window; its mean clock, else NVML's reading at its end, else its median time.
+double warm_window(Workload& workload, ClockReader& clocks, const MeasureOptions& options, double window_s,
+                   Measurement& m) {
+  std::vector<float> times;
+  workload.mark_clock();
   const double start = options.now();
-  std::vector<double> windows;
   do {
-    std::vector<float> times;
-    workload.mark_clock();
-    const double window_start = options.now();
-    do {
-      times.push_back(static_cast<float>(checked(workload).total_us));
-      ++m.warmup_repetitions;
-    } while (options.now() - window_start < options.warmup.window_s);
-    const std::optional<double> mean_mhz = workload.mark_clock();
-    windows.push_back(mean_mhz ? *mean_mhz : clocks.read().sm_mhz.value_or(median(times)));
-    const size_t n = windows.size();
-    m.warmup_steady =
-        n >= 3 && agree(windows[n - 1], windows[n - 2], windows[n - 3], options.warmup.agreement);
-  } while (!m.warmup_steady && options.now() - start < options.warmup.max_s);
+    times.push_back(static_cast<float>(checked(workload).total_us));
+    ++m.warmup_repetitions;
+  } while (options.now() - start < window_s);
+  const std::optional<double> mean_mhz = workload.mark_clock();
+  return mean_mhz ? *mean_mhz : clocks.read().sm_mhz.value_or(median(times));
+}
+
+void warm_up(Workload& workload, ClockReader& clocks, const MeasureOptions& options, Measurement& m) {
+  const WarmupRule& rule = options.warmup;
+  const double start = options.now();
+  ClockSettling none;
+  ClockSettling& process = options.settling != nullptr ? *options.settling : none;
+  std::vector<double> windows;
+  if (process.settled && start - process.last_work_s <= ClockSettling::kIdle_s) {
+    for (int i = 0; i < 2; ++i)
+      windows.push_back(warm_window(workload, clocks, options, rule.window_s / 2, m));
+    m.warmup_confirmed = m.warmup_steady = agree(windows, 2, rule.agreement);
+    windows.clear();
+  }
+  while (!m.warmup_steady) {
+    windows.push_back(warm_window(workload, clocks, options, rule.window_s, m));
+    m.warmup_steady = agree(windows, 3, rule.agreement);
+    if (options.now() - start >= rule.max_s) break;
+  }
+  process.settled = m.warmup_steady;
   m.warmup_s = options.now() - start;
 }
 
-/// Half width of the 95 % interval of the median over the median, or infinity when there are too few samples.
+/// Half width of the 95 % interval of the median over the median, or infinity under ten samples. To stop by: an interval that
+/// is stated needs blocks of several samples.
 double relative_half_width(const std::vector<float>& samples) {
-  const auto interval = blocked_median_interval(std::span<const float>(samples));
+  const auto interval = blocked_median_interval(std::span<const float>(samples), 1);
   return interval ? (interval->hi - interval->lo) / 2 / median(samples) : INFINITY;
 }
 
@@ -128,6 +145,7 @@ Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOption
     }
     if (n >= rule.max_samples || elapsed >= rule.max_s) break;
   }
+  if (options.settling != nullptr) options.settling->last_work_s = options.now();
   m.clock_state = clock_state(m.blocks, m.warmup_steady, options.warmup.agreement);
   m.sm_cycles = cycles_of(m);
   return m;

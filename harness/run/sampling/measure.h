@@ -13,7 +13,7 @@
 namespace tandem {
 
 /// When to stop. The rule holds once min_samples and min_s are reached and the half width of the 95 % interval of the
-/// median (blocked_median_interval) is at most target of the median; max_samples or max_s end it anyway.
+/// median (blocked_median_interval, of blocks of one sample or more) is at most target of the median; max_samples or max_s end it anyway.
 struct StoppingRule {
   double target = 0.0025;
   int64_t min_samples = 10;
@@ -31,10 +31,20 @@ struct WarmupRule {
   double max_s = 3.0;
 };
 
+/// What a process knows of its card from the cases before. A clock that has settled under load needs no second settling: a
+/// case confirms it by two windows of half the length that agree. Where they do not, or nothing ran for idle_s, it warms up
+/// as the first one does.
+struct ClockSettling {
+  bool settled = false;
+  double last_work_s = 0;  ///< on MeasureOptions::now
+  static constexpr double kIdle_s = 2;
+};
+
 struct MeasureOptions {
   WarmupRule warmup;
   StoppingRule stop;
-  double block_s = 0.05;  ///< NVML is read after every block
+  double block_s = 0.05;              ///< NVML is read after every block
+  ClockSettling* settling = nullptr;  ///< of the process; null: every case settles for itself
   /// Seconds since some fixed point; tests put a fake one here.
   std::function<double()> now;
 };
@@ -46,6 +56,8 @@ struct Measurement {
   int64_t warmup_repetitions = 0;
   double warmup_s = 0;
   bool warmup_steady = false;
+  bool warmup_confirmed =
+      false;  ///< the clock had settled in a case before, and two windows agreed with that
   bool target_reached = false;
   std::vector<ClockBlock> blocks;
   int64_t throttled_samples = 0;

@@ -92,6 +92,61 @@ TEST(Measure, WarmsUntilTheClockIsSteady) {
   EXPECT_NEAR(m.warmup_s, 0.9, 0.05);
 }
 
+// Breaks when every case of a process settles the clock anew, which was 15 of the 24.5 s of a pair of 20 cases: after the first
+// one two short windows confirm it.
+TEST(Measure, TheClockSettlesOnceAProcess) {
+  const auto warmups_s = [](bool once, std::vector<double> mean_mhz) {
+    double clock = 0;
+    ClockSettling process;
+    MeasureOptions options = options_on(&clock);
+    if (once) options.settling = &process;
+    std::vector<Measurement> cases;
+    for (int i = 0; i < 20; ++i) {
+      Scripted work({1000}, &clock);
+      work.mean_mhz = mean_mhz;
+      FakeClocks clocks;
+      cases.push_back(measure(work, clocks, options));
+    }
+    double sum = 0;
+    for (const Measurement& m : cases) {
+      EXPECT_TRUE(m.warmup_steady);
+      sum += m.warmup_s;
+    }
+    EXPECT_FALSE(cases[0].warmup_confirmed);
+    EXPECT_EQ(cases[1].warmup_confirmed, once);
+    return sum;
+  };
+  EXPECT_NEAR(warmups_s(false, {1980}), 20 * 0.3, 0.1);
+  EXPECT_NEAR(warmups_s(true, {1980}), 0.3 + 19 * 0.1, 0.1) << "of a side; a pair of 20 cases saves 7.6 s";
+}
+
+// Breaks when a confirmation takes a clock for settled that moves, or the card has rested since.
+TEST(Measure, AClockThatMovedSettlesAnew) {
+  double clock = 0;
+  ClockSettling process;
+  MeasureOptions options = options_on(&clock);
+  options.settling = &process;
+  FakeClocks clocks;
+  const auto measured = [&](std::vector<double> mean_mhz) {
+    Scripted work({1000}, &clock);
+    work.mean_mhz = std::move(mean_mhz);
+    return measure(work, clocks, options);
+  };
+  EXPECT_FALSE(measured({1980}).warmup_confirmed);
+  EXPECT_TRUE(measured({1700}).warmup_confirmed) << "another load has another clock; it is steady at once";
+  // Marks at the start and the end of windows: 1980 and 1900 differ.
+  const Measurement moved = measured({1980, 1980, 1900, 1900, 1900, 1900, 1900, 1900, 1900});
+  EXPECT_FALSE(moved.warmup_confirmed);
+  EXPECT_TRUE(moved.warmup_steady);
+  EXPECT_NEAR(moved.warmup_s, 0.4, 0.02) << "two short windows, then three whole ones";
+  clock += 3;
+  EXPECT_FALSE(measured({1980}).warmup_confirmed) << "rested";
+  std::vector<double> falling;
+  for (int i = 0; i < 100; ++i) falling.push_back(1980 - 8 * i);
+  EXPECT_FALSE(measured(falling).warmup_steady);
+  EXPECT_FALSE(measured({1980}).warmup_confirmed) << "it had not settled in the case before";
+}
+
 // Breaks when a drift finer than NVML's steps of 15 MHz counts as steady though the device's own counters show it.
 TEST(Measure, TheDevicesOwnCountersDecideWhetherTheClockIsSteady) {
   double clock = 0;

@@ -23,14 +23,16 @@ BLOCKS, BLOCK_SAMPLES = 10, 5
 """Of an interval within one process."""
 
 
-def median_interval(samples: list[float]) -> tuple[float, float] | None:
+def median_interval(
+    samples: list[float], block_samples: int = BLOCK_SAMPLES
+) -> tuple[float, float] | None:
     """At least 95 % of the median, as blocked_median_interval (harness/base/stats.h) has it.
 
     From the medians of ten blocks of neighbouring samples, because neighbours are not independent: the second and
-    the ninth of ten, widened to hold the median of all. None under 50 samples.
+    the ninth of ten, widened to hold the median of all. None with blocks of fewer samples.
     """
     n = len(samples)
-    if n < BLOCKS * BLOCK_SAMPLES:
+    if n < BLOCKS * block_samples:
         return None
     ends = [i * n // BLOCKS for i in range(BLOCKS + 1)]
     medians = sorted(
@@ -41,8 +43,8 @@ def median_interval(samples: list[float]) -> tuple[float, float] | None:
 
 
 def half_width(samples: list[float]) -> float:
-    """Of the 95 % interval of the median, over the median."""
-    interval = median_interval(samples)
+    """Of the 95 % interval of the median, over the median: to stop by, so that ten samples may do."""
+    interval = median_interval(samples, 1)
     if interval is None:
         return math.inf
     return (interval[1] - interval[0]) / 2 / statistics.median(samples)
