@@ -44,6 +44,13 @@ class DeviceError : public Error {
   ExitCode exit_code() const override { return ExitCode::kNoDevice; }
 };
 
+/// What was measured does not tell.
+class NotEnoughEvidence : public Error {
+ public:
+  using Error::Error;
+  ExitCode exit_code() const override { return ExitCode::kNotEnoughEvidence; }
+};
+
 /// A file could not be read or written (errno text included).
 class IoError : public Error {
  public:

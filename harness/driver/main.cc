@@ -8,6 +8,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/text.h"
+#include "harness/driver/bisect/bisect.h"
 #include "harness/driver/commands/commands.h"
 #include "harness/driver/duet/duet.h"
 
@@ -68,6 +69,8 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
                      "the gate's rules (default: suites/gates.json as side A was built with it)");
   command.add_flag("--own-choices", args.own_choices,
                    "let side B search its own GEMM algorithms instead of starting from A's");
+  command.add_flag("--profile", args.profile,
+                   "profile the slower cases once on each side: the verdict names the phase and kernel");
   command.add_option("--out", run.out, "duet folder (default: runs/duet-<sweep>-<UTC time>)");
   command.add_flag("--resume", run.resume, "continue the duet in --out");
   command
@@ -92,6 +95,45 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
       "nothing "
       "comparable, 3 no "
       "usable device, 4 not enough evidence to say.");
+}
+
+void add_bisect_options(CLI::App& command, tandem::BisectArgs& args) {
+  tandem::DuetArgs& duet = args.duet;
+  tandem::RunArgs& run = duet.run;
+  command.add_option("SWEEP", run.sweep, "sweep file; suites/X.json is taken as the good revision has it");
+  command.add_option("--sweep", duet.sweep, "this sweep as it is, whatever the good revision has");
+  command.add_option("--good", args.good, "a revision at which the case is not slower yet")->required();
+  command.add_option("--bad", args.bad, "a later one at which it is")->required();
+  command.add_option("--case", args.name, "name of the case, or a part of it that no other case has")
+      ->required();
+  command.add_option("--repo", args.repository, "the git repository")->capture_default_str();
+  command.add_option("--build", args.build,
+                     "what builds a revision, for /bin/sh in the root of its tree (default: " +
+                         tandem::default_build_command() + ")");
+  command.add_option("--bin", args.bin, "where that leaves the suite binaries, from there")
+      ->capture_default_str();
+  command.add_option("--budget", duet.budget, "time for the pairs of each duet")->capture_default_str();
+  command.add_option("--looks", duet.looks, "most looks at each duet")
+      ->check(CLI::Range(1, 20))
+      ->capture_default_str();
+  command.add_option("--sample", duet.sample, "seconds of samples in one process, MIN:MAX")
+      ->capture_default_str();
+  command.add_option("--policy", duet.policy, "the gate's rules (default: those of the good revision)");
+  command.add_option("--out", run.out, "folder of the duets (default: runs/bisect-<UTC time>)");
+  command.add_flag("--resume", run.resume, "continue the bisection in --out");
+  command
+      .add_option("--engine", run.engine, "auto, cuda, reference or a peer: for the groups that name none")
+      ->capture_default_str();
+  command.add_option("--peer", run.peers, "an engine by its command: NAME=COMMAND; may be given again")
+      ->allow_extra_args(false);
+  command.add_option("--device", run.device, "device number")->check(CLI::NonNegativeNumber);
+  command.add_option("--timeout", run.timeout_s, "seconds a case")->check(CLI::PositiveNumber);
+  command.footer(
+      "First parents from --good to --bad are tried, each built in a worktree of the cache folder and held "
+      "against --good by "
+      "the gate; what does not build or stays undecided is skipped.\n"
+      "Exit codes: 0 found, 2 usage, or --bad is not slower, 3 no usable device, 4 one of several, or not "
+      "enough evidence.");
 }
 
 /// The model of several cards that `list` prints, and what it stands on.
@@ -179,6 +221,12 @@ int run(int argc, char** argv) {
       "duet", "two builds or settings in interleaved pairs of processes, until the gate has its verdicts");
   add_duet_options(duet, duet_args);
 
+  tandem::BisectArgs bisect_args;
+  bisect_args.duet.run.bin_dir = beside;
+  CLI::App& bisect =
+      *app.add_subcommand("bisect", "the commit at which a case became slower, by builds and duets");
+  add_bisect_options(bisect, bisect_args);
+
   CLI::App& build = *app.add_subcommand("build-info", "what this build was made from and with, as JSON");
 
   tandem::GenerateArgs generate_args;
@@ -244,6 +292,7 @@ int run(int argc, char** argv) {
   }
   if (run.parsed()) return tandem::run_command(run_args);
   if (duet.parsed()) return tandem::duet_command(duet_args);
+  if (bisect.parsed()) return tandem::bisect_command(bisect_args);
   if (build.parsed()) return tandem::build_info_command();
   if (profile.parsed()) return tandem::profile_command(profile_args, passes);
   if (list.parsed() && list_ranks.tp > 0) return tandem::list_ranks_command(list_args, list_ranks, as_json);

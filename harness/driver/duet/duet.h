@@ -27,6 +27,7 @@ struct DuetArgs {
   std::string policy;              ///< a file of rules; empty: side A's
   std::string sweep;               ///< a sweep taken as it is; empty: run.sweep, as side A has it
   bool own_choices = false;
+  bool profile = false;  ///< profile the slower cases on both sides at the end
 };
 
 /// Prints the gate's table; returns its exit code. Throws UsageError, DeviceError, IoError, Interrupted.

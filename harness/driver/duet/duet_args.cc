@@ -93,6 +93,7 @@ std::string resume_command(const DuetArgs& args) {
   if (!args.policy.empty()) words.insert(words.end(), {"--policy", args.policy});
   if (!args.sweep.empty()) words.insert(words.end(), {"--sweep", args.sweep});
   if (args.own_choices) words.emplace_back("--own-choices");
+  if (args.profile) words.emplace_back("--profile");
   if (args.run.engine != "auto") words.insert(words.end(), {"--engine", args.run.engine});
   for (const std::string& peer : args.run.peers) words.insert(words.end(), {"--peer", peer});
   if (!args.run.filter.empty()) words.insert(words.end(), {"--filter", args.run.filter});

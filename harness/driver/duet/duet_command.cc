@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <memory>
 #include <set>
@@ -12,6 +13,7 @@
 #include "harness/driver/duet/base_rules.h"
 #include "harness/driver/duet/duet.h"
 #include "harness/driver/duet/duet_args.h"
+#include "harness/driver/duet/duet_profile.h"
 #include "harness/driver/duet/duet_state.h"
 #include "harness/driver/duet/report_tool.h"
 #include "harness/sweep/files.h"
@@ -62,6 +64,7 @@ class Duet {
   void judge();
   bool within_budget(int until) const;
   int finish();
+  void profile();
   double spent_s() const { return before_s_ + (start_s_ ? steady_s() - *start_s_ : 0); }
   void save() {
     state_.spent_s = spent_s();
@@ -75,6 +78,7 @@ class Duet {
   ReportTool tool_;
   DuetState asked_, state_;
   BaseRules rules_;
+  RunArgs side_args_[2];
   fs::path folder_;
   std::unique_ptr<Session> sessions_[2];
   std::vector<Group> groups_;
@@ -145,7 +149,7 @@ void Duet::extend() {
 
 void Duet::make_sessions() {
   RunPlan plans[2];
-  RunArgs sides[2];
+  RunArgs(&sides)[2] = side_args_;
   for (int i = 0; i < 2; ++i) {
     sides[i] = args_.run;
     sides[i].sweep = rules_.sweep.file;
@@ -364,7 +368,25 @@ int Duet::rounds() {
   return finish();
 }
 
+/// Both sides' profiles of what the last look calls slower.
+void Duet::profile() {
+  if (groups_.empty()) match_cases();  // a duet that had ended before
+  const auto verdicts = verdict_of_cases(tool_.verdict(folder_).content);
+  std::vector<std::array<std::string, 2>> ids;
+  for (const Group& group : groups_) {
+    for (const auto& [key, twin] : group) {
+      if (!twin.side[0] || !twin.side[1]) continue;
+      const std::string id = case_id(*twin.side[0]);
+      const auto verdict = verdicts.find(id);
+      if (verdict != verdicts.end() && verdict->second == "slower")
+        ids.push_back({id, case_id(*twin.side[1])});
+    }
+  }
+  profile_slower(ids, side_args_, {sessions_[0].get(), sessions_[1].get()});
+}
+
 int Duet::finish() {
+  if (args_.profile) profile();
   for (const auto& session : sessions_) session->folder().derive_benchmark_json();
   const ReportTool::Table table = tool_.table(folder_);
   fmt::print("{}", table.text);

@@ -87,13 +87,20 @@ std::vector<int> ReportTool::plan(const fs::path& duet, int cases, int looks) co
   throw Error(fmt::format("{} gate --plan exited with code {}: {}", program_, said.code, said.talk));
 }
 
-ReportTool::Verdict ReportTool::judge(const fs::path& duet, int look, int of) const {
-  const Said said = ask({duet, "--look", fmt::format("{}/{}", look, of), "--json"});
+ReportTool::Verdict ReportTool::understand(const Said& said) const {
   json j = parse_json_or_discard(said.out);
   const bool whole = j.is_object() && j.contains("stop") && j["stop"].is_boolean() && j.contains("counts") &&
                      j["counts"].is_object() && j.contains("cases") && j["cases"].is_array();
   if (!whole) throw Error(fmt::format("{} gate exited with code {}: {}", program_, said.code, said.talk));
   return {.content = std::move(j), .code = said.code};
+}
+
+ReportTool::Verdict ReportTool::judge(const fs::path& duet, int look, int of) const {
+  return understand(ask({duet, "--look", fmt::format("{}/{}", look, of), "--json"}));
+}
+
+ReportTool::Verdict ReportTool::verdict(const fs::path& duet) const {
+  return understand(ask({duet, "--json"}));
 }
 
 ReportTool::Table ReportTool::table(const fs::path& duet) const {

@@ -23,6 +23,8 @@ class ReportTool {
   };
   /// The gate's word on a duet at look `look` of `of`. Throws Error with what the tool said when it has none.
   Verdict judge(const std::filesystem::path& duet, int look, int of) const;
+  /// The gate's word on a duet as its notes say it was looked at. Throws Error with what the tool said when it has none.
+  Verdict verdict(const std::filesystem::path& duet) const;
   struct Table {
     std::string text;
     int code = 0;
@@ -38,6 +40,7 @@ class ReportTool {
     int code = 0;
   };
   Said ask(std::vector<std::string> words) const;
+  Verdict understand(const Said& said) const;
 
   std::string program_;
 };

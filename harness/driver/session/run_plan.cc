@@ -204,4 +204,13 @@ std::vector<std::string> worker_command(const Case& c, const RunPlan& plan, cons
   return {bin_dir / fmt::format("suite_{}", suite_name(c.suite))};
 }
 
+std::vector<std::string> in_environment(std::vector<std::string> command,
+                                        const std::map<std::string, std::string>& environment) {
+  if (environment.empty()) return command;
+  std::vector<std::string> words = {"/usr/bin/env"};  // becomes the command: the process stays the same
+  for (const auto& [name, value] : environment) words.push_back(fmt::format("{}={}", name, value));
+  command.insert(command.begin(), words.begin(), words.end());
+  return command;
+}
+
 }  // namespace tandem

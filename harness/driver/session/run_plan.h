@@ -54,5 +54,8 @@ bool ceilings_apply(const Case& c, const RunPlan& plan);
 /// The program of a case: suite_<suite> of `bin_dir`, or the peer's command through the shell. Without the flags.
 std::vector<std::string> worker_command(const Case& c, const RunPlan& plan,
                                         const std::filesystem::path& bin_dir);
+/// The command with these variables set beside its own; it stays one process.
+std::vector<std::string> in_environment(std::vector<std::string> command,
+                                        const std::map<std::string, std::string>& environment);
 
 }  // namespace tandem

@@ -135,12 +135,8 @@ double Session::timeout_s(double predicted_s) const {
 }
 
 WorkerCall Session::call_for(const Case& c, std::vector<std::string> flags) const {
-  std::vector<std::string> command = worker_command(c, plan_, args_.bin_dir);
-  if (!args_.environment.empty()) {
-    std::vector<std::string> words = {"/usr/bin/env"};  // becomes the worker: the process stays the same
-    for (const auto& [name, value] : args_.environment) words.push_back(fmt::format("{}={}", name, value));
-    command.insert(command.begin(), words.begin(), words.end());
-  }
+  const std::vector<std::string> command =
+      in_environment(worker_command(c, plan_, args_.bin_dir), args_.environment);
   flags.insert(flags.end(), {"--out", folder_.path(), "--device", std::to_string(args_.device)});
   if (args_.level1_bytes) flags.insert(flags.end(), {"--level1-bytes", std::to_string(*args_.level1_bytes)});
   return {.command =

@@ -3,7 +3,7 @@
 // TANDEM_FAKE_FAULTS: "BATCH:FAULT,..." for the cases of that batch. TANDEM_FAKE_SLEEP_MS: time a case takes;
 // TANDEM_FAKE_CHECK_SLEEP_MS: its check.
 // TANDEM_FAKE_LOG: file to which each timed case appends "ID WORKER ATTEMPT PID FOLDER", FOLDER being the last part of --out.
-// TANDEM_FAKE_FACTOR: every time is so many times as long. TANDEM_FAKE_CHOICES: the validation pass keeps a file of choices.
+// TANDEM_FAKE_FACTOR: every time is so many times as long. TANDEM_FAKE_SLOW_PHASE: in a trace, that phase alone is. TANDEM_FAKE_CHOICES: the validation pass keeps a file of choices.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
@@ -183,6 +183,49 @@ void measure(const json& c, const Flags& flags) {
   print(line);
 }
 
+/// A trace of one replay: five phases of a kernel each.
+json fake_trace(const json& c, const std::string& pass) {
+  const char* text = std::getenv("TANDEM_FAKE_FACTOR");
+  const char* slow = std::getenv("TANDEM_FAKE_SLOW_PHASE");
+  const double factor = text != nullptr ? std::stod(text) : 1;
+  const char* phases[] = {"self.qkv", "self.attention", "ffn.up", "ffn.down", "head"};
+  json rows = {{"kind", json::array()}}, names, list;
+  int64_t at = 0;
+  const double whole_ns = 1e5 * c["batch"].get<double>();
+  for (int i = 0; i < 5; ++i) {
+    double ns = whole_ns / 5;
+    if (slow == nullptr) ns *= factor;
+    if (slow != nullptr && std::string(slow) == phases[i]) ns += (factor - 1) * whole_ns;
+    const auto duration = static_cast<int64_t>(ns);
+    names.push_back(fmt::format("kernel_{}(int)", i));
+    list.push_back({{"side", "decoder"}, {"phase", phases[i]}, {"layer", -1}});
+    rows["kind"].push_back("kernel");
+    for (const auto& [column, value] : std::map<std::string, int64_t>{{"name", i},
+                                                                      {"phase", i},
+                                                                      {"start", at},
+                                                                      {"duration", duration},
+                                                                      {"stream", 1},
+                                                                      {"bytes", 0},
+                                                                      {"graph_node", i + 1},
+                                                                      {"correlation", 1}})
+      rows[column].push_back(value);
+    at += duration;
+  }
+  return {{"format", "tandem-trace"},
+          {"schema", "1.0.0"},
+          {"id", c["id"]},
+          {"name", "fake"},
+          {"pass", pass},
+          {"names", names},
+          {"phases", list},
+          {"activities", rows},
+          {"dropped", 0},
+          {"untimed", 0},
+          {"missing", 0},
+          {"cost", json::array()},
+          {"replays", {{{"start", 0}, {"end", at}, {"event_us", static_cast<double>(at) * 1e-3}}}}};
+}
+
 void profile(const json& c, const Flags& flags) {
   const std::string pass = flags.values.at("--profile");
   const std::string fault = fault_of(c);
@@ -199,6 +242,10 @@ void profile(const json& c, const Flags& flags) {
     line.update(
         {{"busy_us", us - 1}, {"gaps_us", 1}, {"event_us", us}, {"traced_us", us}, {"slowdown", 0.02}});
     line["gpu_busy_attributed"] = pass == "node" ? json(0.9975) : json();
+    const std::string file = fmt::format("traces/{}-{}.json", c["id"].get<std::string>(), pass);
+    std::filesystem::create_directories(flags.values.at("--out") + "/traces");
+    std::ofstream(flags.values.at("--out") + "/" + file) << fake_trace(c, pass);
+    line["trace"] = file;
   }
   if (fault == pass + "-foreign") line["busy_us"] = "long";
   print(line);
