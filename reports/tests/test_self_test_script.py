@@ -1,4 +1,4 @@
-"""scripts/gate_self_test: which builds meet in its duets. Programs that note their calls stand for the builds."""
+"""scripts/gate_self_test: which builds meet in its duets. Programs that note their calls stand for builds."""
 
 from __future__ import annotations
 
