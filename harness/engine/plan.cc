@@ -15,6 +15,8 @@ template <typename... F>
 struct Overloaded : F... {
   using F::operator()...;
 };
+template <typename... F>
+Overloaded(F...) -> Overloaded<F...>;  // clang before 17 deduces none for aggregates
 
 /// Elements from the start of the buffer to behind the tensor's last.
 int64_t reach(const PlanTensor& t) {

@@ -175,7 +175,9 @@ json counters_json(const std::vector<CounterRange>& ranges) {
   }
   json list = json::array();
   for (const auto& [name, row] : rows) {
-    auto percent = [&](size_t i) { return row.time_ns > 0 ? json(row.values[i] / row.time_ns) : json(); };
+    auto percent = [&row = row](size_t i) {
+      return row.time_ns > 0 ? json(row.values[i] / row.time_ns) : json();
+    };
     list.push_back({{"range", name},
                     {"ranges", row.ranges},
                     {"time_us", row.values[0] * 1e-3},

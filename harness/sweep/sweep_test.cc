@@ -235,7 +235,7 @@ TEST(Axes, RefuseWhatIsNotAllowed) {
     ++covered;
     for (const char* value : values) {
       Case c;
-      const std::string message = error_of([&] { axis(name).set(c, value); });
+      const std::string message = error_of([&, &name = name] { axis(name).set(c, value); });
       EXPECT_TRUE(message.starts_with(fmt::format("{}: '{}' is not allowed; ", name, value))) << message;
       EXPECT_TRUE(message.ends_with(axis(name).allowed)) << message;
       EXPECT_EQ(c, Case{}) << "a refused value must leave the case alone";
