@@ -84,7 +84,7 @@ def test_false_steps_are_rare(sd: float) -> None:
 # control over the cases, or with neighbouring runs taken as independent, nearly every history had one.
 @pytest.mark.parametrize(
     ("noise", "least"),
-    [("AR(.5)", 0.6), ("independent", 0.9), ("two clock states, kept with .75", 0.0)],
+    [("AR(.5)", 0.7), ("independent", 0.9), ("two clock states, kept with .75", 0.0)],
 )
 def test_false_steps_of_a_whole_history(noise: str, least: float) -> None:
     histories = 80

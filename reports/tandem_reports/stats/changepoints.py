@@ -4,8 +4,9 @@ Runs that follow each other resemble each other: a room warms up, a card stays i
 the logarithms of a series are taken as an AR(1) process about its level, and a step is believed when it makes
 them likelier by more than such noise gives in any of the cases: chances are controlled over the family. The
 correlation is nobody's to choose. It is a mixture over GRID that all series share and that is estimated from
-them (Laird 1978), so that many steady cases do not hide one that drifts. Splits are sought one at a time, or
-two for a level that comes and goes, and then in each part (binary segmentation, Vostrikova 1981).
+them (Laird 1978), so that many steady cases do not hide one that drifts; of their variances, too, the series
+say as much about each other as they are alike (Smyth 2004). Splits are sought one at a time, or two for a
+level that comes and goes, and then in each part (binary segmentation, Vostrikova 1981).
 `reports/simulations/trend.py` has the error rates.
 """
 
@@ -30,6 +31,11 @@ SHORTEST = 2
 PRIOR_NOISE = 0.005
 PRIOR_RUNS = 2
 """Short histories say little about their noise: 0.5 % counts as much as so many runs."""
+FEW_CASES = 5
+"""From so many cases on their own noise takes the place of 0.5 %: the more alike, the more it counts."""
+MOST_PRIOR_RUNS = 30
+SPREAD_OF_LOG = 2.6
+"""Variance of the logarithm of a mean square of n differences of neighbours, times n."""
 CAP = 3.0
 """A run counts as at most so many deviations from the middle: a few outliers cannot buy a step."""
 PAIRED_SPLITS = 100
@@ -53,7 +59,8 @@ def threshold(cases: int, correlation: float, alpha: float = FALSE_STEPS) -> flo
     Twice a logarithm as for a chi-square; the rest is fitted to simulated noise of 6 to 60 runs and 1 to 100
     cases, where correlated noise needs more, and a few cases say less about theirs.
     """
-    return 2 * math.log(cases / alpha) + 4.2 - (2.2 + 3 / math.sqrt(cases)) * math.log1p(-correlation)
+    fitted = 2.4 if cases >= FEW_CASES else 4.2
+    return 2 * math.log(cases / alpha) + fitted - (2.2 + 3 / math.sqrt(cases)) * math.log1p(-correlation)
 
 
 def _capped(logs: Array) -> Array:
@@ -71,7 +78,41 @@ class _Fits:
     two: NDArray[np.int64]
 
 
-def _fits(logs: Array) -> _Fits:
+@dataclass(frozen=True)
+class _Noise:
+    """What is known of a series' noise before it is seen: a mean square that counts as so many runs.
+
+    Of the differences of neighbours, which steps hardly disturb: q = 2 v (1 - r) for a variance v about the
+    level, so that the whitened noise has the variance q (1 + r) / 2.
+    """
+
+    square: float = 2 * PRIOR_NOISE**2
+    runs: float = PRIOR_RUNS
+
+    def likelihoods(self, squares: Array, n: int) -> Array:
+        """Over GRID, the variance integrated out under its inverse chi-square prior (Smyth 2004)."""
+        share = (1 + GRID) / 2
+        prior = self.runs * self.square * share
+        spread = (n - 1 + self.runs) / 2 * np.log(np.maximum(squares, 0) + prior)
+        return np.asarray(0.5 * np.log1p(-(GRID**2)) + self.runs / 2 * np.log(share) - spread)
+
+
+def _shared_noise(family: Sequence[Array]) -> _Noise:
+    """What the series say about each other's noise; little where they are few or unlike."""
+    logs, spread = [], []
+    for series in family:
+        differences = np.diff(_capped(series))
+        count = len(differences) + PRIOR_RUNS
+        logs.append(math.log((float(differences @ differences) + PRIOR_RUNS * 2 * PRIOR_NOISE**2) / count))
+        spread.append(SPREAD_OF_LOG / len(differences))
+    if len(logs) < FEW_CASES:
+        return _Noise()
+    unlike = float(np.var(logs, ddof=1)) - float(np.mean(spread))
+    runs = 2 / unlike if unlike > 0 else math.inf
+    return _Noise(math.exp(float(np.mean(logs))), min(max(runs, PRIOR_RUNS), MOST_PRIOR_RUNS))
+
+
+def _fits(logs: Array, noise: _Noise) -> _Fits:
     """Generalised least squares for every split and every pair of splits, each correlation of GRID.
 
     A series is whitened: i * y of the first run, y(t) - r * y(t-1) of the others, i^2 = 1 - r^2; so is the
@@ -108,11 +149,7 @@ def _fits(logs: Array) -> _Fits:
         gain = (v * x * x - 2 * cross * x * y + u * y * y) / (u * v - cross * cross)
         pair = gain.argmax(axis=1)
         best_two, two = gain[rows, pair], np.stack([a[pair], b[pair]], axis=1)
-    known = PRIOR_RUNS * PRIOR_NOISE**2 * (1 - GRID**2)
-    none, first, second = (
-        0.5 * np.log1p(-(GRID**2)) - (n - 1 + PRIOR_RUNS) / 2 * np.log(np.maximum(squares, 0) + known)
-        for squares in (left, left - best, left - best_two)
-    )
+    none, first, second = (noise.likelihoods(each, n) for each in (left, left - best, left - best_two))
     return _Fits((none, first, second), splits[one], splits[two])
 
 
@@ -142,6 +179,7 @@ def _log_sum(values: Array) -> float:
 class _Judge:
     """What all series of a family share, and what one needs for a step."""
 
+    noise: _Noise
     weights: Array
     cases: int
     alpha: float
@@ -164,7 +202,7 @@ class _Judge:
         """First runs of all segments but the first."""
         if len(logs) < 2 * SHORTEST:
             return []
-        found = self.splits(fits or _fits(logs))
+        found = self.splits(fits or _fits(logs, self.noise))
         parts = itertools.pairwise([0, *found, len(logs)]) if found else ()
         return sorted([*found, *(a + start for a, b in parts for start in self.starts(logs[a:b]))])
 
@@ -173,7 +211,7 @@ class _Judge:
         found: list[int] = []
         for after in [*starts[1:], len(logs)] if starts else []:
             before = found[-1] if found else 0
-            fits = _fits(logs[before:after])
+            fits = _fits(logs[before:after], self.noise)
             if self.splits(fits):
                 place = (fits.gains[1] + np.log(self.weights)).argmax()
                 found.append(before + int(fits.one[place]))
@@ -202,10 +240,12 @@ def segments(
     The chance of a split anywhere in the family where nothing changed is about `alpha` at most.
     """
     series = [np.log(np.asarray(values, dtype=np.float64)) for values in family]
-    fits = [_fits(logs) if len(logs) >= 2 * SHORTEST else None for logs in series]
+    long_enough = [logs for logs in series if len(logs) >= 2 * SHORTEST]
+    noise = _shared_noise(long_enough)
+    fits = [_fits(logs, noise) if len(logs) >= 2 * SHORTEST else None for logs in series]
     known = [fit for fit in fits if fit is not None]
     cases = max(len(known), 1)
-    judge = _Judge(_mixture(known, threshold(cases, 0.0, alpha)), cases, alpha)
+    judge = _Judge(noise, _mixture(known, threshold(cases, 0.0, alpha)), cases, alpha)
     found = []
     for logs, fit in zip(series, fits, strict=True):
         starts = judge.starts(logs, fit)
