@@ -9,10 +9,12 @@
 #include <fstream>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <optional>
 
 #include "harness/base/error.h"
 #include "harness/base/text.h"
+#include "harness/driver/commands/help.h"
 #include "harness/driver/session/ceilings_store.h"
 #include "harness/model/ids_file.h"
 #include "harness/record/benchmark_json.h"
@@ -150,8 +152,12 @@ std::vector<Case> cases_of(Suite suite, const Flags& flags, const EngineRegistry
   }
   const SweepCases expanded = expand_sweep(
       {{"groups", {group}}}, {.engine = engine, .device = registry.device_usable(flags.device, nullptr)});
-  if (expanded.cases.empty() && !expanded.skipped.empty())
+  if (expanded.cases.empty() && !expanded.skipped.empty()) {
+    for (const SkippedCase& s : expanded.skipped) {
+      if (s.for_device) throw DeviceError(s.reason);
+    }
     throw ImpossibleCase(expanded.skipped.front().reason);
+  }
   for (const SkippedCase& s : expanded.skipped) {
     std::cerr << "skipped " << case_name(s.c) << ": " << s.reason << '\n';
   }
@@ -272,10 +278,13 @@ int run(Suite suite, int argc, char** argv) {
                            kAbout[static_cast<int>(suite)]),
                fmt::format("suite_{}", suite_name(suite)));
   app.footer(
-      "Lists are separated by commas; every combination is a case. Google Benchmark's flags work too: "
+      "\nLists are separated by commas; every combination is a case. Google Benchmark's flags work too: "
       "--benchmark_filter=RE, --benchmark_list_tests, --benchmark_format=console|json, "
-      "--benchmark_out=FILE.\n"
-      "Exit codes: 0 good, 1 something is invalid or failed, 2 usage, 3 no usable device.");
+      "--benchmark_out=FILE.\n" +
+      std::string(kExitCodes));
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.set_version_flag("--version", fmt::format("suite_{} {}", suite_name(suite), version_text()),
+                       "the version");
   const Case defaults;
   auto by_default = [&](const Axis& a) -> std::string {
     if (a.name == "op") return "all of the suite's";
@@ -321,12 +330,9 @@ int run(Suite suite, int argc, char** argv) {
                  "measure this machine's rates and print them as JSON");
   }
   try {
-    std::vector<std::string> reversed(rest.rbegin(), rest.rend());
-    app.parse(reversed);
-  } catch (const CLI::CallForHelp& e) {
+    parse_flags(app, rest, fmt::format("suite_{} --help", suite_name(suite)));
+  } catch (const CLI::Success& e) {
     return app.exit(e);
-  } catch (const CLI::ParseError& e) {
-    throw UsageError(e.what());
   }
 
   const EngineRegistry registry = engine_registry();

@@ -16,7 +16,12 @@ enum class ExitCode : int {
   kUsage = 2,     ///< bad flag, bad spec, or nothing comparable
   kNoDevice = 3,  ///< no usable device
   kNotEnoughEvidence = 4,  ///< gate only
+  kInterrupted = 130,      ///< SIGINT or SIGTERM, as a shell says it
 };
+/// The same for the foot of a --help.
+inline constexpr const char* kExitCodes =
+    "Exit codes: 0 good, 1 something is invalid, failed, missing or slower, 2 usage or nothing comparable, "
+    "3 no usable device, 4 not enough evidence to say (duet), 130 interrupted.";
 
 class Error : public std::runtime_error {
  public:

@@ -13,8 +13,12 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <utility>
+
+#include "harness/base/text.h"
 
 namespace tandem {
 namespace {
@@ -294,6 +298,17 @@ std::optional<ProcessEnd> Companion::end() {
   int status = 0;
   if (!end_ && ::waitpid(pid_, &status, WNOHANG) == pid_) end_ = end_of(status);
   return end_;
+}
+
+std::optional<std::string> program_on_path(const std::string& name, const std::string& also) {
+  const char* variable = std::getenv("PATH");
+  const std::string folders = (variable != nullptr ? variable : "") + (also.empty() ? "" : ":" + also);
+  for (const std::string_view folder : split_text(folders, ':')) {
+    const std::string path = (folder.empty() ? "." : std::string(folder)) + "/" + name;
+    std::error_code ec;
+    if (::access(path.c_str(), X_OK) == 0 && std::filesystem::is_regular_file(path, ec)) return path;
+  }
+  return std::nullopt;
 }
 
 }  // namespace tandem

@@ -11,10 +11,11 @@
 
 namespace tandem {
 
-/// SIGINT or SIGTERM arrived. Exit code 1: the run is not complete.
+/// SIGINT or SIGTERM arrived.
 class Interrupted : public Error {
  public:
   using Error::Error;
+  ExitCode exit_code() const override { return ExitCode::kInterrupted; }
 };
 
 /// From now on SIGINT and SIGTERM set a flag and wake run_process. SIGPIPE and SIGXFSZ are ignored: writing says what is
@@ -64,6 +65,9 @@ class Companion {
   int pid_ = -1;
   std::optional<ProcessEnd> end_;
 };
+
+/// The first executable file of this name in PATH (in `also`, a list like it, behind it); absent where there is none.
+std::optional<std::string> program_on_path(const std::string& name, const std::string& also = {});
 
 /// Seconds of a steady clock.
 double steady_s();

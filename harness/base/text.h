@@ -2,6 +2,7 @@
 // made of: parts, options, numbers.
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <cstddef>
 #include <optional>
@@ -93,6 +94,50 @@ std::optional<T> parse_number(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
   return value;
+}
+
+/// Slips of the keyboard from one word to the other: letters left out, put in, changed, or two neighbours swapped.
+inline size_t slips_between(std::string_view a, std::string_view b) {
+  std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
+  for (size_t i = 0; i <= a.size(); ++i) {
+    for (size_t j = 0; j <= b.size(); ++j) {
+      if (i == 0 || j == 0) {
+        d[i][j] = i + j;
+        continue;
+      }
+      d[i][j] =
+          std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+    }
+  }
+  return d[a.size()][b.size()];
+}
+
+/// The known word that `word` is a slip of (one, or one in three letters), or the only one that it begins; else nothing.
+inline std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& known) {
+  constexpr size_t kLongest = 200;  // the table of slips is as large as both words together
+  if (word.size() > kLongest) return std::nullopt;
+  std::optional<std::string> best;
+  size_t fewest = std::max<size_t>(1, word.size() / 3) + 1;
+  for (const std::string& k : known) {
+    const size_t slips = k.size() > kLongest ? fewest : slips_between(word, k);
+    if (slips < fewest) {
+      fewest = slips;
+      best = k;
+    }
+  }
+  if (best || word.size() < 2) return best;
+  const auto begins = [&](const std::string& k) { return k.starts_with(word); };
+  if (std::count_if(known.begin(), known.end(), begins) == 1)
+    best = *std::find_if(known.begin(), known.end(), begins);
+  return best;
+}
+
+/// "; did you mean 'WORD'?" with the nearest one; empty where none is near.
+inline std::string did_you_mean(std::string_view word, const std::vector<std::string>& known) {
+  const auto meant = nearest(word, known);
+  return meant ? "; did you mean '" + *meant + "'?" : std::string();
 }
 
 /// What follows "name:" in one option, or nothing when `part` is another.

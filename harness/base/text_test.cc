@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 namespace tandem {
 namespace {
 
@@ -17,6 +19,24 @@ TEST(Text, KnowsUtf8) {
 // Breaks when a message carries what a terminal would act on.
 TEST(Text, PrintsWhatATerminalShows) {
   EXPECT_EQ(printable("a\tb\r\x1b[31m\xFF m\xC3\xBC"), "a\\x09b\\x0d\\x1b[31m\\xff m\xC3\xBC");
+}
+
+// Breaks when a mistyped word is answered with a list to search, or with a word that nobody meant.
+TEST(Text, KnowsWhatWasMeant) {
+  const std::vector<std::string> known = {"run", "list", "duet", "profile", "--workers", "suites/smoke.json"};
+  const std::map<std::string, std::string> meant = {{"runn", "run"},
+                                                    {"rnu", "run"},
+                                                    {"lsit", "list"},
+                                                    {"prof", "profile"},
+                                                    {"--wrokers", "--workers"},
+                                                    {"--worker", "--workers"},
+                                                    {"suites/smok.json", "suites/smoke.json"}};
+  for (const auto& [word, answer] : meant) {
+    EXPECT_EQ(did_you_mean(word, known), "; did you mean '" + answer + "'?") << word;
+  }
+  for (const char* word : {"", "x", "xyz", "generate", "--engine"})
+    EXPECT_EQ(did_you_mean(word, known), "") << word;
+  EXPECT_EQ(did_you_mean(std::string(100000, 'x'), known), "");
 }
 
 }  // namespace

@@ -75,6 +75,7 @@ TEST_F(DriverTest, AFaultCostsItsOwnCaseOnly) {
             std::nullopt);
   EXPECT_FALSE(fs::exists(run_dir() + "/.work"));
   EXPECT_EQ(f.out, run_dir() + "\n") << "data on stdout, talk on stderr";
+  EXPECT_NE(f.err.find("report: "), std::string::npos) << f.err;
   EXPECT_NE(f.err.find("tandem-report report " + run_dir()), std::string::npos);
 }
 
@@ -170,8 +171,8 @@ TEST_F(DriverTest, BadInputIsRefusedBeforeAnythingRuns) {
     const char* message;
   };
   std::vector<Row> rows = {
-      {{}, 2, "A subcommand is required"},
-      {{"rum"}, 2, "(see tandem --help)"},
+      {{}, 2, "a command is needed: help run"},
+      {{"rum"}, 2, "unknown command 'rum'; did you mean 'run'?"},
       {{"run"}, 2, "SWEEP is required"},
       {{"run", folder_ / "nowhere.json"}, 2, "cannot read"},
       {{"run", file("{")}, 2, "not JSON"},

@@ -78,11 +78,11 @@ TEST_F(DriverTest, CtrlCStopsAndSaysHowToGoOn) {
     ASSERT_TRUE(soon([&] { return fs::exists(run_dir() + "/records.jsonl") && records().size() >= 8; }));
     ::kill(pid, signal);
     Finished f = wait_for(pid);
-    EXPECT_EQ(f.code, 1);
+    EXPECT_EQ(f.code, 130);
     const size_t had = records().size();
     EXPECT_NE(
-        f.err.find(fmt::format("interrupted with {} records; continue with: tandem run {} --out {} --resume",
-                               had, path, run_dir())),
+        f.err.find(fmt::format("interrupted with {} records; continue with: {} run {} --out {} --resume", had,
+                               TANDEM_BINARY, path, run_dir())),
         std::string::npos)
         << f.err;
     EXPECT_TRUE(soon([&] { return workers_gone(); }));
@@ -103,8 +103,8 @@ TEST_F(DriverTest, AFullDiskIsOneLineAndNothingIsLost) {
   EXPECT_EQ(f.code, 1) << f.err;
   const std::string expected = fmt::format(
       "tandem: cannot write {}/records.jsonl: File too large; the {} records before are "
-      "kept, continue with: tandem run",
-      run_dir(), records().size());
+      "kept, continue with: {} run",
+      run_dir(), records().size(), TANDEM_BINARY);
   EXPECT_NE(f.err.find(expected), std::string::npos) << f.err;
   EXPECT_GT(records().size(), 0u);
   const auto before = keys_of(records());

@@ -116,6 +116,13 @@ const BuildInfo& build_info() {
   return info;
 }
 
+std::string version_text() {
+  const BuildInfo& build = build_info();
+  if (!build.git_revision) return build.version;
+  return fmt::format("{} ({:.12}{})", build.version, *build.git_revision,
+                     build.git_dirty.value_or(false) ? ", dirty" : "");
+}
+
 std::map<std::string, std::string> allowed_environment(char** environ) {
   constexpr std::string_view kPrefixes[] = {"CUDA_", "NVIDIA_", "NCCL_", "CUBLAS",  "CUDNN_", "CUPTI_",
                                             "NVTX_", "OMP_",    "GOMP_", "TANDEM_", "MALLOC_"};

@@ -54,6 +54,8 @@ struct BuildInfo {
   std::optional<std::string> cuda, cublas, nccl, cupti;  ///< versions built against
 };
 const BuildInfo& build_info();
+/// "0.2.0 (1a2b3c4d5e6f, dirty)", for --version; without what git did not tell.
+std::string version_text();
 
 /// Variables of the allow-list that are set: those that change what CUDA, its libraries, OpenMP and Tandem
 /// do.

@@ -308,7 +308,8 @@ json check_to_json(const Check& c) {
           {"tokens_compared", maybe(c.tokens_compared)},
           {"tokens_excused", maybe(c.tokens_excused)},
           {"digest", maybe(c.digest)},
-          {"digest_after", maybe(c.digest_after)}};
+          {"digest_after", maybe(c.digest_after)},
+          {"remembered_from", maybe(c.remembered_from)}};
 }
 
 Check check_from_json(const json& j) {
@@ -328,6 +329,7 @@ Check check_from_json(const json& j) {
   read(j, "tokens_excused", c.tokens_excused);
   read(j, "digest", c.digest);
   read(j, "digest_after", c.digest_after);
+  read(j, "remembered_from", c.remembered_from);
   return c;
 }
 

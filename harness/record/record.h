@@ -49,6 +49,8 @@ struct Check {
   std::optional<bool> tokens_equal = {};
   std::optional<int64_t> tokens_compared = {}, tokens_excused = {};
   std::optional<std::string> digest = {}, digest_after = {};
+  std::optional<std::string> remembered_from =
+      {};  ///< UTC time at which an earlier run made this check; absent: this run did
 };
 
 /// What a lossy form costs, beside its times: measured once a group of cases, on 8 sequences of 32 source and 32 generated

@@ -7,6 +7,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/sha256.h"
+#include "harness/base/text.h"
 #include "harness/model/batch.h"
 #include "harness/model/config.h"
 #include "harness/model/model_spec.h"
@@ -19,10 +20,6 @@ namespace {
 
 constexpr std::string_view kSuiteNames[] = {"encoder",     "decoder", "generate", "kernels",
                                             "collectives", "memory",  "limits"};
-
-[[noreturn]] void not_allowed(std::string_view axis, const std::string& value, std::string_view allowed) {
-  throw UsageError(fmt::format("{}: '{}' is not allowed; {}", axis, value, allowed));
-}
 
 /// Is it one of the blank-separated words?
 bool is_word_of(std::string_view words, std::string_view value) {
@@ -216,12 +213,13 @@ const std::vector<Axis>& axes() {
 }
 
 const Axis& axis(std::string_view name) {
-  std::string known;
+  std::vector<std::string> known;
   for (const Axis& a : axes()) {
     if (a.name == name) return a;
-    known += fmt::format("{}{}", known.empty() ? "" : " ", a.name);
+    known.emplace_back(a.name);
   }
-  throw UsageError(fmt::format("unknown axis '{}'; {}", name, known));
+  throw UsageError(
+      fmt::format("unknown axis '{}'; {}{}", name, fmt::join(known, " "), did_you_mean(name, known)));
 }
 
 std::vector<std::string> split_values(const Axis& a, const std::string& text) {

@@ -175,7 +175,7 @@ TEST(CaseJson, RefusesUnknownKeysAndTypes) {
   j["btach"] = 8;
   EXPECT_EQ(error_of([&] { case_from_json(j); }),
             "unknown axis 'btach'; model weights batch src tgt lengths precision kv sparsity calibration "
-            "head tp dp allreduce decode stop kernel memory engine op");
+            "head tp dp allreduce decode stop kernel memory engine op; did you mean 'batch'?");
   j = case_to_json(Case{});
   j["batch"] = "8";
   EXPECT_EQ(error_of([&] { case_from_json(j); }),

@@ -9,7 +9,7 @@
 #include "harness/base/error.h"
 #include "harness/base/process.h"
 #include "harness/base/sha256.h"
-#include "harness/driver/session/progress.h"
+#include "harness/driver/talk/progress.h"
 #include "harness/sweep/files.h"
 
 namespace tandem {

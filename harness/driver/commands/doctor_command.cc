@@ -8,10 +8,13 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "harness/base/error.h"
+#include "harness/base/process.h"
 #include "harness/driver/commands/commands.h"
+#include "harness/driver/duet/report_tool.h"
 #include "harness/driver/session/ceilings_store.h"
 #include "harness/record/environment.h"
 #include "harness/sweep/files.h"
@@ -20,28 +23,40 @@ namespace tandem {
 namespace fs = std::filesystem;
 namespace {
 
-void ok(const std::string& what) {
-  fmt::print("ok       {}\n", what);
-}
-void note(const std::string& what, const std::string& consequence) {
-  fmt::print("note     {}: {}\n", what, consequence);
-}
-void missing(const std::string& what, const std::string& consequence) {
-  fmt::print("missing  {}: {}\n", what, consequence);
-}
+using nlohmann::json;
 
-std::optional<fs::path> in_path(const std::string& program) {
-  const char* path = std::getenv("PATH");
-  std::string list = path != nullptr ? path : "";
-  list += ":/usr/local/cuda/bin";
-  for (size_t at = 0; at <= list.size();) {
-    const size_t end = std::min(list.find(':', at), list.size());
-    const fs::path file = fs::path(list.substr(at, end - at)) / program;
-    if (::access(file.c_str(), X_OK) == 0 && fs::is_regular_file(file)) return file;
-    at = end + 1;
+/// What was found, in order.
+class Findings {
+ public:
+  void ok(const std::string& what) { add("ok", what, {}); }
+  void note(const std::string& what, const std::string& consequence) { add("note", what, consequence); }
+  void missing(const std::string& what, const std::string& consequence) { add("missing", what, consequence); }
+  /// More about the last one.
+  void detail(const std::string& text) { list_.back()["detail"] = text; }
+
+  void print(bool as_json) const {
+    if (as_json) {
+      fmt::print("{}\n", list_.dump(1));
+      return;
+    }
+    for (const json& found : list_) {
+      const std::string& what = found["what"].get_ref<const std::string&>();
+      fmt::print("{:<7}  {}{}\n", found["state"].get<std::string>(), what,
+                 found["consequence"].is_null() ? "" : ": " + found["consequence"].get<std::string>());
+      if (!found["detail"].is_null()) fmt::print("         {}\n", found["detail"].get<std::string>());
+    }
   }
-  return std::nullopt;
-}
+
+ private:
+  void add(const char* state, const std::string& what, const std::optional<std::string>& consequence) {
+    list_.push_back({{"state", state},
+                     {"what", what},
+                     {"consequence", consequence ? json(*consequence) : json()},
+                     {"detail", nullptr}});
+  }
+
+  json list_ = json::array();
+};
 
 bool has_library(std::initializer_list<const char*> names) {
   for (const char* name : names) {
@@ -53,16 +68,16 @@ bool has_library(std::initializer_list<const char*> names) {
   return false;
 }
 
-void check_build(const fs::path& bin_dir) {
+void check_build(Findings& found, const fs::path& bin_dir) {
   const BuildInfo& build = build_info();
-  ok(fmt::format("build: tandem {}, {}, {}, revision {}{}", build.version, build.type, build.compiler,
-                 build.git_revision.value_or("unknown"),
-                 build.git_dirty.value_or(false) ? " with changes" : ""));
+  found.ok(fmt::format("build: tandem {}, {}, {}, revision {}{}", build.version, build.type, build.compiler,
+                       build.git_revision.value_or("unknown"),
+                       build.git_dirty.value_or(false) ? " with changes" : ""));
   if (build.cuda_architectures) {
-    ok(fmt::format("engine cuda: built with CUDA {} for sm_{}", build.cuda.value_or("unknown"),
-                   *build.cuda_architectures));
+    found.ok(fmt::format("engine cuda: built with CUDA {} for sm_{}", build.cuda.value_or("unknown"),
+                         *build.cuda_architectures));
   } else {
-    missing("engine cuda", "this build has the reference engine only; presets cuda and h200 have both");
+    found.missing("engine cuda", "this build has the reference engine only; presets cuda and h200 have both");
   }
   // Not suites(): a sweep may name one that no build makes yet, and what cannot be had is not missing.
   std::istringstream built(TANDEM_SUITES);
@@ -71,67 +86,68 @@ void check_build(const fs::path& bin_dir) {
     std::string& list = fs::exists(bin_dir / fmt::format("suite_{}", suite)) ? here : gone;
     list += fmt::format("{}suite_{}", list.empty() ? "" : " ", suite);
   }
-  if (!here.empty()) ok(fmt::format("suites in {}: {}", bin_dir.string(), here));
-  if (!gone.empty()) missing(gone, "their cases are skipped");
+  if (!here.empty()) found.ok(fmt::format("suites in {}: {}", bin_dir.string(), here));
+  if (!gone.empty()) found.missing(gone, "their cases are skipped");
 }
 
-void check_card(const CardInfo& card) {
+void check_card(Findings& found, const CardInfo& card) {
   auto word = [](const auto& value, const char* unit) {
     return value ? fmt::format("{}{}", *value, unit) : "unknown";
   };
-  ok(fmt::format("card {}: {} {}, compute capability {}, {} SMs, {} GB, power limit {}", card.index,
-                 card.name, card.uuid, card.compute_capability.value_or("unknown"), word(card.sms, ""),
-                 card.memory_bytes ? fmt::format("{:.0f}", *card.memory_bytes * 1e-9) : "unknown",
-                 word(card.power_limit_w, " W")));
-  fmt::print("         clocks {}, ECC {}, MIG {}, NVLinks up: {}\n", card.clock_policy.value_or("unknown"),
-             card.ecc ? (*card.ecc ? "on" : "off") : "unknown",
-             card.mig ? (*card.mig ? "on" : "off") : "unknown", card.nvlinks.size());
+  found.ok(fmt::format("card {}: {} {}, compute capability {}, {} SMs, {} GB, power limit {}", card.index,
+                       card.name, card.uuid, card.compute_capability.value_or("unknown"), word(card.sms, ""),
+                       card.memory_bytes ? fmt::format("{:.0f}", *card.memory_bytes * 1e-9) : "unknown",
+                       word(card.power_limit_w, " W")));
+  found.detail(fmt::format("clocks {}, ECC {}, MIG {}, NVLinks up: {}", card.clock_policy.value_or("unknown"),
+                           card.ecc ? (*card.ecc ? "on" : "off") : "unknown",
+                           card.mig ? (*card.mig ? "on" : "off") : "unknown", card.nvlinks.size()));
   if (card.clock_policy == "default") {
-    note("clocks are not locked",
-         "samples are taken once the clock is steady, and say which regime that was");
+    found.note("clocks are not locked",
+               "samples are taken once the clock is steady, and say which regime that was");
   }
   if (card.mig.value_or(false))
-    note("MIG is on", "a slice is measured, not the card: do not compare with whole cards");
-  if (card.ecc && !*card.ecc) note("ECC is off", "results are not comparable with cards that have it on");
+    found.note("MIG is on", "a slice is measured, not the card: do not compare with whole cards");
+  if (card.ecc && !*card.ecc)
+    found.note("ECC is off", "results are not comparable with cards that have it on");
   const auto processes = card_processes(nvml(), card.index);
   if (!processes) {
-    note("processes on the card cannot be listed", "samples are not marked as contended");
+    found.note("processes on the card cannot be listed", "samples are not marked as contended");
   } else if (!processes->empty()) {
     std::string list;
     for (const CardProcess& p : *processes)
       list += fmt::format(" {}{}", p.pid, p.name.empty() ? "" : "(" + p.name + ")");
-    note(fmt::format("other processes on card {}:{}", card.index, list),
-         "samples will be marked as contended");
+    found.note(fmt::format("other processes on card {}:{}", card.index, list),
+               "samples will be marked as contended");
   }
 }
 
-void check_cards() {
+void check_cards(Findings& found) {
   const auto cards = nvml_cards(nvml());
   if (nvml() == nullptr) {
-    missing("NVIDIA driver (libnvidia-ml.so.1)",
-            "engine cuda cannot run here; `--engine auto` is the reference");
+    found.missing("NVIDIA driver (libnvidia-ml.so.1)",
+                  "engine cuda cannot run here; `--engine auto` is the reference");
     return;
   }
   if (cards.empty()) {
-    missing("a card", "engine cuda cannot run here; `--engine auto` is the reference");
+    found.missing("a card", "engine cuda cannot run here; `--engine auto` is the reference");
     return;
   }
-  ok(fmt::format("driver {}, CUDA up to {}", cards[0].driver.value_or("unknown"),
-                 cards[0].cuda_driver.value_or("unknown")));
-  for (const CardInfo& card : cards) check_card(card);
+  found.ok(fmt::format("driver {}, CUDA up to {}", cards[0].driver.value_or("unknown"),
+                       cards[0].cuda_driver.value_or("unknown")));
+  for (const CardInfo& card : cards) check_card(found, card);
   std::ifstream params("/proc/driver/nvidia/params");
   for (std::string line; std::getline(params, line);) {
     if (line == "RmProfilingAdminOnly: 1" && ::geteuid() != 0) {
-      note("hardware counters are for root only",
-           "`tandem profile` gives times and no counters (NVreg_RestrictProfilingToAdminUsers=0)");
+      found.note("hardware counters are for root only",
+                 "`tandem profile` gives times and no counters (NVreg_RestrictProfilingToAdminUsers=0)");
     }
   }
   if (const char* visible = std::getenv("CUDA_VISIBLE_DEVICES")) {
-    note(fmt::format("CUDA_VISIBLE_DEVICES is '{}'", visible), "--device counts within it");
+    found.note(fmt::format("CUDA_VISIBLE_DEVICES is '{}'", visible), "--device counts within it");
   }
 }
 
-void check_tools() {
+void check_tools(Findings& found, const fs::path& bin_dir) {
   const std::pair<const char*, const char*> tools[] = {
       {"nvcc", "the CUDA engine cannot be built here"},
       {"nsys", "scripts/nsys cannot run"},
@@ -141,25 +157,23 @@ void check_tools() {
       {"git", "records do not say which revision they were built from"},
       {"python3", "no reports, no comparisons, no gate"}};
   for (const auto& [tool, consequence] : tools) {
-    if (const auto path = in_path(tool)) {
-      ok(fmt::format("{}: {}", tool, path->string()));
+    if (const auto path = program_on_path(tool, "/usr/local/cuda/bin")) {
+      found.ok(fmt::format("{}: {}", tool, *path));
     } else {
-      missing(tool, consequence);
+      found.missing(tool, consequence);
     }
   }
-  if (in_path("tandem-report")) {
-    ok("tandem-report");
-  } else if (fs::exists(".venv/bin/tandem-report")) {
-    ok("tandem-report: .venv/bin/tandem-report");
+  if (const auto program = report_program(bin_dir)) {
+    found.ok(fmt::format("tandem-report: {}", *program));
   } else {
-    missing("tandem-report", "no reports; scripts/bootstrap makes .venv with it");
+    found.missing("tandem-report", "no reports; scripts/bootstrap makes .venv with it");
   }
   if (!build_info().cuda_architectures) return;
   if (!has_library({"libcublasLt.so.13", "libcublasLt.so"}))
-    missing("cuBLASLt", "engine cuda does not start");
-  if (!has_library({"libnccl.so.2"})) missing("NCCL", "no tp or dp above 1");
+    found.missing("cuBLASLt", "engine cuda does not start");
+  if (!has_library({"libnccl.so.2"})) found.missing("NCCL", "no tp or dp above 1");
   if (!has_library({"libcupti.so.13", "libcupti.so", "/usr/local/cuda/extras/CUPTI/lib64/libcupti.so"})) {
-    missing("CUPTI", "`tandem profile` has nothing to profile with");
+    found.missing("CUPTI", "`tandem profile` has nothing to profile with");
   }
 }
 
@@ -168,12 +182,12 @@ std::string rate(const std::optional<double>& value) {
 }
 
 /// Ceilings as they are kept, how old they are, and whether they can be believed. `stored`: as a run would take them.
-void check_ceilings(const fs::path& path, const std::optional<Ceilings>& stored) {
+void check_ceilings(Findings& found, const fs::path& path, const std::optional<Ceilings>& stored) {
   Ceilings kept;
   try {
     kept = read_ceilings(path);
   } catch (const Error& e) {
-    note("ceilings cannot be read", fmt::format("the next `tandem run` measures them: {}", e.what()));
+    found.note("ceilings cannot be read", fmt::format("the next `tandem run` measures them: {}", e.what()));
     return;
   }
   const auto age = std::chrono::duration_cast<std::chrono::hours>(fs::file_time_type::clock::now() -
@@ -182,49 +196,55 @@ void check_ceilings(const fs::path& path, const std::optional<Ceilings>& stored)
                                        age.count() / 24, path.string());
   const auto wrong = contradictions(kept);
   if (!wrong.empty()) {
-    note(what, fmt::format("not believed, the next `tandem run` measures them: {}", fmt::join(wrong, "; ")));
+    found.note(what,
+               fmt::format("not believed, the next `tandem run` measures them: {}", fmt::join(wrong, "; ")));
   } else if (!kept.doubt.empty()) {
-    note(what, fmt::format("in question, the next `tandem run` measures them: {}", kept.doubt));
+    found.note(what, fmt::format("in question, the next `tandem run` measures them: {}", kept.doubt));
   } else if (!stored) {
-    note(what, fmt::format("of '{}', another machine: the next `tandem run` measures them", kept.machine));
+    found.note(what,
+               fmt::format("of '{}', another machine: the next `tandem run` measures them", kept.machine));
   } else {
-    ok(what);
+    found.ok(what);
   }
-  fmt::print(
-      "         memory read {} and copied {} GB/s, cache {} GB/s, bf16 {} TFLOP/s in a burst, {} sustained\n",
+  found.detail(fmt::format(
+      "memory read {} and copied {} GB/s, cache {} GB/s, bf16 {} TFLOP/s in a burst, {} sustained",
       rate(kept.read_gbs), rate(kept.copy_gbs), rate(kept.l2_gbs),
       rate(kept.burst_tflops[static_cast<size_t>(Precision::kBf16)]),
-      rate(kept.sustained_tflops[static_cast<size_t>(Precision::kBf16)]));
+      rate(kept.sustained_tflops[static_cast<size_t>(Precision::kBf16)])));
 }
 
-void check_places(const std::optional<CardInfo>& card) {
+void check_places(Findings& found, const std::optional<CardInfo>& card) {
   struct statvfs fs_info {};
   if (::statvfs("/dev/shm", &fs_info) == 0) {
-    ok(fmt::format("shared memory for the Level-1 cache: {:.1f} GB free in /dev/shm",
-                   static_cast<double>(fs_info.f_bavail) * static_cast<double>(fs_info.f_frsize) * 1e-9));
+    found.ok(
+        fmt::format("shared memory for the Level-1 cache: {:.1f} GB free in /dev/shm",
+                    static_cast<double>(fs_info.f_bavail) * static_cast<double>(fs_info.f_frsize) * 1e-9));
   } else {
-    missing("/dev/shm", "the Level-1 cache is in the run folder");
+    found.missing("/dev/shm", "the Level-1 cache is in the run folder");
   }
   const fs::path path = ceilings_path(card);
   if (path.empty()) {
-    missing("a cache folder (HOME or XDG_CACHE_HOME)", "ceilings are measured again by every run");
+    found.missing("a cache folder (HOME or XDG_CACHE_HOME)", "ceilings are measured again by every run");
   } else if (fs::exists(path)) {
-    check_ceilings(path, stored_ceilings(card));
+    check_ceilings(found, path, stored_ceilings(card));
   } else {
-    note("ceilings are not measured yet", "the next `tandem run` measures them first");
+    found.note("ceilings are not measured yet", "the next `tandem run` measures them first");
   }
 }
 
 }  // namespace
 
-int doctor_command(const fs::path& bin_dir, int device, bool require_device) {
-  const auto card = usable_card(device);
-  check_build(bin_dir);
-  check_cards();
-  check_tools();
-  check_places(card);
-  if (require_device && !card)
-    throw DeviceError(fmt::format("--require-device: engine cuda has no usable device {} here", device));
+int doctor_command(const DoctorArgs& args) {
+  const auto card = usable_card(args.device);
+  Findings found;
+  check_build(found, args.bin_dir);
+  check_cards(found);
+  check_tools(found, args.bin_dir);
+  check_places(found, card);
+  found.print(args.as_json);
+  if (args.require_device && !card) {
+    throw DeviceError(fmt::format("--require-device: engine cuda has no usable device {} here", args.device));
+  }
   return static_cast<int>(ExitCode::kGood);
 }
 

@@ -10,7 +10,7 @@
 #include "harness/base/error.h"
 #include "harness/base/process.h"
 #include "harness/driver/commands/commands.h"
-#include "harness/driver/session/progress.h"
+#include "harness/driver/talk/progress.h"
 
 namespace tandem {
 namespace {

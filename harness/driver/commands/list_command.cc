@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 #include <thread>
 
 #include "harness/base/error.h"
@@ -10,6 +11,7 @@
 #include "harness/base/process.h"
 #include "harness/driver/commands/commands.h"
 #include "harness/driver/session/ceilings_store.h"
+#include "harness/driver/talk/terminal.h"
 
 namespace tandem {
 namespace fs = std::filesystem;
@@ -27,8 +29,11 @@ struct Untimed {
 
 struct Row {
   Case c;
-  std::optional<Untimed> untimed;
-  Prediction predicted;
+  int workers = 1;
+  std::optional<Untimed> untimed = {};
+  Prediction predicted = {};
+
+  double predicted_s() const { return predicted.validate_s + workers * predicted.measure_s; }
 };
 
 struct Answer {
@@ -100,22 +105,44 @@ void ask_supported(std::vector<Row>& rows, const RunPlan& plan, const fs::path& 
   }
 }
 
-void print_table(const std::vector<Row>& rows, int workers) {
-  size_t width = 4;
-  for (const Row& row : rows) width = std::max(width, case_name(row.c).size());
-  fmt::print("{:<16}  {:<{}}  {:>10}  {:>10}  {}\n", "id", "name", width, "floor", "predicted",
-             "recorded without a time as");
-  for (const Row& row : rows) {
-    const Prediction& p = row.predicted;
-    const std::string floor = p.floor_us && !row.untimed ? show_us(*p.floor_us) : "-";
-    const std::string time = row.untimed ? "-" : show_duration(p.validate_s + workers * p.measure_s);
-    fmt::print(
-        "{:<16}  {:<{}}  {:>10}  {:>10}  {}\n", case_id(row.c), case_name(row.c), width, floor, time,
-        row.untimed ? fmt::format("{}: {}", status_name(row.untimed->status), row.untimed->reason) : "");
+void print_table(const std::vector<Row>& rows) {
+  std::vector<std::string> names;
+  for (const Row& row : rows) names.push_back(case_name(row.c));
+  const auto width = terminal_width(1);
+  const size_t longest = std::max_element(names.begin(), names.end(), [](const auto& a, const auto& b) {
+                           return a.size() < b.size();
+                         })->size();
+  const auto floor = [](const Row& row) {
+    return row.predicted.floor_us && !row.untimed ? show_us(*row.predicted.floor_us) : "-";
+  };
+  const auto time = [](const Row& row) { return row.untimed ? "-" : show_duration(row.predicted_s()); };
+  const auto why = [](const Row& row) {
+    return row.untimed ? fmt::format("{}: {}", status_name(row.untimed->status), row.untimed->reason) : "";
+  };
+  constexpr size_t kNumbers = 16 + 2 + 2 + 10 + 2 + 10 + 2;
+  if (!width || longest + kNumbers + 25 <= *width) {
+    fmt::print("{:<16}  {:<{}}  {:>10}  {:>10}  {}\n", "id", "name", longest, "floor", "predicted",
+               "recorded without a time as");
+    for (size_t i = 0; i < rows.size(); ++i) {
+      fmt::print("{:<16}  {:<{}}  {:>10}  {:>10}  {}\n", case_id(rows[i].c), names[i], longest,
+                 floor(rows[i]), time(rows[i]), why(rows[i]));
+    }
+    return;
+  }
+  // Folded: numbers first, names without what all share, and no ids, which --json has.
+  constexpr size_t kIndent = 10 + 2 + 10 + 2;
+  const ShortNames shorter = shorten(names);
+  if (!shorter.shared.empty()) fmt::print("{}\n", wrapped("all: " + shorter.shared, *width, 5, '/'));
+  fmt::print("{:>10}  {:>10}  {}\n", "floor", "predicted", "name");
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::string numbers = fmt::format("{:>10}  {:>10}  ", floor(rows[i]), time(rows[i]));
+    fmt::print("{}\n", wrapped(numbers + shorter.names[i], *width, kIndent, '/'));
+    if (rows[i].untimed)
+      fmt::print("{}\n", wrapped(std::string(kIndent, ' ') + why(rows[i]), *width, kIndent));
   }
 }
 
-void print_json(const std::vector<Row>& rows, int workers) {
+void print_json(const std::vector<Row>& rows) {
   json list = json::array();
   for (const Row& row : rows) {
     const Prediction& p = row.predicted;
@@ -123,7 +150,7 @@ void print_json(const std::vector<Row>& rows, int workers) {
                     {"name", case_name(row.c)},
                     {"case", case_to_json(row.c)},
                     {"floor_us", p.floor_us && !row.untimed ? json(*p.floor_us) : json()},
-                    {"predicted_s", row.untimed ? json() : json(p.validate_s + workers * p.measure_s)},
+                    {"predicted_s", row.untimed ? json() : json(row.predicted_s())},
                     {"recorded_as", row.untimed ? json(status_name(row.untimed->status)) : json()},
                     {"reason", row.untimed ? json(row.untimed->reason) : json()}});
   }
@@ -132,45 +159,53 @@ void print_json(const std::vector<Row>& rows, int workers) {
 
 }  // namespace
 
-int list_command(const RunArgs& args, bool as_json) {
-  const RunPlan plan = plan_run(args);
-  std::vector<Row> rows;
-  for (const Case& c : plan.sweep.cases) rows.push_back({c, std::nullopt, {}});
-  for (const SkippedCase& s : plan.sweep.skipped)
-    rows.push_back({s.c, Untimed{Status::kSkipped, s.reason}, {}});
-  ask_supported(rows, plan, args.bin_dir);
-
-  const auto ceilings = stored_ceilings(ceilings_card(plan));
+int list_command(const RunArgs& args, const std::vector<std::string>& sweeps, bool as_json) {
+  const std::vector<PlannedSweep> planned = plan_sweeps(args, sweeps);
+  const RunPlan& first = planned[0].plan;  // engine and card are those of all
+  const auto ceilings = stored_ceilings(ceilings_card(first));
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  std::vector<Row> rows;
+  std::set<int> workers;
+  for (const auto& [one, plan] : planned) {
+    std::vector<Row> of_sweep;
+    for (const Case& c : plan.sweep.cases) of_sweep.push_back({.c = c, .workers = plan.workers});
+    for (const SkippedCase& s : plan.sweep.skipped)
+      of_sweep.push_back({.c = s.c, .workers = plan.workers, .untimed = Untimed{Status::kSkipped, s.reason}});
+    ask_supported(of_sweep, plan, args.bin_dir);
+    for (Row& row : of_sweep) {
+      try {
+        row.predicted = predict(
+            row.c, {.ceilings = ceilings_apply(row.c, plan) ? ceilings : std::nullopt, .cores = cores});
+      } catch (const ImpossibleCase&) {
+        // Skipped anyway: such lengths have no cost.
+      }
+    }
+    rows.insert(rows.end(), of_sweep.begin(), of_sweep.end());
+    workers.insert(plan.workers);
+  }
   double total_s = 0;
   std::map<Status, int> untimed = {{Status::kSkipped, 0}};
   size_t timed = 0;
-  for (Row& row : rows) {
-    try {
-      row.predicted =
-          predict(row.c, {.ceilings = ceilings_apply(row.c, plan) ? ceilings : std::nullopt, .cores = cores});
-    } catch (const ImpossibleCase&) {
-      // Skipped anyway: such lengths have no cost.
-    }
+  for (const Row& row : rows) {
     if (row.untimed) {
       ++untimed[row.untimed->status];
       continue;
     }
     ++timed;
-    total_s += row.predicted.validate_s + plan.workers * row.predicted.measure_s;
+    total_s += row.predicted_s();
   }
   if (as_json) {
-    print_json(rows, plan.workers);
+    print_json(rows);
   } else {
-    print_table(rows, plan.workers);
+    print_table(rows);
   }
   if (ceilings && !ceilings->doubt.empty())
     say(fmt::format("floors are in question, and the next run measures their ceilings again: {}",
                     ceilings->doubt));
   std::string counts;
   for (const auto& [status, n] : untimed) counts += fmt::format(", {} {}", n, status_name(status));
-  say(fmt::format("{} cases{}, {} worker{}, engine {}, about {}{}", timed, counts, plan.workers,
-                  plan.workers == 1 ? "" : "s", plan.engine, show_duration(total_s),
+  say(fmt::format("{} cases{}, {} worker{}, engine {}, about {}{}", timed, counts, fmt::join(workers, " or "),
+                  workers == std::set<int>{1} ? "" : "s", first.engine, show_duration(total_s),
                   ceilings ? "" : "; no ceilings measured yet (`tandem run` does), so no floors"));
   return static_cast<int>(ExitCode::kGood);
 }

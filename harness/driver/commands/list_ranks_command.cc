@@ -7,6 +7,7 @@
 #include "harness/base/error.h"
 #include "harness/driver/commands/commands.h"
 #include "harness/driver/session/ceilings_store.h"
+#include "harness/driver/talk/terminal.h"
 #include "harness/run/case_cost.h"
 
 namespace tandem {
@@ -26,15 +27,17 @@ Case with_tp(Case c, int tp) {
 }
 
 /// Passes of the sweep, each once whatever its tp.
-std::vector<Row> rows_of(const RunPlan& plan) {
+std::vector<Row> rows_of(const std::vector<PlannedSweep>& planned) {
   std::vector<Row> rows;
   std::set<std::string> seen;
   const auto add = [&](const Case& c) {
     const Case one = with_tp(c, 1);
     if (is_model_suite(c.suite) && seen.insert(case_id(one)).second) rows.push_back({one, {}, {}, {}});
   };
-  for (const Case& c : plan.sweep.cases) add(c);
-  for (const SkippedCase& s : plan.sweep.skipped) add(s.c);
+  for (const auto& [args, plan] : planned) {
+    for (const Case& c : plan.sweep.cases) add(c);
+    for (const SkippedCase& s : plan.sweep.skipped) add(s.c);
+  }
   return rows;
 }
 
@@ -64,21 +67,32 @@ std::string says(const ListRanksArgs& args, const Ceilings& ceilings) {
 }
 
 void print_table(const std::vector<Row>& rows, int tp) {
-  size_t width = 4;
-  for (const Row& row : rows) width = std::max(width, case_name(row.c).size());
-  fmt::print("{:<{}}  {:>10}  {:>10}  {:>10}  {:>10}  {:>8}  {}\n", "model of (tp 1)", width, "tp 1",
-             fmt::format("tp {}", tp), "of it comm", "launches", "speed-up", "no time because");
-  for (const Row& row : rows) {
-    if (!row.reason.empty()) {
-      fmt::print("{:<{}}  {:>10}  {:>10}  {:>10}  {:>10}  {:>8}  {}\n", case_name(row.c), width, "-", "-",
-                 "-", "-", "-", row.reason);
-      continue;
+  const std::string heads = fmt::format("{:>10}  {:>10}  {:>10}  {:>10}  {:>8}", "tp 1",
+                                        fmt::format("tp {}", tp), "of it comm", "launches", "speed-up");
+  const auto numbers = [](const Row& row) {
+    if (!row.reason.empty())
+      return fmt::format("{:>10}  {:>10}  {:>10}  {:>10}  {:>8}", "-", "-", "-", "-", "-");
+    return fmt::format("{:>10}  {:>10}  {:>10}  {:>10}  {:>8}", show_us(row.one->total_us()),
+                       show_us(row.ranks->total_us()), show_us(row.ranks->comm_us),
+                       show_us(row.ranks->launches_us),
+                       fmt::format("{:.2f}x", row.one->total_us() / row.ranks->total_us()));
+  };
+  std::vector<std::string> names = {"model of (tp 1)"};
+  for (const Row& row : rows) names.push_back(case_name(row.c));
+  size_t longest = 0;
+  for (const std::string& name : names) longest = std::max(longest, name.size());
+  const auto width = terminal_width(1);
+  const bool wide = !width || longest + 2 + heads.size() <= *width;
+  const auto line = [&](const std::string& name, const std::string& cells, const std::string& reason) {
+    const std::string more = reason.empty() ? "" : "  " + reason;
+    if (wide) {
+      fmt::print("{:<{}}  {}{}\n", name, longest, cells, more);
+    } else {
+      fmt::print("{}\n  {}\n", wrapped(name, *width, 2, '/'), wrapped(cells + more, *width - 2, 4));
     }
-    fmt::print("{:<{}}  {:>10}  {:>10}  {:>10}  {:>10}  {:>8}\n", case_name(row.c), width,
-               show_us(row.one->total_us()), show_us(row.ranks->total_us()), show_us(row.ranks->comm_us),
-               show_us(row.ranks->launches_us),
-               fmt::format("{:.2f}x", row.one->total_us() / row.ranks->total_us()));
-  }
+  };
+  line(names[0], heads, "no time because");
+  for (size_t i = 0; i < rows.size(); ++i) line(names[i + 1], numbers(rows[i]), rows[i].reason);
 }
 
 json time_json(const std::optional<ModelTime>& t) {
@@ -103,9 +117,10 @@ void print_json(const std::vector<Row>& rows, const ListRanksArgs& args, const C
 
 }  // namespace
 
-int list_ranks_command(const RunArgs& run, const ListRanksArgs& args, bool as_json) {
-  const RunPlan plan = plan_run(run);
-  const auto ceilings = args.ceilings.empty() ? stored_ceilings(ceilings_card(plan))
+int list_ranks_command(const RunArgs& run, const std::vector<std::string>& sweeps, const ListRanksArgs& args,
+                       bool as_json) {
+  const std::vector<PlannedSweep> planned = plan_sweeps(run, sweeps);
+  const auto ceilings = args.ceilings.empty() ? stored_ceilings(ceilings_card(planned[0].plan))
                                               : std::optional(read_ceilings(args.ceilings));
   if (!ceilings) {
     throw UsageError(
@@ -114,7 +129,7 @@ int list_ranks_command(const RunArgs& run, const ListRanksArgs& args, bool as_js
         "file that `suite_limits --measure-ceilings` wrote");
   }
   all_reduce_us(1, args.tp, args.links);  // bad links are refused before any row
-  std::vector<Row> rows = rows_of(plan);
+  std::vector<Row> rows = rows_of(planned);
   for (Row& row : rows) predict(row, args, *ceilings);
   if (as_json) {
     print_json(rows, args, *ceilings);

@@ -99,15 +99,15 @@ int profile_command(const RunArgs& given, const std::vector<std::string>& pass_n
   session.prepare();
   session.run();
   const std::vector<Profiled> cases = measured_cases(session);
-  say(fmt::format("{} measured cases to profile, passes {}; {}", cases.size(), fmt::join(pass_names, " "),
-                  args.out));
+  remark(fmt::format("{} measured cases to profile, passes {}; {}", cases.size(), fmt::join(pass_names, " "),
+                     args.out));
   if (cases.empty()) say(fmt::format("nothing to profile: {}", why_unmeasured(session)));
 
   ProfilePasses profiles(args, session);
   for (const ProfilePass pass : passes) profiles.run(cases, pass);
   session.folder().derive_benchmark_json();
-  say(fmt::format("{}: {} profiles, {} failed, {} not available\nreport: tandem-report report {}", args.out,
-                  profiles.taken(), profiles.failed(), profiles.unavailable(), shell_command({args.out})));
+  remark(fmt::format("{}: {} profiles, {} failed, {} not available\n{}", args.out, profiles.taken(),
+                     profiles.failed(), profiles.unavailable(), report_hint(args.bin_dir, args.out)));
   fmt::print("{}\n", args.out);
   if (profiles.failed() > 0) return static_cast<int>(ExitCode::kFailed);
   if (profiles.taken() > 0) return static_cast<int>(ExitCode::kGood);

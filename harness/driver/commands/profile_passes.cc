@@ -133,7 +133,7 @@ void ProfilePasses::take(const TaskOutcome& outcome, const Profiled& subject, Pr
   log_.append(line.dump(-1, ' ', false, json::error_handler_t::replace));
   const std::string status = line.value("status", "error");
   ++(status == "ok" ? taken_ : status == "unavailable" || status == "skipped" ? unavailable_ : failed_);
-  say(line_text(line));
+  status == "ok" ? remark(line_text(line)) : say(line_text(line));
 }
 
 }  // namespace tandem

@@ -1,14 +1,19 @@
 // `tandem run`.
 #include <fmt/format.h>
 
-#include <cstdlib>
+#include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <optional>
 #include <set>
 
 #include "harness/base/error.h"
+#include "harness/base/json_text.h"
 #include "harness/base/process.h"
 #include "harness/driver/commands/commands.h"
+#include "harness/driver/duet/report_tool.h"
 #include "harness/driver/session/ceilings_store.h"
+#include "harness/driver/talk/terminal.h"
 #include "harness/record/environment.h"
 #include "harness/sweep/files.h"
 
@@ -39,12 +44,13 @@ ExitCode exit_code_of(const std::map<Status, int>& counts, const SweepCases& swe
 }
 
 std::string resume_command(const RunArgs& args) {
-  std::vector<std::string> words = {"tandem", "run", args.sweep, "--out", args.out, "--resume"};
+  std::vector<std::string> words = {own_command(), "run", args.sweep, "--out", args.out, "--resume"};
   if (args.engine != "auto") words.insert(words.end(), {"--engine", args.engine});
   for (const std::string& peer : args.peers) words.insert(words.end(), {"--peer", peer});
   if (!args.filter.empty()) words.insert(words.end(), {"--filter", args.filter});
   if (!args.shard.empty()) words.insert(words.end(), {"--shard", args.shard});
   if (args.device != 0) words.insert(words.end(), {"--device", std::to_string(args.device)});
+  if (args.check_again) words.emplace_back("--check-again");
   if (args.workers) words.insert(words.end(), {"--workers", std::to_string(*args.workers)});
   return shell_command(words);
 }
@@ -95,21 +101,30 @@ std::string shell_command(const std::vector<std::string>& words) {
   return text;
 }
 
-int run_command(const RunArgs& given) {
-  RunArgs args = given;
-  if (args.resume && args.out.empty()) throw UsageError("--resume: needs --out DIR, the run to continue");
-  RunPlan plan = plan_run(args);
-  if (args.out.empty()) args.out = default_run_folder(args.sweep);
-  catch_interrupts();
+std::string own_command() {
+  std::ifstream in("/proc/self/cmdline", std::ios::binary);
+  std::string word;
+  std::getline(in, word, '\0');
+  return word.empty() ? "tandem" : word;
+}
 
+std::string report_hint(const fs::path& bin_dir, const std::string& run) {
+  return fmt::format("report: {}",
+                     shell_command({report_program(bin_dir).value_or("tandem-report"), "report", run}));
+}
+
+namespace {
+
+/// One sweep, planned, into its folder.
+ExitCode run_planned(const RunArgs& args, RunPlan plan) {
   Session session(args, std::move(plan));
   const RunFolder& folder = session.folder();
   try {
     session.prepare();
-    say(fmt::format("{} cases, {} skipped, {} worker{}, engine {}{}; {}", session.plan().sweep.cases.size(),
-                    session.plan().sweep.skipped.size(), session.plan().workers,
-                    session.plan().workers == 1 ? "" : "s", session.plan().engine,
-                    session.plan().card ? " on " + session.plan().card->name : "", args.out));
+    remark(fmt::format("{} cases, {} skipped, {} worker{}, engine {}{}; {}",
+                       session.plan().sweep.cases.size(), session.plan().sweep.skipped.size(),
+                       session.plan().workers, session.plan().workers == 1 ? "" : "s", session.plan().engine,
+                       session.plan().card ? " on " + session.plan().card->name : "", args.out));
     session.run();
   } catch (const Interrupted&) {
     if (!folder.environment().is_null()) folder.derive_benchmark_json();
@@ -119,12 +134,79 @@ int run_command(const RunArgs& given) {
     throw IoError(fmt::format("{}; the {} records before are kept, continue with: {}", e.what(),
                               folder.records().size(), resume_command(args)));
   }
+  if (const std::string table = medians_table(folder.records(), terminal_width(2)); !table.empty())
+    remark(table);
   report_beaten(session);
   const auto counts = count_statuses(folder.records());
-  say(fmt::format("{}: {}\nreport: tandem-report report {}", args.out, summary_line(counts),
-                  shell_command({args.out})));
+  remark(fmt::format("{}: {}\n{}", args.out, summary_line(counts), report_hint(args.bin_dir, args.out)));
   fmt::print("{}\n", args.out);
-  return static_cast<int>(exit_code_of(counts, session.plan().sweep));
+  std::fflush(stdout);
+  return exit_code_of(counts, session.plan().sweep);
+}
+
+/// A file of gate rules lies beside the sweeps: suites/*.json names it too.
+bool is_gate_rules(const std::string& path) {
+  std::string text;
+  try {
+    text = read_file(path);
+  } catch (const IoError&) {
+    return false;  // said where it is read as a sweep
+  }
+  const nlohmann::json j = parse_json_or_discard(text);
+  return j.is_object() && !j.contains("groups") && j.contains("alpha");
+}
+
+}  // namespace
+
+std::vector<PlannedSweep> plan_sweeps(const RunArgs& args, const std::vector<std::string>& sweeps) {
+  std::vector<PlannedSweep> planned;
+  std::optional<NothingMatches> nothing;
+  std::set<std::string> stems;
+  for (const std::string& sweep : sweeps) {
+    if (sweeps.size() > 1 && is_gate_rules(sweep)) {
+      remark(fmt::format("{}: the gate's rules and no sweep, passed over", sweep));
+      continue;
+    }
+    RunArgs one = args;
+    one.sweep = sweep;
+    if (sweeps.size() > 1 && !args.out.empty()) {
+      const std::string stem = fs::path(sweep).stem().string();
+      if (!stems.insert(stem).second)
+        throw UsageError(fmt::format("--out: two of the sweeps would be runs in {}/{}", args.out, stem));
+      one.out = (fs::path(args.out) / stem).string();
+      one.resume = args.resume && fs::exists(one.out);
+    }
+    try {
+      planned.push_back({one, plan_run(one)});
+    } catch (const NothingMatches& e) {
+      if (!nothing) nothing = e;
+    }
+  }
+  if (planned.empty() && nothing) throw NothingMatches(*nothing);
+  if (planned.empty()) throw UsageError("SWEEP: no sweep among the files");
+  return planned;
+}
+
+int run_command(const RunArgs& args, const std::vector<std::string>& sweeps) {
+  if (args.resume && args.out.empty()) throw UsageError("--resume: needs --out DIR, the run to continue");
+  std::vector<PlannedSweep> planned = plan_sweeps(args, sweeps);
+  catch_interrupts();
+  std::set<ExitCode> codes;
+  for (size_t i = 0; i < planned.size(); ++i) {
+    RunArgs& one = planned[i].args;
+    if (one.out.empty()) one.out = default_run_folder(one.sweep);
+    try {
+      codes.insert(run_planned(one, std::move(planned[i].plan)));
+    } catch (const Interrupted& e) {
+      std::string rest;
+      for (size_t j = i + 1; j < planned.size(); ++j) rest += " " + planned[j].args.sweep;
+      throw Interrupted(rest.empty() ? e.what() : fmt::format("{}; not begun:{}", e.what(), rest));
+    }
+  }
+  for (const ExitCode code : {ExitCode::kFailed, ExitCode::kGood}) {
+    if (codes.contains(code)) return static_cast<int>(code);
+  }
+  return static_cast<int>(*codes.rbegin());  // for want of a device, where that is so of any
 }
 
 }  // namespace tandem

@@ -77,7 +77,7 @@ void check_same(const DuetState& kept, const DuetState& asked, const DuetArgs& a
 }
 
 std::string resume_command(const DuetArgs& args) {
-  std::vector<std::string> words = {"tandem", "duet"};
+  std::vector<std::string> words = {own_command(), "duet"};
   if (!args.run.sweep.empty()) words.push_back(args.run.sweep);
   words.insert(words.end(), {"--out", args.run.out, "--resume"});
   for (int i = 0; i < 2; ++i) {

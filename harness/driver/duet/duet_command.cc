@@ -392,9 +392,9 @@ int Duet::finish() {
   fmt::print("{}", table.text);
   std::fflush(stdout);
   const size_t looks = state_.taken.size();
-  say(fmt::format("{}: {} after {} pairs, {} look{}, {:.0f} s\nagain: tandem-report gate {}", args_.run.out,
-                  state_.end, state_.pairs, looks, looks == 1 ? "" : "s", state_.spent_s,
-                  shell_command({args_.run.out})));
+  say(fmt::format("{}: {} after {} pairs, {} look{}, {:.0f} s\nagain: {}", args_.run.out, state_.end,
+                  state_.pairs, looks, looks == 1 ? "" : "s", state_.spent_s,
+                  shell_command({tool_.program(), "gate", args_.run.out})));
   return table.code;
 }
 

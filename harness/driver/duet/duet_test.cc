@@ -217,8 +217,8 @@ TEST_F(DuetTest, AFullDiskIsOneLineAndNothingIsLost) {
   const Finished f = wait_for(start(duet_args(two_groups()), 12288));
   EXPECT_EQ(f.code, 1) << f.err;
   EXPECT_NE(f.err.find("File too large; the "), std::string::npos) << f.err;
-  EXPECT_NE(f.err.find(
-                fmt::format("continue with: tandem duet {} --out {} --resume --a ", two_groups(), run_dir())),
+  EXPECT_NE(f.err.find(fmt::format("continue with: {} duet {} --out {} --resume --a ", TANDEM_BINARY,
+                                   two_groups(), run_dir())),
             std::string::npos)
       << f.err;
   const size_t before = records("/a").size() + records("/b").size();

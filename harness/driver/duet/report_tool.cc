@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <optional>
 #include <sstream>
 
@@ -25,16 +24,6 @@ bool executable(const fs::path& path) {
   return fs::is_regular_file(path, ec) && ::access(path.c_str(), X_OK) == 0;
 }
 
-std::optional<fs::path> on_path() {
-  const char* variable = std::getenv("PATH");
-  std::istringstream folders(variable != nullptr ? variable : "");
-  for (std::string folder; std::getline(folders, folder, ':');) {
-    const fs::path candidate = fs::path(folder.empty() ? "." : folder) / kName;
-    if (executable(candidate)) return candidate;
-  }
-  return std::nullopt;
-}
-
 /// The .venv of the nearest folder above that has one.
 std::optional<fs::path> in_venv(const fs::path& bin_dir) {
   for (fs::path folder = fs::absolute(bin_dir).lexically_normal();; folder = folder.parent_path()) {
@@ -44,19 +33,27 @@ std::optional<fs::path> in_venv(const fs::path& bin_dir) {
   }
 }
 
-std::string find_program(const fs::path& bin_dir) {
-  if (const auto found = on_path()) return *found;
-  if (executable(bin_dir / kName)) return bin_dir / kName;
-  if (const auto found = in_venv(bin_dir)) return *found;
-  throw UsageError(
-      fmt::format("{} is not on PATH, not in {} and not in a .venv above it; scripts/bootstrap installs it, "
-                  "or pip install reports/",
-                  kName, bin_dir.string()));
-}
-
 }  // namespace
 
-ReportTool::ReportTool(const fs::path& bin_dir) : program_(find_program(bin_dir)) {}
+std::optional<std::string> report_program(const fs::path& bin_dir) {
+  if (program_on_path(kName)) return kName;
+  if (executable(bin_dir / kName)) return bin_dir / kName;
+  const auto found = in_venv(bin_dir);
+  if (!found) return std::nullopt;
+  const fs::path near = found->lexically_relative(fs::current_path());
+  return near.empty() || *near.begin() == ".." ? found->string() : near.string();
+}
+
+ReportTool::ReportTool(const fs::path& bin_dir) {
+  const auto found = report_program(bin_dir);
+  if (!found) {
+    throw UsageError(fmt::format(
+        "{} is not on PATH, not in {} and not in a .venv above it; scripts/bootstrap installs it, "
+        "or pip install reports/",
+        kName, bin_dir.string()));
+  }
+  program_ = *found;
+}
 
 ReportTool::Said ReportTool::ask(std::vector<std::string> words) const {
   words.insert(words.begin(), {program_, "gate"});

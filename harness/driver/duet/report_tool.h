@@ -3,15 +3,19 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace tandem {
 
+/// The tool: on PATH (then its name alone), beside the binaries in `bin_dir`, or in the .venv of the repository that `bin_dir`
+/// is built in (from the working folder on, where it is below). Absent where it is in none of them.
+std::optional<std::string> report_program(const std::filesystem::path& bin_dir);
+
 class ReportTool {
  public:
-  /// Looks on PATH, beside the binaries in `bin_dir`, and in the .venv of the repository that `bin_dir` is built in. Throws
-  /// UsageError saying where it looked.
+  /// Looks where report_program does. Throws UsageError saying where it looked.
   explicit ReportTool(const std::filesystem::path& bin_dir);
 
   /// Pairs that each of `looks` looks at `cases` cases is planned at by the rules that `duet` keeps. Throws Error with what the

@@ -8,6 +8,7 @@
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
 #include "harness/base/process.h"
+#include "harness/base/text.h"
 #include "harness/record/environment.h"
 #include "harness/sweep/files.h"
 
@@ -83,14 +84,17 @@ fs::path sweep_file(const fs::path& bin_dir, const std::string& named) {
   const std::string name = named.ends_with(".json") ? named : named + ".json";
   if (const fs::path kept = kept_suite_file(bin_dir, name); !kept.empty()) return kept;
   std::set<std::string> names;
-  if (const auto folder = kept_suites(bin_dir)) {
-    for (const auto& entry : fs::directory_iterator(*folder))
+  for (const fs::path& folder : {kept_suites(bin_dir).value_or(fs::path()), fs::path("suites")}) {
+    for (const auto& entry : fs::directory_iterator(folder, ec))
       if (entry.path().extension() == ".json" && entry.path().stem() != "gates")
         names.insert(entry.path().stem());
   }
-  throw UsageError(fmt::format(
-      "cannot read {}: no such file{}", named,
-      names.empty() ? "" : fmt::format(", and no sweep of this build: {}", fmt::join(names, " "))));
+  const auto meant = nearest(fs::path(name).stem().string(), {names.begin(), names.end()});
+  throw UsageError(fmt::format("cannot read {}: no such file{}", named,
+                               meant ? fmt::format("; did you mean '{}'?", *meant)
+                               : names.empty()
+                                   ? ""
+                                   : fmt::format(", and no sweep of this build: {}", fmt::join(names, " "))));
 }
 
 }  // namespace tandem

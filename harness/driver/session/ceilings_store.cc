@@ -10,7 +10,7 @@
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
 #include "harness/base/process.h"
-#include "harness/driver/session/progress.h"
+#include "harness/driver/talk/progress.h"
 #include "harness/engine/traits.h"
 #include "harness/record/environment.h"
 #include "harness/sweep/files.h"
@@ -115,8 +115,8 @@ std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::opti
   if (stored) say(fmt::format("the ceilings of {} are in question: {}", stored->measured_at, stored->doubt));
   constexpr int kTries = 2;
   for (int i = 1;; ++i) {
-    say(fmt::format("measuring the ceilings of {} ({})", card ? card->name : "this CPU",
-                    i == 1 ? "once" : "again"));
+    remark(fmt::format("measuring the ceilings of {} ({})", card ? card->name : "this CPU",
+                       i == 1 ? "once" : "again"));
     try {
       Ceilings ceilings = measured_ceilings(suite, card, device);
       const auto wrong = contradictions(ceilings);

@@ -20,7 +20,9 @@ constexpr double kCpuSeededWeights = 20e6;  // elements a core makes and rounds 
 constexpr double kGpuOverFloor = 3;         // what a first implementation takes over its floor
 constexpr double kGpuFlops = 50e12;         // without ceilings: of a large card, far below its best
 constexpr double kGpuBytes = 1e12;
-constexpr double kGpuStep_us = 300;     // launches of one pass
+constexpr double kGpuStep_us = 300;  // launches of one pass
+constexpr double kStartCpu_s = 0.05;
+constexpr double kStartCuda_s = 1.5;    // a context and the libraries
 constexpr double kOperation_us = 5000;  // of the suites of single operations
 
 bool on_cpu(const Case& c) {
@@ -39,6 +41,7 @@ double repetition_us(const Case& c, const Prediction& p, const PredictOptions& o
 
 Prediction predict(const Case& c, const PredictOptions& options) {
   Prediction p;
+  p.start_s = on_cpu(c) ? kStartCpu_s : kStartCuda_s;
   const ModelConfig config = load_model(c.model);
   if (is_model_suite(c.suite)) {
     const Cost cost = case_cost(c, config);
@@ -70,7 +73,9 @@ Prediction predict(const Case& c, const PredictOptions& options) {
     // Two models, each loaded, generating and fed a text.
     const Case accuracy = in_fp32(accuracy_case(c));
     const Cost cost = case_cost(accuracy, config);
-    const Prediction pass{.floor_us = {}, .flops = cost.flops(), .bytes = cost.bytes()};
+    Prediction pass;
+    pass.flops = cost.flops();
+    pass.bytes = cost.bytes();
     p.accuracy_s = 2 * p.load_s + 4e-6 * repetition_us(accuracy, pass, options);
   }
   return p;

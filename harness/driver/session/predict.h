@@ -18,6 +18,7 @@ struct Prediction {
   std::optional<double>
       floor_us;  ///< absent where a ceiling is missing or the suite has no cost of a model pass
   std::optional<double> flops, bytes;
+  double start_s = 0;     ///< of a process, until it begins with its first case
   double load_s = 0;      ///< making the weights, once a process
   double validate_s = 0;  ///< the validation pass of the case, without its accuracy
   double accuracy_s =

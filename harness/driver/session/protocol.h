@@ -14,13 +14,15 @@
 // `name`. All cases of one process share suite, engine, model, weights, precision, sparsity, calibration,
 // head, kv, tp and dp.
 //
-// Checking comes first, in a process of its own: one line of JSON on stdout for each case,
+// Checking comes before timing, group by group, in a process of its own: one line of JSON on stdout for each case,
 //   {"id": ID, "status": "ok" | "invalid" | "oom" | "error" | "skipped", "reason": TEXT or null, "check": CHECK or null,
 //    "accuracy": ACCURACY or null}
 // where CHECK is the `check` of record.schema.json: what it was compared with, the error, the tolerance, a digest of the
 // output. ACCURACY, its `accuracy`, says what a lossy precision, kv or sparsity costs against the dense fp32 model on 8
 // sequences of 32 source and 32 generated tokens (accuracy_case() of harness/run/accuracy.h): a model's
-// pass in such a form is not ok without it, any other may leave it out. The driver keeps these lines in DIR/validation.jsonl. Only cases that are ok are timed.
+// pass in such a form is not ok without it, any other may leave it out. The driver keeps these lines in DIR/validation.jsonl,
+// and those that an earlier run of the same suite binary on the same card made, with the time of it in check.remembered_from.
+// Only cases that are ok are timed.
 //
 // Timing: for each case exactly one line of JSON on stdout, flushed, in the order of FILE. It is a record as in
 // record.schema.json, of which the worker must give

@@ -154,6 +154,10 @@ void RunFolder::add_validation(const Validation& v, const std::string& binary_sh
   validations_.insert_or_assign({v.id, binary_sha256}, v);
 }
 
+void RunFolder::drop_validation(const std::string& id, const std::string& binary_sha256) {
+  validations_.erase({id, binary_sha256});
+}
+
 void RunFolder::derive_benchmark_json() const {
   json derived = benchmark_json(environment_, records_);
   const auto attributed = read_attributed(path_);

@@ -44,6 +44,8 @@ class RunFolder {
   /// What validation.jsonl says of a case checked by this binary on this card, or null.
   const Validation* validation(const std::string& id, const std::string& binary_sha256) const;
   void add_validation(const Validation& v, const std::string& binary_sha256);
+  /// As if it had never been added, until another is: of a line that is in the file the last one counts.
+  void drop_validation(const std::string& id, const std::string& binary_sha256);
 
   /// benchmark.json from the records so far. Throws IoError.
   void derive_benchmark_json() const;

@@ -7,10 +7,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <optional>
+#include <sstream>
 
 #include "harness/base/error.h"
 #include "harness/base/json_text.h"
+#include "harness/base/process.h"
+#include "harness/base/text.h"
 #include "harness/driver/session/build_of.h"
 #include "harness/driver/session/ceilings_store.h"
 #include "harness/engine/traits.h"
@@ -42,6 +46,46 @@ std::map<std::string, std::string> parse_peers(const std::vector<std::string>& g
       throw UsageError(fmt::format("--peer: '{}' is given twice", name));
   }
   return peers;
+}
+
+/// "; did you mean 'FOLDER/NAME'?" with the file of these folders whose name is nearest; empty where none is near.
+std::string meant_file(const std::string& name, const std::vector<fs::path>& folders) {
+  std::vector<std::string> names;
+  std::map<std::string, fs::path> paths;
+  for (const fs::path& folder : folders) {
+    std::error_code none;
+    for (const auto& entry : fs::directory_iterator(folder.empty() ? "." : folder, none)) {
+      names.push_back(entry.path().filename());
+      paths.emplace(names.back(), folder / names.back());
+    }
+  }
+  const auto meant = nearest(name, names);
+  return meant ? fmt::format("; did you mean '{}'?", paths[*meant].string()) : "";
+}
+
+/// Throws UsageError where the program of a peer, or the script that an interpreter is given first, is not there: said once
+/// instead of by every case that crashes. What a shell would have to work out is left to it.
+void check_peer(const std::string& name, const std::string& command) {
+  if (command.find_first_of("|&;<>()$`\\\"'*?[#~{}!\n") != std::string::npos) return;
+  std::istringstream text(command);
+  std::vector<std::string> words(std::istream_iterator<std::string>(text), {});
+  const auto assigns = [](const std::string& word) { return word.find('=') != std::string::npos; };
+  words.erase(words.begin(), std::find_if_not(words.begin(), words.end(), assigns));
+  if (words.empty()) return;
+  const auto require = [&](const std::string& file) {
+    if (fs::exists(file)) return;
+    throw UsageError(fmt::format("--peer {}: '{}' is not there{}", name, file,
+                                 meant_file(fs::path(file).filename(), {fs::path(file).parent_path()})));
+  };
+  const std::string& program = words[0];
+  if (program.find('/') != std::string::npos) {
+    require(program);
+  } else if (!program_on_path(program)) {
+    throw UsageError(fmt::format("--peer {}: no program '{}' on PATH", name, program));
+  }
+  const std::string base = fs::path(program).filename().string();
+  const bool interprets = base.starts_with("python") || base == "bash" || base == "sh" || base == "perl";
+  if (interprets && words.size() > 1 && words[1][0] != '-') require(words[1]);
 }
 
 std::string no_device_reason(int device) {
@@ -80,7 +124,7 @@ void apply_filter(const std::string& filter, SweepCases& sweep) {
   keep_if<Case>(sweep.cases, [&](const Case& c) { return pattern->in(case_name(c)); });
   keep_if<SkippedCase>(sweep.skipped, [&](const SkippedCase& s) { return pattern->in(case_name(s.c)); });
   if (sweep.cases.empty() && sweep.skipped.empty()) {
-    throw UsageError(fmt::format(
+    throw NothingMatches(fmt::format(
         "--filter: '{}' matches none of the {} cases; `tandem list` shows their names", filter, before));
   }
 }
@@ -166,12 +210,21 @@ RunPlan plan_run(const RunArgs& asked) {
     throw DeviceError(fmt::format("--engine cuda: no usable device: {}", no_device_reason(args.device)));
   }
   if (!is_own_engine(plan.engine) && !plan.peers.contains(plan.engine)) {
+    std::vector<std::string> known = {"auto", "cuda", "reference"};
+    for (const auto& [name, command] : plan.peers) known.push_back(name);
     throw UsageError(fmt::format(
-        "--engine: '{}' is not allowed; auto, cuda, reference or a peer given as --peer {}=COMMAND",
-        plan.engine, plan.engine));
+        "--engine: '{}' is not allowed; auto, cuda, reference or a peer given as --peer {}=COMMAND{}",
+        plan.engine, plan.engine, did_you_mean(plan.engine, known)));
   }
   std::vector<std::string> peer_names;
-  for (const auto& [name, command] : plan.peers) peer_names.push_back(name);
+  for (const auto& [name, command] : plan.peers) {
+    check_peer(name, command);
+    peer_names.push_back(name);
+  }
+  if (!fs::exists(args.sweep))
+    throw UsageError(fmt::format("cannot read {}: no such file{}", args.sweep,
+                                 meant_file(fs::path(args.sweep).stem().string() + ".json",
+                                            {fs::path(args.sweep).parent_path(), "suites"})));
   plan.sweep = expand(args, {.engine = plan.engine,
                              .device = plan.card.has_value(),
                              .devices = visible_devices(args.device),

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "harness/base/error.h"
 #include "harness/card/nvml.h"
 #include "harness/sweep/sweep_spec.h"
 
@@ -24,6 +25,7 @@ struct RunArgs {
   int device = 0;
   std::optional<int> workers;
   bool resume = false;
+  bool check_again = false;  ///< checks of earlier runs are not taken, but made anew
   std::optional<double> timeout_s;
   std::optional<int64_t> level1_bytes;
   std::optional<uint64_t> seed;
@@ -43,7 +45,13 @@ struct RunPlan {
   std::string sweep_sha256;
 };
 
-/// Throws UsageError, and DeviceError where `--engine cuda` has no device.
+/// --filter keeps no case of the sweep.
+class NothingMatches : public UsageError {
+ public:
+  using UsageError::UsageError;
+};
+
+/// Throws UsageError, NothingMatches, and DeviceError where `--engine cuda` has no device.
 RunPlan plan_run(const RunArgs& args);
 
 /// Whose ceilings the floors of this plan stand on: the card's, or with nothing the CPU's.

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <random>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -37,6 +38,14 @@ std::string peer_sha256(const std::string& command) {
     if (fs::is_regular_file(word)) hash.update(content_sha256(word));
   }
   return hash.hex();
+}
+
+/// Of a case in a process, which the first one there starts and loads.
+Work check_work(const Prediction& p, bool first) {
+  return {.start_s = first ? p.start_s + p.accuracy_s + 2 * p.load_s : 0, .own_s = p.validate_s};
+}
+Work time_work(const Prediction& p, bool first) {
+  return {.start_s = first ? p.start_s + p.load_s : 0, .own_s = p.measure_s};
 }
 
 template <typename Item>
@@ -156,7 +165,8 @@ bool Session::validated(const Item& item) const {
   return v != nullptr && v->status == Status::kOk;
 }
 
-void Session::take_validation(const Item& item, const TaskOutcome& outcome, Progress& progress) {
+void Session::take_validation(const Item& item, const TaskOutcome& outcome, const Work& predicted,
+                              Progress& progress) {
   Validation v;
   v.id = item.id;
   if (outcome.line.is_null()) {
@@ -174,15 +184,17 @@ void Session::take_validation(const Item& item, const TaskOutcome& outcome, Prog
       v.reason = fmt::format("the validation pass does not keep the protocol: {}", e.what());
     }
     folder_.add_validation(v, item.binary_sha256);
+    if (memory_ && remembers(item)) memory_->keep(item.binary_sha256, v);
   }
   if (v.status != Status::kOk) {
     progress.dropped(plan_.workers, plan_.workers * item.predicted.measure_s);
     add_failed(item.c, v.status, v.reason, v.check);
   }
-  progress.checked(case_name(item.c), v.status, v.reason.value_or(""), item.predicted.validate_s);
+  progress.checked(case_name(item.c), v.status, v.reason.value_or(""), predicted);
 }
 
 void Session::validate_group(const std::vector<const Item*>& group, Progress& progress) {
+  if (group.empty()) return;
   std::vector<WorkerTask> tasks;
   std::map<std::string, const Item*> by_id;
   for (const Item* item : group) {
@@ -191,22 +203,55 @@ void Session::validate_group(const std::vector<const Item*>& group, Progress& pr
     by_id[item->id] = item;
   }
   run_workers(tasks, call_for(group[0]->c, {"--validate"}), [&](const TaskOutcome& outcome) {
-    take_validation(*by_id.at(outcome.task.id), outcome, progress);
+    const Item* item = by_id.at(outcome.task.id);
+    take_validation(*item, outcome, check_work(item->predicted, item == group[0]), progress);
   });
+  if (memory_ && remembers(*group[0])) memory_->take_in(group[0]->binary_sha256, folder_.path());
 }
 
-void Session::validate(Progress& progress) {
-  std::vector<const Item*> todo;
+/// May the check of the case be taken from an earlier run? A peer's build is not known, and ranks measure their ways to speak
+/// anew in every run, which may change the last bits.
+bool Session::remembers(const Item& item) const {
+  return !plan_.peers.contains(item.c.engine) && item.c.tp * item.c.dp == 1;
+}
+
+/// Puts into the run what earlier ones have checked.
+void Session::recall() {
+  memory_.emplace(user_cache_dir().empty() ? fs::path() : user_cache_dir() / "checks",
+                  check_place(folder_.environment(), machine_label(ceilings_card(plan_))), args_.check_again);
+  int recalled = 0, unknown = 0;
+  std::set<std::string> binaries;
   for (const Item& item : items_) {
-    const Validation* known = folder_.validation(item.id, item.binary_sha256);
-    const bool settled = folder_.settled(item.id, 0);
-    if (known == nullptr && !settled) todo.push_back(&item);
+    if (folder_.validation(item.id, item.binary_sha256) != nullptr || folder_.settled(item.id, 0)) continue;
+    const auto v = remembers(item) ? memory_->find(item.binary_sha256, item.id) : std::nullopt;
+    if (!v || accuracy_fault(item.c, v->accuracy)) {
+      ++unknown;
+      continue;
+    }
+    if (binaries.insert(item.binary_sha256).second) memory_->hand_out(item.binary_sha256, folder_.path());
+    folder_.add_validation(*v, item.binary_sha256);
+    ++recalled;
+  }
+  if (recalled > 0) {
+    remark(fmt::format(
+        "{} of {} checks are remembered from earlier runs of this build; --check-again makes them anew",
+        recalled, recalled + unknown));
+  }
+}
+
+/// Of these the items that the validation pass has not seen.
+std::vector<const Session::Item*> Session::unchecked(const std::vector<const Item*>& items) {
+  std::vector<const Item*> todo;
+  for (const Item* item : items) {
+    const Validation* known = folder_.validation(item->id, item->binary_sha256);
+    const bool settled = folder_.settled(item->id, 0);
+    if (known == nullptr && !settled) todo.push_back(item);
     // Killed between the two lines.
     if (known != nullptr && known->status != Status::kOk && !settled) {
-      add_failed(item.c, known->status, known->reason, known->check);
+      add_failed(item->c, known->status, known->reason, known->check);
     }
   }
-  for (const auto& group : groups_of(todo)) validate_group(group, progress);
+  return todo;
 }
 
 void Session::complete(Record& r, const Item& item) const {
@@ -232,47 +277,82 @@ void Session::time_group(const std::vector<const Item*>& group, int worker, Prog
   if (ceilings_ && ceilings_apply(group[0]->c, plan_)) {
     flags.insert(flags.end(), {"--ceilings", folder_.scratch() / "ceilings.json"});
   }
+  std::vector<const Item*> doubted;
   run_workers(tasks, call_for(group[0]->c, flags), [&](const TaskOutcome& outcome) {
     const Item& item = *by_id.at(outcome.task.id);
     Record r = record_of_line(outcome, worker, folder_.path());
+    const std::optional<Check>& check = folder_.validation(item.id, item.binary_sha256)->check;
+    const bool failed = r.status == Status::kInvalid || r.status == Status::kError;
+    if (failed && memory_ && check && check->remembered_from) {
+      doubted.push_back(&item);
+      return;
+    }
     complete(r, item);
     folder_.add(r);
     const int dropped = r.status == Status::kOk ? 0 : plan_.workers - worker - 1;
     progress.dropped(dropped, dropped * item.predicted.measure_s);
-    progress.recorded(r, item.predicted.measure_s);
+    progress.recorded(r, time_work(item.predicted, &item == group[0]));
   });
+  if (!doubted.empty()) check_doubted(doubted, worker, progress);
+}
+
+/// Timed cases whose remembered check did not hold: it is forgotten, they are checked now and timed again.
+void Session::check_doubted(const std::vector<const Item*>& doubted, int worker, Progress& progress) {
+  for (const Item* item : doubted) {
+    memory_->forget(item->binary_sha256, item->id);
+    folder_.drop_validation(item->id, item->binary_sha256);
+  }
+  say(fmt::format("{} remembered check{} not hold and {} made anew, such as that of {}", doubted.size(),
+                  doubted.size() == 1 ? " does" : "s do", doubted.size() == 1 ? "is" : "are",
+                  case_name(doubted[0]->c)));
+  validate_group(doubted, progress);
+  std::vector<const Item*> right;
+  for (const Item* item : doubted) {
+    if (validated(*item)) right.push_back(item);
+  }
+  if (!right.empty()) time_group(right, worker, progress);
 }
 
 void Session::time_round(int worker, Progress& progress) {
   std::vector<const Item*> todo;
   for (const Item& item : items_) {
-    if (folder_.settled(item.id, worker)) continue;
-    if (validated(item)) todo.push_back(&item);
+    if (!folder_.settled(item.id, worker) && (worker == 0 || validated(item))) todo.push_back(&item);
   }
   const uint64_t key = mix64(seed_ ^ mix64(static_cast<uint64_t>(worker)));
   auto groups = groups_of(todo);
   shuffle(groups, key);
   for (size_t i = 0; i < groups.size(); ++i) {
     shuffle(groups[i], mix64(key + i + 1));
-    time_group(groups[i], worker, progress);
+    if (worker == 0) validate_group(unchecked(groups[i]), progress);
+    std::vector<const Item*> right;
+    for (const Item* item : groups[i]) {
+      if (validated(*item) && !folder_.settled(item->id, worker)) right.push_back(item);
+    }
+    if (!right.empty()) time_group(right, worker, progress);
   }
 }
 
 Progress Session::progress() const {
-  int to_check = 0, to_time = 0;
-  double predicted_s = 0;
+  std::vector<const Item*> to_check, to_time;
+  Eta eta;
   for (const Item& item : items_) {
-    if (!folder_.settled(item.id, 0) && !validated(item)) {
-      ++to_check;
-      predicted_s += item.predicted.validate_s;
+    if (!folder_.settled(item.id, 0) && !validated(item)) to_check.push_back(&item);
+  }
+  for (const auto& group : groups_of(to_check)) {
+    for (const Item* item : group) eta.add(Eta::Kind::kCheck, check_work(item->predicted, item == group[0]));
+  }
+  int timings = 0;
+  for (int worker = 0; worker < plan_.workers; ++worker) {
+    to_time.clear();
+    for (const Item& item : items_) {
+      if (!folder_.settled(item.id, worker)) to_time.push_back(&item);
     }
-    for (int worker = 0; worker < plan_.workers; ++worker) {
-      if (folder_.settled(item.id, worker)) continue;
-      ++to_time;
-      predicted_s += item.predicted.measure_s;
+    timings += static_cast<int>(to_time.size());
+    for (const auto& group : groups_of(to_time)) {
+      for (const Item* item : group) eta.add(Eta::Kind::kTime, time_work(item->predicted, item == group[0]));
     }
   }
-  return Progress(to_check, to_time, predicted_s);
+  return Progress(static_cast<int>(to_check.size()), timings, eta);
 }
 
 void Session::own_level1() {
@@ -283,8 +363,13 @@ void Session::own_level1() {
 void Session::check() {
   own_level1();
   record_skipped();
-  Progress progress(static_cast<int>(items_.size()), 0, 0);
-  validate(progress);
+  std::vector<const Item*> all;
+  for (const Item& item : items_) all.push_back(&item);
+  const std::vector<const Item*> todo = unchecked(all);
+  Eta eta;
+  for (const Item* item : todo) eta.add(Eta::Kind::kCheck, check_work(item->predicted, false));
+  Progress progress(static_cast<int>(todo.size()), 0, eta);
+  for (const auto& group : groups_of(todo)) validate_group(group, progress);
 }
 
 std::vector<Case> Session::measurable() const {
@@ -310,8 +395,8 @@ void Session::time(const std::vector<Case>& cases, int worker) {
 void Session::run() {
   own_level1();
   record_skipped();
+  recall();
   Progress progress = this->progress();
-  validate(progress);
   for (int worker = 0; worker < plan_.workers; ++worker) time_round(worker, progress);
   folder_.derive_benchmark_json();
 }

@@ -8,11 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "harness/driver/session/check_memory.h"
 #include "harness/driver/session/predict.h"
-#include "harness/driver/session/progress.h"
 #include "harness/driver/session/protocol.h"
 #include "harness/driver/session/run_folder.h"
 #include "harness/driver/session/run_plan.h"
+#include "harness/driver/talk/progress.h"
 
 namespace tandem {
 
@@ -28,10 +29,11 @@ class Session {
 
   /// The folder, the ceilings, the environment. Throws UsageError, IoError, Interrupted.
   void prepare();
-  /// Skipped cases, then the validation pass, then the timed workers. Throws IoError, Interrupted.
+  /// Skipped cases, then group by group the validation pass and the first timed worker, so that a run that is cut off has
+  /// times; then the other workers. Throws IoError, Interrupted.
   void run();
 
-  /// What run() begins with: skipped cases and the validation pass.
+  /// Skipped cases and the validation pass of all others.
   void check();
   /// Cases that passed the validation and have no failing record.
   std::vector<Case> measurable() const;
@@ -50,13 +52,17 @@ class Session {
   };
 
   void hash_binaries();
+  void recall();
+  bool remembers(const Item& item) const;
   static void own_level1();
   void record_skipped();
-  void validate(Progress& progress);
+  std::vector<const Item*> unchecked(const std::vector<const Item*>& items);
   void validate_group(const std::vector<const Item*>& group, Progress& progress);
-  void take_validation(const Item& item, const TaskOutcome& outcome, Progress& progress);
+  void take_validation(const Item& item, const TaskOutcome& outcome, const Work& predicted,
+                       Progress& progress);
   void time_round(int worker, Progress& progress);
   void time_group(const std::vector<const Item*>& group, int worker, Progress& progress);
+  void check_doubted(const std::vector<const Item*>& doubted, int worker, Progress& progress);
   nlohmann::json environment() const;
   void complete(Record& r, const Item& item) const;
   bool validated(const Item& item) const;
@@ -73,6 +79,7 @@ class Session {
   std::vector<Item> items_;
   std::map<std::string, std::string> binaries_;  // program name to SHA-256
   std::optional<Ceilings> ceilings_;
+  std::optional<CheckMemory> memory_;  ///< of a run; a duet's checks are its own
 };
 
 }  // namespace tandem

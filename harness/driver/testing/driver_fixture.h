@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <pty.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -66,8 +67,8 @@ class DriverTest : public ::testing::Test {
     return folder_ / name;
   }
 
-  /// Starts `tandem`; wait_for brings its end.
-  pid_t start(const std::vector<std::string>& args, std::optional<rlim_t> file_limit = {}) {
+  /// Starts `tandem`; wait_for brings its end. `err`: what stderr is, where it is no file.
+  pid_t start(const std::vector<std::string>& args, std::optional<rlim_t> file_limit = {}, int err = -1) {
     std::vector<std::string> words = {TANDEM_BINARY};
     words.insert(words.end(), args.begin(), args.end());
     std::vector<char*> argv;
@@ -77,7 +78,7 @@ class DriverTest : public ::testing::Test {
     if (pid == 0) {
       for (const auto& [key, value] : environment_) ::setenv(key.c_str(), value.c_str(), 1);
       ::dup2(::open((folder_ / "out.txt").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644), 1);
-      ::dup2(::open((folder_ / "err.txt").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644), 2);
+      ::dup2(err >= 0 ? err : ::open((folder_ / "err.txt").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644), 2);
       if (file_limit) {
         const rlimit limit{*file_limit, *file_limit};
         ::setrlimit(RLIMIT_FSIZE, &limit);
@@ -100,6 +101,30 @@ class DriverTest : public ::testing::Test {
   }
 
   Finished tandem(const std::vector<std::string>& args) { return wait_for(start(args)); }
+
+  /// The same with stderr on a terminal of so many columns: `err` is all that was written there, in pieces with the second at
+  /// which each came.
+  Finished on_terminal(const std::vector<std::string>& args, unsigned short columns,
+                       std::vector<std::pair<double, std::string>>* pieces = nullptr) {
+    int ours = -1, theirs = -1;
+    const winsize size = {.ws_row = 50, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
+    EXPECT_EQ(::openpty(&ours, &theirs, nullptr, nullptr, &size), 0);
+    ::fcntl(ours, F_SETFD, FD_CLOEXEC);
+    ::fcntl(theirs, F_SETFD, FD_CLOEXEC);
+    const auto began = std::chrono::steady_clock::now();
+    const pid_t pid = start(args, {}, theirs);
+    ::close(theirs);
+    std::string said;
+    char block[4096];
+    for (ssize_t n; (n = ::read(ours, block, sizeof(block))) > 0;) {  // EIO once nobody holds the other end
+      said.append(block, static_cast<size_t>(n));
+      const std::chrono::duration<double> at = std::chrono::steady_clock::now() - began;
+      if (pieces != nullptr) pieces->emplace_back(at.count(), std::string(block, static_cast<size_t>(n)));
+    }
+    ::close(ours);
+    std::ofstream(folder_ / "err.txt") << said;
+    return wait_for(pid);
+  }
 
   /// `tandem run SWEEP --out run_dir()` with the fake suites on the reference engine.
   std::vector<std::string> run_args(const std::string& sweep, std::vector<std::string> more = {}) const {

@@ -3,6 +3,7 @@
 // TANDEM_FAKE_FAULTS: "BATCH:FAULT,..." for the cases of that batch. TANDEM_FAKE_SLEEP_MS: time a case takes;
 // TANDEM_FAKE_CHECK_SLEEP_MS: its check.
 // TANDEM_FAKE_LOG: file to which each timed case appends "ID WORKER ATTEMPT PID FOLDER", FOLDER being the last part of --out.
+// TANDEM_FAKE_CHECK_LOG: file to which each checked case appends its batch.
 // TANDEM_FAKE_FACTOR: every time is so many times as long. TANDEM_FAKE_SLOW_PHASE: in a trace, that phase alone is. TANDEM_FAKE_CHOICES: the validation pass keeps a file of choices.
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -64,8 +65,8 @@ void sleep_as(const char* variable) {
   std::this_thread::sleep_for(std::chrono::milliseconds(ms != nullptr ? std::atoi(ms) : 0));
 }
 
-void log_case(const std::string& line) {
-  const char* path = std::getenv("TANDEM_FAKE_LOG");
+void log_case(const std::string& line, const char* variable = "TANDEM_FAKE_LOG") {
+  const char* path = std::getenv(variable);
   if (path == nullptr) return;
   const int fd = ::open(path, O_WRONLY | O_CREAT | O_APPEND, 0644);
   const std::string text = line + "\n";
@@ -111,9 +112,10 @@ void validate(const json& c, const Flags& flags) {
   const std::string fault = fault_of(c);
   const std::string choices = flags.values.at("--out") + "/gemm-choices.json";
   if (std::getenv("TANDEM_FAKE_CHOICES") != nullptr && !std::filesystem::exists(choices)) {
-    std::ofstream(choices) << ::getpid();
+    std::ofstream(choices) << json{{"searched_by", ::getpid()}};
   }
   sleep_as("TANDEM_FAKE_CHECK_SLEEP_MS");
+  log_case(c["batch"].dump(), "TANDEM_FAKE_CHECK_LOG");
   if (fault == "validate-segv") crash();
   if (fault == "validate-hang") hang();
   json line = {{"id", c["id"]},
@@ -130,6 +132,18 @@ void validate(const json& c, const Flags& flags) {
   }
   if (fault == "validate-garbage") line["status"] = "splendid";
   print(line);
+}
+
+/// Did an earlier run make the check of the case?
+bool remembered(const json& c, const Flags& flags) {
+  std::ifstream in(flags.values.at("--out") + "/validation.jsonl");
+  bool last = false;
+  for (std::string text; std::getline(in, text);) {
+    const json line = json::parse(text);
+    if (line["id"] == c["id"] && line["check"].is_object())
+      last = !line["check"].value("remembered_from", json()).is_null();
+  }
+  return last;
 }
 
 json samples_of(const json& c, const Flags& flags, std::vector<float> samples) {
@@ -170,6 +184,10 @@ void measure(const json& c, const Flags& flags) {
     line["reason"] = fault == "oom" ? "out of memory: 5 bytes asked of GPU memory" : "a sticky error";
     print(line);
     if (fault == "poison") std::exit(1);
+    return;
+  }
+  if (fault == "stale" && remembered(c, flags)) {
+    print({{"id", c["id"]}, {"status", "invalid"}, {"reason", "the output after timing is another"}});
     return;
   }
   const char* factor = std::getenv("TANDEM_FAKE_FACTOR");

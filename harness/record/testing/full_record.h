@@ -55,7 +55,8 @@ inline Record full_record() {
                   .tokens_compared = 8,
                   .tokens_excused = 0,
                   .digest = "d",
-                  .digest_after = "d"};
+                  .digest_after = "d",
+                  .remembered_from = "2026-01-31T12:00:00Z"};
   r.accuracy = Accuracy{.relative_error = 0.01,
                         .kl = 0.002,
                         .tokens_agree = 0.99,
