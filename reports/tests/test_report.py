@@ -436,3 +436,18 @@ def test_build_needs_no_files(gpu_b: Path) -> None:
         "spread",
     }
     assert len(table.splitlines()) == 6
+
+
+# Breaks when a check that an earlier run made passes on the page for one made now.
+def test_a_remembered_check_says_when_it_was_made(cpu_smoke: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (cpu_smoke / "records.jsonl").read_text().splitlines()]
+    lines[0]["check"]["remembered_from"] = "2026-01-02T03:04:05Z"
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "environment.json").write_bytes((cpu_smoke / "environment.json").read_bytes())
+    records = load_run(tmp_path).records
+    made = {r.case.id: r.check.remembered_from for r in records if r.check is not None}
+    assert made.pop(lines[0]["id"]) == "2026-01-02T03:04:05Z"
+    assert made
+    assert not any(made.values())
+    runs = load_runs([tmp_path])
+    assert "made 2026-01-02T03:04:05Z" in build(runs, audit_samples(runs))[0]

@@ -81,6 +81,7 @@ class Check:
     tokens_excused: int | None
     digest: str | None
     digest_after: str | None
+    remembered_from: str | None = None  # when an earlier run made it
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,7 @@ def _check(fields: Fields) -> Check:
         tokens_excused=fields.optional_integer("tokens_excused", minimum=0),
         digest=fields.optional_text("digest"),
         digest_after=fields.optional_text("digest_after"),
+        remembered_from=fields.optional_text("remembered_from"),
     )
 
 

@@ -237,6 +237,8 @@ def _check(result: CaseResult, same_reference: bool) -> Cell:
         words.append("tokens equal" if check.tokens_equal else "tokens differ")
     if check.tokens_excused:
         words.append(f"{check.tokens_excused} excused")
+    if check.remembered_from:
+        words.append(f"made {check.remembered_from}")
     over = None not in (check.error, check.tolerance) and (check.error or 0.0) > (check.tolerance or 0.0)
     if not same_reference and len(check.reference) <= SHORT_REFERENCE:
         words.append(check.reference)
