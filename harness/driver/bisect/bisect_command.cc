@@ -128,7 +128,7 @@ class Bisection {
 
 std::string Bisection::resume_command() const {
   const DuetArgs& d = args_.duet;
-  std::vector<std::string> words = {"tandem", "bisect"};
+  std::vector<std::string> words = {own_command(), "bisect"};
   if (!d.run.sweep.empty()) words.push_back(d.run.sweep);
   words.insert(words.end(), {"--good", args_.good, "--bad", args_.bad, "--case", args_.name, "--out", folder_,
                              "--resume"});
