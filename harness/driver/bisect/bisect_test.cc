@@ -232,7 +232,9 @@ TEST_F(BisectTest, AnInterruptLeavesNothingBehind) {
   ::kill(pid, SIGINT);
   const Finished f = wait_for(pid);
   EXPECT_NE(f.code, 0);
-  EXPECT_NE(f.err.find("interrupted; continue with: tandem bisect "), std::string::npos) << f.err;
+  EXPECT_NE(f.err.find(fmt::format("interrupted; continue with: {} bisect ", TANDEM_BINARY)),
+            std::string::npos)
+      << f.err;
   expect_no_worktree();
 }
 
