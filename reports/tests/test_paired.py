@@ -15,7 +15,6 @@ from tandem_reports.stats.paired import (
     signed_rank_counts,
     signed_rank_greater,
     signed_rank_interval,
-    stretched,
 )
 
 # The largest w with P(W <= w) not over the level, one-sided: the table of Wilcoxon and Wilcox.
@@ -155,11 +154,3 @@ def test_holm() -> None:
     assert holm([0.01, 0.02, 0.03, 0.005], 0.05) == [True, True, True, True]
     assert holm([], 0.05) == []
     assert holm([0.02, 0.02, 0.02], 0.05) == [False, False, False]
-
-
-def test_stretched_keeps_the_distribution() -> None:
-    values = [random.Random(3).gauss(0.01, 0.005) for _ in range(9)]
-    wide = stretched(values, 40)
-    assert len(wide) == 40
-    assert float(np.median(wide)) == pytest.approx(float(np.median(values)), abs=1e-3)
-    assert min(values) <= min(wide) <= max(wide) <= max(values)

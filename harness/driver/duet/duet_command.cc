@@ -33,6 +33,11 @@ struct Twin {
 /// Cases that share a worker process, by what they have in common on both sides.
 using Group = std::map<std::string, Twin>;
 
+/// The id that the gate calls a case by.
+std::string id_of(const Twin& twin) {
+  return case_id(twin.side[0] ? *twin.side[0] : *twin.side[1]);
+}
+
 /// The gate's word on each case, by its id.
 std::map<std::string, std::string> verdict_of_cases(const nlohmann::json& verdict) {
   std::map<std::string, std::string> words;
@@ -217,6 +222,11 @@ void Duet::match_cases() {
     throw UsageError(fmt::format("--resume: {} was made with other cases; start a new duet", args_.run.out));
   }
   state_.groups = names;
+  state_.members.clear();
+  for (const Group& group : groups_) {
+    std::vector<std::string>& ids = state_.members.emplace_back();
+    for (const auto& [key, twin] : group) ids.push_back(id_of(twin));
+  }
 }
 
 bool Duet::measurable_on(int side, const Case& c) const {
@@ -225,8 +235,7 @@ bool Duet::measurable_on(int side, const Case& c) const {
 
 /// A decided case has its verdict: the time is for the others.
 bool Duet::has_left(const Twin& twin) const {
-  const std::optional<Case>& first = twin.side[0] ? twin.side[0] : twin.side[1];
-  return state_.left.contains(case_id(*first));
+  return state_.left.contains(id_of(twin));
 }
 
 int Duet::comparable_cases() const {

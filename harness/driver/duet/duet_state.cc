@@ -80,6 +80,7 @@ void write_duet(const fs::path& folder, const DuetState& s) {
                   {"sides", {{"a", side_json(s.sides[0])}, {"b", side_json(s.sides[1])}}},
                   {"axes", s.axes()},
                   {"groups", s.groups},
+                  {"members", s.members},
                   {"cases", s.cases},
                   {"plan", s.plan},
                   {"pairs", s.pairs},

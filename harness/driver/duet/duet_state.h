@@ -53,7 +53,8 @@ struct DuetState {
   DuetSide sides[2];
   std::vector<std::string> groups;  ///< what the turns' numbers stand for
   int cases = 1;                    ///< that the plan is made for: those that both sides can compute
-  std::vector<int> plan;            ///< pairs at each look; empty until both sides are checked
+  std::vector<std::vector<std::string>> members;  ///< ids of each group's cases: A's, or B's where A has none
+  std::vector<int> plan;                          ///< pairs at each look; empty until both sides are checked
   std::vector<DuetTurn> turns;
   std::vector<DuetLook> taken;
   std::map<std::string, DuetLeft> left;  ///< by the id of the case: A's, or B's where A has none

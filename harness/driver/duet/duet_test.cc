@@ -64,6 +64,14 @@ TEST_F(DuetTest, PairsAreInterleavedAndTurnedRound) {
         state()["groups"][turn["group"].get<int>()].get<std::string>().starts_with("decoder");
     EXPECT_EQ((first[{turn["pair"], is_decoder}]), turn["first"].get<std::string>());
   }
+  // What the report needs to say what being second costs.
+  ASSERT_EQ(state()["members"].size(), 2u);
+  for (const json& turn : state()["order"]) {
+    const auto members = state()["members"][turn["group"].get<int>()].get<std::set<std::string>>();
+    const bool is_decoder = decoder.contains(*members.begin());
+    EXPECT_EQ(members.size(), is_decoder ? 3u : 2u);
+    EXPECT_EQ((first[{turn["pair"], is_decoder}]), turn["first"].get<std::string>());
+  }
   int a_first = 0;
   for (int group = 0; group < 500; ++group) a_first += first_side(9, 0, group) == 0 ? 1 : 0;
   EXPECT_GT(a_first, 180);

@@ -28,13 +28,13 @@ from tandem_reports.views.verdicts import (
     HEADER,
     SCHEMA,
     as_json,
+    beside,
     cells,
     github,
     headline,
     junit,
     markdown,
     method,
-    suite_sentence,
     terminal,
 )
 
@@ -190,7 +190,10 @@ def _judge(
         console.warn(["a build here carries a planted slow-down: it tests the gate and is none to release"])
     policy, source = rules or _policy(arguments.policy, paths[0], sides.notes)
     looks = looks_of(sides.notes, look)
-    result = gate(a, b, policy, looks=looks, interleaved=sides.interleaved, ignore=sides.notes.axes)
+    result = gate(
+        a, b, policy, looks=looks, interleaved=sides.interleaved, ignore=sides.notes.axes,
+        pair_s=sides.notes.pair_s, groups=sides.notes.groups,
+    )  # fmt: skip
     if result.common == 0:
         raise ReportError(f"{a.path} and {b.path} have no case in common")
     if any((run_.path / PROFILES).is_file() for run_ in (a, b)):
@@ -217,10 +220,12 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _table(result: GateResult) -> Table:
-    numeric = {"A (µs)", "B (µs)", "B/A", "interval", "pairs", "p slower"}
+    numeric = {"A (µs)", "B (µs)", "B/A", "interval", "pairs", "CV", "shows", "p slower"}
     terms = {
         "B/A": "paired-ratio",
         "interval": "paired-interval",
+        "CV": "pair-cv",
+        "shows": "shows",
         "p slower": "p-slower",
         "verdict": "verdict",
     }
@@ -237,13 +242,22 @@ def _table(result: GateResult) -> Table:
     for name, verdict in zip(short, result.verdicts, strict=True):
         texts = [name, *cells(verdict)]
         values = [verdict.case.name, verdict.median_a_us, verdict.median_b_us, verdict.ratio]
-        sorts = [*values, None, float(verdict.pairs), verdict.p_slower, verdict.status, None]
+        sorts = [
+            *values,
+            None,
+            float(verdict.pairs),
+            verdict.spread,
+            verdict.shows,
+            verdict.p_slower,
+            verdict.status,
+            None,
+        ]
         row = [Cell(text, sort=sort) for text, sort in zip(texts, sorts, strict=True)]
         row[0] = Cell(name, sort=verdict.case.name, tip=f"{verdict.case.name}\nid {verdict.case.id}")
         row[-1] = Cell(verdict.note, css="wrap" if verdict.note else "")
         if verdict.ratio is not None:
             row[3] = Cell(row[3].text, formats.change(verdict.ratio), verdict.ratio)
-        row[7] = Cell(verdict.status, sort=verdict.status, css=f"status {verdict.status}")
+        row[9] = Cell(verdict.status, sort=verdict.status, css=f"status {verdict.status}")
         rows.append(Row(verdict.case.name, tuple(row)))
     return Table(columns, tuple(rows), shared)
 
@@ -267,7 +281,7 @@ def _html(result: GateResult) -> str:
         method=method(result),
         figure=figure,
         table=_table(result),
-        means=[suite_sentence(item) for item in result.suites],
+        means=beside(result),
         environment=environment_table(runs),
         terms=glossary.terms()["gate"],
         version=__version__,

@@ -14,21 +14,16 @@ from tandem_reports import formats
 from tandem_reports.errors import BAD_RESULT, GOOD, NOT_ENOUGH_EVIDENCE
 from tandem_reports.gate.accuracy import judge as judge_accuracy
 from tandem_reports.gate.comparison import Matching, condition_differences, machine_differences
-from tandem_reports.gate.deciding import Evidence, Shares, SuiteDecision, decide, inside, shares
+from tandem_reports.gate.deciding import Evidence, Shares, SuiteDecision, decide, shares
+from tandem_reports.gate.forecast import MOST_PAIRS, forecast, smallest_effect, spread
+from tandem_reports.gate.order import OrderEffect, order_effects
 from tandem_reports.gate.policy import Policy, SuitePolicy, allowed
 from tandem_reports.gate.soundness import first_fault, remarks
-from tandem_reports.reading.duet import Look
+from tandem_reports.reading.duet import Group, Look
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run
 from tandem_reports.stats.cases import CaseResult, natural_order
-from tandem_reports.stats.paired import (
-    fewest_pairs,
-    holm,
-    pseudo_median,
-    signed_rank_greater,
-    signed_rank_interval,
-    stretched,
-)
+from tandem_reports.stats.paired import holm, pseudo_median
 from tandem_reports.stats.small_samples import Interval, median
 
 VERDICTS = (
@@ -46,8 +41,6 @@ VERDICTS = (
 )
 BAD = ("slower", "inaccurate", "failed", "missing")
 OPEN = ("unknown", "not-comparable")
-MOST_PAIRS = 100
-"""Pairs beyond which no forecast is given."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,8 @@ class Verdict:
     `status` is one of VERDICTS: those of a comparison, or failed, missing, new, unmeasured (on neither side)
     and allowed (missing, failed or inaccurate, but named by the policy). `look` is the one that decided a
     case by its times, 0 where none has. `more_pairs` forecasts how many more pairs would decide an unknown
-    case.
+    case; `spread` is the noise of one process and `shows` the smallest slow-down that 13 pairs with it find,
+    both fractions.
     """
 
     case: Case
@@ -72,6 +66,8 @@ class Verdict:
     p_slower: float | None = None
     p_faster: float | None = None
     more_pairs: int | None = None
+    spread: float | None = None
+    shows: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,7 @@ class GateResult:
     spent: Shares
     interleaved: bool
     common: int
+    orders: tuple[OrderEffect, ...] = ()
     confirmed_by: str = ""
     policy_source: str = ""
     sweep_source: str = ""
@@ -163,32 +160,21 @@ def _pairs(a: CaseResult, b: CaseResult, rules: SuitePolicy) -> _Measured:
     return _Measured(a.case, a, b, evidence, "; ".join(filter(None, (note, remarks(a, b)))))
 
 
-def _decides(logs: Sequence[float], rules: SuitePolicy, share: Shares, cases: int) -> bool:
-    shift = math.log1p(rules.minimum_effect)
-    each = share.change / cases
-    if signed_rank_greater(logs, shift) <= each or signed_rank_greater([-x for x in logs], shift) <= each:
-        return True
-    return inside(signed_rank_interval(logs, 1 - 2 * share.same), rules.equivalence)
+def _noted(words: str, note: str) -> str:
+    return "; ".join(filter(None, (words, note)))
 
 
-def more_pairs_needed(logs: Sequence[float], rules: SuitePolicy, share: Shares, cases: int = 1) -> int | None:
-    """How many more pairs like those at hand would decide one of so many cases; None beyond MOST_PAIRS."""
-    if len(logs) < 2:
-        return max(fewest_pairs(share.same) - len(logs), 1)
-    low = max(fewest_pairs(share.same), len(logs) + 1)
-    high = low
-    while not _decides(stretched(logs, high), rules, share, cases):
-        low = high + 1
-        high = high + max(2, high // 4)
-        if high > MOST_PAIRS:
-            return None
-    while low < high:
-        middle = (low + high) // 2
-        if _decides(stretched(logs, middle), rules, share, cases):
-            high = middle
-        else:
-            low = middle + 1
-    return high - len(logs)
+def _forecast_words(more: int | None, pair_s: float | None) -> str:
+    if more is None:
+        return f"over {MOST_PAIRS} pairs"
+    words = f"about {formats.plural(more, 'more pair')}"
+    if pair_s is None:
+        return words
+    # Pairs get shorter as cases leave.
+    seconds = more * pair_s
+    return (
+        f"{words} (at most {seconds:.0f} s)" if seconds < 99 else f"{words} (at most {seconds / 60:.0f} min)"
+    )
 
 
 def _ratios(interval: Interval | None) -> Interval | None:
@@ -199,27 +185,24 @@ def _ratios(interval: Interval | None) -> Interval | None:
 
 
 def _judge(
-    measured: Sequence[_Measured], policy: Policy, looks: Sequence[Look]
+    measured: Sequence[_Measured], policy: Policy, looks: Sequence[Look], pair_s: float | None
 ) -> tuple[list[Verdict], list[SuiteVerdict]]:
-    """The verdicts with their numbers. Forecasts are for the look after the last."""
+    """The verdicts with their numbers."""
     last = looks[-1] if looks else Look(0, 2)
-    ahead = shares(policy.alpha, last if last.number == last.of else Look(last.number + 1, last.of))
     verdicts = []
     decisions, means = decide([item.evidence for item in measured], policy.alpha, looks)
     for item, decision in zip(measured, decisions, strict=True):
         note, more = item.note, None
         if decision.status == "unknown":
-            more = more_pairs_needed(decision.logs, item.evidence.rules, ahead, len(measured))
-            forecast = (
-                f"over {MOST_PAIRS} pairs" if more is None else f"about {formats.plural(more, 'more pair')}"
-            )
-            note = "; ".join(filter(None, (f"{forecast} would decide", note)))
+            more = forecast(decision.logs, item.evidence.rules, policy.alpha, last, len(measured))
+            note = _noted(f"{_forecast_words(more, pair_s)} would decide", note)
         ratio = math.exp(pseudo_median(decision.logs)) if decision.logs else None
         verdicts.append(
             Verdict(
                 item.case, decision.status, note, len(decision.logs), decision.look, median(item.a.medians),
                 median(item.b.medians), ratio, _ratios(decision.interval), decision.p_slower,
-                decision.p_faster, more,
+                decision.p_faster, more, spread(item.evidence.logs),
+                smallest_effect(item.evidence.logs, item.evidence.rules, policy.alpha, len(measured)),
             )
         )  # fmt: skip
     return verdicts, [_suite(mean) for mean in means]
@@ -298,10 +281,13 @@ def gate(
     looks: Sequence[Look] = (Look(1, 1),),
     interleaved: bool = False,
     ignore: tuple[str, ...] = (),
+    pair_s: float | None = None,
+    groups: Sequence[Group] = (),
 ) -> GateResult:
     """Judges every case of two runs, matched by their ids, or by their axes without those of `ignore`.
 
-    `looks` are all that were taken at the data, this one last: cases may have left at earlier ones.
+    `looks` are all that were taken at the data, this one last: cases may have left at earlier ones. `pair_s`
+    is what a pair takes, for forecasts; `groups` are the cases that share a process, with who went first.
     """
     matching = Matching(ignore=ignore)
     left, right = matching.select(a, ""), matching.select(b, "")
@@ -331,7 +317,7 @@ def gate(
             else:
                 measured.append(_pairs(first, second, policy.of(case.suite)))
     measured.sort(key=lambda item: natural_order(item.case))
-    judged, suites = _judge(measured, policy, looks)
+    judged, suites = _judge(measured, policy, looks, pair_s)
     verdicts += [
         _with_accuracy(verdict, item.a, item.b, policy.of(item.case.suite))
         for verdict, item in zip(judged, measured, strict=True)
@@ -339,11 +325,10 @@ def gate(
     verdicts.sort(key=lambda verdict: natural_order(verdict.case))
     spent = shares(policy.alpha, looks[-1]) if looks else Shares(0.0, 0.0, 0.0)
     common = len(left.keys() & right.keys())
-    return GateResult(a, b, tuple(verdicts), tuple(suites), policy, tuple(looks), spent, interleaved, common)
-
-
-def _noted(words: str, note: str) -> str:
-    return "; ".join(filter(None, (words, note)))
+    orders = tuple(order_effects(groups, {item.case.id: item.evidence for item in measured}))
+    return GateResult(
+        a, b, tuple(verdicts), tuple(suites), policy, tuple(looks), spent, interleaved, common, orders
+    )
 
 
 def confirm(result: GateResult, second: GateResult) -> GateResult:

@@ -32,6 +32,16 @@ def signed_rank_counts(n: int) -> tuple[int, ...]:
     return tuple(_sums(range(1, n + 1)))
 
 
+@lru_cache(maxsize=512)
+def _signed_rank_tail(n: int) -> tuple[float, ...]:
+    """The exact chance that the statistic of n values is at least 0, 1, ..., n(n+1)/2."""
+    left, tail = 2**n, []
+    for count in signed_rank_counts(n):
+        tail.append(left / 2**n)
+        left -= count
+    return tuple(tail)
+
+
 def signed_rank_greater(values: Sequence[float], shift: float = 0.0) -> float:
     """One-sided exact p of "the centre of the values lies over `shift`".
 
@@ -51,11 +61,29 @@ def signed_rank_greater(values: Sequence[float], shift: float = 0.0) -> float:
         start = end + 1
     statistic = sum(rank for rank, distance in zip(doubled, distances, strict=True) if distance > 0)
     if all(rank % 2 == 0 for rank in doubled) and len(set(doubled)) == len(doubled):
-        counts: Sequence[int] = signed_rank_counts(len(doubled))
-        statistic //= 2
-    else:
-        counts = _sums(doubled)
-    return float(sum(counts[statistic:]) / 2 ** len(doubled))
+        return _signed_rank_tail(len(doubled))[statistic // 2]
+    return float(sum(_sums(doubled)[statistic:]) / 2 ** len(doubled))
+
+
+@lru_cache(maxsize=4096)
+def signed_rank_ends(n: int, level: float) -> tuple[int, float]:
+    """Which Walsh average of n values from either end ends their interval, and its coverage; 0 for none."""
+    counts = signed_rank_counts(n)
+    below = 0
+    rank, coverage = 0, 0.0
+    for k in range(1, len(counts) // 2 + 1):
+        below += counts[k - 1]
+        covered = 1 - 2 * below / 2**n
+        if covered < level:
+            break
+        rank, coverage = k, covered
+    return rank, coverage
+
+
+@lru_cache(maxsize=512)
+def _upper_triangle(n: int) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.triu_indices(n)
+    return first, second
 
 
 def signed_rank_interval(values: Sequence[float], level: float) -> Interval | None:
@@ -66,19 +94,11 @@ def signed_rank_interval(values: Sequence[float], level: float) -> Interval | No
     n = len(values)
     if n < 2:
         return None
-    counts = signed_rank_counts(n)
-    below = 0
-    rank, coverage = 0, 0.0
-    for k in range(1, len(counts) // 2 + 1):
-        below += counts[k - 1]
-        covered = 1 - 2 * below / 2**n
-        if covered < level:
-            break
-        rank, coverage = k, covered
+    rank, coverage = signed_rank_ends(n, level)
     if rank == 0:
         return None
     array = np.asarray(values, dtype=np.float64)
-    first, second = np.triu_indices(n)
+    first, second = _upper_triangle(n)
     walsh = np.sort((array[first] + array[second]) / 2)
     return Interval(float(walsh[rank - 1]), float(walsh[-rank]), coverage)
 
@@ -86,7 +106,7 @@ def signed_rank_interval(values: Sequence[float], level: float) -> Interval | No
 def pseudo_median(values: Sequence[float]) -> float:
     """Hodges and Lehmann's estimate of the centre: the median of the Walsh averages."""
     array = np.asarray(values, dtype=np.float64)
-    first, second = np.triu_indices(len(array))
+    first, second = _upper_triangle(len(array))
     return float(np.median((array[first] + array[second]) / 2))
 
 
@@ -99,12 +119,6 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
             break
         rejected[index] = True
     return rejected
-
-
-def stretched(values: Sequence[float], n: int) -> list[float]:
-    """What `n` values of the same distribution would look like: evenly spaced quantiles of those at hand."""
-    places = (np.arange(n) + 0.5) / n
-    return [float(value) for value in np.quantile(np.asarray(values, dtype=np.float64), places)]
 
 
 def fewest_pairs(alpha: float) -> int:

@@ -12,6 +12,7 @@ from tandem_reports.errors import BAD_RESULT, GOOD
 from tandem_reports.gate.accuracy import rule as accuracy_rule
 from tandem_reports.gate.comparison import interval_text
 from tandem_reports.gate.deciding import SUITE_SHARE
+from tandem_reports.gate.order import OrderEffect
 from tandem_reports.gate.verdicts import BAD, OPEN, VERDICTS, GateResult, SuiteVerdict, Verdict
 from tandem_reports.stats.cases import is_lossy
 from tandem_reports.views.text import aligned, escape, markdown_table, names, sides
@@ -27,8 +28,20 @@ COLOURS = {
     "faster": 36,
     "same": 32,
 }
-HEADER = ("case", "A (µs)", "B (µs)", "B/A", "interval", "pairs", "p slower", "verdict", "note")
-NUMERIC = range(1, 7)
+HEADER = (
+    "case",
+    "A (µs)",
+    "B (µs)",
+    "B/A",
+    "interval",
+    "pairs",
+    "CV",
+    "shows",
+    "p slower",
+    "verdict",
+    "note",
+)
+NUMERIC = range(1, 9)
 
 
 def headline(result: GateResult) -> str:
@@ -93,6 +106,8 @@ def cells(verdict: Verdict) -> list[str]:
         formats.MISSING if verdict.ratio is None else f"{verdict.ratio:.4f}",
         interval_text(verdict.interval),
         str(verdict.pairs) if verdict.pairs else formats.MISSING,
+        formats.MISSING if verdict.spread is None else f"{100 * verdict.spread:.2f} %",
+        formats.MISSING if verdict.shows is None else f"+{100 * verdict.shows:.1f} %",
         _p(verdict.p_slower),
         verdict.status,
         verdict.note,
@@ -111,14 +126,30 @@ def suite_sentence(item: SuiteVerdict) -> str:
     return text if item.status == "measured" else f"{text}: {item.status}"
 
 
+def order_sentence(effect: OrderEffect) -> str:
+    """What it does to be second in a pair, in words."""
+    seen = " (the order matters)" if effect.seen else ""
+    group = " ".join(part for part in effect.name.split("|") if part)
+    parts = [f"order in {group}: the second process of a pair {formats.change(effect.ratio)}{seen}"]
+    if effect.interval is not None:
+        parts.append(f"{100 * effect.interval.coverage:.1f} % interval {interval_text(effect.interval)}")
+    parts.append(f"{formats.plural(effect.blocks, 'block')} of two pairs")
+    return ", ".join(parts)
+
+
+def beside(result: GateResult) -> list[str]:
+    """What stands below the cases: the means of suites, and what the order in a pair did."""
+    return [*map(suite_sentence, result.suites), *map(order_sentence, result.orders)]
+
+
 def terminal(result: GateResult, colour: bool) -> str:
     """An aligned table and the answer below it."""
     short, shared = names([verdict.case for verdict in result.verdicts])
     rows = [[name, *cells(verdict)] for name, verdict in zip(short, result.verdicts, strict=True)]
     lines = [*sides(result.a, result.b), *([f"   all cases: {shared}"] if shared else []), ""]
     lines += aligned([list(HEADER), *rows], NUMERIC, COLOURS if colour else None)
-    if result.suites:
-        lines += ["", *map(suite_sentence, result.suites)]
+    if below := beside(result):
+        lines += ["", *below]
     return "\n".join([*lines, "", method(result), headline(result)]) + "\n"
 
 
@@ -132,7 +163,7 @@ def markdown(result: GateResult) -> str:
         *(f"- {escape(side)}" for side in sides(result.a, result.b)),
     ]
     lines += [f"- all cases: {escape(shared)}"] if shared else []
-    lines += [f"- {escape(suite_sentence(item))}" for item in result.suites]
+    lines += [f"- {escape(text)}" for text in beside(result)]
     urgent: list[list[str]] = []
     rest: list[list[str]] = []
     for name, verdict in zip(short, result.verdicts, strict=True):
@@ -229,6 +260,8 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
         "pairs": verdict.pairs,
         "decided_at_look": verdict.look or None,
         "more_pairs": verdict.more_pairs,
+        "cv": verdict.spread,
+        "smallest_effect_at_13_pairs": verdict.shows,
         "median_a_us": verdict.median_a_us,
         "median_b_us": verdict.median_b_us,
         "ratio": verdict.ratio,
@@ -236,6 +269,18 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
         "coverage": None if interval is None else interval.coverage,
         "p_slower": verdict.p_slower,
         "p_faster": verdict.p_faster,
+    }
+
+
+def _order_entry(effect: OrderEffect) -> dict[str, Any]:
+    interval = effect.interval
+    return {
+        "group": effect.name,
+        "cases": effect.cases,
+        "blocks": effect.blocks,
+        "second_over_first": effect.ratio,
+        "interval": None if interval is None else [interval.low, interval.high],
+        "coverage": None if interval is None else interval.coverage,
     }
 
 
@@ -272,6 +317,7 @@ def as_json(result: GateResult) -> str:
         "stop": result.stop,
         "counts": {status: result.count(status) for status in VERDICTS},
         "cases": [_entry(verdict) for verdict in result.verdicts],
+        "orders": [_order_entry(effect) for effect in result.orders],
         "means": [_mean_entry(item) for item in result.suites],
     }
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
