@@ -137,6 +137,9 @@ std::string Bisection::resume_command() const {
   if (!args_.build.empty()) words.insert(words.end(), {"--build", args_.build});
   if (args_.bin != usual.bin) words.insert(words.end(), {"--bin", args_.bin});
   if (d.budget != usual.duet.budget) words.insert(words.end(), {"--budget", d.budget});
+  if (d.looks != usual.duet.looks) words.insert(words.end(), {"--looks", std::to_string(d.looks)});
+  if (d.sample != usual.duet.sample) words.insert(words.end(), {"--sample", d.sample});
+  if (d.run.timeout_s) words.insert(words.end(), {"--timeout", fmt::format("{}", *d.run.timeout_s)});
   if (!d.policy.empty()) words.insert(words.end(), {"--policy", d.policy});
   if (!d.sweep.empty()) words.insert(words.end(), {"--sweep", d.sweep});
   if (d.run.engine != "auto") words.insert(words.end(), {"--engine", d.run.engine});

@@ -163,6 +163,19 @@ TEST_F(BisectTest, FindsAPlantedCommitAmongEight) {
   EXPECT_EQ(builds(), before);
 }
 
+// Without it bisection and gate may each be right and not understand each other.
+TEST_F(BisectTest, WithTheRealGate) {
+  if (!fs::exists(".venv/bin/tandem-report"))
+    GTEST_SKIP() << "no .venv/bin/tandem-report: scripts/bootstrap makes it";
+  environment_["PATH"] = fs::absolute(".venv/bin").string() + ":" + std::getenv("PATH");
+  const auto hashes = history({1, 1, 1, 0, 1.02, 1.02, 1.02, 1.02, 1.02});
+  const Finished f = tandem(bisect(hashes.front(), hashes.back()));
+  EXPECT_EQ(f.code, 4) << "the one before it does not build: " << f.err;
+  EXPECT_EQ(state()["suspects"], json({hashes[3], hashes[4]}));
+  EXPECT_NE(f.out.find("commit 5\n  bad: slower, +1.9"), std::string::npos) << f.out;
+  expect_no_worktree();
+}
+
 // Without it a commit that does not build would end the search, or be named.
 TEST_F(BisectTest, WhatDoesNotBuildIsSkipped) {
   auto hashes = history({1, 1, 1, 0, 1, 1.05, 1.05});
@@ -235,6 +248,7 @@ TEST_F(BisectTest, AnInterruptLeavesNothingBehind) {
   EXPECT_NE(f.err.find(fmt::format("interrupted; continue with: {} bisect ", TANDEM_BINARY)),
             std::string::npos)
       << f.err;
+  EXPECT_NE(f.err.find(" --looks 1 "), std::string::npos) << "in the same words: " << f.err;
   expect_no_worktree();
 }
 
