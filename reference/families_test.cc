@@ -40,8 +40,8 @@ TEST_P(Families, StepsWithACacheAreTransformers) {
   const FamilyFixture f = load_family(GetParam());
   const ModelWeights w = f.weights();
   const Matrix encoded = encoder_forward(f.config, w.encoder, f.source);
-  DecoderState state = start_decoder(f.config, w.decoder, f.source, encoded, f.target.max_length);
-  for (int step = 0; step < f.target.max_length; ++step) {
+  DecoderState state = start_decoder(f.config, w.decoder, f.source, encoded, f.target.longest);
+  for (int step = 0; step < f.target.longest; ++step) {
     std::vector<int32_t> ids;  // a target that is over is fed its last id again and not looked at
     for (int b = 0; b < f.target.size(); ++b) {
       ids.push_back(f.target.ids[f.target.offsets[b] + std::min(step, f.target.lengths[b] - 1)]);

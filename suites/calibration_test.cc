@@ -81,7 +81,7 @@ Loss loss(const ModelConfig& config, const WeightForm& form,
   TestEngine engine(source);
   Case c;
   c.engine = "reference";
-  const int longest = calibration_batch(config).source.max_length;
+  const int longest = calibration_batch(config).source.longest;
   const TransformerBatch batch = make_batch(config, std::vector<int32_t>(8, longest), kInputSeed);
   const std::vector<int32_t> tokens = decoder_prefix(config, 8, 16, kInputSeed);
   const auto logits = [&](const WeightForm& f) {

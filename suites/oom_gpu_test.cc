@@ -43,7 +43,7 @@ class OutOfMemoryRun : public testing::Test {
   }
 
   /// Runs a sweep in which `large` comes first and a small case of the same group, thus of the same process, and a case of
-  /// another group come behind it. Returns the records by model and batch.
+  /// another group come after it. Returns the records by model and batch.
   std::map<std::pair<std::string, int>, Record> run(const json& large) {
     const fs::path sweep = folder_ / "sweep.json", out = folder_ / "run", err = folder_ / "stderr";
     const json small = {{"suite", "decoder"}, {"model", "transformer-base"}, {"src", 16}, {"tgt", 8}};
@@ -90,7 +90,7 @@ TEST_F(OutOfMemoryRun, CaseLargerThanTheCard) {
   expect_the_rest_went_on(records, 65536);
 }
 
-// Breaks when a case fails to get memory that others hold and takes the cases behind it, in its own process, with it.
+// Breaks when a case fails to get memory that others hold and takes the cases after it, in its own process, with it.
 TEST_F(OutOfMemoryRun, CaseLargerThanWhatIsFree) {
   size_t free = 0, total = 0;
   TANDEM_CUDA_CHECK(cudaMemGetInfo(&free, &total));

@@ -45,7 +45,7 @@ struct Fixture {
             .precision = Precision::kFp32,
             .batch = batch.size(),
             .source_tokens = batch.tokens(),
-            .max_source = batch.max_length,
+            .max_source = batch.longest,
             .capacity = g.max_length - 1,
             .generation = g};
   }

@@ -87,7 +87,7 @@ bool ends_sublayer(const PlanOp& op) {
   return kind == PhaseKind::kSelfOut || kind == PhaseKind::kCrossOut || kind == PhaseKind::kFfnDown;
 }
 
-// A residual or a bias inside a product would be added once a rank by the all-reduce behind it; a bias on no rank would be
+// A residual or a bias inside a product would be added once a rank by the all-reduce after it; a bias on no rank would be
 // missing.
 TEST(Plan, PartialSumsLeaveResidualsToNormsAndBiasesToOneRank) {
   for (const NormPlacement placement : {NormPlacement::kPre, NormPlacement::kPost}) {

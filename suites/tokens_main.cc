@@ -36,7 +36,7 @@ Case case_of(const TokenArgs& args, const GenerationConfig& g, const Transformer
   c.model = args.checkpoint;
   c.weights = "checkpoint";
   c.batch = source.size();
-  c.src = source.max_length;
+  c.src = source.longest;
   c.tgt = g.max_length - 1;
   c.precision = parse_precision(args.precision);
   c.stop = "eos";
@@ -124,7 +124,7 @@ int run(int argc, char** argv) {
   const GenerationConfig g = with_flags(checkpoint.generation(), args.decoding, checkpoint.config().vocab);
   const TransformerBatch source =
       pack(checkpoint.config(), read_ids(args.input_ids, checkpoint.config().vocab));
-  check_fits(g, checkpoint.config(), source.max_length);
+  check_fits(g, checkpoint.config(), source.longest);
   std::string engine = args.engine == "auto" ? best_engine(engine_registry(), args.device) : args.engine;
   if (args.engine == "auto" && !engine_traits(engine).is_truth && (!plain_greedy(g) || args.scores)) {
     std::cerr << "generate: decoding with the reference; --engine " << engine

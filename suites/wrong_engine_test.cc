@@ -152,7 +152,7 @@ class WrongEngine : public Engine {
     }
   }
 
-  /// Each row takes the scale of the row behind it.
+  /// Each row takes the scale of the row after it.
   static void shift_scales(std::span<float> values, int64_t cols) {
     const auto width = static_cast<int>(cols);
     const float first = head_scale(values.data(), width);

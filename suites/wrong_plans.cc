@@ -31,11 +31,11 @@ int product_into(const StepPlan& plan, int buffer, int before) {
   throw Error("wrong plan: no product makes buffer '" + plan.buffers.at(buffer).name + "'");
 }
 
-/// Every sequence loses its first key and sees the first one of the sequence behind it. Behind the last one
+/// Every sequence loses its first key and sees the first one of the sequence after it. After the last one
 /// stands a copy of the last token's row.
 template <typename Attention>
 void shift_keys(StepPlan& plan) {
-  std::vector<int> longer;  // buffers that have the row behind the last
+  std::vector<int> longer;  // buffers that have the row after the last
   for (int i = 0; i < static_cast<int>(plan.ops.size()); ++i) {
     auto* op = std::get_if<Attention>(&plan.ops[i].body);
     if (op == nullptr) continue;

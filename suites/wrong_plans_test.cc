@@ -40,7 +40,7 @@ struct Fixture {
                                 .precision = precision,
                                 .batch = batch.size(),
                                 .source_tokens = batch.tokens(),
-                                .max_source = batch.max_length,
+                                .max_source = batch.longest,
                                 .capacity = capacity});
   }
 

@@ -42,7 +42,7 @@ class InputObserver {
   InputObserver(const WeightLayout& calibrated, const WeightLayout& dense, const void* base);
 
   /// Where rows that go into a product with the matrix at `weight` are added; null where they are not wanted. Of matrices
-  /// that share an input the first one is asked for, alone or with the others behind it.
+  /// that share an input the first one is asked for, alone or with the others after it.
   InputStats* of(const void* weight);
   CalibrationStats take() { return std::move(stats_); }
 

@@ -63,7 +63,7 @@ class Workload {
   /// The same work by plain launches, without graphs, for profiles; absent where the engine has no such way. A call that is
   /// answered so has computed nothing.
   virtual std::optional<Repetition> repeat_eager() { return std::nullopt; }
-  /// One more generation with a mark behind every step: the tgt - 1 times from token to token. Empty for everything else. A
+  /// One more generation with a mark after every step: the tgt - 1 times from token to token. Empty for everything else. A
   /// pass of its own, because the marks keep neighbouring steps apart.
   virtual std::vector<float> inter_token_us() { return {}; }
   /// Mean SM clock in MHz since the last call, from the device's own counters (clock64 over %globaltimer); absent on the

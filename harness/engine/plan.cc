@@ -18,7 +18,7 @@ struct Overloaded : F... {
 template <typename... F>
 Overloaded(F...) -> Overloaded<F...>;  // clang before 17 deduces none for aggregates
 
-/// Elements from the start of the buffer to behind the tensor's last.
+/// Elements from the start of the buffer to after the tensor's last.
 int64_t reach(const PlanTensor& t) {
   return t.rows == 0 || t.cols == 0 ? t.offset : t.offset + (t.rows - 1) * t.stride + t.cols;
 }
@@ -76,7 +76,7 @@ struct AccessList {
   }
 };
 
-/// How an operation is done, for people: behind its name.
+/// How an operation is done, for people: after its name.
 std::string_view way(const PlanOp& op) {
   if (const auto* dense = std::get_if<DenseOp>(&op.body)) switch (dense->kernel) {
       case DenseKernel::kSkinny:
@@ -172,7 +172,7 @@ void check_sections(const StepPlan& plan) {
       throw Error("plan: the sections do not cover the operations in order");
     at = s.last;
   }
-  if (at != static_cast<int>(plan.ops.size())) throw Error("plan: operations behind the last section");
+  if (at != static_cast<int>(plan.ops.size())) throw Error("plan: operations after the last section");
   // The step runs many times: scratch made before it would be gone, or reused, at its second run.
   const OpRange& step = plan.section(PlanSection::kStep);
   for (const PlanBuffer& b : plan.buffers) {
@@ -204,7 +204,7 @@ void check_memory(const StepPlan& plan) {
   }
 }
 
-/// Lowest offset of the smallest hole that `bytes` fit in between the `taken` ranges, or behind all of them.
+/// Lowest offset of the smallest hole that `bytes` fit in between the `taken` ranges, or after all of them.
 int64_t best_fit(std::vector<std::pair<int64_t, int64_t>> taken, int64_t start, int64_t bytes) {
   std::sort(taken.begin(), taken.end());
   int64_t best = -1;

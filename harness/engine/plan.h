@@ -137,7 +137,7 @@ struct EncoderAttentionOp {
   PlanTensor offsets = {};            ///< i32 [1, batch + 1]
   RelativeBiasRef bias = {};
   int heads = 0;
-  int max_length = 0;
+  int max_source = 0;  ///< at least the longest source
 };
 
 /// One query a sequence. Writes row *position of the caches, reads rows 0 .. *position.
@@ -324,7 +324,7 @@ std::string_view section_name(PlanSection section);  // encoder cross_kv step
 
 struct OpRange {
   int first = 0;
-  int last = 0;  ///< one behind
+  int last = 0;  ///< one past the last operation
   bool contains(int op) const { return op >= first && op < last; }
 };
 

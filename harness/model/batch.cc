@@ -102,13 +102,13 @@ std::vector<int32_t> ragged_lengths(double ratio, int batch, int src, uint64_t s
 // Offsets and the largest length from the lengths.
 void finish(TransformerBatch& batch) {
   batch.offsets.assign(1, 0);
-  batch.max_length = 0;
+  batch.longest = 0;
   int64_t tokens = 0;
   for (int32_t length : batch.lengths) {
     tokens += length;
     if (tokens > INT32_MAX) throw UsageError("batch: more than 2^31 - 1 tokens");
     batch.offsets.push_back(static_cast<int32_t>(tokens));
-    batch.max_length = std::max(batch.max_length, static_cast<int>(length));
+    batch.longest = std::max(batch.longest, static_cast<int>(length));
   }
 }
 

@@ -26,7 +26,7 @@ struct TransformerBatch {
   std::vector<int32_t> lengths;  ///< [batch], each >= 1
   std::vector<int32_t> offsets;  ///< [batch + 1], packed start of each sequence; offsets[batch] = tokens
   std::vector<int32_t> ids;      ///< [tokens], each in [0, vocab)
-  int max_length = 0;
+  int longest = 0;               ///< tokens of the longest sequence
 
   int size() const { return static_cast<int>(lengths.size()); }
   int64_t tokens() const { return offsets.empty() ? 0 : offsets.back(); }

@@ -129,7 +129,7 @@ TEST(Batch, PacksOrdinaryIds) {
     EXPECT_EQ(batch.offsets, (std::vector<int32_t>{0, 5, 6, 306}));
     EXPECT_EQ(batch.tokens(), 306);
     EXPECT_EQ(batch.size(), 3);
-    EXPECT_EQ(batch.max_length, 300);
+    EXPECT_EQ(batch.longest, 300);
     ASSERT_EQ(batch.ids.size(), 306u);
     for (int32_t id : batch.ids) {
       ASSERT_GE(id, 0);

@@ -118,7 +118,7 @@ void read_lengths(const Fields& f, const json& config, GenerationConfig& g) {
   if (f.find("max_length") != nullptr) {
     f.integer("max_length", g.max_length);
   } else {
-    // 20 new tokens behind the decoder's start, or what config.json says that positions serve.
+    // 20 new tokens after the decoder's start, or what config.json says that positions serve.
     constexpr int kNewTokens = 20;
     g.max_length = kNewTokens + 1;
     const auto most = config.is_object() ? config.find("max_position_embeddings") : config.end();

@@ -72,7 +72,7 @@ TEST(Generation, WhichFileAndWhichFieldCounts) {
   EXPECT_EQ(read_generation(no_start, {}, 9).decoder_start_id, 0);
 }
 
-// Breaks when a folder that names no length ends elsewhere than after transformers' 20 new tokens, or behind its positions.
+// Breaks when a folder that names no length ends elsewhere than after transformers' 20 new tokens, or after its positions.
 TEST(Generation, LengthWhereNoFileNamesOne) {
   EXPECT_EQ(read_generation(kIds, json::object(), 9).max_length, 21);
   EXPECT_EQ(read_generation(kIds, {{"max_position_embeddings", 16}}, 9).max_length, 16);

@@ -151,7 +151,7 @@ std::map<std::string, StoredTensor> parse_safetensors(std::string_view file,
   for (const auto& [name, e] : entries) {
     if (e.begin != at) {
       refuse(file, fmt::format("tensor {}: its bytes start at {}, {} the tensor before, which ends at {}",
-                               shown(name), e.begin, e.begin < at ? "inside" : "after a gap behind", at));
+                               shown(name), e.begin, e.begin < at ? "inside" : "with a gap after", at));
     }
     at = e.end;
     if (at > data.size()) {

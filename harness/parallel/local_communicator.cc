@@ -13,7 +13,7 @@
 namespace tandem {
 namespace {
 
-/// What the ranks share. An operation is two meetings: at the first every rank has laid down what it gives, behind the second
+/// What the ranks share. An operation is two meetings: at the first every rank has laid down what it gives, after the second
 /// all have read it.
 class Meeting {
  public:

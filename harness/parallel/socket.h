@@ -12,7 +12,7 @@
 
 namespace tandem {
 
-/// The other side is gone, or silent: what is said of it behind "rank 1 lost: it ".
+/// The other side is gone, or silent: what is said of it after "rank 1 lost: it ".
 class PeerGone : public Error {
  public:
   using Error::Error;

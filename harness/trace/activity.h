@@ -96,7 +96,7 @@ struct Replay {
 struct ReplayWork {
   std::vector<Activity> activities = {};  ///< by start
   /// Where the replay was timed. Events have no time of their own in a trace: the first happened when the call that recorded it was
-  /// over, or later, when what had been enqueued before it was done; the last behind the last of the work between them. Without
+  /// over, or later, when what had been enqueued before it was done; the last after the last of the work between them. Without
   /// calls: from the first start to the last end.
   int64_t begin_ns = 0;
   int64_t end_ns = 0;

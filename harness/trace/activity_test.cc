@@ -97,7 +97,7 @@ Activity enqueued(int64_t start, int64_t end, uint64_t correlation) {
   return a;
 }
 
-// Breaks when the time between an event and the work behind it belongs to no gap, or set-up counts.
+// Breaks when the time between an event and the work after it belongs to no gap, or set-up counts.
 TEST(Activity, EventsSayWhereAReplayWasTimed) {
   Trace trace{
       .activities = {enqueued(10, 15, 1), enqueued(20, 25, 3), enqueued(30, 33, 4), enqueued(38, 39, 6)},

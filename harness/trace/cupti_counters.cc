@@ -59,7 +59,7 @@ class Counters {
     pushed_ = 0;
   }
   void push(const char* name) {
-    // CUPTI does not say so: it writes behind its image.
+    // CUPTI does not say so: it writes past its image.
     if (pushed_ == room_)
       throw Failure("more than " + std::to_string(room_) + " ranges of counters in a pass");
     ++pushed_;

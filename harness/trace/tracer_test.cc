@@ -200,7 +200,7 @@ TEST_F(TracerTest, CountersTakeThePhasesInParts) {
   }
   EXPECT_EQ(played.ranges, std::vector<std::string>{"decoder/ffn.up"});
   { const PhaseRange after({PhaseKind::kHead, Side::kDecoder, -1}); }
-  EXPECT_EQ(played.entered.size(), 1u) << "behind the passes phases are the trace's again";
+  EXPECT_EQ(played.entered.size(), 1u) << "after the passes phases are the trace's again";
 }
 
 // Breaks when missing permission is not an answer but a crash.

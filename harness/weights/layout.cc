@@ -214,7 +214,7 @@ class Builder {
     return static_cast<double>(size - kept) >= kBitmapLeastRemoved * static_cast<double>(size);
   }
 
-  /// Where each row's values start, behind those of the tensor before in its group.
+  /// Where each row's values start, after those of the tensor before in its group.
   void start_rows(TensorSpec& t, const std::vector<uint32_t>& row_kept, bool first) {
     if (static_cast<int64_t>(row_kept.size()) != t.rows)
       throw Error(

@@ -60,7 +60,7 @@ struct TensorSpec {
   int64_t metadata_offset = 0;        ///< of the metadata, where the storage has any
   // With a bitmap:
   int64_t bitmap_offset = 0;
-  int64_t starts_offset = 0;              ///< of row_starts, behind those of the group's tensors before
+  int64_t starts_offset = 0;              ///< of row_starts, after those of the group's tensors before
   int64_t group_offset = 0;               ///< of the first value of the group: what rows start from
   std::vector<uint32_t> row_starts = {};  ///< [rows + 1], in units of Storage::kRowStartBytes
   int64_t size() const { return rows * cols; }

@@ -40,7 +40,7 @@ int64_t count_of(const IndexRuns& runs) {
   return count;
 }
 
-/// The column of the smaller model that the first column of `t` is; those behind it follow.
+/// The column of the smaller model that the first column of `t` is; those after it follow.
 int64_t first_model_col(const TensorSpec& t) {
   int64_t at = 0;
   for (const IndexRun& run : t.model_cols) {

@@ -23,7 +23,7 @@ struct Storage {
   /// Rows of a bitmap start at multiples of so many bytes: whole words. Its lowest bit is the first element.
   static constexpr int64_t kBitmapRowBytes = 4;
   /// The stored values of a row start at multiples of so many bytes, which is the unit of row starts: where each row starts, from
-  /// the group's first value on, and behind the last one where it ends.
+  /// the group's first value on, and after the last one where it ends.
   static constexpr int64_t kRowStartBytes = 16;
 
   /// Values of a row that are stored, of `cols`; of a bitmap's rows each has its own number.

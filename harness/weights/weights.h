@@ -25,7 +25,7 @@ struct DenseWeight {
       nullptr;  ///< two bits a stored value, each row from a whole byte on; null unless two_of_four
   bool two_of_four = false;
   /// A bit an element, set where it is stored, the lowest first, each row from a whole 4-byte word on; null unless the storage
-  /// has one. Then the stored values of row r are from 16 * row_starts[r] bytes behind weight.data on, in their columns' order.
+  /// has one. Then the stored values of row r are from 16 * row_starts[r] bytes after weight.data on, in their columns' order.
   const void* bitmap = nullptr;
   const uint32_t* row_starts = nullptr;  ///< [out + 1]
   /// Rows that are multiplied with the matrix are quantised to this type first, one scale a row (quantise.h), whatever the

@@ -139,12 +139,12 @@ inline constexpr int kDecodeBusyWarps = 7;
 /// Warps a (row, head) pair is shared by: enough to give every multiprocessor about `busy_warps`, but none less than a granule
 /// at full length, and twice that where blocks must meet in a cluster. A warp costs some 500 instructions however few keys it
 /// has, so no more than that.
-TANDEM_HD constexpr int decode_workers(int64_t pairs, int max_length, int multiprocessors,
+TANDEM_HD constexpr int decode_workers(int64_t pairs, int capacity, int multiprocessors,
                                        int busy_warps = kDecodeBusyWarps) {
   int workers = 1;
   while (workers < kDecodeWarps * kDecodeMaxSplits &&
          pairs * workers < busy_warps * static_cast<int64_t>(multiprocessors) &&
-         max_length >= (workers < kDecodeWarps ? 2 : 4) * workers * kDecodeGranule) {
+         capacity >= (workers < kDecodeWarps ? 2 : 4) * workers * kDecodeGranule) {
     workers *= 2;
   }
   return workers;

@@ -25,12 +25,12 @@ int busy_warps(int head_dim, DType kv) {
   return dtype_bits(kv) == 8 && head_dim <= kLongSourceHeadDim ? 12 : kDecodeBusyWarps;
 }
 
-DecodeGrid choose_grid(int asked, int64_t pairs, int max_length, int warps, std::string_view kernel) {
+DecodeGrid choose_grid(int asked, int64_t pairs, int capacity, int warps, std::string_view kernel) {
   constexpr int kMost = kDecodeWarps * kDecodeMaxSplits;
   require_field(
       asked == 0 || (asked >= 1 && asked <= kMost && std::has_single_bit(static_cast<unsigned>(asked))),
       kernel, "workers", asked, "0, 1, 2, 4, 8, 16 or 32");
-  int workers = asked != 0 ? asked : decode_workers(pairs, max_length, multiprocessors(), warps);
+  int workers = asked != 0 ? asked : decode_workers(pairs, capacity, multiprocessors(), warps);
   // Beyond one block partial results meet in a cluster, which only sm_90 has.
   if (workers > kDecodeWarps && !current_arch().sm90a) workers = kDecodeWarps;
   return {.log2_workers = std::countr_zero(static_cast<unsigned>(workers))};
@@ -89,7 +89,7 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
   require_stride(p.out_stride, inner, p.dtype, kName, "out_stride");
   if (p.position == nullptr) throw UsageError("decode self-attention: position is null");
   require_field(p.batch >= 1 && p.batch <= kMaxGridY, kName, "batch", p.batch, "1 to 65535");
-  require_field(p.max_length >= 1, kName, "max_length", p.max_length, "at least 1");
+  require_field(p.capacity >= 1, kName, "capacity", p.capacity, "at least 1");
   require_field(p.distance_bias == nullptr || (p.max_distance >= 1 && p.max_distance <= kMaxDistance), kName,
                 "max_distance", p.max_distance, fmt::format("1 to {}", kMaxDistance));
   const DecodeArgs args{
@@ -108,19 +108,19 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .bias = p.distance_bias,
       .q_stride = p.qkv_stride,
       .out_stride = p.out_stride,
-      .source_stride = inner * p.max_length,
-      .head_stride = static_cast<int64_t>(p.max_length) * p.head_dim,
+      .source_stride = inner * p.capacity,
+      .head_stride = static_cast<int64_t>(p.capacity) * p.head_dim,
       .token_stride = p.head_dim,
-      .scale_source_stride = static_cast<int64_t>(p.heads) * p.max_length,
-      .scale_head_stride = p.max_length,
+      .scale_source_stride = static_cast<int64_t>(p.heads) * p.capacity,
+      .scale_head_stride = p.capacity,
       .scale_token_stride = 1,
       .max_distance = p.max_distance,
-      .max_length = p.max_length,
+      .capacity = p.capacity,
       .rows_per_source = 1,
       .row_groups = 1,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .grid = choose_grid(p.workers, static_cast<int64_t>(p.batch) * p.heads, p.max_length,
+      .grid = choose_grid(p.workers, static_cast<int64_t>(p.batch) * p.heads, p.capacity,
                           busy_warps(p.head_dim, kv), kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
@@ -184,7 +184,7 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .scale_head_stride = p.scale_head_stride,
       .scale_token_stride = p.scale_token_stride,
       .max_distance = 0,
-      .max_length = 0,
+      .capacity = 0,
       .rows_per_source = p.rows_per_source,
       .row_groups = groups,
       .heads = p.heads,

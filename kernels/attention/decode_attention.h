@@ -25,18 +25,18 @@ struct DecodeSelfAttentionParams {
   const void* k = nullptr;    ///< [batch, heads * head_dim], this step's key, rows qkv_stride apart
   const void* v = nullptr;    ///< [batch, heads * head_dim], this step's value, rows qkv_stride apart
   int64_t qkv_stride = 0;     ///< elements; 3 * inner for a packed projection [batch, 3 * inner]
-  void* k_cache = nullptr;    ///< [batch, heads, max_length, head_dim]; row `position` is written
-  void* v_cache = nullptr;    ///< [batch, heads, max_length, head_dim]; row `position` is written
-  float* k_scales = nullptr;  ///< [batch, heads, max_length]: of codes; written and read like k_cache
-  float* v_scales = nullptr;  ///< [batch, heads, max_length]
+  void* k_cache = nullptr;    ///< [batch, heads, capacity, head_dim]; row `position` is written
+  void* v_cache = nullptr;    ///< [batch, heads, capacity, head_dim]; row `position` is written
+  float* k_scales = nullptr;  ///< [batch, heads, capacity]: of codes; written and read like k_cache
+  float* v_scales = nullptr;  ///< [batch, heads, capacity]
   void* out = nullptr;        ///< [batch, heads * head_dim], rows out_stride apart
   int64_t out_stride = 0;     ///< elements
-  /// device [1]: tokens already in the cache, 0 at the first step; the same for all rows; below max_length (the
+  /// device [1]: tokens already in the cache, 0 at the first step; the same for all rows; below capacity (the
   /// kernel traps otherwise)
   const int32_t* position = nullptr;
   /// device [batch] or null; a row with a non-zero flag reads and appends no K/V and its output is zeros
   const int32_t* finished = nullptr;
-  /// device [batch, max_length] or null (every row reads its own): beam search's table; token t < position of row r
+  /// device [batch, capacity] or null (every row reads its own): beam search's table; token t < position of row r
   /// is read from cache row ancestry[r][t]
   const int32_t* ancestry = nullptr;
   /// [heads, 2 * max_distance + 1] from launch_distance_bias with bidirectional false, or null
@@ -45,7 +45,7 @@ struct DecodeSelfAttentionParams {
   int batch = 0;
   int heads = 0;
   int head_dim = 0;      ///< a multiple of 8, 8 to 128
-  int max_length = 0;    ///< of the cache
+  int capacity = 0;      ///< of the cache
   float scale = 0.125f;  ///< scores are scale * q.k (+ bias)
   /// Warps that share a row and head: 1, 2, 4 (a block), 8, 16 or 32 (a cluster); 0 lets decode_workers() choose.
   int workers = 0;

@@ -38,7 +38,7 @@ struct SelfCase {
   int batch = 2;
   int heads = 2;
   int head_dim = 64;
-  int max_length = 32;
+  int capacity = 32;
   int steps = 32;
   int max_distance = 0;  ///< 0: no bias
   float scale = 0.125f;
@@ -53,13 +53,13 @@ void run_self(const SelfCase& c, uint64_t seed) {
   const DType kv = c.kv.value_or(c.dtype);
   const bool codes = kv != c.dtype;
   SCOPED_TRACE(std::string(dtype_name(c.dtype)) + " cache " + std::string(dtype_name(kv)) + " dim " +
-               std::to_string(c.head_dim) + " max length " + std::to_string(c.max_length) + " workers " +
+               std::to_string(c.head_dim) + " capacity " + std::to_string(c.capacity) + " workers " +
                std::to_string(c.workers) + " distance " + std::to_string(c.max_distance) + " ancestry " +
                std::to_string(c.ancestry));
   const int inner = c.heads * c.head_dim;
   const int64_t qkv_stride = 3 * inner + 8;
   const int64_t out_stride = inner + 8;
-  const size_t cache_size = static_cast<size_t>(c.batch) * c.heads * c.max_length * c.head_dim;
+  const size_t cache_size = static_cast<size_t>(c.batch) * c.heads * c.capacity * c.head_dim;
   // 0xff is a code that no row has.
   const std::vector<uint8_t> blank_cache = codes ? std::vector<uint8_t>(cache_size, 0xff)
                                                  : to_bytes(c.dtype, std::vector<float>(cache_size, kNan));
@@ -72,7 +72,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
   const DeviceBuffer out(tensor_bytes(c.dtype, c.batch * out_stride));
   const DeviceBuffer position(sizeof(int32_t));
   const DeviceBuffer finished = DeviceBuffer::of(std::vector<int32_t>(c.batch, 0));
-  std::vector<int32_t> ancestry(static_cast<size_t>(c.batch) * c.max_length, -1);
+  std::vector<int32_t> ancestry(static_cast<size_t>(c.batch) * c.capacity, -1);
   const DeviceBuffer device_ancestry = DeviceBuffer::of(ancestry);
   std::vector<float> table;
   DeviceBuffer distance;
@@ -108,7 +108,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
                                          .batch = c.batch,
                                          .heads = c.heads,
                                          .head_dim = c.head_dim,
-                                         .max_length = c.max_length,
+                                         .capacity = c.capacity,
                                          .scale = c.scale,
                                          .workers = c.workers};
   const TestStream stream;
@@ -130,7 +130,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
     scales[to / c.head_dim] = host.scales[0];
   };
   const auto at = [&](int row, int head, int token) {
-    return ((static_cast<size_t>(row) * c.heads + head) * c.max_length + token) * c.head_dim;
+    return ((static_cast<size_t>(row) * c.heads + head) * c.capacity + token) * c.head_dim;
   };
   RelativeError error;
   for (int step = 0; step < c.steps; ++step) {
@@ -168,7 +168,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
     if (c.ancestry) {  // any table whose entries name rows that were alive then; entries from `position` on are not read
       for (int r = 0; r < c.batch; ++r) {
         for (int t = 0; t < step; ++t) {
-          ancestry[r * c.max_length + t] =
+          ancestry[r * c.capacity + t] =
               static_cast<int32_t>(random_bits(seed, (step * 131 + r) * 4099 + t) % c.batch);
         }
       }
@@ -190,9 +190,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
       }
       for (int h = 0; h < c.heads; ++h) {
         const float* row = now.data() + r * qkv_stride + h * c.head_dim;
-        const auto source = [&](int t) {
-          return c.ancestry && t < step ? ancestry[r * c.max_length + t] : r;
-        };
+        const auto source = [&](int t) { return c.ancestry && t < step ? ancestry[r * c.capacity + t] : r; };
         std::vector<double> want(c.head_dim, 0.0);
         if (alive) {
           want = attend(
@@ -231,7 +229,7 @@ void run_self(const SelfCase& c, uint64_t seed) {
 TEST_P(DecodeSelfAttention, EveryStep) {
   for (const DType dtype : kTypes) {
     for (const int workers : {0, 1, 2, 4, 8, 16, 32}) {
-      run_self({.dtype = dtype, .batch = 3, .max_length = 150, .steps = 150, .workers = workers}, random_());
+      run_self({.dtype = dtype, .batch = 3, .capacity = 150, .steps = 150, .workers = workers}, random_());
     }
   }
 }
@@ -243,7 +241,7 @@ TEST_P(DecodeSelfAttention, HeadSizes) {
       run_self({.dtype = dtype,
                 .heads = 3,
                 .head_dim = dim,
-                .max_length = 90,
+                .capacity = 90,
                 .steps = 70 + below(20),
                 .workers = 2},
                random_());
@@ -257,7 +255,7 @@ TEST_P(DecodeSelfAttention, RelativeBias) {
     for (const int dim : {32, 64, 128}) {
       run_self({.dtype = dtype,
                 .head_dim = dim,
-                .max_length = 200,
+                .capacity = 200,
                 .steps = 160,
                 .max_distance = 40,
                 .scale = 0.3f,
@@ -271,9 +269,8 @@ TEST_P(DecodeSelfAttention, RelativeBias) {
 TEST_P(DecodeSelfAttention, FinishedRow) {
   for (const DType dtype : kTypes) {
     for (const int workers : {1, 4}) {
-      run_self(
-          {.dtype = dtype, .batch = 4, .max_length = 64, .steps = 50, .workers = workers, .finish_row = 2},
-          random_());
+      run_self({.dtype = dtype, .batch = 4, .capacity = 64, .steps = 50, .workers = workers, .finish_row = 2},
+               random_());
     }
   }
 }
@@ -285,7 +282,7 @@ TEST_P(DecodeSelfAttention, Ancestry) {
       run_self({.dtype = dtype,
                 .batch = 5,
                 .head_dim = dim,
-                .max_length = 100,
+                .capacity = 100,
                 .steps = 90,
                 .workers = 2,
                 .ancestry = true},
@@ -300,7 +297,7 @@ TEST_P(DecodeSelfAttention, Codes) {
   for (const DType kv : kCodeTypes) {
     for (const int workers : {0, 1, 2, 4, 8, 16, 32}) {
       for (const DType dtype : {DType::kBF16, DType::kF16}) {
-        run_self({.dtype = dtype, .kv = kv, .batch = 3, .max_length = 150, .steps = 150, .workers = workers},
+        run_self({.dtype = dtype, .kv = kv, .batch = 3, .capacity = 150, .steps = 150, .workers = workers},
                  random_());
       }
     }
@@ -309,7 +306,7 @@ TEST_P(DecodeSelfAttention, Codes) {
                 .kv = kv,
                 .heads = 3,
                 .head_dim = dim,
-                .max_length = 91,
+                .capacity = 91,
                 .steps = 70 + below(20),
                 .workers = 1 << below(3)},
                random_());
@@ -318,13 +315,13 @@ TEST_P(DecodeSelfAttention, Codes) {
       run_self({.kv = kv,
                 .batch = 5,
                 .head_dim = dim,
-                .max_length = 101,
+                .capacity = 101,
                 .steps = 90,
                 .max_distance = dim == 64 ? 40 : 0,
                 .workers = 2,
                 .ancestry = true},
                random_());
-      run_self({.kv = kv, .batch = 4, .head_dim = dim, .max_length = 64, .steps = 50, .finish_row = 2},
+      run_self({.kv = kv, .batch = 4, .head_dim = dim, .capacity = 64, .steps = 50, .finish_row = 2},
                random_());
     }
   }
@@ -361,7 +358,7 @@ TEST_P(DecodeSelfAttention, NanStaysWhereItIs) {
                                       .batch = kBatch,
                                       .heads = kHeads,
                                       .head_dim = kDim,
-                                      .max_length = kLength},
+                                      .capacity = kLength},
                                      nullptr);
         const std::vector<float> got = download(DType::kBF16, out);
         for (int i = 0; i < kBatch * kInner; ++i) {
@@ -392,7 +389,7 @@ TEST(DecodeAttentionErrors, NameTheField) {
                                        .batch = 1,
                                        .heads = 1,
                                        .head_dim = 64,
-                                       .max_length = 8};
+                                       .capacity = 8};
   const DecodeCrossAttentionParams cross{.q = memory,
                                          .q_stride = 64,
                                          .k = memory,

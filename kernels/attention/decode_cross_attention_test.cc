@@ -58,7 +58,7 @@ void run_cross(const CrossCase& c, uint64_t seed) {
   const int inner = c.heads * c.head_dim;
   std::vector<int32_t> offsets(sources + 1, 0);
   std::partial_sum(c.lengths.begin(), c.lengths.end(), offsets.begin() + 1);
-  const int tokens = offsets.back() + 40;  // NaN behind the last source
+  const int tokens = offsets.back() + 40;  // NaN after the last source
   const int64_t token_stride = c.head_major ? c.head_dim : 4 * inner;
   const int64_t head_stride = c.head_major ? static_cast<int64_t>(tokens) * c.head_dim : c.head_dim;
   const int64_t v_at = c.head_major ? static_cast<int64_t>(tokens) * inner : inner;
@@ -243,7 +243,7 @@ TEST_P(DecodeCrossAttention, Codes) {
       for (const bool head_major : {false, true}) {
         run_cross({.dtype = head_major ? DType::kF16 : DType::kBF16,
                    .kv = kv,
-                   .heads = 4,  // values begin on 16 bytes behind the keys
+                   .heads = 4,  // values begin on 16 bytes after the keys
                    .head_dim = dim,
                    .lengths = {1 + below(100), 1 + below(40), 1 + below(200)},
                    .head_major = head_major,
@@ -328,7 +328,7 @@ TEST_P(DecodeCrossAttention, DependentChain) {
                                       .batch = kBatch,
                                       .heads = kHeads,
                                       .head_dim = kDim,
-                                      .max_length = kLength,
+                                      .capacity = kLength,
                                       .scale = 0.5f,
                                       .workers = 2,
                                       .dependent = dependent,

@@ -17,7 +17,7 @@ void check(const EncoderAttentionParams& p) {
   require_head_dim(p.head_dim, kName);
   require_field(p.heads >= 1 && p.heads <= 65535, kName, "heads", p.heads, "1 to 65535");
   require_field(p.batch >= 1 && p.batch <= 65535, kName, "batch", p.batch, "1 to 65535");
-  require_field(p.max_length >= 1, kName, "max_length", p.max_length, "at least 1");
+  require_field(p.max_source >= 1, kName, "max_source", p.max_source, "at least 1");
   require_field(p.tokens >= 1 && p.tokens <= INT32_MAX, kName, "tokens", p.tokens, "1 to 2^31 - 1");
   const int64_t inner = static_cast<int64_t>(p.heads) * p.head_dim;
   require_pointer(p.q, kName, "q");

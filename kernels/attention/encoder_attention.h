@@ -30,7 +30,7 @@ struct EncoderAttentionParams {
   int batch = 0;
   int64_t tokens = 0;  ///< rows of q, k, v; at least offsets[batch]
   /// at least the longest sequence: sizes the grid. Tokens beyond it would not be computed
-  int max_length = 0;
+  int max_source = 0;
   int heads = 0;
   int head_dim = 0;                      ///< a multiple of 8, 8 to 128; 64 and 128 are the fast ones
   float scale = 0.125f;                  ///< scores are scale * q.k (+ bias)

@@ -284,7 +284,7 @@ void launch_instance(const EncoderAttentionParams& p, cudaStream_t stream) {
   const size_t bytes = 5 * 64 * Dim * 2 + bias_shared_bytes(p);
   TANDEM_CUDA_CHECK(cudaFuncSetAttribute(
       encoder_mma_kernel<T, Dim>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  const dim3 grid(static_cast<unsigned>(ceil_div(p.max_length, kQueries)), static_cast<unsigned>(p.heads),
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.max_source, kQueries)), static_cast<unsigned>(p.heads),
                   static_cast<unsigned>(p.batch));
   launch(encoder_mma_kernel<T, Dim>,
          {.grid = grid, .block = dim3(kThreads), .shared_bytes = bytes, .dependent = p.dependent}, stream,

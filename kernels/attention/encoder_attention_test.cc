@@ -26,7 +26,7 @@ struct Case {
   bool causal = false;
   int max_distance = 0;  ///< 0: no bias
   float scale = 0.125f;
-  int tail = 5;             ///< rows of NaN behind the last sequence
+  int tail = 5;             ///< rows of NaN after the last sequence
   double loosen = 1;        ///< of the tolerance
   bool poison_odd = false;  ///< sequences 1, 3, ... hold NaN everywhere: the others must not notice
 };
@@ -85,7 +85,7 @@ void run(const Case& c, uint64_t seed) {
                               .offsets = device_offsets.data<int32_t>(),
                               .batch = batch,
                               .tokens = tokens + c.tail,
-                              .max_length = *std::max_element(c.lengths.begin(), c.lengths.end()),
+                              .max_source = *std::max_element(c.lengths.begin(), c.lengths.end()),
                               .heads = c.heads,
                               .head_dim = c.head_dim,
                               .scale = c.scale,
@@ -277,7 +277,7 @@ TEST_P(EncoderAttention, DependentChain) {
                                 .offsets = offsets.data<int32_t>(),
                                 .batch = 2,
                                 .tokens = kTokens,
-                                .max_length = 170,
+                                .max_source = 170,
                                 .heads = 4,
                                 .head_dim = 64,
                                 .scale = 0.125f,
@@ -315,7 +315,7 @@ TEST(DistanceBias, IsTheTableByDistance) {
     for (const bool bidirectional : {true, false}) {
       for (const int max_distance : {20, 128, 777}) {
         constexpr int kHeads = 3;
-        constexpr int kStride = 5;  // another rank's heads lie behind this rank's
+        constexpr int kStride = 5;  // another rank's heads lie after this rank's
         const std::vector<float> table = random_values(dtype, 32 * kStride, seed, 1.0f);
         const DeviceBuffer device_table = upload(dtype, table);
         const int entries = 2 * max_distance + 1;
@@ -355,7 +355,7 @@ TEST(EncoderAttentionErrors, NameTheField) {
                                     .offsets = offsets,
                                     .batch = 1,
                                     .tokens = 1,
-                                    .max_length = 1,
+                                    .max_source = 1,
                                     .heads = 1,
                                     .head_dim = 64};
   const auto message = [](const EncoderAttentionParams& p) {

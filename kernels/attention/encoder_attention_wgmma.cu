@@ -263,7 +263,7 @@ CUtensorMap token_map(const EncoderAttentionParams& p, const void* data, int64_t
 
 template <typename T, int Dim>
 void launch_instance(const EncoderAttentionParams& p, cudaStream_t stream) {
-  const int query_tiles = ceil_div(p.max_length, kQueries);
+  const int query_tiles = ceil_div(p.max_source, kQueries);
   const WgmmaArgs args{.out = p.out,
                        .offsets = p.offsets,
                        .distance_bias = p.distance_bias,

@@ -14,7 +14,7 @@
 
 namespace tandem::kernels {
 
-/// Random codes [n, k] with their scales behind them, on 256 bytes. `values`: code by scale.
+/// Random codes [n, k] with their scales after them, on 256 bytes. `values`: code by scale.
 struct CodeMatrix {
   std::vector<uint8_t> bytes;
   int64_t scales_at = 0;

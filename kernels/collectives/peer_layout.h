@@ -70,7 +70,7 @@ struct PeerLayout {
   static constexpr int64_t kMaxRowBytes = int64_t{kMaxRowPieces} * kPiece;
 };
 
-/// The generation behind g. 0 is what a fresh arena has everywhere, and neighbours differ in their last bit, which picks a slot.
+/// The generation after g. 0 is what a fresh arena has everywhere, and neighbours differ in their last bit, which picks a slot.
 TANDEM_HD constexpr uint32_t next_generation(uint32_t g) {
   return g + 1 == 0 ? 2 : g + 1;
 }

@@ -69,8 +69,8 @@ inline std::vector<float> decoded(const std::vector<uint8_t>& bytes, DType t) {
 
 inline constexpr int64_t kGuardBytes = 256;
 
-/// Values of one type on the device, with a guard of 0xff bytes (NaN in every float type) behind them, and
-/// `shift` elements behind an allocation's start, so that tests can take the alignment away.
+/// Values of one type on the device, with a guard of 0xff bytes (NaN in every float type) after them, and
+/// `shift` elements after an allocation's start, so that tests can take the alignment away.
 class DeviceTensor {
  public:
   DeviceTensor(const std::vector<float>& values, DType type, int64_t shift = 0)

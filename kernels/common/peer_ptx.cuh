@@ -32,7 +32,7 @@ __device__ inline uint64_t load_word_system(const void* p) {
   return v;
 }
 
-/// Behind everything that this thread has seen written, by itself or before a barrier of its block.
+/// After everything that this thread has seen written, by itself or before a barrier of its block.
 __device__ inline void store_release_system(uint32_t* p, uint32_t v) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }

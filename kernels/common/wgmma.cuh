@@ -33,7 +33,7 @@ namespace tandem::kernels {
 #define TANDEM_WGMMA_INTS4 TANDEM_WGMMA_INTS2, TANDEM_WGMMA_INTS(2), TANDEM_WGMMA_INTS(3)
 #define TANDEM_WGMMA_INTS8 \
   TANDEM_WGMMA_INTS4, TANDEM_WGMMA_INTS(4), TANDEM_WGMMA_INTS(5), TANDEM_WGMMA_INTS(6), TANDEM_WGMMA_INTS(7)
-// COLUMNS / 8 groups of accumulators C; A, B and P number the operands behind them. TYPES: k of the shape, accumulators, a, b.
+// COLUMNS / 8 groups of accumulators C; A, B and P number the operands after them. TYPES: k of the shape, accumulators, a, b.
 #define TANDEM_WGMMA_DEFINE_NARROW(T, C, TYPES, SCALES, COLUMNS, GROUPS, LIST, SUMS, A, B, P)         \
   template <>                                                                                         \
   __device__ inline void wgmma_shared<T>(C(&c)[GROUPS][4], uint64_t a, uint64_t b, bool accumulate) { \
@@ -90,7 +90,7 @@ namespace tandem::kernels {
 
 /// c [64, N] (+)= a b^T, both in shared memory, a [64, 16] and b [N, 16] with the 16 contiguous, N the accumulators' 8, 16,
 /// 32, 64 or 128; of bytes [64, 32] and [N, 32]. c[j] of a thread: as mma.m16n8k16's accumulators for columns 8 j, rows 16
-/// (warp % 4) onwards. The sums of e4m3 keep 13 bits behind the point of the largest term: add few products at a time.
+/// (warp % 4) onwards. The sums of e4m3 keep 13 bits after the point of the largest term: add few products at a time.
 template <typename T>
 __device__ inline void wgmma_shared(float (&c)[1][4], uint64_t a, uint64_t b, bool accumulate);
 template <typename T>

@@ -35,7 +35,7 @@ class CheckpointOnTheCard : public ::testing::TestWithParam<std::string> {
     c.model = model();
     c.weights = "checkpoint";
     c.batch = batch.size();
-    c.src = batch.max_length;
+    c.src = batch.longest;
     c.tgt = tgt;
     c.precision = Precision::kFp32;
     c.stop = "eos";

@@ -234,7 +234,7 @@ std::vector<std::vector<Sequence>> CudaEngine::decode(const TransformerBatch& ba
                                                       std::span<const uint64_t> seeds) {
   const WorkloadContext loaded = context(loaded_memory_);
   const ModelConfig& config = loaded.model->config;
-  check_fits(generation, config, batch.max_length);
+  check_fits(generation, config, batch.longest);
   if (!seeds.empty() && static_cast<int>(seeds.size()) != batch.size())
     throw Error(fmt::format("generation: {} seeds for {} sources", seeds.size(), batch.size()));
   check_rules(generation, config);

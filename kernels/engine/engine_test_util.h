@@ -102,7 +102,7 @@ inline Errors storage_errors(const HostModel& m, const TransformerBatch& batch,
                                     .kernel = KernelChoice::kLibrary,
                                     .batch = batch.size(),
                                     .source_tokens = batch.tokens(),
-                                    .max_source = batch.max_length,
+                                    .max_source = batch.longest,
                                     .capacity = steps});
   reference::PlanInterpreter run(plan);
   run.set(plan_names::kSourceIds, batch.ids);

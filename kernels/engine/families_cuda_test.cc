@@ -37,7 +37,7 @@ TEST_P(Families, EncoderAndLogitsAreTransformers) {
   TANDEM_NEED_DEVICE();
   const reference::FamilyFixture f = reference::load_family(GetParam());
   const WorkloadContext context = upload(f);
-  const int steps = f.target.max_length;
+  const int steps = f.target.longest;
   const int rows = f.source.size();
 
   const auto encoder = encoder_workload(context, f.source, {.capacity = 0});

@@ -55,7 +55,7 @@ struct GemmProblem {
 };
 
 /// Can the library apply this epilogue, and add a residual, before it stores a product of operands of type `x`? What it
-/// cannot is a pass of its own behind the product.
+/// cannot is a pass of its own after the product.
 constexpr bool library_fuses(DType x, GemmEpilogue epilogue, bool residual) {
   if (x == DType::kI8) return epilogue == GemmEpilogue::kNone && !residual;
   return !residual || epilogue == GemmEpilogue::kNone || epilogue == GemmEpilogue::kBias;

@@ -101,7 +101,7 @@ OpWorkload encoder_attention_op(const OpSetup& s) {
                                                         .offsets = offsets,
                                                         .bias = relative.ref,
                                                         .heads = heads,
-                                                        .max_length = b.request().max_source});
+                                                        .max_source = b.request().max_source});
   }
   auto runner = s.runner(b, relative.weights, copies);
   runner->run().upload(plan_names::kSourceOffsets, s.offsets.data(), bytes_of(s.offsets));

@@ -155,7 +155,7 @@ Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
   const Stream x{.rows = end.x, .pending = {}};
   if (b.request().slice) {
     if (b.request().slice->rank != 0) end.out.weight.bias = {};
-    // Every rank has the residual whole: it is added behind the sum over the ranks.
+    // Every rank has the residual whole: it is added after the sum over the ranks.
     return {.rows = b.dense(x, end.out), .pending = norm, .addend = skip, .partial = true};
   }
   // The library rounds its product before it adds a residual; a norm adds it to the unrounded sum for the same bytes.

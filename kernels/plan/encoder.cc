@@ -25,7 +25,7 @@ Stream encoder_layer(PlanBuilder& b, const EncoderLayerWeight& w, const Relative
                                                         .offsets = offsets,
                                                         .bias = bias,
                                                         .heads = c.encoder.heads,
-                                                        .max_length = b.request().max_source});
+                                                        .max_source = b.request().max_source});
     return {heads, {.kind = PhaseKind::kSelfOut, .weight = w.self.out}};
   });
   return feed_forward(b, w.ffn_norm, w.ffn, attended);

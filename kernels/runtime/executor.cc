@@ -233,7 +233,7 @@ void PlanExecutor::run(PlanSection section, float* logits) {
     const PlanOp& op = plan_.ops[op_];
     if (see_) see_(op);
     const PhaseRange phase(op.phase);
-    // A section begins behind everything before it: its chain of dependent launches may then read ahead whatever earlier
+    // A section begins after everything before it: its chain of dependent launches may then read ahead whatever earlier
     // sections and steps left (kv_ready of the attention kernels). A step keeps that promise by its first kernel, the
     // embedding, which waits before it lets the next one start.
     const bool first = op_ == range.first;

@@ -62,7 +62,7 @@ class PlanExecutor {
   /// The same of a part of a buffer, row after row.
   std::vector<float> floats(const PlanTensor& tensor) const;
 
-  /// Calls `see` with each operation before its launch: what it reads lies there then, behind everything enqueued.
+  /// Calls `see` with each operation before its launch: what it reads lies there then, after everything enqueued.
   void observe(std::function<void(const PlanOp&)> see) { see_ = std::move(see); }
 
  private:

@@ -67,7 +67,7 @@ TEST(PlanExecutor, PartialSumsGiveTheSameResults) {
                             .kernel = parse_kernel(kernel),
                             .batch = batch.size(),
                             .source_tokens = batch.tokens(),
-                            .max_source = batch.max_length,
+                            .max_source = batch.longest,
                             .capacity = kSteps};
         const Outputs whole = run_plan(device, build_plan(request), batch);
         request.slice = TensorSlice{};

@@ -206,7 +206,7 @@ class DecoderWorkload : public DeviceWorkload {
   Graph graph_;
 };
 
-/// Counts of running sequences, copied to the host behind each graph.
+/// Counts of running sequences, copied to the host after each graph.
 class RunningCounts {
  public:
   RunningCounts() {
@@ -357,7 +357,7 @@ PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights,
           .kernel = params.kernel,
           .batch = batch.size(),
           .source_tokens = batch.tokens(),
-          .max_source = batch.max_length,
+          .max_source = batch.longest,
           .capacity = params.capacity,
           .stop_at_eos = params.stop_at_eos,
           .auto_own_rows = wide_products ? kAutoWideRows : kAutoOwnRows,

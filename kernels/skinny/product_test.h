@@ -284,7 +284,7 @@ struct Product {
   }
 
   double tolerance() const {
-    // The tensor cores add e4m3 with 13 bits behind the point of the largest term, here 128 products at a time.
+    // The tensor cores add e4m3 with 13 bits after the point of the largest term, here 128 products at a time.
     if (x_codes && w_type() == DType::kF8) return params.y_float ? 1e-3 : 5e-3;
     if (sparse != SparseWeights::kNone && !params.norm) return params.y_float ? 2e-5 : 4e-3;
     if (!quantised()) return params.dtype == DType::kF32 ? 1e-5 : params.dtype == DType::kF16 ? 4e-3 : 1.5e-2;

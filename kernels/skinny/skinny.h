@@ -77,7 +77,7 @@ struct SkinnyParams {
   std::optional<Activation> activation = std::nullopt;
   bool gated = false;
 
-  bool dependent = true;  ///< programmatic dependent launch behind the stream's previous kernel
+  bool dependent = true;                 ///< programmatic dependent launch after the stream's previous kernel
   const SkinnyConfig* config = nullptr;  ///< null: choose_skinny() (skinny_plan.h)
 };
 

@@ -108,7 +108,7 @@ TEST(Unpack, TwoOfFour) {
   }
 }
 
-// Without it: values behind a bitmap's word are shifted, a row starts in its neighbour's padding, or an empty row takes another's.
+// Without it: values after a bitmap's word are shifted, a row starts in its neighbour's padding, or an empty row takes another's.
 TEST(Unpack, Bitmap) {
   TANDEM_NEEDS_DEVICE();
   RandomValues random(test_seed());

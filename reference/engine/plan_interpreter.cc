@@ -313,8 +313,8 @@ void PlanInterpreter::apply(const EncoderAttentionOp& op) {
   const std::vector<int32_t> offsets = read_ints(op.offsets);
   const std::vector<int32_t> lengths = lengths_of(offsets);
   const Matrix q = read(op.q), k = read(op.k), v = read(op.v);
-  if (*std::max_element(lengths.begin(), lengths.end()) > op.max_length)
-    throw Error(fmt::format("{}: max_length {} is below a source's length", where(), op.max_length));
+  if (*std::max_element(lengths.begin(), lengths.end()) > op.max_source)
+    throw Error(fmt::format("{}: max_source {} is below a source's length", where(), op.max_source));
   write(op.out, attention({.q = q,
                            .query_offsets = offsets,
                            .k = k,

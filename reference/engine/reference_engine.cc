@@ -52,7 +52,7 @@ CheckResult result(std::string reference, const Comparison& c) {
           .where = c.where};
 }
 
-/// The sequences of `batch` in reverse order behind one token that belongs to none of them.
+/// The sequences of `batch` in reverse order after one token that belongs to none of them.
 TransformerBatch reversed_behind_another(const ModelConfig& config, const TransformerBatch& batch) {
   std::vector<std::vector<int32_t>> sequences = {{batch.ids.front()}};
   for (int b = batch.size() - 1; b >= 0; --b) {

@@ -50,7 +50,7 @@ class ReferenceEngine : public Engine {
   std::vector<std::vector<Sequence>> decode(const TransformerBatch& batch, const GenerationConfig& generation,
                                             std::span<const uint64_t> seeds = {}) override;
 
-  /// suite_encoder: the same sequences packed in reverse order behind another one. suite_decoder and
+  /// suite_encoder: the same sequences packed in reverse order after another one. suite_decoder and
   /// suite_generate: decoding all positions at once without a K/V cache. Both ways sum each row in one order whatever
   /// stands around it, so that they agree bit for bit and no code of a quantised row turns.
   std::optional<CheckResult> self_check(const Case& c, const TransformerBatch& batch) override;

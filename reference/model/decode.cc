@@ -88,7 +88,7 @@ std::vector<Hypothesis> token_by_token(const GenerationConfig& g, Rows& rows) {
 std::vector<std::vector<Hypothesis>> decode(const ModelConfig& config, const ModelWeights& w,
                                             const TransformerBatch& source, const GenerationConfig& g,
                                             std::span<const uint64_t> seeds, const Numerics& numerics) {
-  check_fits(g, config, source.max_length);
+  check_fits(g, config, source.longest);
   if (!seeds.empty() && static_cast<int>(seeds.size()) != source.size()) {
     throw Error(fmt::format("generation: {} seeds for {} sources", seeds.size(), source.size()));
   }

@@ -31,7 +31,7 @@ struct Generated {
 };
 
 /// Encodes and takes the arg-max token max_tokens times; all sequences step together, so a finished one is
-/// fed pad and its later logits mean nothing. Ends early, all logits behind zero, when every sequence has
+/// fed pad and its later logits mean nothing. Ends early, later logits zero, when every sequence has
 /// ended.
 Generated greedy_generate(const ModelConfig& config, const ModelWeights& w, const TransformerBatch& source,
                           const GreedyOptions& options);

@@ -65,7 +65,7 @@ TEST(Attention, CausalMaskOfPackedSequences) {
   EXPECT_EQ(attention(p).values, (std::vector<float>{5, 5, 5, 100}));
 }
 
-// Breaks when a decode step counts its query from 0, or reads cache rows behind the valid ones.
+// Breaks when a decode step counts its query from 0, or reads cache rows after the valid ones.
 TEST(Attention, OneStepOnACache) {
   const std::vector<float> q = {0, 0};
   const std::vector<float> k(8, 0), v = {1, 3, 5, 1e6f, /**/ 2, 4, 6, 1e6f};  // capacity 4, three valid

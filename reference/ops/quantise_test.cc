@@ -13,7 +13,7 @@
 namespace tandem::reference {
 namespace {
 
-// int8: the scale of row 0 is 254 / 127 = 2, so 5 / 2 = 2.5 goes to the even 2 and 7 / 2 to 4. e4m3 has three bits behind
+// int8: the scale of row 0 is 254 / 127 = 2, so 5 / 2 = 2.5 goes to the even 2 and 7 / 2 to 4. e4m3 has three bits after
 // the point: 448 / 448 = 1, so 17 lies between 16 and 18 and goes to the even 16, 19 to 20.
 // Breaks when a scale is another row's, or a code is rounded otherwise than those of weights.
 TEST(QuantisedRows, ByHand) {

@@ -318,7 +318,7 @@ def make_run(
     extra: Iterable[dict[str, Any]] = (),
     keep_samples: bool = True,
 ) -> Path:
-    """A run of `workers` workers over `cases`, with `extra` records behind them."""
+    """A run of `workers` workers over `cases`, with `extra` records after them."""
     path.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     cases = list(cases)

@@ -184,7 +184,7 @@ def test_rows_of_the_timeline_nest(tmp_path: Path) -> None:
 
 def test_the_numbers_of_a_kernel_add_up(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     # Breaks when launches × mean is not the time that stands beside it and the page does not say why, or when
-    # what tracing slows stands behind the times that it slowed.
+    # what tracing slows stands after the times that it slowed.
     path = export_of(
         tmp_path / "overlap.sqlite",
         kernels=[(10_000, 110_000, 0, 1, 0), (60_000, 160_000, 0, 2, 0)],

@@ -62,7 +62,7 @@ struct Fixture {
             .kernel = kernels::parse_kernel(cover.kernel),
             .batch = batch.size(),
             .source_tokens = batch.tokens(),
-            .max_source = batch.max_length,
+            .max_source = batch.longest,
             .capacity = kSteps,
             .auto_own_rows = lossy(form(cover)) ? kernels::kAutoWideRows : kernels::kAutoOwnRows};
   }

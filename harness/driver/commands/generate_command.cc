@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 constexpr double kAllowed_s = 24 * 3600;  // a CPU may take its time over a large checkpoint
 constexpr double kTextAllowed_s = 300;
 
-// Reads lines of ids (behind a tab, when there is one), prints each as text on one line.
+// Reads lines of ids (after a tab, when there is one), prints each as text on one line.
 constexpr const char* kDetokenize = R"(
 import sys, unicodedata
 from tokenizers import Tokenizer

@@ -263,7 +263,7 @@ TEST(Ranks, WhatGoesOverTheWireComesBack) {
   EXPECT_EQ(back.ids, batch.ids);
   EXPECT_EQ(back.offsets, batch.offsets);
   EXPECT_EQ(back.lengths, batch.lengths);
-  EXPECT_EQ(back.max_length, batch.max_length);
+  EXPECT_EQ(back.longest, batch.longest);
   const ChannelScales scales{.of = "x", .exponents = {{"a", {1, -2}}}};
   EXPECT_EQ(scales_from_json(scales_to_json(scales)).digest(), scales.digest());
   const Repetition r{.total_us = 1.25, .step_us = 0.5, .first_token_us = {}, .wait_us = 0.125};

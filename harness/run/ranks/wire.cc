@@ -45,10 +45,8 @@ WeightForm form_from_json(const json& j) {
 }
 
 json batch_to_json(const TransformerBatch& batch) {
-  return {{"lengths", batch.lengths},
-          {"offsets", batch.offsets},
-          {"ids", batch.ids},
-          {"max_length", batch.max_length}};
+  return {
+      {"lengths", batch.lengths}, {"offsets", batch.offsets}, {"ids", batch.ids}, {"longest", batch.longest}};
 }
 
 TransformerBatch batch_from_json(const json& j) {
@@ -56,7 +54,7 @@ TransformerBatch batch_from_json(const json& j) {
   j.at("lengths").get_to(batch.lengths);
   j.at("offsets").get_to(batch.offsets);
   j.at("ids").get_to(batch.ids);
-  j.at("max_length").get_to(batch.max_length);
+  j.at("longest").get_to(batch.longest);
   return batch;
 }
 

@@ -255,7 +255,7 @@ TEST(Prune, StoredFormsHoldTheValuesOfTheReference) {
   }
 }
 
-// Of merged matrices each has its own mask; as one view they are the parts' rows one behind the other.
+// Of merged matrices each has its own mask; as one view they are the parts' rows one after the other.
 TEST(Prune, PartsOfOneBitmapAreRowsOfTheirGroup) {
   const ModelConfig c = small_model();
   const SeededSource source({.seed = test_seed(), .outliers = true});

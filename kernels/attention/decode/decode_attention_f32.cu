@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
   int position = -1;
   if constexpr (Self) {
     position = *a.position;
-    if (position < 0 || position >= a.max_length) __trap();
+    if (position < 0 || position >= a.capacity) __trap();
     length = position + 1;
   } else {
     first_token = a.offsets[t.source];
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
   const int32_t* ancestry = nullptr;
   const float* bias = nullptr;
   if constexpr (Self) {
-    if (a.ancestry != nullptr) ancestry = a.ancestry + static_cast<int64_t>(t.source) * a.max_length;
+    if (a.ancestry != nullptr) ancestry = a.ancestry + static_cast<int64_t>(t.source) * a.capacity;
     if (a.bias != nullptr) bias = a.bias + t.head * (2 * a.max_distance + 1);
   }
 

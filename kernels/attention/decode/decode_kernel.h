@@ -27,14 +27,14 @@ struct DecodeArgs {
   const float* bias;        ///< self only, [heads, 2 * max_distance + 1]
   int64_t q_stride;
   int64_t out_stride;
-  int64_t source_stride;  ///< self: elements of one cache row, heads * max_length * head_dim; cross: 0
+  int64_t source_stride;  ///< self: elements of one cache row, heads * capacity * head_dim; cross: 0
   int64_t head_stride;
   int64_t token_stride;
-  int64_t scale_source_stride;  ///< self: heads * max_length; cross: 0
+  int64_t scale_source_stride;  ///< self: heads * capacity; cross: 0
   int64_t scale_head_stride;
   int64_t scale_token_stride;
   int max_distance;
-  int max_length;  ///< self: of the cache
+  int capacity;  ///< self: of the cache
   int rows_per_source;
   int row_groups;  ///< passes over a source's rows
   int heads;

@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_mma_kern
   int position = -1;
   if constexpr (S::kSelf) {
     position = *a.position;
-    if (position < 0 || position >= a.max_length) __trap();
+    if (position < 0 || position >= a.capacity) __trap();
     length = position + 1;
   } else {
     first_token = a.offsets[t.source];
@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_mma_kern
            S::kChunkBytes * S::key_chunk(lane, 0),
       .v = static_cast<const char*>(a.v) + from + value_fragment_key(lane, 0) * token_bytes +
            S::kChunkBytes * S::value_chunk(lane, 0),
-      .ancestry = indirect ? a.ancestry + static_cast<int64_t>(t.source) * a.max_length : nullptr,
+      .ancestry = indirect ? a.ancestry + static_cast<int64_t>(t.source) * a.capacity : nullptr,
       .source_bytes = S::kBytes * a.source_stride,
       .token_bytes = token_bytes,
       .limit = S::kSelf ? min(range.end, position) : range.end,

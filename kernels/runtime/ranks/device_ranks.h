@@ -43,7 +43,7 @@ class DeviceRanks {
   void use(const CollectiveTable& table) { table_ = table; }
   const CollectiveTable& table() const { return table_; }
 
-  // Each says whether the kernel behind it may be launched dependently: not behind NCCL's.
+  // Each says whether the kernel after it may be launched dependently: not after NCCL's.
   /// y = x summed over the ranks; y may be x.
   bool all_reduce(AllReduceChoice choice, const void* x, void* y, int64_t count, DType dtype, bool dependent);
   /// The norm of norm.x summed over the ranks, fused where the way and the width allow it. `sum`: where the sum may lie otherwise,

@@ -66,7 +66,7 @@ struct TwoOfFourMap {
     const int word = owner / 2 + 2 * (pair % 2);
     return i / unit * unit + (pair / 2 * lanes + lane) * 8 + 2 * word + i % 2;
   }
-  /// Of eight neighbours from a multiple of eight on: how far the four words (two elements each) lie behind the first one's.
+  /// Of eight neighbours from a multiple of eight on: how far the four words (two elements each) lie after the first one's.
   TANDEM_HD static constexpr int word_step(int word) { return (word & 1) * 8 + (word >> 1) * 4; }
 
   // A lane's metadata of two rows, 16 bits each, are eight nibbles, one a pair of values. Thread t of the quad has to give the

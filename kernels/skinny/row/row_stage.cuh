@@ -131,7 +131,7 @@ __device__ inline void row_load(const SkinnyArgs& a, int64_t at, float (&v)[kVec
 
 /// The norm of row `row` of x to shared memory. Every warp takes mean and squares of its own part about its
 /// own mean; one exchange merges the parts (Chan, Golub, LeVeque 1983). scratch: float [k], where a thread reads back what
-/// it wrote itself; stats: float2 [warps], and behind kRowMaxWarps of them the warps' partial sums. Returns as row_stage_raw.
+/// it wrote itself; stats: float2 [warps], and after kRowMaxWarps of them the warps' partial sums. Returns as row_stage_raw.
 template <class Format>
 __device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* xs, float* scratch,
                                        float2* stats, const typename Format::T* weights, int row) {

@@ -209,7 +209,7 @@ __device__ inline void load_x_scales(const WideArgs& a, const WideColumns& at, i
 }
 
 /// The blocks' parts of kWideRows sums, in the order of the blocks. `from`, `second` and `part` in bytes: the shared address
-/// of the first row's, how far behind it the next row's lies, and each next block's. kAtOnce: parts in flight, which take registers.
+/// of the first row's, how far after it the next row's lies, and each next block's. kAtOnce: parts in flight, which take registers.
 template <int kBlocks, int kAtOnce>
 __device__ inline void sum_parts(uint32_t from, uint32_t second, uint32_t part, float4 (&sum)[kWideRows]) {
 #pragma unroll(kAtOnce)

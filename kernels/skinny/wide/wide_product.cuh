@@ -129,7 +129,7 @@ __device__ inline void wide_multiply_unpacked(const WideArgs& args, const WideSh
       hold(mine);
       if (box == 1) at.release(shared, lane);  // the stage before
       wide_unpack<Format>(weights, box, lane, mine);
-      hold(mine);  // unpacked now, and not behind the wait of a fold
+      hold(mine);  // unpacked now, and not after the wait of a fold
       const bool first_of_group = Format::kGroupScales && box % 2 == 0;
       if (first_of_group) {
         fold();

@@ -306,7 +306,7 @@ def per_replay(trace: Trace) -> list[Work]:
 
     It was timed from its first CUDA event to its last, which have no time of their own in a trace: the first
     happened when the call that recorded it was over, or later, when what had been enqueued before it was
-    done; the last behind the last of the work between them. Without such calls it begins with its first
+    done; the last after the last of the work between them. Without such calls it begins with its first
     graph, which leaves out what set the state up. A trace without replays is one replay as a whole.
     """
     events = [call for call in trace.calls if call.name.startswith("cudaEventRecord")]

@@ -299,7 +299,7 @@ def _path(trace: Trace, parts: Sequence[tuple[Activities, list[tuple[int, int]]]
 
 
 def _waits(work: Work, path: Sequence[tuple[int, int]]) -> int:
-    """The rest of the span: between the path's activities, before its first and behind its last."""
+    """The rest of the span: between the path's activities, before its first and after its last."""
     return work.end - work.begin - sum(ns for _, ns in path)
 
 

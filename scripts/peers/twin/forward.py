@@ -128,7 +128,7 @@ class Twin:
         return fp32(y + self.w[f"{name}.beta"] if self.m.norm == "layer" else y)
 
     def embed(self, ids: NDArray[np.int64], side: str) -> Matrix:
-        """Tokens at positions 0, 1, ... and the norm behind them, where the model has one."""
+        """Tokens at positions 0, 1, ... and the norm after them, where the model has one."""
         m = self.m
         table = self.w[
             "shared.embedding" if m.shared_embeddings else f"{side}.embedding"
@@ -239,7 +239,7 @@ class Twin:
         return x
 
     def logits(self, source: list[int], target: NDArray[np.int64]) -> Matrix:
-        """Logits behind every token of `target`, the decoder's start first -> [tokens, vocab]."""
+        """Logits after every token of `target`, the decoder's start first -> [tokens, vocab]."""
         key = tuple(source)
         if key not in self.encoded:
             self.encoded[key] = self.encode(source)
