@@ -22,7 +22,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-COMPILERS = (*(f"clang++-{version}" for version in range(25, 15, -1)), "clang++", "clang++-14")
+COMPILERS = (
+    *(f"clang++-{version}" for version in range(25, 15, -1)),
+    "clang++",
+    "clang++-14",
+)
 ROOT = Path(__file__).resolve().parents[1]
 # What the code calls of OpenMP: clang has a header of its own only beside libomp, and does not take g++'s.
 OPENMP = 'extern "C" int omp_get_max_threads(void), omp_get_thread_num(void);\n'
@@ -42,11 +46,15 @@ def command_of(entry: dict[str, str], compiler: str) -> list[str]:
 
 def main(build: str, *files: str) -> int:
     """Exit code 1 where clang finds fault."""
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    compiler = next(
+        (found for name in COMPILERS if (found := shutil.which(name))), None
+    )
     if compiler is None:
         print("check_clang: no clang++ here")
         return 1
-    newer = next(ROOT.glob(".venv/lib/python3*/site-packages/nlohmann_json/include"), None)
+    newer = next(
+        ROOT.glob(".venv/lib/python3*/site-packages/nlohmann_json/include"), None
+    )
     library = ("-isystem", str(newer)) if newer else ()
     wanted = {str(Path(file).resolve()) for file in files}
     entries = [

@@ -21,9 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from tandem_reports.gate import deciding
-from tandem_reports.gate.deciding import Decision, Evidence, SuiteDecision, decide, planned_pairs
+from tandem_reports.gate.deciding import (
+    Decision,
+    Evidence,
+    SuiteDecision,
+    decide,
+    planned_pairs,
+)
 from tandem_reports.gate.forecast import forecast
 from tandem_reports.gate.policy import SuitePolicy
 from tandem_reports.gate.self_test import lower_bound, upper_bound
@@ -52,7 +57,9 @@ def student(rng: np.random.Generator, processes: int) -> np.ndarray:
 def spikes(rng: np.random.Generator, processes: int) -> np.ndarray:
     """One process of twenty is slower, by 5 standard deviations of the others in the mean."""
     shape = (CASES, processes)
-    noise = rng.normal(size=shape) + (rng.random(shape) < 0.05) * rng.exponential(5, size=shape)
+    noise = rng.normal(size=shape) + (rng.random(shape) < 0.05) * rng.exponential(
+        5, size=shape
+    )
     return noise / math.sqrt(1 + 0.05 * 2 * 25 - (0.05 * 5) ** 2)
 
 
@@ -89,18 +96,26 @@ NOISES: dict[str, Noise] = {
 }
 
 
-def duet(rng: np.random.Generator, noise: Noise, cv: float, change: Sequence[float]) -> list[Evidence]:
+def duet(
+    rng: np.random.Generator, noise: Noise, cv: float, change: Sequence[float]
+) -> list[Evidence]:
     """The pairs of a duet of cases that are changed by so much; the order is A B, B A or B A, A B."""
     pairs = PLAN[-1]
     times = noise(rng, 2 * pairs)[: len(change)] * cv
-    turned = np.repeat(rng.random((pairs + 1) // 2) < 0.5, 2)[:pairs] ^ (np.arange(pairs) % 2 == 1)
-    logs = np.where(turned, times[:, ::2] - times[:, 1::2], times[:, 1::2] - times[:, ::2])
+    turned = np.repeat(rng.random((pairs + 1) // 2) < 0.5, 2)[:pairs] ^ (
+        np.arange(pairs) % 2 == 1
+    )
+    logs = np.where(
+        turned, times[:, ::2] - times[:, 1::2], times[:, 1::2] - times[:, ::2]
+    )
     logs += np.log1p(np.asarray(change))[:, None]
     numbers = tuple(range(pairs))
     return [Evidence("encoder", RULES, numbers, tuple(row)) for row in logs.tolist()]
 
 
-LOOKS_TAKEN = tuple(Look(number, LOOKS, pairs) for number, pairs in enumerate(PLAN, start=1))
+LOOKS_TAKEN = tuple(
+    Look(number, LOOKS, pairs) for number, pairs in enumerate(PLAN, start=1)
+)
 
 
 def judged(cases: Sequence[Evidence]) -> tuple[list[Decision], list[SuiteDecision]]:
@@ -136,7 +151,10 @@ class Row:
     @property
     def holds(self) -> bool:
         """Whether the bar is kept."""
-        return self.least <= self.share <= self.most and upper_bound(self.hits, self.trials) <= self.bound
+        return (
+            self.least <= self.share <= self.most
+            and upper_bound(self.hits, self.trials) <= self.bound
+        )
 
     @property
     def cells(self) -> list[str]:
@@ -144,7 +162,10 @@ class Row:
         bars = [f"bound <= {100 * self.bound:g} %"] if self.bound < 1 else []
         bars += [f">= {100 * self.least:g} %"] if self.least else []
         bars += [f"<= {100 * self.most:g} %"] if self.most < 1 else []
-        low, high = lower_bound(self.hits, self.trials), upper_bound(self.hits, self.trials)
+        low, high = (
+            lower_bound(self.hits, self.trials),
+            upper_bound(self.hits, self.trials),
+        )
         kept = ("yes" if self.holds else "**no**") if bars else ""
         seen = f"{100 * self.share:.4g} % ({100 * low:.3g} to {100 * high:.3g})"
         return [self.what, self.noise, str(self.trials), seen, ", ".join(bars), kept]
@@ -153,12 +174,18 @@ class Row:
 UNCHANGED = (0.0,) * CASES
 
 
-def false_slower(name: str, cv: float, duets: int, rng: np.random.Generator) -> list[Row]:
+def false_slower(
+    name: str, cv: float, duets: int, rng: np.random.Generator
+) -> list[Row]:
     """Every case is slower by the minimum effect: nothing may be called slower, no mean either."""
     hits = 0
     for _ in range(duets):
-        decisions, suites = judged(duet(rng, NOISES[name], cv, [RULES.minimum_effect] * CASES))
-        hits += any(item.status == "slower" for item in decisions) or any(item.slower for item in suites)
+        decisions, suites = judged(
+            duet(rng, NOISES[name], cv, [RULES.minimum_effect] * CASES)
+        )
+        hits += any(item.status == "slower" for item in decisions) or any(
+            item.slower for item in suites
+        )
     what = f"all cases +0.5 %, CV {100 * cv:g} %: a gate is red"
     return [Row(what, name, hits, duets, bound=0.015)]
 
@@ -174,18 +201,38 @@ def false_same(name: str, cv: float, duets: int, rng: np.random.Generator) -> li
 
 
 def passes(
-    name: str, cv: float, pairs: int, duets: int, rng: np.random.Generator, least: float = 0.0
+    name: str,
+    cv: float,
+    pairs: int,
+    duets: int,
+    rng: np.random.Generator,
+    least: float = 0.0,
 ) -> list[Row]:
     """Unchanged builds: exit 0 within so many pairs."""
     hits = 0
     for _ in range(duets):
         decisions, suites = judged(duet(rng, NOISES[name], cv, UNCHANGED))
-        hits += all(by(item, "same", pairs) for item in decisions) and not any(item.slower for item in suites)
-    return [Row(f"no change, CV {100 * cv:g} %: exit 0 by {pairs} pairs", name, hits, duets, least=least)]
+        hits += all(by(item, "same", pairs) for item in decisions) and not any(
+            item.slower for item in suites
+        )
+    return [
+        Row(
+            f"no change, CV {100 * cv:g} %: exit 0 by {pairs} pairs",
+            name,
+            hits,
+            duets,
+            least=least,
+        )
+    ]
 
 
 def found(
-    change: float, cv: float, pairs: int, duets: int, rng: np.random.Generator, least: float = 0.0
+    change: float,
+    cv: float,
+    pairs: int,
+    duets: int,
+    rng: np.random.Generator,
+    least: float = 0.0,
 ) -> list[Row]:
     """One case of the family is slower: found within so many pairs."""
     hits = 0
@@ -196,14 +243,18 @@ def found(
     return [Row(what, "log-normal", hits, duets, least=least)]
 
 
-def everywhere(change: float, cv: float, pairs: int, duets: int, rng: np.random.Generator) -> list[Row]:
+def everywhere(
+    change: float, cv: float, pairs: int, duets: int, rng: np.random.Generator
+) -> list[Row]:
     """All cases are slower: a gate is red by one of them, and by one of them or their mean."""
     single = either = 0
     for _ in range(duets):
         decisions, suites = judged(duet(rng, log_normal, cv, [change] * CASES))
         case = any(by(item, "slower", pairs) for item in decisions)
         single += case
-        either += case or any(item.slower and PLAN[item.look - 1] <= pairs for item in suites)
+        either += case or any(
+            item.slower and PLAN[item.look - 1] <= pairs for item in suites
+        )
     what = f"all cases +{100 * change:g} %, CV {100 * cv:g} %, {pairs} pairs: red by "
     return [
         Row(what + "a case", "log-normal", single, duets),
@@ -211,7 +262,9 @@ def everywhere(change: float, cv: float, pairs: int, duets: int, rng: np.random.
     ]
 
 
-def forecasts(name: str, change: float, duets: int, rng: np.random.Generator) -> list[Row]:
+def forecasts(
+    name: str, change: float, duets: int, rng: np.random.Generator
+) -> list[Row]:
     """Forecasts for unknown cases at each look, of noisy cases: the share that is decided when they said."""
     hits = trials = 0
     for number in range(duets // 4):
@@ -248,10 +301,16 @@ def lines() -> list[tuple[Callable[..., list[Row]], dict[str, Any]]]:
         *[(false_same, {"name": "log-normal", "cv": cv}) for cv in (0.002, 0.008)],
         (passes, {"name": "log-normal", "cv": 0.003, "pairs": 13, "least": 0.95}),
         (passes, {"name": "log-normal", "cv": 0.004, "pairs": 16, "least": 0.95}),
-        *[(passes, {"name": name, "cv": 0.004, "pairs": 16}) for name in list(NOISES)[1:]],
+        *[
+            (passes, {"name": name, "cv": 0.004, "pairs": 16})
+            for name in list(NOISES)[1:]
+        ],
         (found, {"change": 0.02, "cv": 0.005, "pairs": 16, "least": 0.95}),
         (found, {"change": 0.05, "cv": 0.005, "pairs": 16, "least": 0.999}),
-        *[(found, {**found_at_13, "suite_share": share}) for share in (0.0, SUITE_SHARE, 0.05, 0.2)],
+        *[
+            (found, {**found_at_13, "suite_share": share})
+            for share in (0.0, SUITE_SHARE, 0.05, 0.2)
+        ],
         (everywhere, {"change": 0.01, "cv": 0.006, "pairs": 16}),
         *[(forecasts, {"name": name, "change": 0.0}) for name in NOISES],
         (forecasts, {"name": "log-normal", "change": 0.02}),
@@ -265,13 +324,18 @@ def line(number: int, duets: int, seed: int) -> list[Row]:
     deciding.SUITE_SHARE = SUITE_SHARE if share is None else share
     try:
         made = function(
-            duets=duets, rng=np.random.default_rng([seed, 99 if share is not None else number]), **arguments
+            duets=duets,
+            rng=np.random.default_rng([seed, 99 if share is not None else number]),
+            **arguments,
         )
     finally:
         deciding.SUITE_SHARE = SUITE_SHARE
     if share is None:
         return made
-    return [replace(row, what=f"{row.what}, means have {100 * share:g} % of alpha") for row in made]
+    return [
+        replace(row, what=f"{row.what}, means have {100 * share:g} % of alpha")
+        for row in made
+    ]
 
 
 def rows(duets: int, seed: int, jobs: int = 1) -> list[Row]:
@@ -288,23 +352,37 @@ def as_markdown(table: Sequence[Row], duets: int, seed: int) -> str:
     """The table with how it was made."""
     header = ["what", "noise", "trials", "share (95 % bounds)", "bar", "kept"]
     lines = [
-        f"`scripts/gate_simulation.py --duets {duets} --seed {seed}`: looks at "
-        f"{', '.join(map(str, PLAN))} pairs, {CASES} cases of one suite.",
+        (
+            f"`scripts/gate_simulation.py --duets {duets} --seed {seed}`: looks at "
+            f"{', '.join(map(str, PLAN))} pairs, {CASES} cases of one suite."
+        ),
         "",
         "| " + " | ".join(header) + " |",
         "| " + " | ".join(["---"] * len(header)) + " |",
     ]
-    return "\n".join([*lines, *("| " + " | ".join(row.cells) + " |" for row in table)]) + "\n"
+    return (
+        "\n".join([*lines, *("| " + " | ".join(row.cells) + " |" for row in table)])
+        + "\n"
+    )
 
 
 def main() -> int:
     """0 where all bars are kept, 1 otherwise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--duets", type=int, default=4000, help="a line (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=21, help="(default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that share the lines")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument(
-        "--write", metavar="PAGE", type=Path, help="put the table between the marks of a page"
+        "--duets", type=int, default=4000, help="a line (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=21, help="(default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes that share the lines"
+    )
+    parser.add_argument(
+        "--write",
+        metavar="PAGE",
+        type=Path,
+        help="put the table between the marks of a page",
     )
     arguments = parser.parse_args()
     if arguments.duets < CASES:
@@ -317,7 +395,9 @@ def main() -> int:
         page = arguments.write.read_text(encoding="utf-8")
         before, rest = page.split(MARKS[0], 1)
         after = rest.split(MARKS[1], 1)[1]
-        arguments.write.write_text(f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}", encoding="utf-8")
+        arguments.write.write_text(
+            f"{before}{MARKS[0]}\n{text}{MARKS[1]}{after}", encoding="utf-8"
+        )
     return 0 if all(row.holds for row in table) else 1
 
 

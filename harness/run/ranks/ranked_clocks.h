@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "harness/record/record.h"
-#include "harness/run/sampling/clocks.h"
 #include "harness/run/ranks/team.h"
 #include "harness/run/ranks/wire.h"
+#include "harness/run/sampling/clocks.h"
 
 namespace tandem {
 

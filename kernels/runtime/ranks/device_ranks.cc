@@ -22,9 +22,9 @@ namespace {
 struct Introduction {
   std::array<char, 64> host = {};
   std::array<char, 16> uuid = {};  ///< of the device
-  uint64_t process = 0;  ///< drawn once in each: two containers may count processes alike
-  int32_t device = 0;    ///< its number in that process
-  uint64_t arena = 0;  ///< address in that process
+  uint64_t process = 0;            ///< drawn once in each: two containers may count processes alike
+  int32_t device = 0;              ///< its number in that process
+  uint64_t arena = 0;              ///< address in that process
   int32_t has_handle = 0;
   cudaIpcMemHandle_t handle = {};
 };
