@@ -82,7 +82,7 @@ Matrix forced_logits_uncached(const ModelConfig& config, const ModelWeights& w,
   TransformerBatch target{.lengths = std::vector<int32_t>(batch, steps),
                           .offsets = {0},
                           .ids = std::vector<int32_t>(tokens.begin(), tokens.end()),
-                          .max_length = steps};
+                          .longest = steps};
   for (int b = 0; b < batch; ++b) target.offsets.push_back((b + 1) * steps);
   const Matrix encoded = encoder_forward(config, w.encoder, source, numerics);
   const Matrix packed = whole_logits(decoder_full(config, w.decoder, source, encoded, target, numerics),
