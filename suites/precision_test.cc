@@ -40,7 +40,8 @@ Record measured(Suite suite, const Form& form) {
   c.calibration = form.calibration;
   c.sparsity = form.sparsity;
   c = canonical(c);
-  Worker worker(registry, {});
+  const WorkerOptions options;  // named: g++ 12 warns of an unnamed one
+  Worker worker(registry, options);
   return worker.measure_case(c, worker.validate_case(c));
 }
 

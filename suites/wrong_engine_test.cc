@@ -189,7 +189,8 @@ Record measured(Wrong wrong, Suite suite, const Form& form) {
       },
       .device_usable = [](int, std::string*) { return true; },
       .l2_bytes = [](int) { return std::optional<double>(); }};
-  Worker worker(registry, {});
+  const WorkerOptions options;  // named: g++ 12 warns of an unnamed one
+  Worker worker(registry, options);
   Case c;
   c.suite = suite;
   c.model = "tiny";

@@ -47,7 +47,8 @@ class WrongKernelsTest : public testing::TestWithParam<Precision> {
         },
         .device_usable = kernels::cuda_usable,
         .l2_bytes = [](int) { return std::optional<double>(); }};
-    Worker worker(registry, {});
+    const WorkerOptions options;  // named: g++ 12 warns of an unnamed one
+    Worker worker(registry, options);
     c.weights = fmt::format("seed:{}", weights);
     c = canonical(c);
     return worker.measure_case(c, worker.validate_case(c));
