@@ -80,7 +80,7 @@ TEST(Safetensors, NamesWhatIsWrong) {
       {R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,20]}})", "needs 24 bytes"},
       {R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[24,0]}})", "run backwards"},
       {R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24,48]}})", "not [begin, end]"},
-      {R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[4,28]}})", "after a gap", 28},
+      {R"({"a":{"dtype":"F32","shape":[2,3],"data_offsets":[4,28]}})", "with a gap", 28},
       {"{" + a + R"(,"b":{"dtype":"F32","shape":[3],"data_offsets":[20,32]}})",
        "tensor \"b\": its bytes start at 20, inside", 32},
       {"{" + a + "}", "cut off", 20},
