@@ -67,11 +67,15 @@ TEST_F(BuildOfTest, SweepsGoByName) {
   put("smoke.json");
   EXPECT_EQ(sweep_file(installed, "smoke.json"), "smoke.json") << "a file here goes before";
   EXPECT_EQ(sweep_file(installed, "suites/none.json"), "suites/none.json") << "a path is a path";
-  try {
-    sweep_file(installed, "smok");
-    ADD_FAILURE() << "found";
-  } catch (const UsageError& e) {
-    EXPECT_STREQ(e.what(), "cannot read smok: no such file, and no sweep of this build: smoke");
+  for (const auto& [name, said] :
+       {std::pair("smok", "cannot read smok: no such file; did you mean 'smoke'?"),
+        std::pair("pruning", "cannot read pruning: no such file, and no sweep of this build: smoke")}) {
+    try {
+      sweep_file(installed, name);
+      ADD_FAILURE() << "found " << name;
+    } catch (const UsageError& e) {
+      EXPECT_STREQ(e.what(), said);
+    }
   }
   fs::current_path(before);
 }
