@@ -64,7 +64,7 @@ choose_preset() {
   fi
 }
 
-# Tenths of a CPU-second that one object takes without ccache, on the mean of a whole build.
+# Tenths of a CPU-second for one object without ccache, derived from the CPU-seconds of whole builds.
 tenths_cxx=25
 tenths_cuda=200
 

@@ -66,7 +66,7 @@ class Companion {
   std::optional<ProcessEnd> end_;
 };
 
-/// The first executable file of this name in PATH (in `also`, a list like it, behind it); absent where there is none.
+/// The first executable file of this name in PATH (in `also`, a list like it, after it); absent where there is none.
 std::optional<std::string> program_on_path(const std::string& name, const std::string& also = {});
 
 /// Seconds of a steady clock.

@@ -89,7 +89,7 @@ class Endless : public MemoryResource {
   uintptr_t next_ = uintptr_t{1} << 40;
 };
 
-/// Where the blocks of each case lie when cases of these sizes are measured in this order, behind weights that stay.
+/// Where the blocks of each case lie when cases of these sizes are measured in this order, after weights that stay.
 std::vector<std::vector<void*>> places(const std::vector<std::vector<int64_t>>& cases,
                                        const std::vector<size_t>& order, int64_t kept_bytes) {
   Endless driver;

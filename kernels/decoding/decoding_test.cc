@@ -160,7 +160,7 @@ TEST(Choose, GreedyFollowsTheRules) {
   }
 }
 
-/// Is the score behind the top_k-th its equal? Which of them are in is then another matter for ranks, who bring top_k each.
+/// Is the score after the top_k-th its equal? Which of them are in is then another matter for ranks, who bring top_k each.
 bool equal_at_border(std::vector<float> scores, int top_k) {
   const auto k = static_cast<size_t>(top_k);
   if (k >= scores.size()) return false;

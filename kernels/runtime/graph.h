@@ -59,7 +59,7 @@ class Graph {
   }
 
   cudaGraphExec_t exec_ = nullptr;
-  cudaGraphExec_t planted_ = nullptr;  // the same with planted work behind it
+  cudaGraphExec_t planted_ = nullptr;  // the same with planted work after it
 };
 
 /// An event with its timestamp.

@@ -46,4 +46,6 @@ def test_wrong_flags_commands_and_files_are_named(build: Path) -> None:
     assert script.fault("tandem run suites/smoke.json --out x", build) is None
     assert script.fault("tandem run suites/smoke.json --ou x", build) == "tandem run has no --ou"
     assert script.fault("tandem run suites/none.json", build) == "no file suites/none.json"
+    assert script.fault("build/bin/skinny_bench --m 1", build) is None
+    assert script.fault("build/bin/suite_encode --m 1", build) == "no program suite_encode"
     assert "exits 2" in str(script.fault("tandem walk", build))

@@ -347,7 +347,7 @@ int Bisection::run() {
   try {
     builds_.emplace(repository_, BuildRecipe{args_.build, args_.bin}, folder_, folder_.string());
     say(fmt::format(
-        "{} revisions behind {}; case {}; {}\nbuild, in {}: {}\nbinaries: {} (--build and --bin change them)",
+        "{} revisions after {}; case {}; {}\nbuild, in {}: {}\nbinaries: {} (--build and --bin change them)",
         revisions_.size(), good_.substr(0, 12), case_, folder_.string(), builds_->worktree().string(),
         args_.build, args_.bin));
     check_ends();

@@ -16,7 +16,7 @@ class Repository {
   const std::filesystem::path& root() const { return root_; }
   /// The full hash of a commit. Throws UsageError naming `flag`.
   std::string commit(const std::string& flag, const std::string& revision) const;
-  /// First parents from behind `good` to `bad`, the oldest first. Throws UsageError where `good` is no ancestor of `bad`.
+  /// First parents after `good`, up to `bad`, the oldest first. Throws UsageError where `good` is no ancestor of `bad`.
   std::vector<std::string> between(const std::string& good, const std::string& bad) const;
   /// "0123456789ab subject of the commit".
   std::string words(const std::string& commit) const;

@@ -16,7 +16,7 @@ bool redraws(int fd);
 
 /// The first `width` characters, the last of them "~" where some are left out. `text` is UTF-8.
 std::string cut_to(std::string_view text, size_t width);
-/// Broken at blanks, or behind `at` where it is another character, so that no line is longer than `width` (but for a word that
+/// Broken at blanks, or after `at` where it is another character, so that no line is longer than `width` (but for a word that
 /// is); lines after the first begin with `indent` blanks. A newline in `text` stays one, and so do blanks inside a line.
 std::string wrapped(std::string_view text, size_t width, size_t indent, char at = ' ');
 

@@ -83,7 +83,7 @@ class RankedWorkload : public Workload, public RankedTimes {
       all[r].median_us = of_last(times_[r].total_us);
       all[r].exchange = own_->exchange();  // ranks decide alike
       all[r].wait_us = of_last(times_[r].wait_us);
-      // A block has a mark before it and one behind: of every second one, from the last on, is its mean.
+      // A block has a mark before it and one after: of every second one, from the last on, is its mean.
       std::vector<float> mhz;
       const auto& marks = mean_mhz_[r];
       for (size_t b = 0; b < blocks && 2 * b < marks.size(); ++b) {
