@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <vector>
 
 #include "harness/base/cuda_check.h"
@@ -23,6 +24,8 @@ class Planted : public ::testing::Test {
     TANDEM_CUDA_CHECK(cudaMemset(bytes_, 0, kBytes));
     double build_us = 0;
     TANDEM_CUDA_CHECK(cudaMemsetAsync(bytes_, 0, kWork, stream_));
+    begin_.emplace();
+    end_.emplace();
     graph_ = Graph(stream_, build_us, [&] { TANDEM_CUDA_CHECK(cudaMemsetAsync(bytes_, 0, kWork, stream_)); });
   }
   void TearDown() override {
@@ -37,11 +40,11 @@ class Planted : public ::testing::Test {
     set_planted_work({.units = units, .kind = kind, .weights = bytes_, .bytes = kBytes});
     std::vector<double> times;
     for (int i = 0; i < 50; ++i) {
-      begin_.record(stream_);
+      begin_->record(stream_);
       graph_.launch(stream_);
-      end_.record(stream_);
-      end_.wait();
-      times.push_back(end_.us_since(begin_));
+      end_->record(stream_);
+      end_->wait();
+      times.push_back(end_->us_since(*begin_));
     }
     return median(times);
   }
@@ -50,7 +53,7 @@ class Planted : public ::testing::Test {
   cudaStream_t stream_ = nullptr;
   void* bytes_ = nullptr;
   Graph graph_;
-  Event begin_, end_;
+  std::optional<Event> begin_, end_;  // made after the check for a device
 };
 
 // Breaks when the work is dropped by the compiler, does not grow with its units, or a graph without it carries it all the same:
