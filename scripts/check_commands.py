@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Do the pages' commands work? Every flag must be one that the program has; what a CPU can do in seconds is run.
+"""Do the pages' commands work? Every flag must be one that the program has, and every suite must have cases by its axes;
+what a CPU can do in seconds is run.
 
 usage: scripts/check_commands.py BIN    BIN: the folder of a build's programs, such as build/cpu/bin
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = re.compile(
-    r"^(?:build/(?:\w+/)?bin/|\.venv/bin/)?(?P<name>tandem|tandem-report|suite_\w+|skinny_bench|attention_bench|peer_bench)$"
+    r"^(?:build/(?:\w+/)?bin/|\.venv/bin/)?(?P<name>tandem|tandem-report|suite_\w+|skinny_search)$"
 )
 FLAG = re.compile(r"^--[a-z][\w-]*")
 # Run in this order in one folder: the command as the page has it, and what is added so that it takes seconds.
@@ -121,7 +122,21 @@ def fault(command: str, folder: Path) -> str | None:
             and not (ROOT / word).exists()
         ):
             return f"no file {word}"
-    return None
+    return cases_fault(path, words) if name.startswith("suite_") else None
+
+
+def cases_fault(path: Path, words: list[str]) -> str | None:
+    """Why a suite has no cases by these axes, or None. Nothing is measured; the engine is the one that is here."""
+    if any(word in ("--help", "--measure-ceilings") for word in words):
+        return None
+    listed = [str(path), "--benchmark_list_tests"]
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        if flag != "--engine":
+            listed += [flag, value]
+    done = subprocess.run(
+        listed, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    return None if done.returncode == 0 and done.stdout else done.stderr.strip()
 
 
 def run(command: str, more: str, folder: Path, where: Path) -> str | None:

@@ -3,9 +3,13 @@
 #include <fmt/format.h>
 
 #include "harness/cost/ceilings.h"
+#include "harness/model/config.h"
+#include "harness/sweep/op_shape.h"
 
 namespace tandem {
 namespace {
+
+constexpr int kShapeWidth = 26;  // "m 4096 n 16384 k 16384" and a little
 
 std::string show_us(double us) {
   if (us >= 1e6) return fmt::format("{:.3f} s", us * 1e-6);
@@ -20,10 +24,13 @@ std::string row_of(const Record& r, size_t width) {
   if (!r.summary) {
     return row + fmt::format("{}: {}", status_name(r.status), r.reason.value_or("no reason given"));
   }
+  if (r.c.suite == Suite::kKernels)
+    row += fmt::format("{:<{}}", op_shape(r.c, load_model(r.c.model)), kShapeWidth);
   row += fmt::format("{:>12}", show_us(r.summary->median_us));
   row += r.summary->ci95_lo_us && r.summary->ci95_hi_us
              ? fmt::format("  [{}, {}]", show_us(*r.summary->ci95_lo_us), show_us(*r.summary->ci95_hi_us))
              : fmt::format("  [{} samples]", r.summary->n);
+  if (is_op_suite(r.c.suite) && r.summary->ci95_lo_us) row += fmt::format(" of {}", r.summary->n);
   if (r.metrics.step_us) row += fmt::format("  step {}", show_us(*r.metrics.step_us));
   if (r.floor.floor_us) row += fmt::format("  floor {}", show_us(*r.floor.floor_us));
   if (r.floor.floor_us && r.floor.ratio) row += fmt::format(" x{:.2f}", *r.floor.ratio);

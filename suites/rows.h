@@ -8,7 +8,8 @@
 
 namespace tandem {
 
-/// One line without its end: the name in `width` columns, then times, rates and the error. What the record lacks is left out.
+/// One line without its end: the name in `width` columns, then times, rates and the error; of suite_kernels the
+/// sizes after the name, and of single operations how many samples the interval is of. What the record lacks is left out.
 std::string row_of(const Record& r, size_t width);
 
 }  // namespace tandem

@@ -38,6 +38,22 @@ TEST(Rows, AFloorThatIsBeatenIsInQuestion) {
   EXPECT_EQ(row_of(r, 4).find("question"), std::string::npos) << "noise";
 }
 
+// Breaks when nobody can say which matrix a row of a kernel is about, or how many samples its interval is of.
+TEST(Rows, AKernelSaysItsSizesAndItsSamples) {
+  Record r = measured();
+  r.c.suite = Suite::kKernels;
+  r.c.op = "gemm_qkv";
+  r.c.model = "transformer-big";
+  r.c.batch = 8;
+  r.summary->ci95_lo_us = 9.9;
+  r.summary->ci95_hi_us = 10.1;
+  r.metrics.gigabytes_per_second = 629.1;
+  EXPECT_EQ(
+      row_of(r, 4),
+      "case  m 8 n 3072 k 1024              10.00 us  [9.90 us, 10.10 us] of 3  floor 4.00 us  629.1 GB/s"
+      "  error 1.0e-04");
+}
+
 // Breaks when a case without a time shows one, or no reason.
 TEST(Rows, AFailureIsItsReason) {
   Record r = make_record(Case{}, 0, 1);

@@ -30,7 +30,13 @@ class TimedGraph {
         exec_(std::exchange(other.exec_, nullptr)),
         begin_(std::exchange(other.begin_, nullptr)),
         end_(std::exchange(other.end_, nullptr)) {}
-  TimedGraph& operator=(TimedGraph&&) = delete;
+  TimedGraph& operator=(TimedGraph&& other) noexcept {
+    std::swap(stream_, other.stream_);
+    std::swap(exec_, other.exec_);
+    std::swap(begin_, other.begin_);
+    std::swap(end_, other.end_);
+    return *this;
+  }
 
   void launch() { TANDEM_CUDA_CHECK(cudaGraphLaunch(exec_, stream_)); }
 

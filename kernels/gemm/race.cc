@@ -8,25 +8,17 @@
 
 #include "harness/base/cuda_check.h"
 #include "harness/base/host_device.h"
-#include "harness/base/stats.h"
 #include "kernels/common/timed_graph.h"
+#include "kernels/common/turns.h"
 #include "kernels/gemm/operands.h"
 
 namespace tandem::kernels {
 namespace {
 
-constexpr int kFirstRounds = 3;
-constexpr size_t kFinalists = 6;
 constexpr double kTie = 1.01;
 constexpr int64_t kMaxCopies = 256;
 constexpr double kLongestGraphUs = 1600;
 constexpr double kGraphUs = 400;  // enough for the events' resolution of about half a microsecond
-
-struct Timed {
-  GemmChoice choice;
-  int order = 0;
-  std::vector<double> us;
-};
 
 /// Expected time of a product, only to decide how many go into one graph.
 double rough_us(const GemmProblem& p) {
@@ -38,17 +30,17 @@ double rough_us(const GemmProblem& p) {
 
 /// A candidate with its graph, kept while it is a finalist.
 struct Runner {
-  Timed timed;
+  GemmChoice choice;
   Launch product;
   std::unique_ptr<TimedGraph> graph;
 };
 
 /// Nothing when the library refuses at the launch what its heuristic offered.
-std::optional<Runner> make_runner(const Race& race, Timed timed, int launches, cudaStream_t stream,
-                                  std::string& refusal) {
-  Runner r{std::move(timed), {}, nullptr};
+std::optional<Runner> make_runner(const Race& race, const GemmChoice& choice, int launches,
+                                  cudaStream_t stream, std::string& refusal) {
+  Runner r{choice, {}, nullptr};
   try {
-    r.product = race.bind(r.timed.choice);
+    r.product = race.bind(choice);
     r.product(race.operands.args(0), stream);  // loads the kernel, which a capture must not do
   } catch (const Error& e) {
     refusal = e.what();
@@ -149,30 +141,20 @@ GemmChoice fastest(const Race& race, cudaStream_t stream) {
   const int most = std::max(by_time, static_cast<int>(kLongestGraphUs / rough_us(race.problem)));
   const int launches = std::clamp(race.operands.copies(), by_time, most);
 
-  // First a look at all of them one by one; only the best few keep their graphs.
-  const auto faster = [](const Runner& a, const Runner& b) {
-    return median(a.timed.us) < median(b.timed.us);
-  };
-  std::vector<Runner> finalists;
+  const auto time = [&](const Runner& r) { return r.graph->time_us() / launches; };
+  const Turns turns{.rounds = race.rounds};
   int tried = 0;
   std::string refusal;
-  for (size_t c = 0; c < race.choices.size(); ++c) {
-    std::optional<Runner> r =
-        make_runner(race, {race.choices[c], static_cast<int>(c), {}}, launches, stream, refusal);
-    if (!r) continue;
-    ++tried;
-    r->graph->time_us();
-    for (int i = 0; i < kFirstRounds; ++i) r->timed.us.push_back(r->graph->time_us() / launches);
-    finalists.push_back(std::move(*r));
-    std::stable_sort(finalists.begin(), finalists.end(), faster);
-    if (finalists.size() > kFinalists) finalists.pop_back();
-  }
-
-  // Then the best few in turns, so that a falling clock hits all of them alike.
-  std::erase_if(finalists, [&](Runner& r) {
-    const uint64_t first = digest(race, r.product, stream);
+  const auto enter = [&](size_t c) {
+    std::optional<Runner> r = make_runner(race, race.choices[c], launches, stream, refusal);
+    tried += r ? 1 : 0;
+    return r;
+  };
+  auto finalists = first_look(race.choices.size(), turns, enter, time);
+  std::erase_if(finalists, [&](const Timed<Runner>& r) {
+    const uint64_t first = digest(race, r.entrant.product, stream);
     for (int i = 0; i < 3; ++i) {
-      if (digest(race, r.product, stream) != first) return true;
+      if (digest(race, r.entrant.product, stream) != first) return true;
     }
     return false;
   });
@@ -182,20 +164,16 @@ GemmChoice fastest(const Race& race, cudaStream_t stream) {
     if (!refusal.empty()) why += ", one was refused with: " + refusal;
     throw UsageError(race.nothing_found + why);
   }
-  for (Runner& r : finalists) r.timed.us.clear();
-  for (int round = 0; round < race.rounds; ++round) {
-    for (Runner& r : finalists) r.timed.us.push_back(r.graph->time_us() / launches);
-  }
-  double best = median(finalists.front().timed.us);
-  for (const Runner& r : finalists) best = std::min(best, median(r.timed.us));
-  std::erase_if(finalists, [&](const Runner& r) { return median(r.timed.us) > best * kTie; });
-  const auto winner =
-      std::min_element(finalists.begin(), finalists.end(), [](const Runner& a, const Runner& b) {
-        return std::pair(a.timed.choice.workspace_bytes, a.timed.order) <
-               std::pair(b.timed.choice.workspace_bytes, b.timed.order);
+  in_turns(finalists, turns, time);
+  const double best = finalists.front().us;
+  std::erase_if(finalists, [&](const Timed<Runner>& r) { return r.us > best * kTie; });
+  const auto& winner =
+      *std::min_element(finalists.begin(), finalists.end(), [](const auto& a, const auto& b) {
+        return std::pair(a.entrant.choice.workspace_bytes, a.order) <
+               std::pair(b.entrant.choice.workspace_bytes, b.order);
       });
-  GemmChoice choice = winner->timed.choice;
-  choice.us = median(winner->timed.us);
+  GemmChoice choice = winner.entrant.choice;
+  choice.us = winner.us;
   choice.candidates = tried;
   return choice;
 }

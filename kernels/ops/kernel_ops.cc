@@ -7,6 +7,7 @@
 #include <span>
 
 #include "harness/base/error.h"
+#include "harness/sweep/op_shape.h"
 #include "kernels/gemm/problem.h"
 #include "kernels/ops/op_matrix.h"
 #include "kernels/ops/op_setup.h"
@@ -37,20 +38,15 @@ double activate(Activation activation, double x) {
   return x;
 }
 
-struct DenseShape {
-  PhaseKind kind;
-  int64_t n;  // rows of the weight
-  int64_t k;
-  bool ffn_up = false;
-};
-
-OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
+OpWorkload dense_op(const OpSetup& s, PhaseKind kind) {
   const ModelConfig& c = s.config;
-  const auto activation = shape.ffn_up ? std::optional(c.activation) : std::nullopt;
-  const bool gated = shape.ffn_up && c.gated;
+  const ProductShape shape = product_shape(s.c.op, c).value();
+  const bool ffn_up = kind == PhaseKind::kFfnUp;
+  const auto activation = ffn_up ? std::optional(c.activation) : std::nullopt;
+  const bool gated = ffn_up && c.gated;
   const int64_t out = gated ? shape.n / 2 : shape.n;
   const int64_t rows = s.c.batch;
-  const OpMatrix matrix(s, shape.kind == PhaseKind::kHead ? TensorUse::kHead : TensorUse::kProduct, shape.n,
+  const OpMatrix matrix(s, kind == PhaseKind::kHead ? TensorUse::kHead : TensorUse::kProduct, shape.n,
                         shape.k, c.bias);
   const int copies = matrix.copies();
 
@@ -59,7 +55,7 @@ OpWorkload dense_op(const OpSetup& s, const DenseShape& shape) {
   const bool own = b.own_product(x, matrix.copy(0));
   for (int i = 0; i < copies; ++i) {
     const PlanBuilder::Dense dense{
-        .kind = shape.kind, .weight = matrix.copy(i), .activation = activation, .gated = gated};
+        .kind = kind, .weight = matrix.copy(i), .activation = activation, .gated = gated};
     const PlanTensor y = b.dense({.rows = x, .pending = {}}, dense);
     if (i + 1 == copies) b.keep(y, "y");
   }
@@ -296,14 +292,11 @@ OpWorkload kernels_op(std::shared_ptr<Device> device, const Case& c, const Model
   check_kernels_op(c, config);
   device->meter().restart_peak();
   const OpSetup s{.device = std::move(device), .c = c, .config = config};
-  const int64_t d = config.d_model;
-  const int64_t inner = config.inner(config.decoder);
-  const int64_t d_ff = config.decoder.d_ff;
-  if (c.op == "gemm_qkv") return dense_op(s, {PhaseKind::kSelfQkv, 3 * inner, d});
-  if (c.op == "gemm_out") return dense_op(s, {PhaseKind::kSelfOut, d, inner});
-  if (c.op == "gemm_ffn_up") return dense_op(s, {PhaseKind::kFfnUp, (config.gated ? 2 : 1) * d_ff, d, true});
-  if (c.op == "gemm_ffn_down") return dense_op(s, {PhaseKind::kFfnDown, d, d_ff});
-  if (c.op == "gemm_head") return dense_op(s, {PhaseKind::kHead, config.vocab, d});
+  if (c.op == "gemm_qkv") return dense_op(s, PhaseKind::kSelfQkv);
+  if (c.op == "gemm_out") return dense_op(s, PhaseKind::kSelfOut);
+  if (c.op == "gemm_ffn_up") return dense_op(s, PhaseKind::kFfnUp);
+  if (c.op == "gemm_ffn_down") return dense_op(s, PhaseKind::kFfnDown);
+  if (c.op == "gemm_head") return dense_op(s, PhaseKind::kHead);
   if (c.op == "encoder_attention") return encoder_attention_op(s);
   if (c.op == "decode_self_attention") return self_attention_op(s);
   if (c.op == "cross_attention") return cross_attention_op(s);

@@ -11,6 +11,7 @@
 #include "harness/base/error.h"
 #include "harness/base/random.h"
 #include "harness/engine/compare.h"
+#include "harness/sweep/op_shape.h"
 #include "reference/engine/peak_product.h"
 #include "reference/engine/timed_op.h"
 #include "reference/ops/attention.h"
@@ -276,14 +277,12 @@ OpWorkload limits_op(const Case& c) {
 }
 
 OpWorkload kernels_op(const Case& c, const ModelConfig& config) {
-  const int64_t d = config.d_model, rows = c.batch;
+  const int64_t rows = c.batch;
   const StackConfig& side = config.decoder;
-  const int64_t inner = config.inner(side);
-  if (c.op == "gemm_qkv") return product(rows, 3 * inner, d);
-  if (c.op == "gemm_out") return product(rows, d, inner);
-  if (c.op == "gemm_ffn_up") return product(rows, (config.gated ? 2 : 1) * int64_t{side.d_ff}, d);
-  if (c.op == "gemm_ffn_down") return product(rows, d, side.d_ff);
-  if (c.op == "gemm_head") return product(rows, config.vocab, d);
+  if (c.op.starts_with("gemm_")) {
+    const ProductShape shape = product_shape(c.op, config).value();
+    return product(rows, shape.n, shape.k);
+  }
   if (c.op == "encoder_attention")
     return attention_op(c.batch, c.src, c.src, config.encoder.heads, config.head_dim);
   if (c.op == "decode_self_attention") return attention_op(c.batch, 1, c.tgt, side.heads, config.head_dim);

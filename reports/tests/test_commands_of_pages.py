@@ -19,10 +19,15 @@ def load() -> ModuleType:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
-    """A build whose `tandem run` knows --out and nothing else."""
-    tandem = tmp_path / "tandem"
-    tandem.write_text('#!/bin/sh\n[ "$1" = run ] || exit 2\necho "  --out TEXT  --out-of-range"\n')
-    tandem.chmod(0o755)
+    """A build whose `tandem run` knows --out and nothing else, with a suite that has fp8 and no CUDA."""
+    for name, text in {
+        "tandem": '[ "$1" = run ] || exit 2\necho "  --out TEXT  --out-of-range"\n',
+        "suite_decoder": 'case "$*" in --help) echo "--precision --engine"; exit 0;; *fp9*|*cuda*) '
+        'echo "precision: not allowed" >&2; exit 2;; esac\necho case\n',
+    }.items():
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\n" + text)
+        program.chmod(0o755)
     return tmp_path
 
 
@@ -46,6 +51,8 @@ def test_wrong_flags_commands_and_files_are_named(build: Path) -> None:
     assert script.fault("tandem run suites/smoke.json --out x", build) is None
     assert script.fault("tandem run suites/smoke.json --ou x", build) == "tandem run has no --ou"
     assert script.fault("tandem run suites/none.json", build) == "no file suites/none.json"
-    assert script.fault("build/bin/skinny_bench --m 1", build) is None
+    assert script.fault("build/bin/skinny_search --m 1", build) is None
+    assert script.fault("build/bin/suite_decoder --precision fp8 --engine cuda", build) is None
+    assert script.fault("build/bin/suite_decoder --precision fp9", build) == "precision: not allowed"
     assert script.fault("build/bin/suite_encode --m 1", build) == "no program suite_encode"
     assert "exits 2" in str(script.fault("tandem walk", build))

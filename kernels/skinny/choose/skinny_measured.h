@@ -1,4 +1,4 @@
-// Configs measured as the best of their shapes, 16-bit types: rows as `skinny_bench --sweep` prints them.
+// Configs measured as the best of their shapes, 16-bit types: rows as `skinny_search --rows` prints them.
 //
 // NVIDIA H200, driver 580.159.04, 2026-11-23; the products of the presets' decode steps.
 #pragma once

@@ -1,12 +1,14 @@
-// Times skinny products on the card, cold in L2 as a decode step finds its weights, each result checked first.
+// Finds the best config of an own product at any shape: all that can run it are timed in turns, as links of a chain of dependent
+// launches with cold weights, the best few after their results were checked. What the engine runs today, suite_kernels times.
 //
-//   skinny_bench            the chosen config of every shape and row count, and the chain of a transformer-big step
-//   skinny_bench --sweep    the best of all configs, as rows for the table kMeasured in skinny_plan.cc
-//   --models                the products of all presets' decode steps, or with --head their heads
-//   --format w8a16,...      weights of codes: w8a16, w4a16, fp8, int8; bytes are theirs with their scales. fp8 and int8 take x as
-//                           codes, which needs sm_90a; with --quantises, and without sm_90a, one row is of bf16 and quantised
-//                           by the kernel. Or bf16 of which only some are stored: 2:4, bitmap50, bitmap80 (50 or 80 % removed)
-//   --library               also what the library's searched algorithm takes, as a plain graph node
+//   skinny_search             a line each shape and row count: the best config, the one that choose_skinny() takes, their times
+//   skinny_search --rows      the same as rows for the table in choose/skinny_measured.h
+//   --chosen                  the chosen config alone
+//   --models                  the products of all presets' decode steps, or with --head their heads
+//   --format w8a16,...        weights of codes: w8a16, w4a16, fp8, int8; bytes are theirs with their scales. fp8 and int8 take x as
+//                             codes, which needs sm_90a; with --quantises, and without sm_90a, one row is of bf16 and quantised
+//                             by the kernel. Or bf16 of which only some are stored: 2:4, bitmap50, bitmap80 (50 or 80 % removed)
+//   --library                 also what the library's searched algorithm takes, as a plain graph node
 
 #include <cuda_runtime_api.h>
 
@@ -28,11 +30,11 @@
 #include "harness/base/error.h"
 #include "harness/base/half.h"
 #include "harness/base/host_device.h"
-#include "harness/base/stats.h"
 #include "harness/weights/values/quantise.h"
 #include "kernels/bench/bench_weights.h"
 #include "kernels/common/device_buffer.h"
 #include "kernels/common/timed_graph.h"
+#include "kernels/common/turns.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/skinny/choose/skinny_plan.h"
 #include "kernels/skinny/skinny.h"
@@ -58,19 +60,19 @@ const std::vector<std::pair<int, int>> kModelHeads = {
 struct Options {
   std::vector<int> m{1, 2, 4, 8, 16, 32, 64};
   std::vector<int> n, k;           // pairs; empty: kShapes
-  std::vector<std::string> kinds;  // of configs to sweep; empty: all
-  bool sweep = false;
+  std::vector<std::string> kinds;  // of configs; empty: all
+  bool rows = false;
+  bool chosen = false;
   bool library = false;
   bool models = false;
   bool head = false;
-  bool chain = true;
   bool f32 = false;
   std::optional<DType> w_dtype;      // of codes
   std::optional<DType> input_dtype;  // what x is quantised to
   bool quantises = false;            // one row, by the kernel
   SparseWeights sparse = SparseWeights::kNone;
   double kept = 0.5;  // of a bitmap's weights
-  int samples = 15;
+  int rounds = 9;
 };
 
 bool sparse(const Options& o) {
@@ -80,8 +82,9 @@ bool sparse(const Options& o) {
 /// Sets the types of a format by its name.
 void set_format(Options& o, const std::string& name) {
   if (name == "bf16") return;
-  if (o.f32) throw UsageError("--format and --f32 exclude each other");
-  if (name == "w8a16") {
+  if (name == "fp32") {
+    o.f32 = true;
+  } else if (name == "w8a16") {
     o.w_dtype = DType::kI8;
   } else if (name == "w4a16") {
     o.w_dtype = DType::kI4;
@@ -95,7 +98,8 @@ void set_format(Options& o, const std::string& name) {
     o.sparse = SparseWeights::kBitmap;
     o.kept = name == "bitmap50" ? 0.5 : 0.2;
   } else {
-    throw UsageError("--format must be bf16, w8a16, w4a16, fp8, int8, 2:4, bitmap50 or bitmap80");
+    throw UsageError(fmt::format(
+        "--format: '{}' is not one of bf16 fp32 w8a16 w4a16 fp8 int8 2:4 bitmap50 bitmap80", name));
   }
 }
 
@@ -256,17 +260,14 @@ class Bench {
     return std::sqrt(wrong / norm);
   }
 
-  /// us of one product: median over replays of a graph of launches on rotating weights.
-  double time_us(int m, const SkinnyConfig& config, bool dependent, int samples) {
-    const int launches = std::max(24, copies_);
-    TimedGraph graph(stream_, [&](cudaStream_t) {
-      for (int i = 0; i < launches; ++i) launch(m, config, i % copies_, dependent);
+  /// A graph of a chain of products, each on weights that none before it has read.
+  TimedGraph chain(int m, const SkinnyConfig& config) {
+    launch(m, config, 0, false);
+    return TimedGraph(stream_, [&](cudaStream_t) {
+      for (int i = 0; i < launches(); ++i) launch(m, config, i % copies_, true);
     });
-    for (int i = 0; i < 3; ++i) graph.launch();
-    std::vector<double> us;
-    for (int i = 0; i < samples; ++i) us.push_back(graph.time_us() / launches);
-    return median(us);
   }
+  int launches() const { return std::max(24, copies_); }
 
  private:
   Options options_;
@@ -279,133 +280,61 @@ class Bench {
   std::vector<float> host_x_;
 };
 
-void table_row(Bench& bench, int n, int k, int m, const SkinnyConfig& config, const Options& o) {
-  const double error = bench.error(m, config);
-  const double limit = o.f32 ? 1e-5 : 1e-3;  // the checked launch writes fp32
-  if (!(error <= limit)) {
-    fmt::print("{:>6} x {:<6} {:>3} {:<24} WRONG: error {:.2e}\n", n, k, m, config_text(config), error);
-    throw Error("a product is wrong");
-  }
-  const double plain = bench.time_us(m, config, false, o.samples);
-  const double chained = bench.time_us(m, config, true, o.samples);
-  const double floor = static_cast<double>(bench.bytes()) / kStreamBytesPerUs;
-  const std::string library = o.library && !o.w_dtype && !sparse(o)
-                                  ? fmt::format("{:>8.2f}", library_us(o, n, k, m, bench.stream()))
-                                  : "";
-  fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8.2f} {:>8.2f} {:>8.2f} {:>7.0f} {:>6.2f}{}\n", n, k, m,
-             config_text(config), floor, plain, chained, static_cast<double>(bench.bytes()) / chained / 1e3,
-             chained / floor, library);
-  std::fflush(stdout);
-}
+struct Entrant {
+  SkinnyConfig config;
+  TimedGraph graph;
+};
 
-void sweep_row(Bench& bench, int n, int k, int m, const Options& o) {
-  const SkinnyCard card = skinny_card();
-  const SkinnyProblem problem = bench.problem(m);
-  std::vector<std::pair<double, SkinnyConfig>> all;
+/// Those of the kinds asked for that read the weights at most twice, the chosen one first.
+std::vector<SkinnyConfig> candidates(const Options& o, const SkinnyProblem& problem, const SkinnyCard& card) {
+  std::vector<SkinnyConfig> all{choose_skinny(problem, card)};
+  if (o.chosen) return all;
   for (const SkinnyConfig& c : all_configs(problem, card)) {
     const std::string_view kind = kind_of(c);
     if (!o.kinds.empty() && std::ranges::find(o.kinds, kind) == o.kinds.end()) continue;
-    // Reads the weights more than twice.
     if (kind != "kWide" && plan_skinny(c, problem, card).grid_y > 2 && !o.f32) continue;
-    bench.launch(m, c, 0, false);
-    all.emplace_back(bench.time_us(m, c, true, 3), c);
+    if (c != all.front()) all.push_back(c);
   }
-  if (all.empty()) return;
-  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  all.resize(std::min<size_t>(all.size(), 8));
-  for (auto& [us, c] : all) us = bench.time_us(m, c, true, o.samples);  // the finalists again, with care
-  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  const SkinnyConfig chosen = choose_skinny(problem, card);
-  const SkinnyConfig& best = all[0].second;
-  const std::string tail = best.kind == SkinnyConfig::Kind::kRow ? fmt::format(", {}", best.warps) : "";
-  const auto& second = all[all.size() > 1 ? 1 : 0];
-  const std::string library = o.library && !o.w_dtype && !sparse(o)
-                                  ? fmt::format("; library {:.2f}", library_us(o, n, k, m, bench.stream()))
-                                  : "";
-  fmt::print(
-      "    {{{}, {}, {}, {{Kind::{}, {}, {}, {}, {}, {}{}}}}},  // {:.2f} us; 2nd {} {:.2f}; chosen {} "
-      "{:.2f}{}\n",
-      m, n, k, kind_of(best), best.rows, best.batch, best.warps_n, best.cluster, best.blocks_per_sm, tail,
-      all[0].first, config_text(second.second), second.first, config_text(chosen),
-      bench.time_us(m, chosen, true, o.samples), library);
-  std::fflush(stdout);
-  if (!(bench.error(m, best) <= (o.f32 ? 1e-5 : 1e-3))) throw Error("the best config is wrong");
+  return all;
 }
 
-/// The weights of a transformer-big decode step as 37 dependent products, arg-max included.
-void chain(int m, const Options& o, cudaStream_t stream) {
-  struct Link {
-    int n, k;
-    DeviceBuffer w;
-  };
-  std::vector<Link> links;
-  int64_t bytes = 0;
-  auto add = [&](int n, int k) {
-    links.push_back({n, k,
-                     random_buffer(static_cast<int64_t>(n) * k, type_of(o),
-                                   1 / std::sqrt(static_cast<float>(k)), links.size())});
-    bytes += tensor_bytes(type_of(o), static_cast<int64_t>(n) * k);
-  };
-  for (int layer = 0; layer < 6; ++layer) {
-    for (const auto& [n, k] : std::vector<std::pair<int, int>>{
-             {3072, 1024}, {1024, 1024}, {1024, 1024}, {1024, 1024}, {4096, 1024}, {1024, 4096}}) {
-      add(n, k);
-    }
+std::string table_row(int n, int k, int m, const SkinnyConfig& c) {
+  const std::string tail = c.kind == SkinnyConfig::Kind::kRow ? fmt::format(", {}", c.warps) : "";
+  return fmt::format("    {{{}, {}, {}, {{Kind::{}, {}, {}, {}, {}, {}{}}}}},", m, n, k, kind_of(c), c.rows,
+                     c.batch, c.warps_n, c.cluster, c.blocks_per_sm, tail);
+}
+
+void search_one(Bench& bench, int n, int k, int m, const Options& o) {
+  const std::vector<SkinnyConfig> all = candidates(o, bench.problem(m), skinny_card());
+  const double launches = bench.launches();
+  const auto time = [&](Entrant& e) { return e.graph.time_us() / launches; };
+  const Turns turns{.rounds = o.rounds};
+  const auto enter = [&](size_t i) { return std::optional(Entrant{all[i], bench.chain(m, all[i])}); };
+  auto best = first_look(all.size(), turns, enter, time);
+  // What is run today is in the last turns whatever it took at first.
+  if (std::ranges::none_of(best, [](const auto& t) { return t.order == 0; }))
+    best.push_back({.entrant = *enter(0), .order = 0});
+  for (const auto& finalist : best) {
+    const double error = bench.error(m, finalist.entrant.config);
+    const double limit = o.f32 ? 1e-5 : 1e-3;  // the checked launch writes fp32
+    if (!(error <= limit))
+      throw Error(fmt::format("{} x {}, {} rows, {}: wrong by {:.2e}", n, k, m,
+                              config_text(finalist.entrant.config), error));
   }
-  add(32000, 1024);
-  DeviceBuffer a = random_buffer(static_cast<int64_t>(m) * 4096, type_of(o), 1, 99);
-  DeviceBuffer b(a.bytes());
-  DeviceBuffer ids(4 * m);
-  DeviceBuffer workspace(head_workspace_bytes(m));
-  TANDEM_CUDA_CHECK(cudaMemset(workspace.data(), 0, static_cast<size_t>(workspace.bytes())));
-  for (const bool dependent : {false, true}) {
-    auto run = [&](cudaStream_t s) {
-      void* x = a.data();
-      void* y = b.data();
-      for (const Link& link : links) {
-        if (link.n == 32000) {
-          launch_head_argmax({.dtype = type_of(o),
-                              .m = m,
-                              .vocab = link.n,
-                              .k = link.k,
-                              .x = x,
-                              .ldx = 4096,
-                              .w = link.w.data(),
-                              .next_ids = ids.data<int32_t>(),
-                              .workspace = workspace.data(),
-                              .dependent = dependent},
-                             s);
-        } else {
-          launch_skinny({.dtype = type_of(o),
-                         .m = m,
-                         .n = link.n,
-                         .k = link.k,
-                         .x = x,
-                         .ldx = 4096,
-                         .w = link.w.data(),
-                         .y = y,
-                         .ldy = 4096,
-                         .dependent = dependent},
-                        s);
-        }
-        std::swap(x, y);
-      }
-    };
-    run(stream);
-    TANDEM_CUDA_CHECK(cudaStreamSynchronize(stream));
-    TimedGraph graph(stream, run);
-    for (int i = 0; i < 10; ++i) graph.launch();
-    std::vector<double> us;
-    for (int i = 0; i < 2 * o.samples; ++i) us.push_back(graph.time_us(10) / 10);
-    const double floor = static_cast<double>(bytes) / kStreamBytesPerUs;
-    const double all = median(us);
-    fmt::print(
-        "chain of {} products, {:.1f} MB, m {:>2}, {:<9}: floor {:.1f} us, {:.1f} us, {:.2f} TB/s, {:.2f} us "
-        "a product over the floor\n",
-        links.size(), static_cast<double>(bytes) / 1e6, m, dependent ? "dependent" : "plain", floor, all,
-        static_cast<double>(bytes) / all / 1e6, (all - floor) / static_cast<double>(links.size()));
-    std::fflush(stdout);
-  }
+  in_turns(best, turns, time);
+  const auto& first = best.front();
+  const SkinnyConfig& config = first.entrant.config;
+  const auto& chosen = *std::ranges::find(best, size_t{0}, &Timed<Entrant>::order);
+  const double floor = static_cast<double>(bench.bytes()) / kStreamBytesPerUs;
+  std::string line = fmt::format(
+      "{:>6} {:>6} {:>3} {:>8.2f} {:>8.2f} {:>6.2f} {:>6.0f}  {:<24} {:>8.2f}  {:<24} {:>4}", n, k, m, floor,
+      first.us, first.us / floor, static_cast<double>(bench.bytes()) / first.us / 1e3, config_text(config),
+      chosen.us, config_text(chosen.entrant.config), all.size());
+  if (o.library && !o.w_dtype && !sparse(o))
+    line += fmt::format(" {:>8.2f}", library_us(o, n, k, m, bench.stream()));
+  if (o.rows) line = table_row(n, k, m, config) + "  //" + line;
+  fmt::print("{}\n", line);
+  std::fflush(stdout);
 }
 
 void run(const Options& o) {
@@ -416,23 +345,16 @@ void run(const Options& o) {
     shapes.clear();
     for (size_t i = 0; i < o.n.size(); ++i) shapes.emplace_back(o.n[i], o.k.at(i));
   }
-  if (!o.sweep) {
-    fmt::print("{:>6} x {:<6} {:>3} {:<24} {:>8} {:>8} {:>8} {:>7} {:>6}{}\n", "n", "k", "m", "config",
-               "floor us", "plain us", "chain us", "GB/s", "ratio", o.library ? " library" : "");
+  if (!o.rows) {
+    fmt::print("{:>6} {:>6} {:>3} {:>8} {:>8} {:>6} {:>6}  {:<24} {:>8}  {:<24} {:>4}{}\n", "n", "k", "m",
+               "floor us", "best us", "ratio", "GB/s", "best", "today us", "today", "of",
+               o.library ? "  library" : "");
   }
   for (const auto& [n, k] : shapes) {
     Bench bench(o, n, k, stream);
     for (int m : o.m) {
-      if (!skinny_supports(type_of(o), m, n, k, o.sparse)) continue;
-      if (o.sweep) {
-        sweep_row(bench, n, k, m, o);
-      } else {
-        table_row(bench, n, k, m, choose_skinny(bench.problem(m), skinny_card()), o);
-      }
+      if (skinny_supports(type_of(o), m, n, k, o.sparse)) search_one(bench, n, k, m, o);
     }
-  }
-  if (o.chain && !o.sweep && o.n.empty() && !o.models && !o.w_dtype && !sparse(o)) {
-    for (int m : o.m) chain(m, o, stream);
   }
   TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
 }
@@ -442,40 +364,47 @@ void run(const Options& o) {
 
 int main(int argc, char** argv) {
   tandem::kernels::Options options;
-  CLI::App app("Times skinny products on the card");
-  app.add_option("--m", options.m, "rows of x")->delimiter(',');
-  app.add_option("--n", options.n, "weight rows; with --k, pairs")->delimiter(',');
-  app.add_option("--k", options.k, "columns of the weights, one for each --n")->delimiter(',');
-  app.add_option("--samples", options.samples, "timed replays");
-  app.add_flag("--sweep", options.sweep, "try every config and print rows of the table of measured ones");
-  app.add_option("--kinds", options.kinds, "sweep only these: kDot kMma kRow kWide")->delimiter(',');
+  CLI::App app("Finds the best config of an own product");
+  app.add_option("--m", options.m, "rows of x")
+      ->delimiter(',')
+      ->check(CLI::Range(1, tandem::kernels::kSkinnyMaxRows));
+  app.add_option("--n", options.n, "weight rows; with --k, pairs")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
+  app.add_option("--k", options.k, "columns of the weights, one for each --n")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber);
+  app.add_option("--rounds", options.rounds, "times of a finalist")->check(CLI::Range(1, 1000));
+  app.add_flag("--rows", options.rows, "print rows of the table of measured configs");
+  app.add_flag("--chosen", options.chosen, "the config in use alone");
+  app.add_option("--kinds", options.kinds, "only these")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"kDot", "kMma", "kRow", "kWide"}));
   app.add_flag("--models", options.models, "the shapes of every preset");
   app.add_flag("--library", options.library, "time the library's product too");
   app.add_flag("--head", options.head, "the vocabulary head with arg-max instead of a product");
   std::vector<std::string> formats{"bf16"};
   app.add_option("--format", formats,
-                 "bf16, of codes: w8a16 w4a16 fp8 int8, or sparse: 2:4 bitmap50 bitmap80")
+                 "bf16, fp32, of codes: w8a16 w4a16 fp8 int8, or sparse: 2:4 bitmap50 bitmap80")
       ->delimiter(',');
   app.add_flag("--quantises", options.quantises, "fp8 and int8: one row of bf16, quantised by the kernel");
-  app.add_flag("--f32", options.f32, "fp32 instead of bf16");
-  app.add_flag("--chain,!--no-chain", options.chain, "the chain of a transformer-big step");
   try {
     app.parse(argc, argv);
     if (options.n.size() != options.k.size())
       throw tandem::UsageError("--n and --k must have as many values");
-    for (const std::string& format : formats) {
-      tandem::kernels::Options one = options;
-      tandem::kernels::set_format(one, format);
-      if (formats.size() > 1) fmt::print("{}\n", format);
-      tandem::kernels::run(one);
+    std::vector<tandem::kernels::Options> all;
+    for (const std::string& format : formats) tandem::kernels::set_format(all.emplace_back(options), format);
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (all.size() > 1) fmt::print("{}\n", formats[i]);
+      tandem::kernels::run(all[i]);
     }
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const tandem::Error& error) {
-    std::fprintf(stderr, "skinny_bench: %s\n", error.what());
+    std::fprintf(stderr, "skinny_search: %s\n", error.what());
     return static_cast<int>(error.exit_code());
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "skinny_bench: %s\n", error.what());
+    std::fprintf(stderr, "skinny_search: %s\n", error.what());
     return 1;
   }
   return 0;
