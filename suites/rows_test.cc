@@ -50,7 +50,7 @@ TEST(Rows, AKernelSaysItsSizesAndItsSamples) {
   r.metrics.gigabytes_per_second = 629.1;
   EXPECT_EQ(
       row_of(r, 4),
-      "case  m 8 n 3072 k 1024              10.00 us  [9.90 us, 10.10 us] of 3  floor 4.00 us  629.1 GB/s"
+      "case  m 8 n 3072 k 1024             10.00 us  [9.90 us, 10.10 us] of 3  floor 4.00 us  629.1 GB/s"
       "  error 1.0e-04");
 }
 
