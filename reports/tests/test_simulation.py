@@ -89,8 +89,7 @@ def test_the_page_holds_the_table(simulation: ModuleType) -> None:
     page = (ROOT / "reports" / "GATE.md").read_text(encoding="utf-8")
     table = page.split(simulation.MARKS[0])[1].split(simulation.MARKS[1])[0]
     assert f"looks at {', '.join(map(str, simulation.PLAN))} pairs" in table
-    missed = [line for line in table.splitlines() if "**no**" in line]
-    assert all("AR(0.5)" in line for line in missed), "the page says why that one is missed"
+    assert "**no**" not in table, "a bar is missed"
     lines = [line for line in table.splitlines() if line.startswith("| ")]
     rows = simulation.rows(20, 1)
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| " + row.what for row in rows]

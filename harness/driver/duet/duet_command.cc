@@ -435,8 +435,9 @@ int Duet::run() {
 }  // namespace
 
 int first_side(uint64_t seed, int pair, int group) {
-  const uint64_t key = mix64(seed ^ 0x5eed) + static_cast<uint64_t>(group);
-  return static_cast<int>(uniform_below(key, static_cast<uint64_t>(pair / 2), 2)) ^ (pair & 1);
+  // Keys of groups are mixed: neighbours in a stream of one key would share draws.
+  const uint64_t key = mix64(mix64(seed ^ 0x5eed) + static_cast<uint64_t>(group));
+  return static_cast<int>(uniform_below(key, static_cast<uint64_t>(pair), 2));
 }
 
 int duet_command(const DuetArgs& args) {

@@ -37,7 +37,7 @@ Reads duets of builds that are known and says how often the gate is wrong:
 
   false alarms  live duets of a build against one that was linked apart from it
   power         live duets against a build with a planted slow-down, and whether that was as large as it says
-  recomputed    gates from the same pairs, with labels drawn anew by block of ABBA, or with pairs drawn with
+  recomputed    gates from the same pairs, with labels drawn anew for each pair, or with pairs drawn with
                 replacement
   spread        coefficient of variation of the medians of processes of one build
 
@@ -146,7 +146,7 @@ def _markdown(
     lines += [
         "",
         f"Power, growth and spread are of cases over {LONG_US:g} µs. What is recomputed comes from the pairs "
-        "of these duets: false alarms with labels drawn anew for each block of two pairs, which takes out "
+        "of these duets: false alarms with labels drawn anew for each pair, which takes out "
         "what two builds differ by; power with pairs drawn with replacement, as many as ran.",
     ]
     return "\n".join(lines) + "\n"

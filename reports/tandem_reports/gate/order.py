@@ -1,7 +1,11 @@
 """Does it matter which side of a pair goes first? Estimated over each group of cases that share a process.
 
-The order is drawn for a pair and turned round for the next, so that a block of both holds the order effect
-and no difference of the builds: half of ln(B / A) where A went first less that where B did.
+The order is drawn for each pair alone: then the labels of any pair could as well be swapped, whatever noise
+the processes share, and the signed-rank test of the builds is exact. An order effect is part of that noise.
+Orders drawn for several pairs at once, or made to balance, would tie the signs of their log-ratios together:
+noise that lasts over several processes then rings too often. So there may be more pairs of one order than of
+the other, and the effect is half of what the two kinds of pairs differ by, as of two samples. What the builds
+differ by is in both and falls out.
 """
 
 from __future__ import annotations
@@ -10,10 +14,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tandem_reports.gate.deciding import Evidence
 from tandem_reports.reading.duet import Group
-from tandem_reports.stats.paired import pseudo_median, signed_rank_interval
-from tandem_reports.stats.small_samples import Interval
+from tandem_reports.stats.small_samples import Interval, ratio_interval
 
 LEVEL = 0.95
 
@@ -22,12 +27,13 @@ LEVEL = 0.95
 class OrderEffect:
     """What the second process of a pair takes over the first, as a ratio, in the mean over a group's cases.
 
-    `interval` is None where there are fewer than six blocks of two pairs.
+    `a_first` and `b_first` count the pairs. `interval` is None where they are too few for one.
     """
 
     name: str
     cases: int
-    blocks: int
+    a_first: int
+    b_first: int
     ratio: float
     interval: Interval | None
 
@@ -37,30 +43,39 @@ class OrderEffect:
         return self.interval is not None and not self.interval.low <= 1 <= self.interval.high
 
 
+def _centred(case: Evidence, first: Mapping[int, str]) -> dict[int, float]:
+    """A case's log-ratios by pair, without the builds' difference; empty where all have one order.
+
+    Cases leave a duet: means over those that are there would differ by which ones are.
+    """
+    known = {pair: log for pair, log in zip(case.pairs, case.logs, strict=True) if pair in first}
+    sides = [[log for pair, log in known.items() if first[pair] == side] for side in "ab"]
+    if not all(sides):
+        return {}
+    centre = sum(math.fsum(logs) / len(logs) for logs in sides) / 2
+    return {pair: log - centre for pair, log in known.items()}
+
+
 def order_effects(groups: Sequence[Group], evidence: Mapping[str, Evidence]) -> list[OrderEffect]:
-    """One effect for each group of a duet that has a whole block. `evidence` is by case id."""
+    """One effect for each group of a duet that has pairs of both orders. `evidence` is by case id."""
     found = []
     for group in groups:
-        cases = [
-            dict(zip(evidence[case_id].pairs, evidence[case_id].logs, strict=True))
-            for case_id in group.case_ids
-            if case_id in evidence
+        centred = [
+            _centred(evidence[case_id], group.first) for case_id in group.case_ids if case_id in evidence
         ]
-        effects = []
-        for pair in range(0, max((1 + max(case) for case in cases if case), default=0), 2):
-            if group.first.get(pair) is None or group.first.get(pair) == group.first.get(pair + 1):
-                continue
-            sign = 0.5 if group.first[pair] == "a" else -0.5
-            halves = [
-                sign * (case[pair] - case[pair + 1]) for case in cases if pair in case and pair + 1 in case
-            ]
-            if halves:
-                effects.append(math.fsum(halves) / len(halves))
-        if not effects:
+        cases = [case for case in centred if case]
+        samples: dict[str, list[float]] = {"a": [], "b": []}
+        for pair, side in sorted(group.first.items()):
+            logs = [case[pair] for case in cases if pair in case]
+            if logs:
+                samples[side].append(math.fsum(logs) / len(logs))
+        a_first, b_first = samples["a"], samples["b"]
+        if not a_first or not b_first:
             continue
-        interval = signed_rank_interval(effects, LEVEL)
-        ratios = interval and Interval(math.exp(interval.low), math.exp(interval.high), interval.coverage)
-        found.append(
-            OrderEffect(group.name, len(cases), len(effects), math.exp(pseudo_median(effects)), ratios)
-        )
+        apart = np.subtract.outer(a_first, b_first)
+        # The two kinds of pairs differ by the effect twice: it is on B's side in one and on A's in the other.
+        twice = ratio_interval(np.exp(b_first).tolist(), np.exp(a_first).tolist(), LEVEL)
+        ratios = twice and Interval(math.sqrt(twice.low), math.sqrt(twice.high), twice.coverage)
+        ratio = math.exp(float(np.median(apart)) / 2)
+        found.append(OrderEffect(group.name, len(cases), len(a_first), len(b_first), ratio, ratios))
     return found

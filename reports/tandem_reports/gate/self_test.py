@@ -56,7 +56,6 @@ class KnownDuet:
     """A duet of which it is known what was planted. `logs` [case][pair] is ln(planted / plain), or ln(B / A).
 
     `groups` [case] numbers the worker processes that a case shared; where a pair lacks a case there is NaN.
-    `blocks` [pair] numbers the drawn orders: A first, then B first, or the other way round, is one draw.
     `looks` are the planned numbers of pairs.
     """
 
@@ -65,7 +64,6 @@ class KnownDuet:
     cases: tuple[Case, ...]
     rules: tuple[SuitePolicy, ...]
     groups: tuple[int, ...]
-    blocks: tuple[int, ...]
     logs: np.ndarray
     medians_us: tuple[float, ...]
     spreads: tuple[float, ...]
@@ -145,7 +143,6 @@ def load_known(path: Path, policy: Policy) -> KnownDuet:
         cases=cases,
         rules=tuple(policy.of(case.suite) for case in cases),
         groups=tuple(order[kind] for kind in kinds),
-        blocks=tuple(int(pair) // 2 for pair in np.flatnonzero(whole)),
         logs=logs[:, whole],
         medians_us=tuple(left[key].median_us or 0.0 for key in shared),
         spreads=tuple(spreads),
@@ -182,7 +179,7 @@ def whole_gate(duet: KnownDuet, logs: np.ndarray, alpha: float) -> list[str]:
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """Gates of unchanged builds: live, and recomputed with the labels of each block of pairs drawn anew."""
+    """Gates of unchanged builds: live, and recomputed with the labels of each pair drawn anew."""
 
     duets: int
     decisions: int
@@ -207,14 +204,13 @@ def false_alarms(
 ) -> FalseAlarms:
     """Counts live alarms, and those of gates recomputed with other labels.
 
-    The driver draws who goes first for two pairs at once (ABBA), so that labels are swapped for both, and for
-    all cases of a process.
+    As the driver draws who goes first: for each pair alone, and for all cases of a process at once.
     """
     alarms = verdicts = unknown = 0
     for number in range(decisions):
         duet = duets[number % len(duets)]
-        signs = rng.choice([-1.0, 1.0], size=(1 + max(duet.groups), 1 + max(duet.blocks)))
-        labels = signs[np.ix_(duet.groups, duet.blocks)]
+        signs = rng.choice([-1.0, 1.0], size=(1 + max(duet.groups), duet.pairs))
+        labels = signs[list(duet.groups)]
         statuses = whole_gate(duet, duet.logs * labels, alpha)
         alarms += any(status in ("slower", "faster") for status in statuses)
         verdicts += len(statuses)

@@ -17,7 +17,7 @@ from tandem_reports.gate.verdicts import BAD, OPEN, VERDICTS, GateResult, SuiteV
 from tandem_reports.stats.cases import is_lossy
 from tandem_reports.views.text import aligned, escape, markdown_table, names, sides
 
-SCHEMA = "1.2.0"
+SCHEMA = "1.3.0"
 COLOURS = {
     "slower": 31,
     "inaccurate": 31,
@@ -133,7 +133,7 @@ def order_sentence(effect: OrderEffect) -> str:
     parts = [f"order in {group}: the second process of a pair {formats.change(effect.ratio)}{seen}"]
     if effect.interval is not None:
         parts.append(f"{100 * effect.interval.coverage:.1f} % interval {interval_text(effect.interval)}")
-    parts.append(f"{formats.plural(effect.blocks, 'block')} of two pairs")
+    parts.append(f"A first in {effect.a_first} of {effect.a_first + effect.b_first} pairs")
     return ", ".join(parts)
 
 
@@ -277,7 +277,8 @@ def _order_entry(effect: OrderEffect) -> dict[str, Any]:
     return {
         "group": effect.name,
         "cases": effect.cases,
-        "blocks": effect.blocks,
+        "a_first": effect.a_first,
+        "b_first": effect.b_first,
         "second_over_first": effect.ratio,
         "interval": None if interval is None else [interval.low, interval.high],
         "coverage": None if interval is None else interval.coverage,
