@@ -47,8 +47,8 @@ def test_the_order_is_told_from_the_builds(effect: float, seed: int) -> None:
     assert found.seen == (effect != 0)
 
 
-# Breaks when the interval covers less than it says where one order came more often, or cases leave: the builds
-# differ by 2 % in one and by nothing in the others, so that means over those that are there jump.
+# Breaks when the interval covers less than it says: one order came more often, or cases left. The builds
+# differ by 2 % in one case alone: means over those that are there jump where it leaves.
 def test_the_interval_holds() -> None:
     held = trials = 0
     for seed in range(300):

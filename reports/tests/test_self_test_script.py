@@ -11,7 +11,12 @@ from conftest import REPOSITORY
 
 TANDEM = """#!/bin/bash
 echo "$(basename "$(dirname "$(readlink -f "$0")")") $*" >> calls
-while [ $# -gt 0 ]; do [ "$1" != --out ] || mkdir -p "$2"; shift; done
+while [ $# -gt 0 ]; do
+  [ "$1" != --out ] || { mkdir -p "$2"; out=$2; }
+  shift
+done
+echo "verdicts of $out"
+case $out in *unchanged*) exit "${UNCHANGED:-0}" ;; *) exit 1 ;; esac
 """
 REPORT = """#!/bin/bash
 while [ $# -gt 0 ]; do [ "$1" != --out ] || echo table > "$2"; shift; done
@@ -29,33 +34,24 @@ def _option(call: str, name: str) -> str | None:
     return words[words.index(name) + 1] if name in words else None
 
 
+def _self_test(tmp_path: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the script in a folder of builds that are there."""
+    (tmp_path / "scripts").mkdir(exist_ok=True)
+    for name in ("gate_self_test", "lib.sh"):
+        shutil.copy(REPOSITORY / "scripts" / name, tmp_path / "scripts" / name)
+    for name in ("bin", "bin-apart", "bin-plus-2", "bin-plus-5", "bin-plus-10"):
+        _program(tmp_path / "build" / "gate-self-test-cpu" / name / "tandem", TANDEM)
+    _program(tmp_path / ".venv" / "bin" / "tandem-report", REPORT)
+    command = ["scripts/gate_self_test", "--engine", "reference", "--no-build", "--out", "out", *flags]
+    return subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
 # Breaks when side B of an unchanged duet is A's own file, so that what linking moves goes unseen; when no B
 # allocates first; or when a planted build is called by a name that says what it is.
 def test_side_b_is_a_build_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "scripts").mkdir()
-    for name in ("gate_self_test", "lib.sh"):
-        shutil.copy(REPOSITORY / "scripts" / name, tmp_path / "scripts" / name)
-    for name in ("bin", "bin-apart", "bin-plus-2", "bin-plus-5"):
-        _program(tmp_path / "build" / "gate-self-test-cpu" / name / "tandem", TANDEM)
-    _program(tmp_path / ".venv" / "bin" / "tandem-report", REPORT)
-    command = [
-        "scripts/gate_self_test",
-        "--engine",
-        "reference",
-        "--no-build",
-        "--aa",
-        "1",
-        "--aa-small",
-        "3",
-    ]
-    done = subprocess.run(
-        [*command, "--out", "out"],
-        cwd=tmp_path,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _self_test(tmp_path, "--aa-small", "3", "--planted", "2 5", "--repeat", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "table\n"
     calls = (tmp_path / "calls").read_text().splitlines()
@@ -72,3 +68,32 @@ def test_side_b_is_a_build_of_its_own(tmp_path: Path) -> None:
         else:
             assert side_b.name == name.removeprefix("planted-")
             assert first is None
+
+
+# Breaks when one call on a CPU takes rules or cases of a card, has time for more than ten minutes, hides the
+# verdicts, or passes an unchanged duet that nobody could decide.
+def test_a_cpu_takes_ten_minutes(tmp_path: Path) -> None:
+    done = _self_test(tmp_path)
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [_option(call, "--out") for call in calls] == ["out/unchanged-1", "out/planted-1"]
+    for call in calls:
+        assert "bin duet suites/gate-cpu.json " in call
+        assert _option(call, "--policy") == "suites/gates-cpu.json"
+        assert _option(call, "--budget") == "4m"
+        assert f"verdicts of {_option(call, '--out')}\n" in done.stderr
+    assert "duet unchanged-1: exit code 0 after 0 s" in done.stderr
+    assert "duet planted-1: exit code 1 after 0 s" in done.stderr
+    assert _self_test(tmp_path, "--sweep", "mine.json", UNCHANGED="4").returncode == 4
+    assert _option((tmp_path / "calls").read_text().splitlines()[-1], "--policy") is None
+    assert _self_test(tmp_path, UNCHANGED="2").returncode == 2
+
+
+# Breaks when builds are measured by a call that was to make them, or are made by one that was to take them.
+def test_builds_may_be_made_before(tmp_path: Path) -> None:
+    assert _self_test(tmp_path, "--build-only").returncode == 0
+    assert not (tmp_path / "calls").exists()
+    done = _self_test(tmp_path, "--planted", "7")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no build in" in done.stderr
+    assert "bin-plus-7" in done.stderr

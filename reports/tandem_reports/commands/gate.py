@@ -15,7 +15,7 @@ from tandem_reports import __version__, formats
 from tandem_reports.commands import console
 from tandem_reports.errors import GOOD, USAGE, ReportError
 from tandem_reports.gate.deciding import planned_pairs
-from tandem_reports.gate.policy import KEPT, USUAL, Policy, read_policy
+from tandem_reports.gate.policy import Policy, find_policy
 from tandem_reports.gate.verdicts import GateResult, confirm, gate, unconfirmed
 from tandem_reports.reading.duet import DuetNotes, Look, read_duet
 from tandem_reports.reading.profiles import FILE as PROFILES
@@ -152,20 +152,6 @@ def load_sides(paths: Sequence[Path]) -> Sides:
     return Sides(first, second, False, DuetNotes())
 
 
-def _policy(
-    given: Path | None, base: Path | None = None, notes: DuetNotes | None = None
-) -> tuple[Policy, str]:
-    """The rules and where they come from; `base` is the duet, or run A."""
-    if given is not None:
-        return read_policy(given), given.as_posix()
-    if base is not None and (base / KEPT).is_file():
-        said = notes.policy if notes is not None else None
-        return read_policy(base / KEPT), said or (base / KEPT).as_posix()
-    if USUAL.is_file():
-        return read_policy(USUAL), USUAL.as_posix()
-    return read_policy(None), "built-in rules"
-
-
 def looks_of(notes: DuetNotes, asked: tuple[int, int] | None) -> tuple[Look, ...]:
     """The looks to judge at: one that is asked for and those before it, else those that a duet took.
 
@@ -188,7 +174,7 @@ def _judge(
     console.warn((*a.warnings, *b.warnings))
     if any("delay_percent" in run.environment.planted for run in (a, b)):
         console.warn(["a build here carries a planted slow-down: it tests the gate and is none to release"])
-    policy, source = rules or _policy(arguments.policy, paths[0], sides.notes)
+    policy, source = rules or find_policy(arguments.policy, paths[0], sides.notes.policy)
     looks = looks_of(sides.notes, look)
     result = gate(
         a, b, policy, looks=looks, interleaved=sides.interleaved, ignore=sides.notes.axes,
@@ -209,7 +195,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.paths:
         raise ReportError("--plan takes no runs")
     looks = (arguments.look or (1, 1))[1]
-    policy, _ = _policy(arguments.policy)
+    policy, _ = find_policy(arguments.policy)
     pairs = planned_pairs(policy.alpha, arguments.plan, looks)
     if arguments.format == "json":
         content = {"schema": SCHEMA, "cases": arguments.plan, "looks": looks, "alpha": policy.alpha}

@@ -14,7 +14,7 @@ import numpy as np
 from tandem_reports import formats
 from tandem_reports.commands import console
 from tandem_reports.errors import BAD_RESULT, GOOD, ReportError
-from tandem_reports.gate.policy import USUAL, read_policy
+from tandem_reports.gate.policy import find_policy
 from tandem_reports.gate.self_test import (
     CONFIDENCE,
     LONG_US,
@@ -69,7 +69,10 @@ def add(commands: Any) -> None:
         "duets", metavar="DUET", nargs="+", type=Path, help="a duet of one build, or against a planted one"
     )
     parser.add_argument(
-        "--policy", metavar="FILE", type=Path, help="rules (default: suites/gates.json, where there is one)"
+        "--policy",
+        metavar="FILE",
+        type=Path,
+        help="rules (default: those each duet keeps, else suites/gates.json)",
     )
     parser.add_argument(
         "--decisions", metavar="N", type=_count, default=300, help="gates of unchanged builds (default: 300)"
@@ -201,18 +204,16 @@ def _json(
 
 def run(arguments: argparse.Namespace) -> int:
     """Does the work; prints the table, or the path of the file it was written to."""
-    policy_file = arguments.policy or (USUAL if USUAL.is_file() else None)
-    policy = read_policy(policy_file)
-    duets = [load_known(path, policy) for path in arguments.duets]
+    duets = [load_known(path, find_policy(arguments.policy, path)[0]) for path in arguments.duets]
     duets.sort(key=lambda duet: (duet.percent, duet.path.name))
     if any(duet.pairs < 2 for duet in duets):
         few = next(duet for duet in duets if duet.pairs < 2)
         raise ReportError(f"{few.path}: {formats.plural(few.pairs, 'whole pair')}: nothing to resample")
     plain = [duet for duet in duets if not duet.percent]
     rng = np.random.default_rng(arguments.seed)
-    alarms = false_alarms(plain, policy.alpha, arguments.decisions, rng) if plain else None
+    alarms = false_alarms(plain, arguments.decisions, rng) if plain else None
     powers = [
-        power(list(same), policy.alpha, arguments.trials, rng)
+        power(list(same), arguments.trials, rng)
         for _, same in groupby((duet for duet in duets if duet.percent), key=lambda duet: duet.percent)
     ]
     wide = spread(plain) if plain else None

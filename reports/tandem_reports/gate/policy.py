@@ -109,3 +109,17 @@ def read_policy(path: Path | None) -> Policy:
     except UnicodeDecodeError as error:
         raise ReportError(f"{path}: not UTF-8 at byte {error.start + 1}") from None
     return parse_policy(parse_json(text, str(path)), str(path))
+
+
+def find_policy(given: Path | None, base: Path | None = None, said: str | None = None) -> tuple[Policy, str]:
+    """The rules and where they come from: those that are named, those that `base` keeps, the usual ones.
+
+    `base` is a duet, or run A; `said` is where a duet says that its rules came from.
+    """
+    if given is not None:
+        return read_policy(given), given.as_posix()
+    if base is not None and (base / KEPT).is_file():
+        return read_policy(base / KEPT), said or (base / KEPT).as_posix()
+    if USUAL.is_file():
+        return read_policy(USUAL), USUAL.as_posix()
+    return read_policy(None), "built-in rules"

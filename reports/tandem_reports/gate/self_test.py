@@ -61,6 +61,7 @@ class KnownDuet:
 
     path: Path
     percent: float
+    alpha: float
     cases: tuple[Case, ...]
     rules: tuple[SuitePolicy, ...]
     groups: tuple[int, ...]
@@ -140,6 +141,7 @@ def load_known(path: Path, policy: Policy) -> KnownDuet:
     return KnownDuet(
         path=path,
         percent=max(planted),
+        alpha=policy.alpha,
         cases=cases,
         rules=tuple(policy.of(case.suite) for case in cases),
         groups=tuple(order[kind] for kind in kinds),
@@ -158,7 +160,7 @@ def _variation(values: np.ndarray) -> float:
     return float(np.std(values, ddof=1) / np.mean(values)) if len(values) > 1 else math.nan
 
 
-def whole_gate(duet: KnownDuet, logs: np.ndarray, alpha: float) -> list[str]:
+def whole_gate(duet: KnownDuet, logs: np.ndarray) -> list[str]:
     """The verdicts of a gate on these log-ratios [case][pair], with the looks that the duet had planned.
 
     It ends where nothing is unknown, or where the pairs run out: what a live duet would have added after that
@@ -174,7 +176,7 @@ def whole_gate(duet: KnownDuet, logs: np.ndarray, alpha: float) -> list[str]:
     for case, rules, row in zip(duet.cases, duet.rules, logs, strict=True):
         there = np.flatnonzero(np.isfinite(row))
         cases.append(Evidence(case.suite, rules, tuple(there.tolist()), tuple(row[there].tolist())))
-    return [decision.status for decision in decide(cases, alpha, looks)[0]]
+    return [decision.status for decision in decide(cases, duet.alpha, looks)[0]]
 
 
 @dataclass(frozen=True)
@@ -199,9 +201,7 @@ class FalseAlarms:
         return upper_bound(self.live_alarms, self.duets)
 
 
-def false_alarms(
-    duets: Sequence[KnownDuet], alpha: float, decisions: int, rng: np.random.Generator
-) -> FalseAlarms:
+def false_alarms(duets: Sequence[KnownDuet], decisions: int, rng: np.random.Generator) -> FalseAlarms:
     """Counts live alarms, and those of gates recomputed with other labels.
 
     As the driver draws who goes first: for each pair alone, and for all cases of a process at once.
@@ -211,7 +211,7 @@ def false_alarms(
         duet = duets[number % len(duets)]
         signs = rng.choice([-1.0, 1.0], size=(1 + max(duet.groups), duet.pairs))
         labels = signs[list(duet.groups)]
-        statuses = whole_gate(duet, duet.logs * labels, alpha)
+        statuses = whole_gate(duet, duet.logs * labels)
         alarms += any(status in ("slower", "faster") for status in statuses)
         verdicts += len(statuses)
         unknown += statuses.count("unknown")
@@ -257,7 +257,7 @@ def holds(logs: np.ndarray, percent: float) -> bool:
     return abs(100 * math.expm1(float(np.mean(known))) - percent) <= max(PLANT_POINTS, 2 * error)
 
 
-def power(duets: Sequence[KnownDuet], alpha: float, trials: int, rng: np.random.Generator) -> Power:
+def power(duets: Sequence[KnownDuet], trials: int, rng: np.random.Generator) -> Power:
     """Draws whole gates from the pairs of processes that ran, with replacement, and counts what they find."""
     found = total = live = cases = 0
     weakest = 1.0
@@ -265,7 +265,7 @@ def power(duets: Sequence[KnownDuet], alpha: float, trials: int, rng: np.random.
         hits = np.zeros(len(duet.cases), dtype=int)
         for _ in range(trials):
             drawn = rng.integers(0, duet.pairs, size=duet.pairs)
-            statuses = whole_gate(duet, duet.logs[:, drawn], alpha)
+            statuses = whole_gate(duet, duet.logs[:, drawn])
             hits += [status == "slower" for status in statuses]
         for index in duet.long:
             found += int(hits[index])
