@@ -14,6 +14,7 @@
 #include "harness/driver/commands/commands.h"
 #include "harness/driver/commands/help.h"
 #include "harness/driver/duet/duet.h"
+#include "harness/driver/duet/report_tool.h"
 #include "harness/record/environment.h"
 
 namespace {
@@ -430,6 +431,6 @@ int main(int argc, char** argv) {
     return static_cast<int>(e.exit_code());
   } catch (const std::exception& e) {
     tandem::say(fmt::format("tandem: {}", e.what()));
-    return static_cast<int>(ExitCode::kFailed);
+    return static_cast<int>(tandem::kCrashed);
   }
 }

@@ -145,6 +145,29 @@ def _verdict(root: Path) -> Verdict:
     return next(verdict for verdict in result.verdicts if verdict.case.integer("batch") == 64)
 
 
+# Breaks when samples of one side that are worth less stand beside a verdict without a word.
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"warmup": {"steady": False}}, "not settled"),
+        ({"clocks": {"state": "not settled"}}, "not settled"),
+        ({"stop": {"reached": False}}, "stopped at cap"),
+        ({"warmup": {"steady": False}, "stop": {"reached": False}}, "not settled in {0}; stopped at cap"),
+    ],
+)
+def test_samples_of_less_worth_are_said(fields: dict[str, Any], words: str, tmp_path: Path) -> None:
+    def change(record: dict[str, Any]) -> None:
+        for name, values in fields.items():
+            record[name] = {**record[name], **values}
+
+    root = duet(tmp_path, 1.03, pairs=14)
+    assert (_verdict(root).status, _verdict(root).note) == ("slower", "")
+    _changed(root / "b", change)
+    assert (_verdict(root).status, _verdict(root).note) == ("slower", f"{words} in B".format("B"))
+    _changed(root / "a", change)
+    assert _verdict(root).note == f"{words} in A and B".format("A and B")
+
+
 # Breaks when throttled samples, or a debug build, leave no trace in the answer.
 def test_conditions_are_said(tmp_path: Path) -> None:
     def throttle(record: dict[str, Any]) -> None:

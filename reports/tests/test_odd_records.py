@@ -74,6 +74,19 @@ def test_odd_versions_of_other_files(
     assert "schema" in outcome.err
 
 
+# Breaks when bytes that are no text end in a traceback, in any file that a gate reads.
+@pytest.mark.parametrize("name", ["a/environment.json", "a/records.jsonl", "duet.json", "gates.json"])
+def test_files_that_are_no_text(name: str, tmp_path: Path, cli: Callable[..., Outcome]) -> None:
+    root = duet(tmp_path, pairs=2)
+    (root / name).write_bytes(b'{"schema": "1.0.0", "run": "\xff"}\n')
+    for command in ("gate", "self-test"):
+        outcome = cli(command, root)
+        assert outcome.code == 2
+        assert outcome.err.count("\n") == 1
+        assert f"{name}" in outcome.err
+        assert "not UTF-8 at byte 29" in outcome.err
+
+
 # Breaks when cycles that no clock counts end in a traceback, or in a number that looks like a finding.
 @pytest.mark.parametrize("cycles", [5e-324, 1e308, 10**400, -1, "many"])
 def test_odd_cycles(cycles: Any, gpu_a: Path, tmp_path: Path, cli: Callable[..., Outcome]) -> None:

@@ -275,7 +275,7 @@ def _bad_files(folder: Path) -> dict[str, str]:
         "other.json": "not a trace of tandem profile",
         "list.json": "neither a trace",
         "cut.json": "not JSON",
-        "binary.json": "not text",
+        "binary.json": "not UTF-8",
         "empty.sqlite": "neither a trace",
         "cut.sqlite": "cut.sqlite",
         "foreign.sqlite": "not an export of nsys",

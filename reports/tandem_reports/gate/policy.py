@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from tandem_reports.errors import ReportError
 from tandem_reports.gate.accuracy import GROWTH
-from tandem_reports.reading.fields import Fields, parse_json
+from tandem_reports.reading.fields import Fields, read_json
 from tandem_reports.reading.records import SUITES
 
 
@@ -102,13 +101,7 @@ def read_policy(path: Path | None) -> Policy:
     """Reads a policy file; without one the defaults hold. Raises ReportError naming file and key."""
     if path is None:
         return Policy()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ReportError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ReportError(f"{path}: not UTF-8 at byte {error.start + 1}") from None
-    return parse_policy(parse_json(text, str(path)), str(path))
+    return parse_policy(read_json(path), str(path))
 
 
 def find_policy(given: Path | None, base: Path | None = None, said: str | None = None) -> tuple[Policy, str]:

@@ -19,10 +19,11 @@ from tandem_reports.errors import ReportError
 from tandem_reports.gate.comparison import Matching
 from tandem_reports.gate.deciding import Evidence, decide
 from tandem_reports.gate.policy import Policy, SuitePolicy
-from tandem_reports.gate.verdicts import GateResult, gate
+from tandem_reports.gate.verdicts import GateResult, gate, paired_logs
 from tandem_reports.reading.duet import Look, read_duet
 from tandem_reports.reading.records import Case
 from tandem_reports.reading.runs import Run, load_runs
+from tandem_reports.stats.cases import CaseResult
 from tandem_reports.stats.small_samples import binomial_at_most
 
 CONFIDENCE = 0.95
@@ -115,18 +116,10 @@ def load_known(path: Path, policy: Policy) -> KnownDuet:
     shared = [key for key in left if key in right and left[key].ok and right[key].ok]
     if not shared:
         raise ReportError(f"{path}: no case was measured on both sides")
-    pairs = 1 + max(record.worker for key in shared for record in (*left[key].ok, *right[key].ok))
-    logs = np.full((len(shared), pairs), np.nan)
-    spreads = []
-    for row, key in enumerate(shared):
-        times = np.full((2, pairs), np.nan)
-        for side, result in enumerate((left[key], right[key])):
-            for record in result.ok:
-                if record.summary is not None and not record.contended:
-                    times[side, record.worker] = record.summary.median_us
-        logs[row] = sign * np.log(times[1] / times[0])
-        values = [times[side][np.isfinite(times[side])] for side in (0, 1)]
-        spreads.append(max(_variation(side) for side in values))
+    paired = [paired_logs(left[key], right[key])[0] for key in shared]
+    pairs = sorted(set().union(*paired))
+    logs = np.array([[sign * by_pair.get(pair, math.nan) for pair in pairs] for by_pair in paired])
+    spreads = tuple(max(map(_variation, (left[key], right[key]))) for key in shared)
     cases = tuple(left[key].case for key in shared)
     kinds = [
         (
@@ -137,7 +130,6 @@ def load_known(path: Path, policy: Policy) -> KnownDuet:
         for case in cases
     ]
     order = {kind: number for number, kind in enumerate(dict.fromkeys(kinds))}
-    whole = np.isfinite(logs).any(axis=0)
     return KnownDuet(
         path=path,
         percent=max(planted),
@@ -145,10 +137,10 @@ def load_known(path: Path, policy: Policy) -> KnownDuet:
         cases=cases,
         rules=tuple(policy.of(case.suite) for case in cases),
         groups=tuple(order[kind] for kind in kinds),
-        logs=logs[:, whole],
+        logs=logs,
         medians_us=tuple(left[key].median_us or 0.0 for key in shared),
-        spreads=tuple(spreads),
-        looks=notes.plan or (int(whole.sum()),),
+        spreads=spreads,
+        looks=notes.plan or (len(pairs),),
         live=live,
         expected="same" if not max(planted) else "faster" if planted[0] else "slower",
         spent_s=notes.spent_s,
@@ -156,7 +148,8 @@ def load_known(path: Path, policy: Policy) -> KnownDuet:
     )
 
 
-def _variation(values: np.ndarray) -> float:
+def _variation(side: CaseResult) -> float:
+    values = [r.summary.median_us for r in side.ok if r.summary is not None and not r.contended]
     return float(np.std(values, ddof=1) / np.mean(values)) if len(values) > 1 else math.nan
 
 

@@ -34,7 +34,7 @@ def _cycles(a: CaseResult, b: CaseResult) -> str:
 
 
 def remarks(a: CaseResult, b: CaseResult) -> str:
-    """Samples that were throttled or never settled, by side; empty where there are none.
+    """Samples that were throttled, never settled or stopped at their cap, by side; empty without any.
 
     Time is judged. Under a power limit it moves with the clock, so that cycles stand beside it.
     """
@@ -42,6 +42,7 @@ def remarks(a: CaseResult, b: CaseResult) -> str:
     for words, seen in (
         ("throttled", lambda record: record.throttled),
         ("not settled", lambda record: record.unsettled),
+        ("stopped at cap", lambda record: record.capped),
     ):
         sides = [name for name, side in (("A", a), ("B", b)) if any(map(seen, side.ok))]
         found += [f"{words} in {' and '.join(sides)}"] if sides else []

@@ -141,8 +141,8 @@ class _Measured:
     note: str
 
 
-def _pairs(a: CaseResult, b: CaseResult, rules: SuitePolicy) -> _Measured:
-    """Pairs the workers; a pair during which someone else was on the card is left out, and said."""
+def paired_logs(a: CaseResult, b: CaseResult) -> tuple[dict[int, float], int]:
+    """ln(b / a) of the workers of one index, and how many pairs someone else on the card spoilt."""
     left = {record.worker: record for record in a.ok}
     logs: dict[int, float] = {}
     contended = 0
@@ -154,6 +154,12 @@ def _pairs(a: CaseResult, b: CaseResult, rules: SuitePolicy) -> _Measured:
             contended += 1
             continue
         logs[record.worker] = math.log(record.summary.median_us / twin.summary.median_us)
+    return logs, contended
+
+
+def _pairs(a: CaseResult, b: CaseResult, rules: SuitePolicy) -> _Measured:
+    """Pairs the workers; that some are left out is said."""
+    logs, contended = paired_logs(a, b)
     note = f"{formats.plural(contended, 'pair')} contended and left out" if contended else ""
     pairs = tuple(sorted(logs))
     evidence = Evidence(a.case.suite, rules, pairs, tuple(logs[pair] for pair in pairs))

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tandem_reports.errors import ReportError
-from tandem_reports.reading.fields import Fields, check_schema, parse_json
+from tandem_reports.reading.fields import Fields, check_schema, read_json
 from tandem_reports.reading.records import INTEGER_AXES, LATER_AXES, TEXT_AXES
 
 
@@ -88,13 +87,7 @@ def read_duet(folder: Path) -> DuetNotes:
     path = folder / "duet.json"
     if not path.is_file():
         return DuetNotes()
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ReportError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ReportError(f"{path}: not UTF-8 at byte {error.start + 1}") from None
-    fields = Fields(parse_json(text, str(path)), str(path))
+    fields = Fields(read_json(path), str(path))
     check_schema(fields.text("schema"), str(path))
     axes = fields.texts("axes")
     for name in axes:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem_reports.errors import ReportError
-from tandem_reports.reading.fields import Fields, check_schema, parse_json, shown
+from tandem_reports.reading.fields import Fields, check_schema, read_json, shown
 
 
 @dataclass(frozen=True)
@@ -135,10 +134,4 @@ def parse_environment(value: object, where: str) -> Environment:
 
 def read_environment(path: Path) -> Environment:
     """Reads environment.json. Raises ReportError with one line for anything that is not one."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ReportError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ReportError(f"{path}: not UTF-8 at byte {error.start + 1}") from None
-    return parse_environment(parse_json(text, str(path)), str(path))
+    return parse_environment(read_json(path), str(path))

@@ -36,8 +36,17 @@ def parse_json(text: str, where: str) -> object:
     return value
 
 
+def read_json(path: Path) -> object:
+    """Parses a whole file. Raises ReportError naming it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ReportError(f"{path}: cannot read: {error.strerror}") from None
+    return parse_line(data, str(path))
+
+
 def parse_line(data: bytes, where: str) -> object:
-    """Parses a line of JSON as it stands in its file. Raises ReportError naming `where`."""
+    """Parses JSON as it stands in a file: a line, or all of it. Raises ReportError naming `where`."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -206,6 +206,11 @@ class Record:
         """Whether the clock (on a CPU the time) still moved, after warm-up or while samples were taken."""
         return self.clock_state == "not settled" or self.warmup_steady is False
 
+    @property
+    def capped(self) -> bool:
+        """Whether sampling reached its cap before the precision it aimed at."""
+        return self.stop_reached is False
+
 
 def _sha256(fields: Fields, name: str) -> str:
     value = fields.text(name)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem_reports.errors import ReportError
-from tandem_reports.reading.fields import Fields, check_schema, parse_json
+from tandem_reports.reading.fields import Fields, check_schema, read_json
 
 Ints = npt.NDArray[np.int64]
 
@@ -261,13 +261,7 @@ def trace_from_json(value: object, where: str) -> Trace:
 
 def read_trace(path: Path) -> Trace:
     """Reads a trace that `tandem profile` wrote. Raises ReportError in one line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ReportError(f"{path}: cannot read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ReportError(f"{path}: not a trace: it is not text") from None
-    return trace_from_json(parse_json(text, str(path)), str(path))
+    return trace_from_json(read_json(path), str(path))
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def _record_marks(record: Record) -> set[str]:
         "contended": record.contended is True,
         "throttled": record.throttled,
         "unsteady": record.unsettled,
-        "capped": record.stop_reached is False,
+        "capped": record.capped,
         "unqualified": model_suite and is_lossy(record.case) and record.accuracy is None,
         "resident": record.l2 == "resident",
         "cold": record.l2 == "cold",
