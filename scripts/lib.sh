@@ -64,6 +64,11 @@ choose_preset() {
   fi
 }
 
+# After choose_preset: what runs needs the reference engine alone, so nothing is built for a card.
+take_preset_cpu() { # take_preset_cpu REASON
+  preset=cpu configure_flags=() preset_reason=$1
+}
+
 # Tenths of a CPU-second for one object without ccache, derived from the CPU-seconds of whole builds.
 tenths_cxx=25
 tenths_cuda=200

@@ -101,11 +101,17 @@ def test_help_of_a_peer_needs_no_packages(path: Path) -> None:
     assert len(done.stdout.splitlines()) > 3
 
 
-# Breaks when scripts/bench builds tests and benches again, or starts to build without a word of how long.
-def test_bench_builds_what_it_runs_and_says_how_long(fenced: tuple[Path, dict[str, str], Path]) -> None:
+# Breaks when scripts/bench builds tests and benches again, kernels for a card that is not there, or
+# starts to build without a word of how long.
+@pytest.mark.parametrize(("card", "preset"), [("", "cpu"), ("9.0", "cuda")])
+def test_bench_builds_what_it_runs_and_says_how_long(
+    card: str, preset: str, fenced: tuple[Path, dict[str, str], Path]
+) -> None:
     root, environment, log = fenced
     (root / "scripts" / "bootstrap").write_text("#!/bin/sh\n")
-    (root / "programs" / "nvcc").unlink()
+    (root / "programs" / "nvcc").write_text("#!/bin/sh\necho release 13.0, V13.0.48\n")
+    (root / "programs" / "nvidia-smi").write_text(f"#!/bin/sh\necho {card}\n")
+    (root / "programs" / "nvidia-smi").chmod(0o755)
     # Stands for cmake: a dry run with steps to do, then a build that fails, which ends the script.
     steps = "\n".join(["[1/3] Building CXX object a.cc.o"] * 300 + ["[2/3] Building CUDA object b.cu.o"] * 30)
     (root / "steps").write_text(steps)
@@ -126,6 +132,7 @@ def test_bench_builds_what_it_runs_and_says_how_long(fenced: tuple[Path, dict[st
         if line.startswith("--build") and not line.endswith("-n")
     ]
     assert len(builds) == 1
+    assert builds[0].startswith(f"--build build/{preset} ")
     targets = builds[0].split("--target ")[1].split(" --")[0].split()
     assert set(targets) == {"tandem", "suite_encoder", "suite_decoder", "suite_generate", "suite_limits"}
 
