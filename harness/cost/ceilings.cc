@@ -128,8 +128,8 @@ void to_json(nlohmann::json& j, const Ceilings& c) {
        {"burst_tflops", burst},
        {"sustained_tflops", sustained},
        {"two_of_four_burst_tflops", number(c.two_of_four_burst_tflops)},
-       {"two_of_four_sustained_tflops", number(c.two_of_four_sustained_tflops)}};
-  if (c.cache_bytes) j["cache_bytes"] = *c.cache_bytes;
+       {"two_of_four_sustained_tflops", number(c.two_of_four_sustained_tflops)},
+       {"cache_bytes", number(c.cache_bytes)}};
   if (!c.doubt.empty()) j["doubt"] = c.doubt;
 }
 

@@ -59,8 +59,12 @@ std::optional<Ceilings> stored_ceilings(const std::optional<CardInfo>& card) {
   const fs::path path = ceilings_path(card);
   if (path.empty() || !fs::exists(path)) return std::nullopt;
   try {
-    Ceilings stored = read_ceilings(path);
+    const nlohmann::json kept = parse_json(read_file(path));
+    auto stored = kept.get<Ceilings>();
     if (stored.machine != machine_label(card) || !contradictions(stored).empty()) return std::nullopt;
+    if (!kept.contains("cache_bytes") && stored.doubt.empty())
+      stored.doubt = "kept by a version that did not write down the size of the cache";
+    if (card) stored.link_gbs = nvlink_gbs(*card);
     return stored;
   } catch (const Error&) {
     return std::nullopt;  // of another version, or damaged: measured again

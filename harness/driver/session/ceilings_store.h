@@ -20,8 +20,9 @@ std::string machine_label(const std::optional<CardInfo>& card);
 /// ceilings-GPU-....json or ceilings-cpu-....json in user_cache_dir(); an empty path where there is no such folder.
 std::filesystem::path ceilings_path(const std::optional<CardInfo>& card);
 
-/// What is kept for `card` (for the CPU, without one). Nothing when it was never measured, cannot be read, is labelled as
-/// another machine's, or contradicts itself.
+/// What is kept for `card` (for the CPU, without one), with the rate of its links. Nothing when it was never measured, cannot be
+/// read, is labelled as another machine's, or contradicts itself. In question where it does not say how large the cache is:
+/// records would have other floors than lists.
 std::optional<Ceilings> stored_ceilings(const std::optional<CardInfo>& card);
 
 /// stored_ceilings unless they are in question, or measured now with `suite_limits --measure-ceilings` of `bin_dir` and

@@ -113,6 +113,34 @@ TEST_F(CeilingsStoreTest, DoubtedOnesAreMeasuredAgain) {
   EXPECT_EQ(stored_ceilings(std::nullopt)->doubt, "");
 }
 
+// Without it a list goes on showing other floors than records, which know the cache of the machine: those at memory's rate.
+TEST_F(CeilingsStoreTest, ThoseWithoutTheCachesSizeAreMeasuredAgain) {
+  const std::string machine = "\"machine\": \"" + machine_label(std::nullopt) + "\"";
+  store(std::nullopt, "{" + machine + R"(, "read_gbs": 10})");
+  ASSERT_TRUE(stored_ceilings(std::nullopt));
+  EXPECT_NE(stored_ceilings(std::nullopt)->doubt.find("size of the cache"), std::string::npos);
+  answer(bin(), {"{" + machine + R"(, "read_gbs": 30, "cache_bytes": 5e7})"});
+  EXPECT_EQ(obtain_ceilings(bin(), std::nullopt, 0)->cache_bytes, 5e7);
+  EXPECT_EQ(stored_ceilings(std::nullopt)->doubt, "");
+  // A machine that does not say: once is enough.
+  fs::remove(ceilings_path(std::nullopt));
+  answer(bin(), {"{" + machine + R"(, "read_gbs": 30, "cache_bytes": null})"});
+  ASSERT_TRUE(obtain_ceilings(bin(), std::nullopt, 0));
+  EXPECT_EQ(stored_ceilings(std::nullopt)->doubt, "");
+}
+
+// Without it the floor of ranks on a card is another in a list than in their record, which counts the links.
+TEST_F(CeilingsStoreTest, ACardsLinksAreKnown) {
+  CardInfo card;
+  card.name = "card";
+  card.uuid = "GPU-a";
+  card.compute_capability = "9.0";
+  card.nvlinks.resize(18);
+  store(card, R"({"machine": "card GPU-a", "read_gbs": 4000, "cache_bytes": 6e7})");
+  ASSERT_TRUE(stored_ceilings(card));
+  EXPECT_EQ(stored_ceilings(card)->link_gbs, 450);
+}
+
 // Without it a card whose `suite_limits` fails half-way would get floors from what it printed.
 TEST_F(CeilingsStoreTest, FailedMeasurementLeavesNothing) {
   fs::remove(bin() / "suite_limits");

@@ -261,8 +261,8 @@ void Session::complete(Record& r, const Item& item) const {
   if (!r.check) r.check = v.check;
   if (!r.accuracy) r.accuracy = v.accuracy;
   if (!r.flops && !r.bytes && is_model_suite(r.c.suite)) {
-    fill_cost(r, load_model(r.c.model), ceilings_apply(r.c, plan_) && ceilings_ ? *ceilings_ : Ceilings{},
-              std::nullopt);
+    const Ceilings ceilings = ceilings_apply(r.c, plan_) && ceilings_ ? *ceilings_ : Ceilings{};
+    fill_cost(r, load_model(r.c.model), ceilings, ceilings.cache_bytes);
   }
 }
 
