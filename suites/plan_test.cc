@@ -12,6 +12,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/testing/test_seed.h"
+#include "kernels/plan/step_forms.h"
 #include "suites/testing/plan_fixture.h"
 
 namespace tandem {
@@ -155,6 +156,24 @@ TEST(Plan, LargeBatchMatchesReference) {
   c.lengths.assign(70, 2);
   c.lengths[3] = 1;
   expect_matches_reference(c);
+}
+
+// A kind of product that the step leaves to the library would break the residual stream or the norms beside it.
+TEST(Plan, AnyKindOfTheStepMayGoToTheLibrary) {
+  const auto cases = kernels::covering_cases(test_seed() + 2, {Precision::kFp32, Precision::kBf16});
+  const kernels::StepForm kinds{PhaseKind::kSelfQkv,  PhaseKind::kSelfOut, PhaseKind::kCrossQkv,
+                                PhaseKind::kCrossOut, PhaseKind::kFfnUp,   PhaseKind::kFfnDown,
+                                PhaseKind::kHead};
+  for (size_t i = 0; i < cases.size(); i += 3) {
+    if (cases[i].kernel != "auto") continue;
+    kernels::StepForm form{kinds[i % kinds.size()]};
+    if (i % 2 == 1) form.push_back(kinds[(i * i + 3) % kinds.size()]);
+    expect_matches_reference(cases[i], [&](const Fixture& f, std::span<const int32_t> fed) {
+      PlanRequest request = f.request();
+      request.step_library = form;
+      return interpret(kernels::build_plan(request), f.batch, fed);
+    });
+  }
 }
 
 // Above the threshold each layer's cross keys and values are a matrix of their own.

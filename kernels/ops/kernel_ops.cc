@@ -52,7 +52,7 @@ OpWorkload dense_op(const OpSetup& s, PhaseKind kind) {
 
   PlanBuilder b = s.builder(Side::kDecoder);
   const PlanTensor x = b.state("x", s.dtype, rows, shape.k, BufferRole::kInput);
-  const bool own = b.own_product(x, matrix.copy(0));
+  const bool own = b.own_product(kind, x, matrix.copy(0));
   for (int i = 0; i < copies; ++i) {
     const PlanBuilder::Dense dense{
         .kind = kind, .weight = matrix.copy(i), .activation = activation, .gated = gated};
@@ -190,7 +190,7 @@ OpWorkload head_op(const OpSetup& s) {
       .next_ids = b.state(plan_names::kNextIds, DType::kI32, 1, rows, BufferRole::kInput),
       .tokens = b.state(plan_names::kTokens, DType::kI32, rows, s.c.tgt, BufferRole::kInput),
       .position = b.state(plan_names::kPosition, DType::kI32, 1, 1, BufferRole::kInput)};
-  const bool own = b.own_product(x, matrix.copy(0));
+  const bool own = b.own_product(PhaseKind::kHead, x, matrix.copy(0));
   for (int i = 0; i < copies; ++i) b.head({.rows = x, .pending = {}}, matrix.copy(i), token);
   auto runner = s.runner(b, matrix.weights(), copies);
   const int32_t zero = 0;

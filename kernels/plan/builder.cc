@@ -159,7 +159,7 @@ Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
     return {.rows = b.dense(x, end.out), .pending = norm, .addend = skip, .partial = true};
   }
   // The library rounds its product before it adds a residual; a norm adds it to the unrounded sum for the same bytes.
-  if (norm && !b.own_product(end.x, end.out.weight))
+  if (norm && !b.own_product(end.out.kind, end.x, end.out.weight))
     return {.rows = b.dense(x, end.out), .pending = norm, .addend = skip};
   end.out.residual = skip;
   return {.rows = b.dense(x, end.out), .pending = norm};
@@ -167,28 +167,34 @@ Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
 
 bool PlanBuilder::stream_is_own(int64_t rows) const {
   const ModelConfig& c = config();
-  const auto own = [&](const DenseWeight& w) { return skinny(rows, c.d_model, w); };
+  const auto own = [&](PhaseKind kind, const DenseWeight& w) { return skinny(kind, rows, c.d_model, w); };
   // A product as wide as the model stands for those that read the stream.
   DenseWeight square;
   square.weight = {nullptr, weight_dtype(request_.precision), c.d_model, c.d_model};
-  if (!own(square)) return false;
+  if (!own(PhaseKind::kSelfOut, square)) return false;
   if (side_ == Side::kEncoder) {
     return std::ranges::all_of(request_.weights.encoder.layers, [&](const EncoderLayerWeight& layer) {
-      return own(layer.self.out) && own(layer.ffn.down);
+      return own(PhaseKind::kSelfOut, layer.self.out) && own(PhaseKind::kFfnDown, layer.ffn.down);
     });
   }
   return std::ranges::all_of(request_.weights.decoder.layers, [&](const DecoderLayerWeight& layer) {
-    return own(layer.self.out) && own(layer.cross.out) && own(layer.ffn.down);
+    return own(PhaseKind::kSelfOut, layer.self.out) && own(PhaseKind::kCrossOut, layer.cross.out) &&
+           own(PhaseKind::kFfnDown, layer.ffn.down);
   });
 }
 
-bool PlanBuilder::skinny(int64_t rows, int64_t n, const DenseWeight& w) const {
+bool PlanBuilder::auto_leaves(PhaseKind kind, int64_t rows) const {
+  const std::vector<PhaseKind>& given = request_.step_library;
+  return rows > request_.auto_own_rows ||
+         (section_ == PlanSection::kStep && std::ranges::find(given, kind) != given.end());
+}
+
+bool PlanBuilder::skinny(PhaseKind kind, int64_t rows, int64_t n, const DenseWeight& w) const {
   if (request_.kernel == KernelChoice::kLibrary || rows > kSkinnyMaxRows) return false;
   const DType weight = w.weight.dtype;
   // The library would read codes, or what masks leave, as a matrix of 16 bits that has to be made first, or quantise rows in a
   // pass of its own.
-  if (request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows && !coded(weight) &&
-      !w.sparse())
+  if (request_.kernel == KernelChoice::kAuto && auto_leaves(kind, rows) && !coded(weight) && !w.sparse())
     return false;
   // Codes by codes of several rows are products of warpgroup tensor cores alone.
   const bool codes_by_codes =
@@ -225,7 +231,7 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* no
   const int64_t k = what.weight.in();
   const int64_t width = what.weight.weight.rows;
   const int64_t n = what.gated ? width / 2 : width;
-  const bool own = skinny(rows, n, what.weight);
+  const bool own = skinny(what.kind, rows, n, what.weight);
   const bool fused = own && fuses_norm(x, what.weight);
   PlanTensor norm_out;
   ProductInput in{.x = x.rows};
@@ -369,7 +375,7 @@ void PlanBuilder::head(const Stream& x, const DenseWeight& padded, const TokenSt
   if (!weight.bias.empty()) weight.bias.cols = vocab;
   const int64_t k = weight.weight.cols;
   const double scale = config().head_scale;
-  const bool own = skinny(rows, vocab, weight);
+  const bool own = skinny(PhaseKind::kHead, rows, vocab, weight);
   if (!request_.generation && own) {
     const bool fused = fuses_norm(x, weight);
     const ProductInput in =

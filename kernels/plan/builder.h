@@ -49,6 +49,8 @@ struct PlanRequest {
   std::optional<TensorSlice> slice = {};
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
+  /// Products of the step that kAuto gives to the library at any number of rows: what a race in the step found (step_forms.h).
+  std::vector<PhaseKind> step_library = {};
 
   /// Rows of the decoder that each source has: beams, or samples.
   int rows_per_source() const {
@@ -116,8 +118,8 @@ class PlanBuilder {
   PlanTensor dense(const Stream& x, const Dense& what, PlanTensor* normalised = nullptr);
 
   /// Does an own kernel compute x W^T?
-  bool own_product(const PlanTensor& x, const DenseWeight& w) const {
-    return skinny(x.rows, w.weight.rows, w);
+  bool own_product(PhaseKind kind, const PlanTensor& x, const DenseWeight& w) const {
+    return skinny(kind, x.rows, w.weight.rows, w);
   }
 
   /// A tensor as codes of 8 bits, `group` neighbours of a row with one scale.
@@ -144,7 +146,9 @@ class PlanBuilder {
     PlanTensor scales = {};
   };
 
-  bool skinny(int64_t rows, int64_t n, const DenseWeight& w) const;
+  bool skinny(PhaseKind kind, int64_t rows, int64_t n, const DenseWeight& w) const;
+  /// Does kAuto leave such a product of 16-bit or wider weights to the library?
+  bool auto_leaves(PhaseKind kind, int64_t rows) const;
   /// Do the own products write and read the residual stream of this section, all of them?
   bool stream_is_own(int64_t rows) const;
   /// Does the own product with `weight` normalise its rows itself?

@@ -1,0 +1,183 @@
+#include "kernels/plan/step_forms.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "kernels/plan/kernel_check.h"
+
+namespace tandem::kernels {
+namespace {
+
+using enum PhaseKind;
+
+const StepForm kAll{kSelfQkv, kSelfOut, kCrossQkv, kCrossOut, kFfnUp, kFfnDown, kHead};
+
+/// A step without a card: what it takes with own kernels only, what each kind adds when the library has it, and what it costs
+/// once that some residual is not fp32 any more. Each time is off by a little, as on a card.
+struct FakeStep {
+  double own_us = 1000;
+  std::map<PhaseKind, double> library_adds = {};
+  double mixed_stream = 0;
+  double noise = 0;
+  int times = 0;
+  std::set<StepForm> seen = {};
+
+  double truth(const StepForm& form) const {
+    double us = own_us;
+    for (const PhaseKind kind : form) us += library_adds.contains(kind) ? library_adds.at(kind) : 0;
+    const bool writes_stream = std::ranges::any_of(
+        form, [](PhaseKind k) { return k == kSelfOut || k == kCrossOut || k == kFfnDown; });
+    return writes_stream ? us + mixed_stream : us;
+  }
+  TimeForms stopwatch() {
+    return [this](const std::vector<StepForm>& forms) {
+      std::vector<double> us;
+      for (const StepForm& form : forms) {
+        seen.insert(form);
+        us.push_back(truth(form) * (1 + noise * std::sin(++times)));
+      }
+      return us;
+    };
+  }
+  /// The promise: 3 % above the better of both at most.
+  double over_the_better(const StepForms& chosen) const {
+    return truth(chosen.library) / std::min(truth({}), truth(kAll)) - 1;
+  }
+};
+
+// Breaks when a kind that the library computes faster in the step stays with the own kernels, or takes others with it.
+TEST(StepForms, TakesTheKindsThatWin) {
+  FakeStep step{.library_adds = {{kSelfOut, -20}, {kFfnDown, -30}, {kSelfQkv, 60}, {kHead, 1}}};
+  const StepForms chosen = race_forms(kAll, step.stopwatch());
+  EXPECT_EQ(chosen.library, (StepForm{kSelfOut, kFfnDown}));
+  EXPECT_DOUBLE_EQ(chosen.us, 950);
+  EXPECT_DOUBLE_EQ(chosen.own_us, 1000);
+  EXPECT_DOUBLE_EQ(chosen.library_us, 1011);
+}
+
+// Breaks when only single switches count: each kind alone loses by the residual stream that it breaks, all together win by far.
+TEST(StepForms, AllTogetherMayWinWhereEachLoses) {
+  FakeStep step{.library_adds = {{kSelfOut, -20}, {kCrossOut, -20}, {kFfnDown, -30}, {kSelfQkv, 40}},
+                .mixed_stream = 31};
+  const StepForms chosen = race_forms(kAll, step.stopwatch());
+  EXPECT_TRUE(std::ranges::find(chosen.library, kSelfQkv) == chosen.library.end());
+  EXPECT_TRUE(std::ranges::find(chosen.library, kFfnDown) != chosen.library.end());
+  EXPECT_DOUBLE_EQ(chosen.us, 961);
+}
+
+// Breaks when a difference that two runs of one form have switches kernels: numerics would change from run to run for nothing.
+TEST(StepForms, OwnKernelsStayForLessThanAHundredth) {
+  FakeStep step{.library_adds = {{kSelfOut, -4}, {kFfnDown, -4}}};
+  EXPECT_EQ(race_forms(kAll, step.stopwatch()).library, StepForm{});
+  FakeStep noisy{.noise = 0.003};
+  EXPECT_EQ(race_forms(kAll, noisy.stopwatch()).library, StepForm{});
+}
+
+// Breaks when `auto` can be more than 3 % slower than the better of own kernels and the library: whatever the kinds take, with times
+// that are off by half a percent, and with kinds that only pay or only cost together.
+TEST(StepForms, NeverThreePercentSlowerThanTheBetterOfBoth) {
+  for (int trial = 0; trial < 500; ++trial) {
+    FakeStep step{.mixed_stream = 60 * std::sin(7.0 * trial), .noise = 0.005, .times = 31 * trial};
+    for (size_t k = 0; k < kAll.size(); ++k)
+      step.library_adds[kAll[k]] = 120 * std::sin(1.0 + trial * (1.3 + static_cast<double>(k)));
+    const StepForms chosen = race_forms(kAll, step.stopwatch());
+    EXPECT_LE(step.over_the_better(chosen), 0.03) << trial;
+  }
+}
+
+// Breaks when a step without such products is timed, or one whose only kind is switched both ways to the same form twice.
+TEST(StepForms, FewKinds) {
+  FakeStep step{.library_adds = {{kFfnDown, -100}}};
+  EXPECT_EQ(race_forms({}, step.stopwatch()), StepForms{});
+  EXPECT_EQ(step.times, 0);
+  const StepForms chosen = race_forms({kFfnDown}, step.stopwatch());
+  EXPECT_EQ(chosen.library, StepForm{kFfnDown});
+  EXPECT_EQ(step.seen.size(), 2u);
+}
+
+PlanRequest request(const char* model, int batch, Precision precision = Precision::kBf16) {
+  const ModelConfig config = preset(model);
+  // Views are never read, so any address will do.
+  return {.config = config,
+          .weights = bind_weights(weight_layout(config, {.precision = precision}),
+                                  reinterpret_cast<const void*>(4096)),
+          .precision = precision,
+          .batch = batch,
+          .source_tokens = 16 * batch,
+          .max_source = 16,
+          .capacity = 8,
+          .auto_own_rows = kAutoWideRows};
+}
+
+// Breaks when a product that both compute is not raced, or one that only one of them should.
+TEST(StepForms, WhatIsRaced) {
+  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 64))), kAll);
+  EXPECT_EQ(raced_kinds(build_plan(request("t5-3b", 1))), kAll);
+  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 65))), StepForm{}) << "no own kernels";
+  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 8, Precision::kW8a16))), StepForm{})
+      << "the library has no product of these codes";
+  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 8, Precision::kInt8))), StepForm{});
+  PlanRequest library = request("transformer-big", 8);
+  library.kernel = KernelChoice::kLibrary;
+  EXPECT_EQ(raced_kinds(build_plan(library)), StepForm{});
+}
+
+/// Who computes each product of a section, by kind.
+std::map<PhaseKind, std::set<bool>> own_by_kind(const StepPlan& plan, PlanSection section) {
+  std::map<PhaseKind, std::set<bool>> own;
+  const OpRange range = plan.section(section);
+  for (int i = range.first; i < range.last; ++i) {
+    const PlanOp& op = plan.ops[static_cast<size_t>(i)];
+    if (const auto* dense = std::get_if<DenseOp>(&op.body))
+      own[op.phase.kind].insert(dense->kernel == DenseKernel::kSkinny);
+    if (std::holds_alternative<HeadOp>(op.body)) own[op.phase.kind].insert(true);
+  }
+  return own;
+}
+
+// Breaks when a switched kind takes another with it, when one of its layers stays, or when the encoder is touched.
+TEST(StepForms, AFormSwitchesItsKindsAndNothingElse) {
+  for (const char* model : {"transformer-big", "t5-3b", "bart-large"}) {
+    const StepPlan today = build_plan(request(model, 32));
+    for (const PhaseKind kind : kAll) {
+      PlanRequest switched = request(model, 32);
+      switched.step_library = {kind};
+      const StepPlan plan = build_plan(switched);
+      EXPECT_NO_THROW(check_kernels(plan)) << model << " " << phase_name(kind);
+      for (const auto& [of, own] : own_by_kind(plan, PlanSection::kStep))
+        EXPECT_EQ(own, std::set<bool>{of != kind}) << model << " " << phase_name(of);
+      for (const PlanSection section : {PlanSection::kEncoder, PlanSection::kCrossKv})
+        EXPECT_EQ(own_by_kind(plan, section), own_by_kind(today, section)) << model;
+      switched.kernel = KernelChoice::kOwn;
+      for (const auto& [of, own] : own_by_kind(build_plan(switched), PlanSection::kStep))
+        EXPECT_EQ(own, std::set<bool>{true}) << "kernel own is own, " << phase_name(of);
+    }
+  }
+}
+
+// Breaks when steps of other sizes share a choice: source lengths, for one, change which kernels are the faster ones.
+TEST(StepForms, AStepIsNamedByItsSizes) {
+  const PlanRequest base = request("transformer-big", 64);
+  std::set<std::string> names{step_text(base)};
+  EXPECT_EQ(
+      *names.begin(),
+      "rows 64 src 16 tokens 1024 tgt 8 layers 6 d 1024 heads 16 x 64 ff 4096 vocab 32000 post bf16 bf16");
+  PlanRequest other = base;
+  other.max_source = 512;
+  EXPECT_TRUE(names.insert(step_text(other)).second);
+  other = base;
+  other.capacity = 9;
+  EXPECT_TRUE(names.insert(step_text(other)).second);
+  other = base;
+  other.kv = KvType::kFp8;
+  EXPECT_TRUE(names.insert(step_text(other)).second);
+  for (const char* model : {"bart-large", "t5-large", "t5-3b"})
+    EXPECT_TRUE(names.insert(step_text(request(model, 64))).second) << model;
+}
+
+}  // namespace
+}  // namespace tandem::kernels
