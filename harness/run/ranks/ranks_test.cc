@@ -221,16 +221,23 @@ TEST(Ranks, ALostRankIsNamedAndTheTeamGivenUp) {
   EXPECT_TRUE(worker.beyond_use()) << "nobody starts a launcher's rank again";
 }
 
-// Breaks when a rank that cannot be started is waited for.
+// Breaks when a rank that cannot be started is waited for, or its end is told otherwise than that of one which had joined.
 TEST(Ranks, ARankThatEndsAtOnceIsNamed) {
   const EngineRegistry good = registry(Fault::kNone, Fault::kNone);
-  WorkerOptions options;
-  options.ranks.command = {"/bin/false"};
-  Worker worker(good, options);
-  const Validation v = worker.validate_case(tiny(2, 1));
-  EXPECT_EQ(v.status, Status::kRankLost);
-  EXPECT_EQ(v.reason, "rank 1 lost: it exited with code 1");
-  EXPECT_FALSE(worker.beyond_use()) << "the next case starts new ranks";
+  struct Row {
+    std::vector<std::string> command;
+    const char* reason;
+  };
+  for (const Row& row : {Row{{"/bin/false"}, "rank 1 lost: it exited with code 1"},
+                         Row{{"/bin/sh", "-c", "kill -9 $$"}, "rank 1 lost: it was killed by SIGKILL"}}) {
+    WorkerOptions options;
+    options.ranks.command = row.command;
+    Worker worker(good, options);
+    const Validation v = worker.validate_case(tiny(2, 1));
+    EXPECT_EQ(v.status, Status::kRankLost);
+    EXPECT_EQ(v.reason, row.reason);
+    EXPECT_FALSE(worker.beyond_use()) << "the next case starts new ranks";
+  }
 }
 
 // Breaks when more ranks than devices start, instead of a skipped case with the count; and when listing starts ranks at all.

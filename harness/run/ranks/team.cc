@@ -35,6 +35,10 @@ std::map<std::string, std::string> share_of_cores(int ranks) {
   return set;
 }
 
+RankLost lost_for(int rank, const ProcessEnd& end) {
+  return {rank, end.how == ProcessEnd::How::kSignalled ? "was " + end.describe() : end.describe()};
+}
+
 }  // namespace
 
 std::string own_build() {
@@ -70,7 +74,7 @@ RankTeam::RankTeam(int ranks, const RankLaunch& launch) : wait_s_(launch.wait_s)
   }
   options.look = [this] {
     for (size_t i = 0; i < companions_.size(); ++i) {
-      if (const auto end = companions_[i].end()) throw RankLost(static_cast<int>(i) + 1, end->describe());
+      if (const auto end = companions_[i].end()) throw lost_for(static_cast<int>(i) + 1, *end);
     }
   };
   world_ = join_as_first(listener, std::move(options));
@@ -88,10 +92,7 @@ void RankTeam::throw_lost(const RankLost& lost) {
   const auto i = static_cast<size_t>(lost.rank() - 1);
   if (lost.rank() < 1 || i >= companions_.size()) throw RankLost(lost);
   for (const double until = steady_s() + kEnd_s; steady_s() < until; ::usleep(10'000)) {
-    if (const auto end = companions_[i].end()) {
-      throw RankLost(lost.rank(),
-                     end->how == ProcessEnd::How::kSignalled ? "was " + end->describe() : end->describe());
-    }
+    if (const auto end = companions_[i].end()) throw lost_for(lost.rank(), *end);
   }
   throw RankLost(lost);
 }
