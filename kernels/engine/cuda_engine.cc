@@ -14,6 +14,7 @@
 #include "kernels/gemm/problem.h"
 #include "kernels/ops/op_workloads.h"
 #include "kernels/plan/card_form.h"
+#include "kernels/runtime/forms/step_race.h"
 #include "kernels/runtime/observed_inputs.h"
 #include "kernels/skinny/skinny_shape.h"
 
@@ -156,6 +157,7 @@ void CudaEngine::load(const Case& c, const ModelConfig& config, const WeightForm
   loaded_memory_ = c.memory;
   loaded_kernel_ = parse_kernel(c.kernel);
   loaded_kv_ = parse_kv(c.kv);
+  loaded_form_.clear();
   device_->use_all_reduce(parse_all_reduce(c.allreduce));
   model_ = std::make_shared<const DeviceModel>(
       load_device_model(*device_, device_->memory(c.memory),
@@ -203,11 +205,13 @@ WorkloadContext CudaEngine::context(const std::string& memory) const {
 }
 
 std::unique_ptr<Workload> CudaEngine::prepare(const Case& c, const TransformerBatch& batch) {
-  const WorkloadParams params = workload_params(c, context(c.memory).model->config);
+  WorkloadParams params = workload_params(c, context(c.memory).model->config);
+  if (params.capacity > 0) params.step_library = step_form(context(c.memory), batch, params);
+  loaded_form_ = params.step_library;
   loaded_kernel_ = params.kernel;
   loaded_kv_ = params.kv;
   device_->use_all_reduce(parse_all_reduce(c.allreduce));
-  if (largest_case_bytes_ > 0) device_->level2().keep(largest_case_bytes_);
+  if (largest_case_bytes_ > 0) device_->level2().keep(largest_case_bytes_);  // a race has left it
   switch (c.suite) {
     case Suite::kEncoder:
       return encoder_workload(context(c.memory), batch, params);
@@ -225,8 +229,9 @@ Output CudaEngine::forced_logits(const TransformerBatch& batch, std::span<const 
     throw Error(fmt::format("forced logits: {} tokens for {} sequences of {} steps", tokens.size(),
                             batch.size(), steps));
   }
-  return kernels::forced_logits(context(loaded_memory_), batch, tokens,
-                                {.kernel = loaded_kernel_, .kv = loaded_kv_, .capacity = steps});
+  return kernels::forced_logits(
+      context(loaded_memory_), batch, tokens,
+      {.kernel = loaded_kernel_, .kv = loaded_kv_, .capacity = steps, .step_library = loaded_form_});
 }
 
 std::vector<std::vector<Sequence>> CudaEngine::decode(const TransformerBatch& batch,

@@ -45,6 +45,7 @@ class CudaEngine : public Engine {
   std::string loaded_memory_;
   KernelChoice loaded_kernel_ = KernelChoice::kAuto;
   KvType loaded_kv_ = KvType::kSame;
+  StepForm loaded_form_;  // of the case prepared last
   double load_us_ = 0;
   std::vector<Case> expected_;
   int64_t largest_case_bytes_ = 0;  // largest_expected() of the loaded group

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -58,6 +59,25 @@ GemmChoice parse_choice(const json& j) {
   c.candidates = j.at("candidates").get<int>();
   c.description = j.at("description").get<std::string>();
   if (c.workspace_bytes < 0) throw UsageError("workspace_bytes: must not be negative");
+  return c;
+}
+
+GemmPlace parse_place(const json& j) {
+  return {j.at("card").get<std::string>(), j.at("cublas").get<int64_t>()};
+}
+
+json step_json(const StepChoice& c) {
+  json kinds = json::array();
+  for (const PhaseKind kind : c.library) kinds.push_back(phase_name(kind));
+  return {{"library", std::move(kinds)}, {"us", c.us}, {"own_us", c.own_us}, {"library_us", c.library_us}};
+}
+
+StepChoice parse_step(const json& j) {
+  StepChoice c{.library = {},
+               .us = j.at("us").get<double>(),
+               .own_us = j.at("own_us").get<double>(),
+               .library_us = j.at("library_us").get<double>()};
+  for (const json& kind : j.at("library")) c.library.push_back(parse_phase(kind.get<std::string>()));
   return c;
 }
 
@@ -123,7 +143,7 @@ GemmChoices::GemmChoices(std::string path, Mode mode) : path_(std::move(path)), 
   try {
     const auto text = read_file(path_);
     if (text) {
-      map_ = parse(*text);
+      content_ = parse(*text);
     } else if (mode_ == Mode::kReadOnly) {
       throw IoError(fmt::format("{}: no such file of gemm choices", path_));
     }
@@ -133,37 +153,64 @@ GemmChoices::GemmChoices(std::string path, Mode mode) : path_(std::move(path)), 
   }
 }
 
-GemmChoices::Map GemmChoices::parse(const std::string& text) {
+GemmChoices::Content GemmChoices::parse(const std::string& text) {
   const json j = parse_json(text);
   if (j.at("schema").get<std::string>() != kSchema)
     throw UsageError(fmt::format("schema: expected {}", kSchema));
-  Map map;
+  Content content;
   for (const json& place : j.at("places")) {
-    auto& choices = map[{place.at("card").get<std::string>(), place.at("cublas").get<int64_t>()}];
+    auto& choices = content.gemms[parse_place(place)];
     for (const auto& [problem, choice] : place.at("choices").items()) {
       choices[problem_text(parse_problem(problem))] = parse_choice(choice);
     }
   }
-  return map;
+  for (const json& place : j.value("steps", json::array())) {
+    auto& steps = content.steps[{parse_place(place), place.at("build").get<std::string>()}];
+    for (const auto& [step, choice] : place.at("forms").items()) steps[step] = parse_step(choice);
+  }
+  return content;
 }
 
-std::string GemmChoices::dump(const Map& map) {
+std::string GemmChoices::dump(const Content& content) {
   json j = {{"schema", kSchema}, {"places", json::array()}};
-  for (const auto& [place, choices] : map) {
+  for (const auto& [place, choices] : content.gemms) {
     json c = json::object();
     for (const auto& [problem, choice] : choices) c[problem] = choice_json(choice);
     j["places"].push_back({{"card", place.card}, {"cublas", place.cublas}, {"choices", std::move(c)}});
+  }
+  for (const auto& [place, steps] : content.steps) {
+    json forms = json::object();
+    for (const auto& [step, choice] : steps) forms[step] = step_json(choice);
+    j["steps"].push_back({{"card", place.gemm.card},
+                          {"cublas", place.gemm.cublas},
+                          {"build", place.build},
+                          {"forms", std::move(forms)}});
   }
   return j.dump(1) + "\n";
 }
 
 std::optional<GemmChoice> GemmChoices::find(const GemmPlace& place, const GemmProblem& problem) const {
   const std::lock_guard lock(mutex_);
-  const auto choices = map_.find(place);
-  if (choices == map_.end()) return std::nullopt;
+  const auto choices = content_.gemms.find(place);
+  if (choices == content_.gemms.end()) return std::nullopt;
   const auto choice = choices->second.find(problem_text(problem));
   if (choice == choices->second.end()) return std::nullopt;
   return choice->second;
+}
+
+std::optional<StepChoice> GemmChoices::find_step(const StepPlace& place, const std::string& step) const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [there, steps] : content_.steps) {
+    if (const auto found = steps.find(step); there == place && found != steps.end()) return found->second;
+  }
+  for (const auto& [there, steps] : content_.steps) {
+    if (!steps.contains(step) || std::exchange(said_, true)) continue;
+    const char* other = there.gemm.card != place.gemm.card       ? "card"
+                        : there.gemm.cublas != place.gemm.cublas ? "version of cuBLAS"
+                                                                 : "build";
+    std::fprintf(stderr, "tandem: %s: forms of steps from another %s are ignored\n", path_.c_str(), other);
+  }
+  return std::nullopt;
 }
 
 GemmChoice GemmChoices::at(const GemmPlace& place, const GemmProblem& problem) const {
@@ -176,7 +223,15 @@ void GemmChoices::put(const GemmPlace& place, const GemmProblem& problem, const 
     throw UsageError(missing_text(place, problem, path_) + ", which is read-only");
   check(problem);
   const std::lock_guard lock(mutex_);
-  map_[place][problem_text(problem)] = choice;
+  content_.gemms[place][problem_text(problem)] = choice;
+}
+
+void GemmChoices::put_step(const StepPlace& place, const std::string& step, const StepChoice& choice) {
+  if (mode_ == Mode::kReadOnly)
+    throw UsageError(
+        fmt::format("the form of step '{}' cannot be kept in {}, which is read-only", step, path_));
+  const std::lock_guard lock(mutex_);
+  content_.steps[place][step] = choice;
 }
 
 void GemmChoices::save() {
@@ -188,14 +243,16 @@ void GemmChoices::save() {
   const FileLock file_lock(path_ + ".lock");
   try {
     if (const auto text = read_file(path_)) {
-      for (auto& [place, choices] : parse(*text)) map_[place].merge(choices);  // ours win
+      Content theirs = parse(*text);
+      for (auto& [place, choices] : theirs.gemms) content_.gemms[place].merge(choices);  // ours win
+      for (auto& [place, steps] : theirs.steps) content_.steps[place].merge(steps);
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "tandem: %s: replaced: %s\n", path_.c_str(), error.what());
   }
   const std::string temporary = fmt::format("{}.{}.tmp", path_, ::getpid());
   try {
-    write_durably(temporary, dump(map_));
+    write_durably(temporary, dump(content_));
     if (::rename(temporary.c_str(), path_.c_str()) != 0) throw_errno(path_, "cannot rename onto");
   } catch (...) {
     ::unlink(temporary.c_str());
@@ -206,13 +263,14 @@ void GemmChoices::save() {
 size_t GemmChoices::size() const {
   const std::lock_guard lock(mutex_);
   size_t count = 0;
-  for (const auto& [place, choices] : map_) count += choices.size();
+  for (const auto& [place, choices] : content_.gemms) count += choices.size();
+  for (const auto& [place, steps] : content_.steps) count += steps.size();
   return count;
 }
 
 std::string GemmChoices::text() const {
   const std::lock_guard lock(mutex_);
-  return dump(map_);
+  return dump(content_);
 }
 
 std::string GemmChoices::sha256() const {

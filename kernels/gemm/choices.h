@@ -1,5 +1,5 @@
-// The choice file: which cuBLASLt algorithm a product runs with, so that a run can be repeated with the same
-// kernels.
+// The choice file: which cuBLASLt algorithm a product runs with, and which products of a step the library computes, so that a
+// run can be repeated with the same kernels. Plain C++.
 #pragma once
 
 #include <array>
@@ -8,7 +8,9 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "harness/base/phase.h"
 #include "kernels/gemm/problem.h"
 
 namespace tandem::kernels {
@@ -30,6 +32,22 @@ struct GemmPlace {
   std::string card;    ///< cudaDeviceProp::name
   int64_t cublas = 0;  ///< cublasLtGetVersion(); of products with 2:4 weights the version of cuSPARSELt
   auto operator<=>(const GemmPlace&) const = default;
+};
+
+/// Where the form of a step holds: the own kernels, too, are of one build.
+struct StepPlace {
+  GemmPlace gemm;
+  std::string build;  ///< SHA-256 of the program
+  auto operator<=>(const StepPlace&) const = default;
+};
+
+/// The form in which a step was found to be fastest.
+struct StepChoice {
+  std::vector<PhaseKind> library;  ///< kinds of product that the library computes
+  double us = 0;                   ///< of the step in this form
+  double own_us = 0;               ///< with own kernels only
+  double library_us = 0;           ///< with all kinds by the library
+  bool operator==(const StepChoice&) const = default;
 };
 
 /// Thread-safe. The file is one JSON object; save() merges with what another process wrote meanwhile, under a
@@ -54,9 +72,15 @@ class GemmChoices {
   GemmChoice at(const GemmPlace& place, const GemmProblem& problem) const;
   /// Throws UsageError in kReadOnly mode.
   void put(const GemmPlace& place, const GemmProblem& problem, const GemmChoice& choice);
+  /// The form of a step, named by its sizes. Where the file knows the step from another card, build or library version only, one
+  /// line on stderr says so, and there is none.
+  std::optional<StepChoice> find_step(const StepPlace& place, const std::string& step) const;
+  /// Throws UsageError in kReadOnly mode.
+  void put_step(const StepPlace& place, const std::string& step, const StepChoice& choice);
   /// Writes a temporary file and renames it. Does nothing in memory-only and read-only mode. Throws IoError.
   void save();
 
+  /// Algorithms and steps.
   size_t size() const;
   /// The text save() would write: sorted keys, so the same choices give the same bytes.
   std::string text() const;
@@ -64,14 +88,18 @@ class GemmChoices {
   std::string sha256() const;
 
  private:
-  using Map = std::map<GemmPlace, std::map<std::string, GemmChoice>>;
-  static Map parse(const std::string& text);
-  static std::string dump(const Map& map);
+  struct Content {
+    std::map<GemmPlace, std::map<std::string, GemmChoice>> gemms;
+    std::map<StepPlace, std::map<std::string, StepChoice>> steps;
+  };
+  static Content parse(const std::string& text);
+  static std::string dump(const Content& content);
 
   mutable std::mutex mutex_;
   std::string path_;
   Mode mode_ = Mode::kSearch;
-  Map map_;
+  Content content_;
+  mutable bool said_ = false;  // that steps of other places are ignored
 };
 
 }  // namespace tandem::kernels

@@ -1,40 +1,19 @@
 #include "kernels/gemm/choices.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <string>
 
 #include "harness/base/error.h"
+#include "kernels/gemm/choices_test_util.h"
 #include "kernels/gemm/problem.h"
 
 namespace tandem::kernels {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// A path in a fresh folder that is removed at the end.
-class ChoicesFile : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "tandem-choices-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder_ = name;
-    path_ = (folder_ / "sub" / "choices.json").string();
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  void write(const std::string& text) {
-    fs::create_directories(fs::path(path_).parent_path());
-    std::ofstream(path_) << text;
-  }
-
-  fs::path folder_;
-  std::string path_;
-};
 
 const GemmPlace kPlace{"A card", 130100};
 const GemmProblem kProblem{.m = 64, .n = 3072, .k = 1024, .epilogue = GemmEpilogue::kBiasRelu};

@@ -107,19 +107,13 @@ OpRunner::OpRunner(std::shared_ptr<Device> device, MemoryResource& memory, StepP
     const bool constant = b.name == plan_names::kSinusoids || b.name == plan_names::kEncoderBias ||
                           b.name == plan_names::kDecoderBias;
     if (b.role == BufferRole::kScratch || constant || (!real && !codes)) continue;
-    fill(b.name, codes ? static_cast<float>(largest_code(b.dtype)) : 1.0f);
+    fill(b.name, codes ? largest_code(b.dtype) : 1.0f);
   }
   device_->synchronize();
 }
 
 void OpRunner::fill(std::string_view buffer, float scale) {
-  const PlanBuffer& b = run_.plan().buffer(buffer);
-  launch_random_fill({.out = run_.data<void>(buffer),
-                      .dtype = b.dtype,
-                      .count = b.elements,
-                      .key = stream_key(kInputSeed, b.name),
-                      .scale = scale},
-                     device_->stream());
+  run_.fill_random(buffer, scale);
 }
 
 std::vector<float> OpRunner::values(std::string_view buffer) const {
@@ -147,10 +141,6 @@ Repetition OpRunner::repeat() {
   end_.record(device_->stream());
   device_->wait(end_.get());
   return {.total_us = end_.us_since(begin_) / copies_, .step_us = {}, .first_token_us = {}};
-}
-
-double largest_code(DType code) {
-  return code == DType::kF8 ? 448 : 127;
 }
 
 std::vector<float> through_codes(DType code, std::span<const float> values) {

@@ -10,6 +10,7 @@
 
 #include "harness/base/host_device.h"
 #include "harness/engine/engine.h"
+#include "kernels/common/codes.h"
 #include "kernels/plan/builder.h"
 #include "kernels/runtime/device.h"
 #include "kernels/runtime/executor.h"
@@ -88,8 +89,6 @@ class OpRunner : public Workload {
   Event end_;
 };
 
-/// The largest code of an 8-bit type: what values of (-1, 1) are over their scale.
-double largest_code(DType code);
 /// What `values` are as codes of `code` with one scale, quantised as activations, keys and values are.
 std::vector<float> through_codes(DType code, std::span<const float> values);
 

@@ -18,14 +18,19 @@ Slice vocabulary_of(const WorkloadContext& context, int rank) {
 
 }  // namespace
 
-StepPlan plan_of(const WorkloadContext& context, const TransformerBatch& batch,
-                 const WorkloadParams& params) {
+PlanRequest request_of(const WorkloadContext& context, const TransformerBatch& batch,
+                       const WorkloadParams& params) {
   const DeviceModel& model = *context.model;
   PlanRequest request = plan_request(model.config, model.weights, model.precision, batch, params);
   if (context.device->ranks() != nullptr) request.slice = context.device->slice();
   const bool fours = model.layout.form.sparsity.two_of_four && !model.layout.form.zeros_stored;
   request.structured = fours && context.device->structured() != nullptr;
-  StepPlan plan = build_plan(request);
+  return request;
+}
+
+StepPlan plan_of(const WorkloadContext& context, const TransformerBatch& batch,
+                 const WorkloadParams& params) {
+  StepPlan plan = build_plan(request_of(context, batch, params));
   if (const auto& edit = context.device->options().edit_plan) edit(plan);
   return plan;
 }

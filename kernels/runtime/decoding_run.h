@@ -11,6 +11,9 @@
 
 namespace tandem::kernels {
 
+/// What is planned for a case on the engine's device.
+PlanRequest request_of(const WorkloadContext& context, const TransformerBatch& batch,
+                       const WorkloadParams& params);
 /// The plan of a case, as the engine's options want it.
 StepPlan plan_of(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params);
 

@@ -22,6 +22,8 @@ struct CudaEngineOptions {
   std::string choices_path = {};   ///< "<run>/gemm-choices.json"; empty: in memory only
   bool choices_read_only = false;  ///< a missing choice is an error that names the problem, not a search
   bool search_choices = true;      ///< false: the library's first suggestion, not timed (tests)
+  bool race_steps = false;         ///< `kernel: auto` races own and library products in the step itself
+  std::string build = {};          ///< SHA-256 of the program, for which a race's result holds
   std::string run_dir = {};        ///< names the Level-1 cache
   int64_t level1_bytes = 0;        ///< cap of the Level-1 cache; 0: its default
   /// The ranks that share a replica's matrices with this one, in host memory; outlives the engine. Null: none do.
@@ -110,6 +112,18 @@ class Device {
   const StructuredLt* structured();
   /// The same with a 2:4 matrix and the bias that it is bound to. Throws ImpossibleCase where there is no cuSPARSELt.
   StructuredGemm structured_gemm(const GemmProblem& problem, const void* bias);
+  /// May algorithms be searched and forms of steps raced, and the results be kept?
+  bool may_search() const {
+    return options_.search_choices && choices_->mode() == GemmChoices::Mode::kSearch;
+  }
+  /// The form that a race found for a step.
+  std::optional<StepChoice> step_choice(const std::string& step) const {
+    return choices_->find_step({lt_->place(), options_.build}, step);
+  }
+  void keep_step(const std::string& step, const StepChoice& choice) {
+    choices_->put_step({lt_->place(), options_.build}, step, choice);
+    save_choices();
+  }
   /// Writes new choices to their file.
   void save_choices() { choices_->save(); }
   std::string choices_sha256() const { return choices_->size() == 0 ? std::string() : choices_->sha256(); }

@@ -9,9 +9,12 @@
 #include "harness/base/error.h"
 #include "harness/base/half.h"
 #include "harness/base/host_device.h"
+#include "harness/base/random.h"
+#include "harness/sweep/case_batch.h"
 #include "kernels/attention/relative_bias.h"
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/embedding/embedding.h"
+#include "kernels/gemm/operands.h"
 #include "kernels/plan/kernel_check.h"
 #include "kernels/skinny/skinny.h"
 
@@ -164,6 +167,16 @@ void PlanExecutor::fill_distance_bias(const RelativeBiasRef& bias, int heads, bo
                         .bidirectional = bidirectional,
                         .distance_bias = at<float>(bias.distance_bias)},
                        device_.stream());
+}
+
+void PlanExecutor::fill_random(std::string_view buffer, float scale) {
+  const PlanBuffer& b = plan_.buffer(buffer);
+  launch_random_fill({.out = data<void>(buffer),
+                      .dtype = b.dtype,
+                      .count = b.elements,
+                      .key = stream_key(kInputSeed, b.name),
+                      .scale = scale},
+                     device_.stream());
 }
 
 void PlanExecutor::upload(std::string_view buffer, const void* values, int64_t bytes) {

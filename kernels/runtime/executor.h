@@ -54,6 +54,8 @@ class PlanExecutor {
   }
   /// Copies host values to the start of a buffer, in stream order, and waits.
   void upload(std::string_view buffer, const void* values, int64_t bytes);
+  /// Fills a buffer of floating-point values with random ones in (-scale, scale), or of codes of 8 bits with such codes.
+  void fill_random(std::string_view buffer, float scale);
   /// The state in which a beam search begins; nothing for a plan without one.
   void start_search();
   /// Copies a buffer to the host after everything enqueued, as fp32 or as integers.

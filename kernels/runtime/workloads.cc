@@ -361,7 +361,8 @@ PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights,
           .capacity = params.capacity,
           .stop_at_eos = params.stop_at_eos,
           .auto_own_rows = wide_products ? kAutoWideRows : kAutoOwnRows,
-          .generation = params.generation};
+          .generation = params.generation,
+          .step_library = params.step_library};
 }
 
 std::unique_ptr<Workload> encoder_workload(const WorkloadContext& context, const TransformerBatch& batch,

@@ -8,7 +8,7 @@
 
 #include "harness/engine/engine.h"
 #include "harness/model/batch.h"
-#include "kernels/plan/builder.h"
+#include "kernels/plan/step_forms.h"
 #include "kernels/runtime/device.h"
 #include "kernels/runtime/device_model.h"
 #include "kernels/runtime/executor.h"
@@ -27,6 +27,8 @@ struct WorkloadParams {
   KvType kv = KvType::kSame;
   int capacity = 0;  ///< tokens generated, or appended before and by the measured step
   bool stop_at_eos = false;
+  /// Kinds of product of the step that KernelChoice::kAuto gives to the library (forms/step_race.h).
+  StepForm step_library = {};
   /// How tokens are chosen; none: greedily by the bare logits. capacity must be max_length - 1.
   std::optional<GenerationConfig> generation = {};
   std::vector<uint64_t> seeds =

@@ -1,0 +1,129 @@
+// `kernel: auto` with steps that race their own products against the library's.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/engine/engine_test_util.h"
+#include "kernels/gemm/choices_test_util.h"
+#include "kernels/plan/step_forms.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kSteps = 8;
+constexpr double kApart = 2e-2;  // two forms of one step: the tolerance of bf16
+
+/// A model that is raced, and one engine after another on one choice file.
+class StepRace : public ChoicesFile {
+ protected:
+  void SetUp() override {
+    ChoicesFile::SetUp();
+    cover_ = tiny_case(Precision::kBf16, std::vector<int32_t>(24, 9));
+    cover_.config.decoder.layers = 4;
+    batch_ = make_batch(cover_.config, cover_.lengths, kInputSeed);
+  }
+
+  struct Ran {
+    StepForm own;  ///< kinds of product that own kernels compute in the step
+    Output output;
+    Output forced;
+    std::string sha256;
+  };
+  Ran run(CudaEngineOptions options) {
+    std::optional<StepPlan> plan;
+    options.edit_plan = [&](StepPlan& p) {
+      if (p.capacity > 0) plan = p;
+    };
+    options.build = options.build.empty() ? "b1" : options.build;
+    CudaEngine engine(options);
+    const Case c = case_of(cover_, Suite::kGenerate, kSteps);
+    engine.load(c, cover_.config, {.precision = cover_.precision});
+    const auto workload = engine.prepare(c, batch_);
+    Ran ran{.own = raced_kinds(plan.value()), .output = {}, .forced = {}, .sha256 = engine.choices_sha256()};
+    workload->repeat();
+    ran.output = workload->output();
+    const std::vector<int32_t> fed(static_cast<size_t>(batch_.size()) * kSteps, 5);
+    plan.reset();
+    ran.forced = engine.forced_logits(batch_, fed, kSteps);
+    EXPECT_EQ(raced_kinds(plan.value()), ran.own) << "what is checked is another step than what is timed";
+    return ran;
+  }
+  std::string step() const {
+    return step_text({.config = cover_.config,
+                      .weights = {},
+                      .precision = cover_.precision,
+                      .batch = batch_.size(),
+                      .source_tokens = batch_.tokens(),
+                      .max_source = batch_.longest,
+                      .capacity = kSteps});
+  }
+
+  CoverCase cover_;
+  TransformerBatch batch_;
+};
+
+// Breaks when a form of the file is not the one that runs, or when own and library products of one step do not go together on a
+// card: the residual stream changes its type, norms become kernels, the head stores its logits.
+TEST_F(StepRace, AStepRunsInTheFormOfTheFile) {
+  TANDEM_NEED_DEVICE();
+  const Ran own = run({});
+  if (own.own.empty()) GTEST_SKIP() << "auto has no own products of 24 rows here";
+  const GemmPlace place = CublasLt().place();
+  std::vector<StepForm> forms{own.own};
+  for (const PhaseKind kind : own.own) forms.push_back({kind});
+  for (const StepForm& form : forms) {
+    GemmChoices choices(path_, GemmChoices::Mode::kSearch);
+    choices.put_step({place, "b1"}, step(), {.library = form});
+    choices.save();
+    const Ran ran = run({.choices_path = path_, .race_steps = true});
+    for (const PhaseKind kind : own.own) {
+      EXPECT_EQ(std::ranges::count(ran.own, kind), 1 - std::ranges::count(form, kind)) << phase_name(kind);
+    }
+    EXPECT_LE(relative_l2(ran.forced.values, own.forced.values), kApart) << phase_name(form.front());
+  }
+}
+
+// Breaks when the worker that times a case finds another form than the one that checked it raced, or races again; or when a file
+// of another build is believed.
+TEST_F(StepRace, ARaceIsKeptAndFoundAgain) {
+  TANDEM_NEED_DEVICE();
+  const Ran first = run({.choices_path = path_, .race_steps = true});
+  const GemmPlace place = CublasLt().place();
+  const auto kept = GemmChoices(path_, GemmChoices::Mode::kReadOnly).find_step({place, "b1"}, step());
+  if (!kept) GTEST_SKIP() << "auto has no own products of 24 rows here";
+  EXPECT_GT(kept->us, 0);
+  EXPECT_LE(kept->us, 1.03 * std::min(kept->own_us, kept->library_us));
+  for (const PhaseKind kind : kept->library) EXPECT_EQ(std::ranges::count(first.own, kind), 0);
+  const Ran again = run({.choices_path = path_, .choices_read_only = true, .race_steps = true});
+  EXPECT_EQ(again.own, first.own);
+  EXPECT_EQ(again.sha256, first.sha256);
+  EXPECT_EQ(again.forced.values, first.forced.values);
+  EXPECT_EQ(again.output.tokens, first.output.tokens);
+
+  ::testing::internal::CaptureStderr();
+  run({.choices_path = path_, .race_steps = true, .build = "b2"});
+  const std::string said = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("from another build are ignored"), std::string::npos) << said;
+  EXPECT_TRUE(GemmChoices(path_, GemmChoices::Mode::kReadOnly).find_step({place, "b2"}, step()));
+}
+
+// Breaks when a step is raced that nobody asked for, or one that `kernel` has decided.
+TEST_F(StepRace, OnlyWhereItIsAskedFor) {
+  TANDEM_NEED_DEVICE();
+  const auto raced = [&](bool race, const char* kernel) {
+    std::filesystem::remove(path_);
+    cover_.kernel = kernel;
+    run({.choices_path = path_, .race_steps = race});
+    return GemmChoices(path_, GemmChoices::Mode::kSearch).text().find("\"steps\"") != std::string::npos;
+  };
+  EXPECT_FALSE(raced(false, "auto"));
+  EXPECT_FALSE(raced(true, "own"));
+  EXPECT_FALSE(raced(true, "library"));
+}
+
+}  // namespace
+}  // namespace tandem::kernels

@@ -1,0 +1,112 @@
+#include "kernels/runtime/forms/step_race.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "harness/base/error.h"
+#include "kernels/common/codes.h"
+#include "kernels/common/timed_graph.h"
+#include "kernels/common/turns.h"
+#include "kernels/runtime/decoding_run.h"
+
+namespace tandem::kernels {
+namespace {
+
+constexpr int kSteps = 4;  // of a timed graph
+constexpr Turns kTurns{.rounds = 9};
+/// Below, own products are far ahead of the library's at every shape of the models (kernels/LOG.md).
+constexpr int kLeastRows = 5;
+/// Fewer layers are a check's witness, no case: the head outweighs them.
+constexpr int kLeastLayers = 3;
+
+/// The step in one form, in the middle of a generation, its caches full of random values.
+class FormRun {
+ public:
+  FormRun(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params)
+      : decoding_(context, batch, params),
+        steps_(std::min(kSteps, params.capacity)),
+        first_((params.capacity - steps_) / 2) {
+    PlanExecutor& run = decoding_.run();
+    for (const PlanBuffer& b : run.plan().buffers) {
+      const bool codes = b.dtype == DType::kF8 || b.dtype == DType::kI8;
+      if (b.role != BufferRole::kState || b.dtype == DType::kI32) continue;
+      run.fill_random(b.name, codes ? largest_code(b.dtype) : 1.0f);
+    }
+    decoding_.start(first_);
+    decoding_.encode();
+    run.run(PlanSection::kStep);  // loads its kernels
+    context.device->synchronize();
+    graph_.emplace(decoding_.stream(), [&](cudaStream_t) {
+      for (int t = 0; t < steps_; ++t) run.run(PlanSection::kStep);
+    });
+  }
+
+  double step_us() {
+    decoding_.start(first_);
+    return graph_->time_us() / steps_;
+  }
+
+ private:
+  Decoding decoding_;
+  int steps_;
+  int first_;
+  std::optional<TimedGraph> graph_;
+};
+
+StepForms raced(const StepForm& kinds, const WorkloadContext& context, const TransformerBatch& batch,
+                const WorkloadParams& params) {
+  std::map<StepForm, std::unique_ptr<FormRun>> runs;
+  const auto run_of = [&](const StepForm& form) {
+    std::unique_ptr<FormRun>& run = runs[form];
+    WorkloadParams formed = params;
+    formed.step_library = form;
+    if (!run) run = std::make_unique<FormRun>(context, batch, formed);
+    return run.get();
+  };
+  return race_forms(kinds, [&](const std::vector<StepForm>& forms) {
+    std::vector<Timed<FormRun*>> all;
+    for (const StepForm& form : forms) all.push_back({.entrant = run_of(form), .order = all.size()});
+    for (const auto& timed : all) timed.entrant->step_us();
+    in_turns(all, kTurns, [](FormRun* run) { return run->step_us(); });
+    std::vector<double> us(all.size());
+    for (const auto& timed : all) us[timed.order] = timed.us;
+    // The two starts come back in every call; a form holds caches of its own.
+    std::erase_if(runs, [&](const auto& run) { return !run.first.empty() && run.first != kinds; });
+    return us;
+  });
+}
+
+}  // namespace
+
+StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch,
+                   const WorkloadParams& params) {
+  Device& device = *context.device;
+  if (!device.options().race_steps || params.kernel != KernelChoice::kAuto || device.ranks() != nullptr)
+    return {};
+  const PlanRequest request = request_of(context, batch, params);
+  const std::string step = step_text(request);
+  if (const auto known = device.step_choice(step)) return known->library;
+  if (!device.may_search() || request.rows() < kLeastRows || request.config.decoder.layers < kLeastLayers ||
+      dtype_bits(activation_dtype(request.precision)) != 16)
+    return {};
+  const StepForm kinds = raced_kinds(build_plan(request));
+  if (kinds.empty()) return {};
+  try {
+    const StepForms found = raced(kinds, context, batch, params);
+    device.keep_step(
+        step,
+        {.library = found.library, .us = found.us, .own_us = found.own_us, .library_us = found.library_us});
+    return found.library;
+  } catch (const OutOfMemory& error) {
+    std::fprintf(stderr, "tandem: step '%s' keeps its own kernels: no room to race its forms: %s\n",
+                 step.c_str(), error.what());
+    return {};
+  }
+}
+
+}  // namespace tandem::kernels

@@ -1,0 +1,16 @@
+// The stopwatch of a race of a step's forms (kernels/plan/step_forms.h): the forms run on the card, in turns.
+#pragma once
+
+#include "harness/model/batch.h"
+#include "kernels/plan/step_forms.h"
+#include "kernels/runtime/workloads.h"
+
+namespace tandem::kernels {
+
+/// What the step of a case gives to the library: as the choice file has it, or raced now and kept there where that is allowed.
+/// Nothing without CudaEngineOptions::race_steps, and where `kernel` is not auto or ranks share the model; nothing, and a line
+/// on stderr, where the card has no room for several forms at once.
+StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch,
+                   const WorkloadParams& params);
+
+}  // namespace tandem::kernels
