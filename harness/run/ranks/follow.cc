@@ -33,6 +33,7 @@ class Follower {
   json obey(const json& command) {
     const auto call = command.at("call").get<std::string>();
     if (call == "engine") return engine(command);
+    if (call == "expect") return expect(command);
     if (call == "load") return load(command);
     if (call == "take") {
       engine_->take(static_cast<Inputs>(command.at("inputs").get<int>()));
@@ -85,6 +86,13 @@ class Follower {
     joules_ = energy_counter(functions_, card);
     return {{"facts", facts_to_json(rank_facts(registry_, engine_->traits(), world_.rank(), options_.device,
                                                functions_))}};
+  }
+
+  json expect(const json& command) {
+    std::vector<Case> cases;
+    for (const json& c : command.at("cases")) cases.push_back(case_from_json(c));
+    engine_->expect(cases);
+    return json::object();
   }
 
   json load(const json& command) {

@@ -182,6 +182,12 @@ class RankedEngine : public Engine {
   EngineTraits traits() const override { return own_->traits(); }
   void check_supported(const Case& c) const override { own_->check_supported(c); }
 
+  void expect(const std::vector<Case>& cases) override {
+    json list = json::array();
+    for (const Case& c : cases) list.push_back(case_to_json(c));
+    team_.together({{"call", "expect"}, {"cases", std::move(list)}}, [&] { own_->expect(cases); });
+  }
+
   void load(const Case& c, const ModelConfig& config, const WeightForm& form) override {
     json command = {
         {"call", "load"}, {"case", case_to_json(c)}, {"config", config}, {"form", form_to_json(form)}};

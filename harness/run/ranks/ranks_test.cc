@@ -1,5 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <map>
+#include <mutex>
 #include <thread>
 
 #include "harness/base/error.h"
@@ -160,6 +163,35 @@ TEST(Ranks, JoulesOfEveryRank) {
     EXPECT_EQ(joules[1], 9);
   }
   other.join();
+}
+
+// Breaks when the ranks do not hear which cases share their memory: the place of a case would depend on those before it.
+TEST(Ranks, EveryRankExpectsTheCases) {
+  std::mutex guard;
+  std::map<int, std::vector<std::string>> told;  // by rank
+  struct Told : FakeEngine {
+    Told(const std::string& name, std::function<void(const std::vector<Case>&)> tell)
+        : FakeEngine(name, Fault::kNone), tell_(std::move(tell)) {}
+    void expect(const std::vector<Case>& cases) override { tell_(cases); }
+    std::function<void(const std::vector<Case>&)> tell_;
+  };
+  EngineRegistry engines = registry(Fault::kNone, Fault::kNone);
+  engines.make = [&](const std::string& name, const EngineOptions& options) -> std::unique_ptr<Engine> {
+    const int rank = options.seat != nullptr ? options.seat->group.rank() : -1;
+    return std::make_unique<Told>(name, [&, rank](const std::vector<Case>& cases) {
+      const std::lock_guard lock(guard);
+      for (const Case& c : cases) told[rank].push_back(case_id(c));
+    });
+  };
+  Case a = tiny(2, 1), b = a;
+  b.batch = 4;
+  Ranks ranks(2, engines, engines);
+  ranks.worker->expect({a, b});
+  const Record r = ranks.worker->measure_case(a, ranks.worker->validate_case(a));
+  ASSERT_EQ(r.status, Status::kOk) << r.reason.value_or("");
+  const std::vector<std::string> both = {case_id(a), case_id(b)};
+  EXPECT_EQ(told[0], both);
+  EXPECT_EQ(told[1], both);
 }
 
 // Breaks when a rank's failure is a success of rank 0's, loses its kind, or costs the cases after it.
