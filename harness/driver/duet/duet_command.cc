@@ -446,7 +446,14 @@ int duet_command(const DuetArgs& args) {
   }
   check_sample(args.sample);
   catch_interrupts();
-  return Duet(args).run();
+  try {
+    return Duet(args).run();
+  } catch (const IoError&) {  // could not be written
+    throw;
+  } catch (const Error& e) {
+    if (e.exit_code() != ExitCode::kFailed) throw;
+    throw NoVerdict(e.what());  // 1 would say that B is slower
+  }
 }
 
 }  // namespace tandem

@@ -65,7 +65,7 @@ ReportTool::Said ReportTool::ask(std::vector<std::string> words) const {
   said.talk = end.talk;
   said.code = end.code;
   if (end.how != ProcessEnd::How::kExited) {
-    throw ReportToolError(fmt::format("{} gate {}: {}", program_, end.describe(), end.talk));
+    throw NoVerdict(fmt::format("{} gate {}: {}", program_, end.describe(), end.talk));
   }
   return said;
 }
@@ -81,16 +81,14 @@ std::vector<int> ReportTool::plan(const fs::path& duet, int cases, int looks) co
   }
   // A bad policy is the user's to mend, and said in one line.
   if (said.code == static_cast<int>(ExitCode::kUsage)) throw UsageError(said.talk);
-  throw ReportToolError(
-      fmt::format("{} gate --plan exited with code {}: {}", program_, said.code, said.talk));
+  throw NoVerdict(fmt::format("{} gate --plan exited with code {}: {}", program_, said.code, said.talk));
 }
 
 ReportTool::Verdict ReportTool::understand(const Said& said) const {
   json j = parse_json_or_discard(said.out);
   const bool whole = j.is_object() && j.contains("stop") && j["stop"].is_boolean() && j.contains("counts") &&
                      j["counts"].is_object() && j.contains("cases") && j["cases"].is_array();
-  if (!whole)
-    throw ReportToolError(fmt::format("{} gate exited with code {}: {}", program_, said.code, said.talk));
+  if (!whole) throw NoVerdict(fmt::format("{} gate exited with code {}: {}", program_, said.code, said.talk));
   return {.content = std::move(j), .code = said.code};
 }
 
@@ -105,7 +103,7 @@ ReportTool::Verdict ReportTool::verdict(const fs::path& duet) const {
 ReportTool::Table ReportTool::table(const fs::path& duet) const {
   Said said = ask({duet});
   if (said.out.empty())
-    throw ReportToolError(fmt::format("{} gate exited with code {}: {}", program_, said.code, said.talk));
+    throw NoVerdict(fmt::format("{} gate exited with code {}: {}", program_, said.code, said.talk));
   return {.text = std::move(said.out), .code = said.code};
 }
 

@@ -18,8 +18,8 @@ std::optional<std::string> report_program(const std::filesystem::path& bin_dir);
 /// Ends a program that crashed, as it does tandem-report: a CI reads 1 as "slower".
 inline constexpr ExitCode kCrashed{70};
 
-/// The tool has no answer, which is no verdict.
-class ReportToolError : public Error {
+/// A duet has no verdict: the tool has no answer, or the card none.
+class NoVerdict : public Error {
  public:
   using Error::Error;
   ExitCode exit_code() const override { return kCrashed; }
@@ -30,16 +30,16 @@ class ReportTool {
   /// Looks where report_program does. Throws UsageError saying where it looked.
   explicit ReportTool(const std::filesystem::path& bin_dir);
 
-  /// Pairs that each of `looks` looks at `cases` cases is planned at by the rules that `duet` keeps. Throws ReportToolError with what the
+  /// Pairs that each of `looks` looks at `cases` cases is planned at by the rules that `duet` keeps. Throws NoVerdict with what the
   /// tool said.
   std::vector<int> plan(const std::filesystem::path& duet, int cases, int looks) const;
   struct Verdict {
     nlohmann::json content;  ///< the gate's JSON
     int code = 0;            ///< its exit code
   };
-  /// The gate's word on a duet at look `look` of `of`. Throws ReportToolError with what the tool said when it has none.
+  /// The gate's word on a duet at look `look` of `of`. Throws NoVerdict with what the tool said when it has none.
   Verdict judge(const std::filesystem::path& duet, int look, int of) const;
-  /// The gate's word on a duet as its notes say it was looked at. Throws ReportToolError with what the tool said when it has none.
+  /// The gate's word on a duet as its notes say it was looked at. Throws NoVerdict with what the tool said when it has none.
   Verdict verdict(const std::filesystem::path& duet) const;
   struct Table {
     std::string text;
