@@ -12,7 +12,17 @@ import pytest
 from tandem_reports import cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPTS = ["baseline", "bench", "bootstrap", "card_fast", "check", "fresh_machine", "gate_self_test", "nsys", "test"]
+SCRIPTS = [
+    "baseline",
+    "bench",
+    "bootstrap",
+    "card_fast",
+    "check",
+    "fresh_machine",
+    "gate_self_test",
+    "nsys",
+    "test",
+]
 PYTHON = sorted(
     p
     for p in (REPOSITORY / "scripts" / "peers").rglob("*.py")
