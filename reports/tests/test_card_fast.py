@@ -1,4 +1,4 @@
-"""scripts/card_fast: right before fast, resumed, and within its time. Programs that note their calls stand for the build's."""
+"""scripts/card_fast: right before fast, resumed, in time. Programs that note calls stand for a build."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ NOTES = """#!/bin/bash
 echo "$(basename "$0") ${TANDEM_RACE_STEPS:-} $*" >> calls
 case "$(basename "$0")" in
   "${BROKEN:-}") echo "1 FAILED TEST"; exit 1 ;;
-  suite_kernels) echo "kernels/model:t5-3b/batch:64/src:128/precision:bf16/sparsity:dense/tp:1/engine:cuda/op:norm  3.50 us" ;;
+  suite_kernels) name=kernels/model:t5-3b/batch:64/src:128/precision:bf16/sparsity:dense/tp:1/engine:cuda/op:norm
+    echo "$name  3.50 us" ;;
   tandem) echo "verdicts"; exit "${DUET:-0}" ;;
 esac
 """
@@ -59,7 +60,7 @@ def test_right_before_fast_and_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_ends_it(tmp_path: Path) -> None:
-    """Without it times of kernels whose test failed would be believed, or the failed part be taken for done."""
+    """Without it a kernel is timed whose test failed, or a failed part is taken for done."""
     done = _run(tmp_path, BROKEN="norm_test")
     assert done.returncode == 1 and "norm_test: exit 1" in done.stderr
     assert [call.split()[0] for call in _calls(tmp_path)] == ["skinny_test", "head_test", "norm_test"]
