@@ -13,7 +13,8 @@ NOTES = """#!/bin/bash
 echo "$(basename "$0") ${TANDEM_RACE_STEPS:-} $*" >> calls
 case "$(basename "$0")" in
   "${BROKEN:-}") echo "1 FAILED TEST"; exit 1 ;;
-  suite_kernels) name=kernels/model:t5-3b/batch:64/src:128/precision:bf16/sparsity:dense/tp:1/engine:cuda/op:norm
+  suite_kernels)
+    name=kernels/model:t5-3b/batch:64/src:128/precision:bf16/sparsity:dense/tp:1/engine:cuda/op:norm
     echo "$name  3.50 us" ;;
   tandem) echo "verdicts"; exit "${DUET:-0}" ;;
 esac
