@@ -170,7 +170,7 @@ TEST(Plan, AnyKindOfTheStepMayGoToTheLibrary) {
     if (i % 2 == 1) form.push_back(kinds[(i * i + 3) % kinds.size()]);
     expect_matches_reference(cases[i], [&](const Fixture& f, std::span<const int32_t> fed) {
       PlanRequest request = f.request();
-      request.step_library = form;
+      request.step_form = form;
       return interpret(kernels::build_plan(request), f.batch, fed);
     });
   }

@@ -90,7 +90,9 @@ std::string_view way(const PlanOp& op) {
     if (comm->kind == CommKind::kAllGather) return " all_gather";
     return comm->norm ? " all_reduce, norm" : " all_reduce";
   }
-  return "";
+  const auto* self = std::get_if<SelfAttentionOp>(&op.body);
+  const auto* cross = std::get_if<CrossAttentionOp>(&op.body);
+  return (self != nullptr && self->late) || (cross != nullptr && cross->late) ? " late" : "";
 }
 
 /// Collects an operation's weights, leaving out what is not there.

@@ -154,6 +154,7 @@ struct SelfAttentionOp {
   RelativeBiasRef bias = {};
   int heads = 0;
   int capacity = 0;
+  bool late = false;  ///< must not be on the card before the operation ahead of it has ended
 };
 
 /// One query a row against the keys and values of its source; a source's rows follow each other.
@@ -166,6 +167,7 @@ struct CrossAttentionOp {
   PlanTensor finished = {};                 ///< i32 [1, rows], 0 or 1, or empty
   int heads = 0;
   int max_source = 0;
+  bool late = false;  ///< as in SelfAttentionOp
 };
 
 /// What choosing a token leaves behind: the id for the next step, the id in the result, the counters.

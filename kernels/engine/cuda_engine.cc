@@ -206,8 +206,8 @@ WorkloadContext CudaEngine::context(const std::string& memory) const {
 
 std::unique_ptr<Workload> CudaEngine::prepare(const Case& c, const TransformerBatch& batch) {
   WorkloadParams params = workload_params(c, context(c.memory).model->config);
-  if (params.capacity > 0) params.step_library = step_form(context(c.memory), batch, params);
-  loaded_form_ = params.step_library;
+  if (params.capacity > 0) params.step_form = step_form(context(c.memory), batch, params);
+  loaded_form_ = params.step_form;
   loaded_kernel_ = params.kernel;
   loaded_kv_ = params.kv;
   device_->use_all_reduce(parse_all_reduce(c.allreduce));
@@ -231,7 +231,7 @@ Output CudaEngine::forced_logits(const TransformerBatch& batch, std::span<const 
   }
   return kernels::forced_logits(
       context(loaded_memory_), batch, tokens,
-      {.kernel = loaded_kernel_, .kv = loaded_kv_, .capacity = steps, .step_library = loaded_form_});
+      {.kernel = loaded_kernel_, .kv = loaded_kv_, .capacity = steps, .step_form = loaded_form_});
 }
 
 std::vector<std::vector<Sequence>> CudaEngine::decode(const TransformerBatch& batch,

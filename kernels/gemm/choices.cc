@@ -68,16 +68,16 @@ GemmPlace parse_place(const json& j) {
 
 json step_json(const StepChoice& c) {
   json kinds = json::array();
-  for (const PhaseKind kind : c.library) kinds.push_back(phase_name(kind));
-  return {{"library", std::move(kinds)}, {"us", c.us}, {"own_us", c.own_us}, {"library_us", c.library_us}};
+  for (const PhaseKind kind : c.form) kinds.push_back(phase_name(kind));
+  return {{"form", std::move(kinds)}, {"us", c.us}, {"own_us", c.own_us}, {"library_us", c.library_us}};
 }
 
 StepChoice parse_step(const json& j) {
-  StepChoice c{.library = {},
+  StepChoice c{.form = {},
                .us = j.at("us").get<double>(),
                .own_us = j.at("own_us").get<double>(),
                .library_us = j.at("library_us").get<double>()};
-  for (const json& kind : j.at("library")) c.library.push_back(parse_phase(kind.get<std::string>()));
+  for (const json& kind : j.at("form")) c.form.push_back(parse_phase(kind.get<std::string>()));
   return c;
 }
 

@@ -1,4 +1,4 @@
-// The choice file: which cuBLASLt algorithm a product runs with, and which products of a step the library computes, so that a
+// The choice file: which cuBLASLt algorithm a product runs with, and in which form a step runs, so that a
 // run can be repeated with the same kernels. Plain C++.
 #pragma once
 
@@ -43,10 +43,11 @@ struct StepPlace {
 
 /// The form in which a step was found to be fastest.
 struct StepChoice {
-  std::vector<PhaseKind> library;  ///< kinds of product that the library computes
-  double us = 0;                   ///< of the step in this form
-  double own_us = 0;               ///< with own kernels only
-  double library_us = 0;           ///< with all kinds by the library
+  std::vector<PhaseKind>
+      form;               ///< kinds that are switched: products to the library, attention to a late start
+  double us = 0;          ///< of the step in this form
+  double own_us = 0;      ///< with nothing switched
+  double library_us = 0;  ///< with all products by the library
   bool operator==(const StepChoice&) const = default;
 };
 

@@ -17,7 +17,7 @@ namespace {
 const StepPlace kHere{{"A card", 130100}, "abc"};
 const std::string kStep = "rows 64 src 128";
 const StepChoice kForm{
-    .library = {PhaseKind::kSelfOut, PhaseKind::kFfnDown}, .us = 950, .own_us = 1000, .library_us = 1011};
+    .form = {PhaseKind::kSelfOut, PhaseKind::kFfnDown}, .us = 950, .own_us = 1000, .library_us = 1011};
 
 class StepChoices : public ChoicesFile {
  protected:
@@ -93,7 +93,7 @@ TEST_F(StepChoices, DamagedOnesAreRebuilt) {
   for (const auto& [from, to] : {std::pair{"\"ffn.down\"", "\"ffn.sideways\""},
                                  {"\"us\": 950.0", "\"us\": \"fast\""},
                                  {"\"build\"", "\"builder\""},
-                                 {"\"forms\"", "\"form\""}}) {
+                                 {"\"forms\"", "\"formes\""}}) {
     std::string damaged = good;
     ASSERT_NE(damaged.find(from), std::string::npos) << from << good;
     damaged.replace(damaged.find(from), std::string(from).size(), to);

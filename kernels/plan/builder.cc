@@ -183,10 +183,10 @@ bool PlanBuilder::stream_is_own(int64_t rows) const {
   });
 }
 
-bool PlanBuilder::auto_leaves(PhaseKind kind, int64_t rows) const {
-  const std::vector<PhaseKind>& given = request_.step_library;
-  return rows > request_.auto_own_rows ||
-         (section_ == PlanSection::kStep && std::ranges::find(given, kind) != given.end());
+bool PlanBuilder::switched(PhaseKind kind) const {
+  const std::vector<PhaseKind>& form = request_.step_form;
+  return request_.kernel == KernelChoice::kAuto && section_ == PlanSection::kStep &&
+         std::ranges::find(form, kind) != form.end();
 }
 
 bool PlanBuilder::skinny(PhaseKind kind, int64_t rows, int64_t n, const DenseWeight& w) const {
@@ -194,8 +194,8 @@ bool PlanBuilder::skinny(PhaseKind kind, int64_t rows, int64_t n, const DenseWei
   const DType weight = w.weight.dtype;
   // The library would read codes, or what masks leave, as a matrix of 16 bits that has to be made first, or quantise rows in a
   // pass of its own.
-  if (request_.kernel == KernelChoice::kAuto && auto_leaves(kind, rows) && !coded(weight) && !w.sparse())
-    return false;
+  const bool left = request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows;
+  if ((left || switched(kind)) && !coded(weight) && !w.sparse()) return false;
   // Codes by codes of several rows are products of warpgroup tensor cores alone.
   const bool codes_by_codes =
       coded(weight) && quantises_activations({.precision = request_.precision}) && rows > 1;

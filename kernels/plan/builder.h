@@ -49,8 +49,9 @@ struct PlanRequest {
   std::optional<TensorSlice> slice = {};
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
-  /// Products of the step that kAuto gives to the library at any number of rows: what a race in the step found (step_forms.h).
-  std::vector<PhaseKind> step_library = {};
+  /// Kinds of the step that kAuto does the other way: products, at any number of rows, by the library, and attention late. What a
+  /// race in the step found (step_forms.h).
+  std::vector<PhaseKind> step_form = {};
 
   /// Rows of the decoder that each source has: beams, or samples.
   int rows_per_source() const {
@@ -117,6 +118,9 @@ class PlanBuilder {
   /// The product over the stream's values. `normalised`, when given, receives them as rows.
   PlanTensor dense(const Stream& x, const Dense& what, PlanTensor* normalised = nullptr);
 
+  /// Is a kind of the section done the other way than kAuto has it?
+  bool switched(PhaseKind kind) const;
+
   /// Does an own kernel compute x W^T?
   bool own_product(PhaseKind kind, const PlanTensor& x, const DenseWeight& w) const {
     return skinny(kind, x.rows, w.weight.rows, w);
@@ -147,8 +151,6 @@ class PlanBuilder {
   };
 
   bool skinny(PhaseKind kind, int64_t rows, int64_t n, const DenseWeight& w) const;
-  /// Does kAuto leave such a product of 16-bit or wider weights to the library?
-  bool auto_leaves(PhaseKind kind, int64_t rows) const;
   /// Do the own products write and read the residual stream of this section, all of them?
   bool stream_is_own(int64_t rows) const;
   /// Does the own product with `weight` normalise its rows itself?

@@ -54,7 +54,8 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
                                                      .ancestry = step.ancestry,
                                                      .bias = step.biases[layer],
                                                      .heads = c.decoder.heads,
-                                                     .capacity = request.capacity});
+                                                     .capacity = request.capacity,
+                                                     .late = b.switched(PhaseKind::kSelfAttention)});
     return {heads, {.kind = PhaseKind::kSelfOut, .weight = w.self.out}};
   });
   const Stream crossed =
@@ -70,7 +71,8 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
                                                            .out = heads,
                                                            .finished = step.token.finished,
                                                            .heads = c.decoder.heads,
-                                                           .max_source = request.max_source});
+                                                           .max_source = request.max_source,
+                                                           .late = b.switched(PhaseKind::kCrossAttention)});
         return {heads, {.kind = PhaseKind::kCrossOut, .weight = w.cross.out}};
       });
   return feed_forward(b, w.ffn_norm, w.ffn, crossed);

@@ -3,11 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace tandem::kernels {
 namespace {
 
-/// What a form must win over own kernels only. Less is within what two runs of one form differ by, and the own kernels round less.
+/// What a form must win of the step as it is. Less is within what two runs of one form differ by, and the own kernels round less.
 constexpr double kFormWins = 0.99;
 /// What a kind must win of the whole step to be switched.
 constexpr double kKindWins = 0.9975;
@@ -16,8 +17,21 @@ bool takes_either(const DenseWeight& w) {
   return dtype_bits(w.weight.dtype) >= 16 && !w.sparse() && !w.input_dtype;
 }
 
-StepForm without(StepForm form, PhaseKind kind) {
-  std::erase(form, kind);
+bool is_attention(PhaseKind kind) {
+  return kind == PhaseKind::kSelfAttention || kind == PhaseKind::kCrossAttention;
+}
+
+/// Can the operation be done both ways?
+bool two_ways(const PlanOp& op) {
+  if (const auto* dense = std::get_if<DenseOp>(&op.body))
+    return dense->kernel == DenseKernel::kSkinny && takes_either(dense->weight);
+  if (const auto* head = std::get_if<HeadOp>(&op.body)) return takes_either(head->weight);
+  return std::holds_alternative<SelfAttentionOp>(op.body) ||
+         std::holds_alternative<CrossAttentionOp>(op.body);
+}
+
+StepForm with_switched(StepForm form, PhaseKind kind) {
+  if (std::erase(form, kind) == 0) form.push_back(kind);
   return form;
 }
 
@@ -25,14 +39,11 @@ StepForm without(StepForm form, PhaseKind kind) {
 
 StepForm raced_kinds(const StepPlan& plan) {
   StepForm kinds;
-  const OpRange step = plan.sections[static_cast<size_t>(PlanSection::kStep)];
+  const OpRange step = plan.section(PlanSection::kStep);
   for (int i = step.first; i < step.last; ++i) {
     const PlanOp& op = plan.ops[static_cast<size_t>(i)];
-    const auto* dense = std::get_if<DenseOp>(&op.body);
-    const auto* head = std::get_if<HeadOp>(&op.body);
-    const bool raced = dense != nullptr ? dense->kernel == DenseKernel::kSkinny && takes_either(dense->weight)
-                                        : head != nullptr && takes_either(head->weight);
-    if (raced && std::ranges::find(kinds, op.phase.kind) == kinds.end()) kinds.push_back(op.phase.kind);
+    if (two_ways(op) && std::ranges::find(kinds, op.phase.kind) == kinds.end())
+      kinds.push_back(op.phase.kind);
   }
   return kinds;
 }
@@ -48,21 +59,30 @@ std::string step_text(const PlanRequest& request) {
 
 StepForms race_forms(const StepForm& kinds, const TimeForms& time) {
   if (kinds.empty()) return {};
-  StepForm better;          // own kernels, but for these
-  StepForm needed = kinds;  // the library, but for what it is slower with
+  StepForm library;
+  std::ranges::copy_if(kinds, std::back_inserter(library), [](PhaseKind k) { return !is_attention(k); });
+  const std::vector<StepForm> starts =
+      library.empty() ? std::vector<StepForm>{{}} : std::vector<StepForm>{{}, library};
+  std::vector<StepForm> ends = starts;
   for (const PhaseKind kind : kinds) {
-    const std::vector<double> us = time({{}, {kind}, kinds, without(kinds, kind)});
-    if (us[1] < kKindWins * us[0]) better.push_back(kind);
-    if (us[3] < kKindWins * us[2]) std::erase(needed, kind);
+    std::vector<StepForm> pairs;
+    for (const StepForm& start : starts) {
+      pairs.push_back(start);
+      pairs.push_back(with_switched(start, kind));
+    }
+    const std::vector<double> us = time(pairs);
+    for (size_t i = 0; i < starts.size(); ++i) {
+      if (us[2 * i + 1] < kKindWins * us[2 * i]) ends[i] = with_switched(ends[i], kind);
+    }
   }
-  std::vector<StepForm> last{{}, kinds};
-  for (const StepForm& form : {better, needed}) {
-    if (std::ranges::find(last, form) == last.end()) last.push_back(form);
+  std::vector<StepForm> last = starts;
+  for (const StepForm& end : ends) {
+    if (std::ranges::find(last, end) == last.end()) last.push_back(end);
   }
   const std::vector<double> us = time(last);
   const auto best = static_cast<size_t>(std::ranges::min_element(us) - us.begin());
   const size_t taken = us[best] < kFormWins * us[0] ? best : 0;
-  return {.library = last[taken], .us = us[taken], .own_us = us[0], .library_us = us[1]};
+  return {.form = last[taken], .us = us[taken], .own_us = us[0], .library_us = us[starts.size() - 1]};
 }
 
 }  // namespace tandem::kernels

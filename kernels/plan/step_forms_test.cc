@@ -14,13 +14,15 @@ namespace {
 
 using enum PhaseKind;
 
-const StepForm kAll{kSelfQkv, kSelfOut, kCrossQkv, kCrossOut, kFfnUp, kFfnDown, kHead};
+const StepForm kProducts{kSelfQkv, kSelfOut, kCrossQkv, kCrossOut, kFfnUp, kFfnDown, kHead};
+const StepForm kAll{kSelfQkv,  kSelfAttention, kSelfOut, kCrossQkv, kCrossAttention,
+                    kCrossOut, kFfnUp,         kFfnDown, kHead};
 
-/// A step without a card: what it takes with own kernels only, what each kind adds when the library has it, and what it costs
+/// A step without a card: what it takes as it is, what each kind adds when it is switched, and what it costs
 /// once that some residual is not fp32 any more. Each time is off by a little, as on a card.
 struct FakeStep {
   double own_us = 1000;
-  std::map<PhaseKind, double> library_adds = {};
+  std::map<PhaseKind, double> adds = {};
   double mixed_stream = 0;
   double noise = 0;
   int times = 0;
@@ -28,7 +30,7 @@ struct FakeStep {
 
   double truth(const StepForm& form) const {
     double us = own_us;
-    for (const PhaseKind kind : form) us += library_adds.contains(kind) ? library_adds.at(kind) : 0;
+    for (const PhaseKind kind : form) us += adds.contains(kind) ? adds.at(kind) : 0;
     const bool writes_stream = std::ranges::any_of(
         form, [](PhaseKind k) { return k == kSelfOut || k == kCrossOut || k == kFfnDown; });
     return writes_stream ? us + mixed_stream : us;
@@ -45,15 +47,15 @@ struct FakeStep {
   }
   /// The promise: 3 % above the better of both at most.
   double over_the_better(const StepForms& chosen) const {
-    return truth(chosen.library) / std::min(truth({}), truth(kAll)) - 1;
+    return truth(chosen.form) / std::min(truth({}), truth(kProducts)) - 1;
   }
 };
 
 // Breaks when a kind that the library computes faster in the step stays with the own kernels, or takes others with it.
 TEST(StepForms, TakesTheKindsThatWin) {
-  FakeStep step{.library_adds = {{kSelfOut, -20}, {kFfnDown, -30}, {kSelfQkv, 60}, {kHead, 1}}};
+  FakeStep step{.adds = {{kSelfOut, -20}, {kFfnDown, -30}, {kSelfQkv, 60}, {kHead, 1}}};
   const StepForms chosen = race_forms(kAll, step.stopwatch());
-  EXPECT_EQ(chosen.library, (StepForm{kSelfOut, kFfnDown}));
+  EXPECT_EQ(chosen.form, (StepForm{kSelfOut, kFfnDown}));
   EXPECT_DOUBLE_EQ(chosen.us, 950);
   EXPECT_DOUBLE_EQ(chosen.own_us, 1000);
   EXPECT_DOUBLE_EQ(chosen.library_us, 1011);
@@ -61,20 +63,33 @@ TEST(StepForms, TakesTheKindsThatWin) {
 
 // Breaks when only single switches count: each kind alone loses by the residual stream that it breaks, all together win by far.
 TEST(StepForms, AllTogetherMayWinWhereEachLoses) {
-  FakeStep step{.library_adds = {{kSelfOut, -20}, {kCrossOut, -20}, {kFfnDown, -30}, {kSelfQkv, 40}},
+  FakeStep step{.adds = {{kSelfOut, -20}, {kCrossOut, -20}, {kFfnDown, -30}, {kSelfQkv, 40}},
                 .mixed_stream = 31};
   const StepForms chosen = race_forms(kAll, step.stopwatch());
-  EXPECT_TRUE(std::ranges::find(chosen.library, kSelfQkv) == chosen.library.end());
-  EXPECT_TRUE(std::ranges::find(chosen.library, kFfnDown) != chosen.library.end());
+  EXPECT_TRUE(std::ranges::find(chosen.form, kSelfQkv) == chosen.form.end());
+  EXPECT_TRUE(std::ranges::find(chosen.form, kFfnDown) != chosen.form.end());
   EXPECT_DOUBLE_EQ(chosen.us, 961);
+}
+
+// Breaks when attention is left as it is where a late start pays, or is switched with the products' start: the library's step is
+// that of `kernel: library`, which lets attention in early.
+TEST(StepForms, AttentionIsAKindOfItsOwn) {
+  FakeStep step{.adds = {{kCrossAttention, -25}, {kSelfAttention, 3}, {kSelfQkv, 60}, {kHead, 1}}};
+  const StepForms chosen = race_forms(kAll, step.stopwatch());
+  EXPECT_EQ(chosen.form, StepForm{kCrossAttention});
+  EXPECT_DOUBLE_EQ(chosen.us, 975);
+  EXPECT_DOUBLE_EQ(chosen.library_us, 1061);
+  const StepForms alone = race_forms({kSelfAttention, kCrossAttention}, step.stopwatch());
+  EXPECT_EQ(alone.form, StepForm{kCrossAttention}) << "products of codes are not raced";
+  EXPECT_DOUBLE_EQ(alone.library_us, alone.own_us);
 }
 
 // Breaks when a difference that two runs of one form have switches kernels: numerics would change from run to run for nothing.
 TEST(StepForms, OwnKernelsStayForLessThanAHundredth) {
-  FakeStep step{.library_adds = {{kSelfOut, -4}, {kFfnDown, -4}}};
-  EXPECT_EQ(race_forms(kAll, step.stopwatch()).library, StepForm{});
+  FakeStep step{.adds = {{kSelfOut, -4}, {kFfnDown, -4}}};
+  EXPECT_EQ(race_forms(kAll, step.stopwatch()).form, StepForm{});
   FakeStep noisy{.noise = 0.003};
-  EXPECT_EQ(race_forms(kAll, noisy.stopwatch()).library, StepForm{});
+  EXPECT_EQ(race_forms(kAll, noisy.stopwatch()).form, StepForm{});
 }
 
 // Breaks when `auto` can be more than 3 % slower than the better of own kernels and the library: whatever the kinds take, with times
@@ -83,7 +98,7 @@ TEST(StepForms, NeverThreePercentSlowerThanTheBetterOfBoth) {
   for (int trial = 0; trial < 500; ++trial) {
     FakeStep step{.mixed_stream = 60 * std::sin(7.0 * trial), .noise = 0.005, .times = 31 * trial};
     for (size_t k = 0; k < kAll.size(); ++k)
-      step.library_adds[kAll[k]] = 120 * std::sin(1.0 + trial * (1.3 + static_cast<double>(k)));
+      step.adds[kAll[k]] = 120 * std::sin(1.0 + trial * (1.3 + static_cast<double>(k)));
     const StepForms chosen = race_forms(kAll, step.stopwatch());
     EXPECT_LE(step.over_the_better(chosen), 0.03) << trial;
   }
@@ -91,11 +106,11 @@ TEST(StepForms, NeverThreePercentSlowerThanTheBetterOfBoth) {
 
 // Breaks when a step without such products is timed, or one whose only kind is switched both ways to the same form twice.
 TEST(StepForms, FewKinds) {
-  FakeStep step{.library_adds = {{kFfnDown, -100}}};
+  FakeStep step{.adds = {{kFfnDown, -100}}};
   EXPECT_EQ(race_forms({}, step.stopwatch()), StepForms{});
   EXPECT_EQ(step.times, 0);
   const StepForms chosen = race_forms({kFfnDown}, step.stopwatch());
-  EXPECT_EQ(chosen.library, StepForm{kFfnDown});
+  EXPECT_EQ(chosen.form, StepForm{kFfnDown});
   EXPECT_EQ(step.seen.size(), 2u);
 }
 
@@ -117,26 +132,27 @@ PlanRequest request(const char* model, int batch, Precision precision = Precisio
 TEST(StepForms, WhatIsRaced) {
   EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 64))), kAll);
   EXPECT_EQ(raced_kinds(build_plan(request("t5-3b", 1))), kAll);
-  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 65))), StepForm{}) << "no own kernels";
-  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 8, Precision::kW8a16))), StepForm{})
+  const StepForm attention{kSelfAttention, kCrossAttention};
+  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 65))), attention) << "no own products";
+  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 8, Precision::kW8a16))), attention)
       << "the library has no product of these codes";
-  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 8, Precision::kInt8))), StepForm{});
-  PlanRequest library = request("transformer-big", 8);
-  library.kernel = KernelChoice::kLibrary;
-  EXPECT_EQ(raced_kinds(build_plan(library)), StepForm{});
+  EXPECT_EQ(raced_kinds(build_plan(request("transformer-big", 8, Precision::kInt8))), attention);
 }
 
-/// Who computes each product of a section, by kind.
-std::map<PhaseKind, std::set<bool>> own_by_kind(const StepPlan& plan, PlanSection section) {
-  std::map<PhaseKind, std::set<bool>> own;
+/// Is a kind of a section as it is without a race, in all layers?
+std::map<PhaseKind, std::set<bool>> unswitched(const StepPlan& plan, PlanSection section) {
+  std::map<PhaseKind, std::set<bool>> as_is;
   const OpRange range = plan.section(section);
   for (int i = range.first; i < range.last; ++i) {
     const PlanOp& op = plan.ops[static_cast<size_t>(i)];
     if (const auto* dense = std::get_if<DenseOp>(&op.body))
-      own[op.phase.kind].insert(dense->kernel == DenseKernel::kSkinny);
-    if (std::holds_alternative<HeadOp>(op.body)) own[op.phase.kind].insert(true);
+      as_is[op.phase.kind].insert(dense->kernel == DenseKernel::kSkinny);
+    if (std::holds_alternative<HeadOp>(op.body)) as_is[op.phase.kind].insert(true);
+    if (const auto* self = std::get_if<SelfAttentionOp>(&op.body)) as_is[op.phase.kind].insert(!self->late);
+    if (const auto* cross = std::get_if<CrossAttentionOp>(&op.body))
+      as_is[op.phase.kind].insert(!cross->late);
   }
-  return own;
+  return as_is;
 }
 
 // Breaks when a switched kind takes another with it, when one of its layers stays, or when the encoder is touched.
@@ -145,16 +161,17 @@ TEST(StepForms, AFormSwitchesItsKindsAndNothingElse) {
     const StepPlan today = build_plan(request(model, 32));
     for (const PhaseKind kind : kAll) {
       PlanRequest switched = request(model, 32);
-      switched.step_library = {kind};
+      switched.step_form = {kind};
       const StepPlan plan = build_plan(switched);
       EXPECT_NO_THROW(check_kernels(plan)) << model << " " << phase_name(kind);
-      for (const auto& [of, own] : own_by_kind(plan, PlanSection::kStep))
-        EXPECT_EQ(own, std::set<bool>{of != kind}) << model << " " << phase_name(of);
+      for (const auto& [of, as_is] : unswitched(plan, PlanSection::kStep))
+        EXPECT_EQ(as_is, std::set<bool>{of != kind}) << model << " " << phase_name(of);
       for (const PlanSection section : {PlanSection::kEncoder, PlanSection::kCrossKv})
-        EXPECT_EQ(own_by_kind(plan, section), own_by_kind(today, section)) << model;
+        EXPECT_EQ(unswitched(plan, section), unswitched(today, section)) << model;
+      EXPECT_NE(plan_text(plan), plan_text(today)) << phase_name(kind) << " does not show";
       switched.kernel = KernelChoice::kOwn;
-      for (const auto& [of, own] : own_by_kind(build_plan(switched), PlanSection::kStep))
-        EXPECT_EQ(own, std::set<bool>{true}) << "kernel own is own, " << phase_name(of);
+      for (const auto& [of, as_is] : unswitched(build_plan(switched), PlanSection::kStep))
+        EXPECT_EQ(as_is, std::set<bool>{true}) << "kernel own is own, " << phase_name(of);
     }
   }
 }

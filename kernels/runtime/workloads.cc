@@ -362,7 +362,7 @@ PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights,
           .stop_at_eos = params.stop_at_eos,
           .auto_own_rows = wide_products ? kAutoWideRows : kAutoOwnRows,
           .generation = params.generation,
-          .step_library = params.step_library};
+          .step_form = params.step_form};
 }
 
 std::unique_ptr<Workload> encoder_workload(const WorkloadContext& context, const TransformerBatch& batch,

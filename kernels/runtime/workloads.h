@@ -27,8 +27,8 @@ struct WorkloadParams {
   KvType kv = KvType::kSame;
   int capacity = 0;  ///< tokens generated, or appended before and by the measured step
   bool stop_at_eos = false;
-  /// Kinds of product of the step that KernelChoice::kAuto gives to the library (forms/step_race.h).
-  StepForm step_library = {};
+  /// Kinds of the step that KernelChoice::kAuto does the other way (forms/step_race.h).
+  StepForm step_form = {};
   /// How tokens are chosen; none: greedily by the bare logits. capacity must be max_length - 1.
   std::optional<GenerationConfig> generation = {};
   std::vector<uint64_t> seeds =

@@ -64,19 +64,19 @@ StepForms raced(const StepForm& kinds, const WorkloadContext& context, const Tra
   const auto run_of = [&](const StepForm& form) {
     std::unique_ptr<FormRun>& run = runs[form];
     WorkloadParams formed = params;
-    formed.step_library = form;
+    formed.step_form = form;
     if (!run) run = std::make_unique<FormRun>(context, batch, formed);
     return run.get();
   };
   return race_forms(kinds, [&](const std::vector<StepForm>& forms) {
+    // Every form has caches of its own: only those stay that this call shares with the one before.
+    std::erase_if(runs, [&](const auto& run) { return std::ranges::find(forms, run.first) == forms.end(); });
     std::vector<Timed<FormRun*>> all;
     for (const StepForm& form : forms) all.push_back({.entrant = run_of(form), .order = all.size()});
     for (const auto& timed : all) timed.entrant->step_us();
     in_turns(all, kTurns, [](FormRun* run) { return run->step_us(); });
     std::vector<double> us(all.size());
     for (const auto& timed : all) us[timed.order] = timed.us;
-    // The two starts come back in every call; a form holds caches of its own.
-    std::erase_if(runs, [&](const auto& run) { return !run.first.empty() && run.first != kinds; });
     return us;
   });
 }
@@ -90,7 +90,7 @@ StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch
     return {};
   const PlanRequest request = request_of(context, batch, params);
   const std::string step = step_text(request);
-  if (const auto known = device.step_choice(step)) return known->library;
+  if (const auto known = device.step_choice(step)) return known->form;
   if (!device.may_search() || request.rows() < kLeastRows || request.config.decoder.layers < kLeastLayers ||
       dtype_bits(activation_dtype(request.precision)) != 16)
     return {};
@@ -99,12 +99,11 @@ StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch
   try {
     const StepForms found = raced(kinds, context, batch, params);
     device.keep_step(
-        step,
-        {.library = found.library, .us = found.us, .own_us = found.own_us, .library_us = found.library_us});
-    return found.library;
+        step, {.form = found.form, .us = found.us, .own_us = found.own_us, .library_us = found.library_us});
+    return found.form;
   } catch (const OutOfMemory& error) {
-    std::fprintf(stderr, "tandem: step '%s' keeps its own kernels: no room to race its forms: %s\n",
-                 step.c_str(), error.what());
+    std::fprintf(stderr, "tandem: step '%s' stays as it is: no room to race its forms: %s\n", step.c_str(),
+                 error.what());
     return {};
   }
 }

@@ -7,7 +7,7 @@
 
 namespace tandem::kernels {
 
-/// What the step of a case gives to the library: as the choice file has it, or raced now and kept there where that is allowed.
+/// The form in which the step of a case runs: as the choice file has it, or raced now and kept there where that is allowed.
 /// Nothing without CudaEngineOptions::race_steps, and where `kernel` is not auto or ranks share the model; nothing, and a line
 /// on stderr, where the card has no room for several forms at once.
 StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch,
