@@ -79,8 +79,7 @@ class Builder {
     PhaseCost& p = at(PhaseKind::kComm);
     p.collectives = 1 + a_layer * layers();
     p.collective_bytes = rows * config_.d_model * activation_bytes();
-    // No sum in the switch: a rank takes in its share of the rows from all others, and their shares of the sums.
-    p.link_bytes = p.collectives * 2.0 * (options_.degree - 1) / options_.degree * p.collective_bytes;
+    p.link_bytes = p.collectives * sum_link_bytes(p.collective_bytes, options_.degree);
   }
 
   /// Rows of the vocabulary that this rank has.
@@ -136,6 +135,10 @@ double Cost::link_bytes() const {
 double Cost::flops() const {
   return std::accumulate(phases.begin(), phases.end(), 0.0,
                          [](double s, const PhaseCost& p) { return s + p.flops; });
+}
+
+double sum_link_bytes(double bytes, int ranks) {
+  return 2.0 * (ranks - 1) / ranks * bytes;
 }
 
 const PhaseCost* Cost::find(Side side, PhaseKind kind) const {

@@ -56,6 +56,10 @@ struct Cost {
   void add(const Cost& other, double times = 1);
 };
 
+/// The fewest bytes into a rank's device from the others' for the sum of `bytes` a rank, without sums in the switch: its share of
+/// them from all others, and their shares of the sums.
+double sum_link_bytes(double bytes, int ranks);
+
 struct CostOptions {
   WeightForm form = {.precision = Precision::kBf16};
   KvType kv = KvType::kSame;

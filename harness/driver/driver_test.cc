@@ -329,6 +329,13 @@ TEST_F(DriverTest, ListModelsCardsThatAreNotHere) {
     EXPECT_EQ(row["tp_1"]["comm_us"].get<double>(), 0);
     EXPECT_LT(row["tp_8"]["work_us"].get<double>(), row["tp_1"]["work_us"].get<double>());
   }
+  const std::string environment = (folder_ / "environment.json").string();
+  std::ofstream(environment) << json{{"schema", "1.0.0"}, {"ceilings", card}};
+  f = with({"--ceilings", environment, "--tp", "2,4", "--json"});
+  const json of_run = json::parse(f.out);
+  EXPECT_EQ(of_run["cases"][0]["tp_8"], said["cases"][0]["tp_8"]) << "a run's environment has its ceilings";
+  EXPECT_TRUE(of_run["cases"][0]["tp_2"].is_object() && of_run["cases"][0]["tp_4"].is_object());
+  EXPECT_EQ(with({"--ceilings", file, "--tp", "3"}).code, 2);
   f = with({"--ceilings", file});
   EXPECT_NE(f.err.find("a model, not a measurement"), std::string::npos) << f.err;
   f = with({"--ceilings", file, "--cards-per-host", "4"});

@@ -205,11 +205,14 @@ void add_links(CLI::App& list, tandem::ListRanksArgs& args) {
   tandem::Links& l = args.links;
   constexpr const char* kModel = "A model of several cards instead, which need not be here";
   CLI::Option* tp =
-      list.add_option("--tp", args.tp, "what it says of each pass on this many cards: 2, 4 or 8")
+      list.add_option("--tp", args.tp, "what it says of each pass on so many cards: 2, 4 or 8, or several")
+          ->delimiter(',')
+          ->allow_extra_args(false)
           ->check(CLI::IsMember({2, 4, 8}))
           ->group(kModel);
   list.add_option("--ceilings", args.ceilings,
-                  "ceilings of a card, a file (default: those measured on this machine)")
+                  "ceilings of a card: a file of them, or the environment.json of a run (default: those "
+                  "measured on this machine)")
       ->needs(tp)
       ->group(kModel);
   const auto number = [&](const char* name, double& value, const char* help) {
@@ -405,7 +408,7 @@ int run(int argc, char** argv) {
   if (bisect.parsed()) return tandem::bisect_command(bisect_args);
   if (build.parsed()) return tandem::build_info_command();
   if (profile.parsed()) return tandem::profile_command(profile_args, passes);
-  if (list.parsed() && list_ranks.tp > 0)
+  if (list.parsed() && !list_ranks.tp.empty())
     return tandem::list_ranks_command(list_args, list_sweeps, list_ranks, as_json);
   if (list.parsed()) return tandem::list_command(list_args, list_sweeps, as_json);
   if (doctor.parsed())

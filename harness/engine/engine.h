@@ -96,13 +96,16 @@ struct CheckResult {
   bool ok() const { return error <= tolerance; }  // false for NaN
 };
 
-/// How a case of suite_kernels, suite_memory or suite_limits is measured: such cases have no model pass, only an
+/// How a case of suite_kernels, suite_collectives, suite_memory or suite_limits is measured: such cases have no model pass, only an
 /// operation with bytes and flops of its own.
 struct OpWorkload {
   std::unique_ptr<Workload> workload;
   double bytes_read = 0;
   double bytes_written = 0;
   double flops = 0;
+  /// Of a collective: into a rank's device from the others', at the least. They alone are its floor, because a message may lie in
+  /// a cache.
+  double link_bytes = 0;
   ComputeUnit unit = ComputeUnit::kProduct;  ///< of the flops
   /// Of the matrix of a product, elements that are stored over all; absent of other operations.
   std::optional<double> fraction_kept = {};

@@ -113,6 +113,25 @@ void floor_from_json(const json& j, FloorRow& f) {
   read(j, "links_us", f.links_us);
 }
 
+json model_to_json(const ModelRow& m) {
+  json degrees = json::array();
+  for (const ModelRow::Degree& d : m.degrees)
+    degrees.push_back(
+        {{"tp", d.tp}, {"sample_us", d.sample_us}, {"comm_us", d.comm_us}, {"step_us", maybe(d.step_us)}});
+  return {{"card_gbs", m.card_gbs}, {"call_us", m.call_us}, {"degrees", std::move(degrees)}};
+}
+
+ModelRow model_from_json(const json& j) {
+  ModelRow m{.card_gbs = j.at("card_gbs").get<double>(), .call_us = j.at("call_us").get<double>()};
+  for (const json& d : j.at("degrees")) {
+    m.degrees.push_back({.tp = d.at("tp").get<int>(),
+                         .sample_us = d.at("sample_us").get<double>(),
+                         .comm_us = d.at("comm_us").get<double>()});
+    read(d, "step_us", m.degrees.back().step_us);
+  }
+  return m;
+}
+
 json cost_to_json(const Record& r) {
   if (!r.bytes && !r.flops) return {};
   json phases = json::array();
@@ -252,6 +271,7 @@ Record parse(const json& j) {
   if (const json& s = part(j, "summary"); !s.empty()) r.summary = summary_from_json(s);
   metrics_from_json(part(j, "metrics"), r.metrics);
   floor_from_json(part(j, "floor"), r.floor);
+  if (const json& m = part(j, "model"); !m.empty()) r.model = model_from_json(m);
   cost_from_json(part(j, "cost"), r);
   read(part(j, "memory"), "peak_bytes", r.peak_bytes);
   read(part(j, "memory"), "planned_bytes", r.planned_bytes);
@@ -407,6 +427,7 @@ json record_to_json(const Record& r) {
             {"summary", r.summary ? summary_to_json(*r.summary) : json()},
             {"metrics", metrics_to_json(r.metrics)},
             {"floor", floor_to_json(r.floor)},
+            {"model", r.model ? model_to_json(*r.model) : json()},
             {"cost", cost_to_json(r)},
             {"memory", known_or_null({{"peak_bytes", maybe(r.peak_bytes)},
                                       {"planned_bytes", maybe(r.planned_bytes)},

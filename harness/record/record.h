@@ -116,6 +116,17 @@ struct FloorRow {
   std::optional<double> link_gbs = {}, links_us = {};
 };
 
+/// What the model of harness/cost/links.h says of the same case over other numbers of ranks that share it.
+struct ModelRow {
+  struct Degree {
+    int tp = 1;
+    double sample_us = 0, comm_us = 0;
+    std::optional<double> step_us = {};  ///< suite_generate: the mean step
+  };
+  double card_gbs = 0, call_us = 0;  ///< what it was asked with; all ranks are in a host
+  std::vector<Degree> degrees = {};
+};
+
 struct ClockBlock {
   int64_t first_sample = 0, samples = 0;
   std::optional<double> sm_mhz = {}, temperature_c = {}, power_w = {};
@@ -157,6 +168,7 @@ struct Record {
   std::optional<Summary> summary;
   Metrics metrics;
   FloorRow floor;
+  std::optional<ModelRow> model;  ///< absent where a ceiling is, and of operations
   std::optional<double> bytes, flops;
   std::vector<PhaseRow> phases;
   std::optional<int64_t> peak_bytes, planned_bytes;

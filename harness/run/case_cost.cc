@@ -45,6 +45,49 @@ Cost case_cost(const Case& c, const ModelConfig& whole, std::optional<double> pr
   }
 }
 
+namespace {
+
+/// The step in the middle of a generation: the mean of all.
+Cost mean_step_cost(const Case& c, const ModelConfig& whole, std::optional<double> products_kept) {
+  const CostOptions options = options_of(c, products_kept);
+  return decode_step_cost(smaller_config(whole, options.form.sparsity), case_lengths(c), (c.tgt + 1) / 2.0,
+                          options);
+}
+
+void fill_model(Record& r, const ModelConfig& config, const Ceilings& ceilings, std::optional<double> kept) {
+  Links links;
+  if (r.floor.link_gbs) links.card_gbs = *r.floor.link_gbs;
+  ModelRow model{.card_gbs = links.card_gbs, .call_us = links.call_us};
+  for (const int tp : {1, 2, 4, 8}) {
+    try {
+      const auto time = case_model(r.c, config, ceilings, tp, links, kept);
+      if (!time) return;
+      model.degrees.push_back({.tp = tp,
+                               .sample_us = time->sample.total_us(),
+                               .comm_us = time->sample.comm_us,
+                               .step_us = time->step ? std::optional(time->step->total_us()) : std::nullopt});
+    } catch (const ImpossibleCase&) {
+      // Heads or d_ff do not divide.
+    }
+  }
+  r.model = std::move(model);
+}
+
+}  // namespace
+
+std::optional<CaseModel> case_model(const Case& c, const ModelConfig& config, const Ceilings& ceilings,
+                                    int tp, const Links& links, std::optional<double> products_kept) {
+  Case on = c;
+  on.tp = tp;
+  on.dp = 1;
+  const auto sample = model_us(case_cost(on, config, products_kept), ceilings, tp, links);
+  if (!sample) return std::nullopt;
+  CaseModel model{.sample = *sample, .step = {}};
+  if (on.suite == Suite::kGenerate)
+    model.step = model_us(mean_step_cost(on, config, products_kept), ceilings, tp, links);
+  return model;
+}
+
 void fill_cost(Record& r, const ModelConfig& config, const Ceilings& measured,
                std::optional<double> l2_bytes) {
   Ceilings ceilings = measured;
@@ -60,11 +103,9 @@ void fill_cost(Record& r, const ModelConfig& config, const Ceilings& measured,
   put_floor(r, case_floor(cost, ceilings, l2_bytes));
   r.floor.floor_phases_us = floor_phases_us(cost, ceilings);
   r.floor.links_us = links_us(cost, ceilings);
+  fill_model(r, config, ceilings, kept);
   if (r.c.suite == Suite::kGenerate) {
-    const CostOptions options = options_of(r.c, kept);
-    const auto step = floor_us(decode_step_cost(smaller_config(config, options.form.sparsity),
-                                                case_lengths(r.c), (r.c.tgt + 1) / 2.0, options),
-                               ceilings);
+    const auto step = floor_us(mean_step_cost(r.c, config, kept), ceilings);
     if (step) r.floor.step_floor_us = step->us;
   }
   if (l2_bytes) {
@@ -74,9 +115,17 @@ void fill_cost(Record& r, const ModelConfig& config, const Ceilings& measured,
   }
 }
 
-void fill_op_floor(Record& r, const OpWorkload& op, const Ceilings& ceilings) {
+void fill_op_floor(Record& r, const OpWorkload& op, const Ceilings& measured) {
+  Ceilings ceilings = measured;
+  ceilings.link_gbs = r.floor.link_gbs;
   Cost cost;
   cost.precision = r.c.precision;
+  if (op.link_bytes > 0) {
+    cost.phases.push_back({.link_bytes = op.link_bytes});
+    r.floor.links_us = links_us(cost, ceilings);
+    if (r.floor.links_us) put_floor(r, floor_us(cost, ceilings));
+    return;
+  }
   cost.phases.push_back(
       {.other_bytes = op.bytes_read, .written_bytes = op.bytes_written, .flops = op.flops, .unit = op.unit});
   if (cost.bytes() + op.flops > 0) put_floor(r, floor_us(cost, ceilings));

@@ -319,13 +319,17 @@ void Worker::measure_model(const Case& c, const Validation& validation, Record& 
   }
   measure_inter_token(*workload, r);
   r.status = Status::kOk;
-  if (c.tp > 1 && !engine.traits().on_host) {
-    if (const auto used = card()) r.floor.link_gbs = nvlink_gbs(*used);
-  }
+  know_links(c, r);
   fill_cost(r, config, options_.ceilings,
             registry_.l2_bytes(engine.traits().on_host ? -1 : options_.engine.device));
   r.metrics.tokens_per_second = c.dp * tokens_of(c, batch) / r.summary->median_us * 1e6;
   r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
+}
+
+/// What ranks that share a model exchange is counted at the rate of their cards' links.
+void Worker::know_links(const Case& c, Record& r) const {
+  if (c.tp == 1 || engine_->traits().on_host) return;
+  if (const auto used = card()) r.floor.link_gbs = nvlink_gbs(*used);
 }
 
 void Worker::measure_op(const Case& c, Record& r) {
@@ -352,6 +356,7 @@ void Worker::measure_op(const Case& c, Record& r) {
     r.metrics.teraflops = op.flops / seconds * 1e-12;
   }
   r.fraction_kept = op.fraction_kept;
+  know_links(c, r);
   fill_op_floor(r, op, options_.ceilings);
   r.choices_sha256 = engine.choices_sha256().empty() ? std::nullopt : std::optional(engine.choices_sha256());
 }

@@ -63,6 +63,7 @@ class Worker {
   void check_devices(const Case& c) const;
   void give_up_broken_team(const std::optional<std::string>& reason);
   std::optional<CardInfo> card() const;
+  void know_links(const Case& c, Record& r) const;
   void load(const Case& c, const ModelConfig& config);
   nlohmann::json profile_subject(const ProfileSubject& subject, ProfilePass pass);
   void measure_model(const Case& c, const Validation& validation, Record& r);

@@ -340,6 +340,62 @@ TEST_F(WorkerTest, OperationsHaveRates) {
   EXPECT_EQ(r.fraction_kept, 0.5) << "of a product's matrix";
 }
 
+// Breaks when the floor of a collective is its message at the memory's rate, ten times too low, or is made up where the rate of the
+// links is not known.
+TEST(OpFloor, ACollectivesIsThatOfTheLinks) {
+  Ceilings ceilings;
+  ceilings.read_gbs = 4000;
+  Record r;
+  OpWorkload op;
+  op.bytes_read = 1 << 20;
+  op.link_bytes = sum_link_bytes(1 << 20, 4);
+  fill_op_floor(r, op, ceilings);
+  EXPECT_FALSE(r.floor.floor_us || r.floor.links_us || r.floor.bound);
+  r.floor.link_gbs = 450;
+  r.summary = summarize({9, 10, 11});
+  fill_op_floor(r, op, ceilings);
+  EXPECT_DOUBLE_EQ(r.floor.links_us.value_or(0), 1.5 * (1 << 20) / 450e3);
+  EXPECT_EQ(r.floor.floor_us, r.floor.links_us);
+  EXPECT_EQ(r.floor.bound, "links");
+  EXPECT_DOUBLE_EQ(r.floor.ratio.value_or(0), 10 / *r.floor.links_us);
+}
+
+// Breaks when a record's model is of its own degrees alone, of one that does not divide, of other links than the case's card has, or
+// made of a ceiling that nobody measured.
+TEST(CaseModel, ARecordSaysWhatOtherDegreesWouldTake) {
+  Ceilings card;
+  card.read_gbs = card.copy_gbs = 4000;
+  card.burst_tflops.fill(700);
+  Record r;
+  r.c.suite = Suite::kGenerate;
+  r.c.model = "t5-base";
+  r.c.precision = Precision::kBf16;
+  r.c.tp = 2;
+  r.c.dp = 2;
+  const ModelConfig config = load_model(r.c.model);
+  fill_cost(r, config, card, {});
+  EXPECT_FALSE(r.model) << "without the time of an empty node";
+  card.empty_node_us = 1;
+  fill_cost(r, config, card, {});
+  ASSERT_TRUE(r.model);
+  EXPECT_EQ(r.model->card_gbs, Links().card_gbs);
+  ASSERT_EQ(r.model->degrees.size(), 3u) << "8 does not divide 12 heads";
+  for (size_t i = 0; i < 3; ++i) {
+    const ModelRow::Degree& d = r.model->degrees[i];
+    EXPECT_EQ(d.tp, 1 << i);
+    EXPECT_EQ(d.comm_us > 0, d.tp > 1);
+    const auto alone = case_model(r.c, config, card, d.tp, {});
+    EXPECT_EQ(d.sample_us, alone->sample.total_us());
+    EXPECT_EQ(d.step_us, alone->step->total_us());
+    EXPECT_LT(*d.step_us * r.c.tgt, d.sample_us) << "an encoder comes before the steps";
+  }
+  const double comm_us = r.model->degrees[1].comm_us;
+  r.floor.link_gbs = 1;
+  fill_cost(r, config, card, {});
+  EXPECT_EQ(r.model->card_gbs, 1);
+  EXPECT_GT(r.model->degrees[1].comm_us, comm_us);
+}
+
 // Breaks when attention of an 8-bit case is held to the rate of its products, which nothing here attends with.
 TEST(OpFloor, AttentionHasItsOwnRate) {
   Ceilings ceilings;

@@ -14,11 +14,11 @@ namespace tandem {
 int run_command(const RunArgs& args, const std::vector<std::string>& sweeps);
 int list_command(const RunArgs& args, const std::vector<std::string>& sweeps, bool as_json);
 struct ListRanksArgs {
-  int tp = 0;            ///< ranks; 0: not asked for
-  std::string ceilings;  ///< a file; empty: those of this machine
+  std::vector<int> tp;   ///< ranks; empty: not asked for
+  std::string ceilings;  ///< a file of them, or a run's environment.json; empty: those of this machine
   Links links = {};
 };
-/// The same cases by a model of `tp` cards. Throws UsageError without ceilings and for links that the model cannot use.
+/// The same cases by a model of so many cards. Throws UsageError without ceilings and for links that the model cannot use.
 int list_ranks_command(const RunArgs& args, const std::vector<std::string>& sweeps,
                        const ListRanksArgs& ranks, bool as_json);
 /// `passes`: names of harness/run/profile.h.

@@ -220,6 +220,25 @@ TEST_F(CommandsTest, ATerminalShowsTheTimeLeftAndThenTheMedians) {
   EXPECT_EQ(f.err.find("\x1b[3"), std::string::npos) << "no colour";
 }
 
+// Without it the page's tables of several cards are of another model, or of other ceilings, than their commands print.
+TEST_F(CommandsTest, TheTablesOfSeveralCardsAreOnThePage) {
+  const std::string page = read_file("harness/parallel/RANKS.md");
+  const std::string begin = "\n$ build/bin/tandem list ";
+  size_t at = page.find(begin);
+  for (int table = 0; table < 2; ++table, at = page.find(begin, at + 1)) {
+    ASSERT_NE(at, std::string::npos);
+    const std::string block = page.substr(at + 3, page.find("```", at) - at - 3);
+    const size_t end = block.find('\n') + 1;
+    std::vector<std::string> words;
+    std::istringstream command(block.substr(0, end));
+    for (std::string word; command >> word;) words.push_back(word);
+    const Finished f = tandem({words.begin() + 1, words.end()});
+    EXPECT_EQ(f.code, 0) << f.err;
+    EXPECT_EQ(f.out, block.substr(end)) << "put on the page what this prints: " << block.substr(0, end);
+    EXPECT_NE(f.err.find("a model, not a measurement"), std::string::npos) << f.err;
+  }
+}
+
 // Without it a terminal that cannot clear a line is written full of codes.
 TEST_F(CommandsTest, ADumbTerminalGetsPlainLines) {
   environment_["TERM"] = "dumb";

@@ -35,6 +35,10 @@ inline Record full_record() {
              .bound = "bytes",
              .link_gbs = 450,
              .links_us = 0.125};
+  r.model = ModelRow{
+      .card_gbs = 450,
+      .call_us = 4,
+      .degrees = {{.tp = 1, .sample_us = 40}, {.tp = 2, .sample_us = 30, .comm_us = 5, .step_us = 3}}};
   r.bytes = 1e6;
   r.flops = 2e6;
   r.phases = {{"decoder", "self.qkv", 1, 2, 3}, {"decoder", "comm", 0, 0, 0, 64}};

@@ -95,12 +95,13 @@ class RankedWorkload : public Workload, public RankedTimes {
   }
 
   std::string disagreement() const override {
-    for (int replica = 1; replica < group_.dp; ++replica) {
-      const auto r = static_cast<size_t>(group_.twin(replica));
-      if (r < digests_.size() && digests_[r] != digests_[0]) {
-        return fmt::format("dp: replica {} computed another output (SHA-256 {:.12}) than replica 0 ({:.12})",
-                           replica, digests_[r], digests_[0]);
-      }
+    for (size_t r = 1; r < digests_.size(); ++r) {
+      if (digests_[r] == digests_[0]) continue;
+      const auto tp = static_cast<size_t>(group_.tp);
+      const std::string who =
+          r % tp == 0 ? fmt::format("dp: replica {}", r / tp) : fmt::format("tp: rank {}", r);
+      return fmt::format("{} computed another output (SHA-256 {:.12}) than {} 0 ({:.12})", who, digests_[r],
+                         r % tp == 0 ? "replica" : "rank", digests_[0]);
     }
     return {};
   }

@@ -137,6 +137,12 @@ TEST(Ranks, EveryRanksCardIsRead) {
   const Cost cost = case_cost(c, load_model(c.model));
   EXPECT_GT(cost.link_bytes(), 0);
   EXPECT_DOUBLE_EQ(r.floor.links_us.value_or(0), cost.link_bytes() / 450e3);
+  Case sum = c;
+  sum.suite = Suite::kCollectives;
+  sum.op = "all_reduce";
+  const Record summed = ranks.worker->measure_case(sum, ranks.worker->validate_case(sum));
+  ASSERT_EQ(summed.status, Status::kOk) << summed.reason.value_or("");
+  EXPECT_DOUBLE_EQ(summed.floor.floor_us.value_or(0), 9e4 / 450e3) << "the links' of the fake's collective";
   const Record back = record_from_json(nlohmann::json::parse(record_to_json(r).dump()));
   EXPECT_EQ(back.ranks[1].clocks->mean_sm_mhz, 1710);
   EXPECT_EQ(back.floor.links_us, r.floor.links_us);
@@ -207,17 +213,19 @@ TEST(Ranks, WhatAnotherRankThrowsIsTheCases) {
   EXPECT_EQ(v.status, Status::kOom);
 }
 
-// Breaks when replicas that compute different things pass.
-TEST(Ranks, ReplicasThatDisagreeAreInvalid) {
+// Breaks when replicas, or ranks of one, that compute different things pass.
+TEST(Ranks, RanksThatDisagreeAreInvalid) {
   const EngineRegistry good = registry(Fault::kNone, Fault::kNone);
   const EngineRegistry wrong = registry(Fault::kNone, Fault::kToken);
-  Ranks ranks(2, good, wrong);
-  const Case c = tiny(1, 2);
-  const Validation v = ranks.worker->validate_case(c);
-  ASSERT_EQ(v.status, Status::kOk) << v.reason.value_or("");
-  const Record r = ranks.worker->measure_case(c, v);
-  EXPECT_EQ(r.status, Status::kInvalid);
-  EXPECT_NE(r.reason->find("dp: replica 1 computed another output"), std::string::npos) << *r.reason;
+  for (const auto& [c, who] : {std::pair(tiny(1, 2), "dp: replica 1"), {tiny(2, 1), "tp: rank 1"}}) {
+    Ranks ranks(2, good, wrong);
+    const Validation v = ranks.worker->validate_case(c);
+    ASSERT_EQ(v.status, Status::kOk) << v.reason.value_or("");
+    const Record r = ranks.worker->measure_case(c, v);
+    EXPECT_EQ(r.status, Status::kInvalid);
+    EXPECT_TRUE(r.reason.value_or("").starts_with(std::string(who) + " computed another output"))
+        << r.reason.value_or("");
+  }
 }
 
 // Breaks when a launcher's number of ranks and a case's are not held against each other.

@@ -96,6 +96,7 @@ class FakeEngine : public Engine {
     OpWorkload op;
     op.workload = std::make_unique<Work>(*this, c, TransformerBatch{});
     op.bytes_read = 1e6;
+    if (c.suite == Suite::kCollectives) op.link_bytes = 9e4;
     op.fraction_kept = 0.5;
     op.check = [this] { return CheckResult{"sum", fault_ == Fault::kNan ? NAN : 0.0, 1e-6, "element 3"}; };
     return op;
