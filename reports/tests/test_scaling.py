@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import pytest
 from conftest import REPOSITORY
 from fixture_runs import Model, case, make_run
 
-from tandem_reports.gate.scaling import ScalingGroup, crossovers, scaling_groups
+from tandem_reports.gate.collectives import collective_groups
+from tandem_reports.gate.scaling import ScalingGroup, crossovers, pays, scaling_groups
+from tandem_reports.reading.audit import audit_samples
 from tandem_reports.reading.profiles import read_profiles
 from tandem_reports.reading.runs import load_run
 from tandem_reports.stats.cases import CaseResult, collect
 from tandem_reports.views.figures.scaling import scaling
+from tandem_reports.views.figures.ways import ways
 from tandem_reports.views.profile_section import rank_lines
-from tandem_reports.views.scaling import crossover_texts
+from tandem_reports.views.report_page import build
+from tandem_reports.views.scaling import collective_texts, crossover_texts, model_table, pays_texts
 from tandem_reports.views.tables import case_table
 
 TIMES = {(1, 1): 1.0, (2, 1): 0.8, (4, 1): 1.25, (1, 2): 1.0, (1, 4): 1.02, (2, 2): 0.82}
@@ -26,7 +31,7 @@ TIMES = {(1, 1): 1.0, (2, 1): 0.8, (4, 1): 1.25, (1, 2): 1.0, (1, 4): 1.02, (2, 
 
 
 def generate(tp: int = 1, dp: int = 1, **axes: Any) -> dict[str, Any]:
-    return case("generate", model="t5-base", tp=tp, dp=dp, **{"batch": 8, "tgt": 16} | axes)
+    return case("generate", tp=tp, dp=dp, **{"model": "t5-base", "batch": 8, "tgt": 16} | axes)
 
 
 def expected(axes: dict[str, Any]) -> float:
@@ -149,6 +154,118 @@ def test_no_crossing_is_made_up(tmp_path: Path) -> None:
         "no sequences in common"
     )
     assert not crossovers(measured(tmp_path / "alone", shared)), "nothing to cross"
+
+
+def model_of(axes: dict[str, Any]) -> dict[str, Any]:
+    """As a record has it: 1.6 times as fast on 2 cards and 2.5 times on 4, at half the fixture's times."""
+    times = {1: 0.5, 2: 0.5 / 1.6, 4: 0.2, 8: 0.15}
+    one = expected(axes)
+    degrees = [
+        {"tp": tp, "sample_us": share * one, "comm_us": float(tp > 1), "step_us": share * one / axes["tgt"]}
+        for tp, share in times.items()
+    ]
+    return {"model": {"card_gbs": 450, "call_us": 3.7, "degrees": degrees}}
+
+
+# Breaks when a prediction is shown as measured, or has an error just where no cards were measured.
+def test_the_model_stands_beside_what_was_measured(tmp_path: Path) -> None:
+    model = Model(
+        factor=lambda axes: TIMES[axes["tp"], axes["dp"]],
+        worker_sd=1e-5,
+        sample_sd=1e-5,
+        samples=12,
+        extra=model_of,
+    )
+    cases = [generate(tp, dp) for tp, dp in ((1, 1), (2, 1), (1, 2))]
+    run = load_run(make_run(tmp_path / "run", cases, workers=2, model=model, keep_samples=False))
+    (group,) = scaling_groups(collect([run]))
+    two, four, eight = group.predictions
+    assert [p.tp for p in (two, four, eight)] == [2, 4, 8]
+    assert two.speedup == pytest.approx(1.6)
+    assert two.speedup_error == pytest.approx(1.6 * 0.8 - 1, rel=1e-3)
+    assert two.time_error == pytest.approx(0.5 / 1.6 / 0.8 - 1, rel=1e-3)
+    assert four.time_error is None and eight.speedup_error is None, "nobody measured them"
+    table = model_table([group])
+    assert table is not None
+    assert [row.cells[1].text for row in table.rows] == ["2", "4", "8"]
+    assert [row.cells[6].text for row in table.rows] == ["−60.94 %", "–", "–"]
+    picture = scaling("generate", [group])
+    assert picture is not None
+    assert "model of tp 8, not measured: speed-up 3.33" in picture.svg.decode()
+    assert "not a measurement" in picture.caption
+    page, _, _ = build([run], audit_samples([run]))
+    assert "a model of several cards, not measured" in page
+    assert "450 GB/s of a card to its peers and 3.70 µs each" in page
+    plain = collect([load_run(make_run(tmp_path / "none", cases, workers=1, keep_samples=False))])
+    assert model_table(scaling_groups(plain)) is None
+
+
+# Breaks when a batch is called paying though a larger one loses, or models are sorted by their names.
+def test_where_several_cards_begin_to_pay(tmp_path: Path) -> None:
+    gains = {1: 0.9, 8: 1.1, 64: 1.5}
+
+    def found(model_name: str, weights: int, by_batch: dict[int, float]) -> list[CaseResult]:
+        model = Model(
+            factor=lambda axes: 1.0 if axes["tp"] == 1 else 1 / by_batch[axes["batch"]],
+            worker_sd=1e-6,
+            sample_sd=1e-6,
+            samples=12,
+            extra=lambda axes: {"memory": {"peak_bytes": None, "weights_bytes": weights}},
+        )
+        cases = [generate(tp, batch=b, model=model_name) for tp in (1, 2) for b in by_batch]
+        path = make_run(tmp_path / model_name, cases, workers=1, model=model, keep_samples=False)
+        return collect([replace(load_run(path), label="one run")])
+
+    results = found("t5-base", 4 << 20, gains) + found("bart-large", 2 << 20, {64: 0.95})
+    by_axis = {(p.axis, p.case.text("model")): p for p in pays(results)}
+    batch = by_axis["batch", "t5-base"]
+    assert [value for value, _ in batch.points] == [1, 8, 64]
+    assert batch.start == 1
+    (model,) = (p for p in by_axis.values() if p.axis == "model")
+    assert [value for value, _ in model.points] == ["bart-large", "t5-base"], "by the bytes of their weights"
+    texts = pays_texts([batch, model])
+    assert "tp 2: faster than one card from batch 8 (1.10×) on, not yet at 1 (0.900×)." in texts[0]
+    assert "from model t5-base (1.50×) on, not yet at bart-large (0.950×)." in texts[1]
+    assert replace(batch, points=((1, 1.2), (8, 0.9))).start is None
+    assert (
+        "not faster than one card at batch 8" in pays_texts([replace(batch, points=((1, 1.2), (8, 0.9)))])[0]
+    )
+    assert replace(batch, points=((1, 1.2), (8, 1.3))).start == 0
+
+
+# Breaks when NCCL is held against the slower of the own kernels, or said to win from where it loses again.
+def test_the_message_from_which_nccl_is_faster(tmp_path: Path) -> None:
+    times = {"nccl": (10, 10, 11, 60), "oneshot": (4, 6, 12, 90), "twoshot": (6, 6, 9, 70)}
+    sizes = {1: 2e3, 32: 64e3, 256: 512e3, 8192: 16e6}
+
+    def us(axes: dict[str, Any]) -> float:
+        return float(times[axes["allreduce"]][list(sizes).index(axes["batch"])])
+
+    def fields(axes: dict[str, Any]) -> dict[str, Any]:
+        samples = fixture_runs.summarize([us(axes)] * 12)
+        floor = {"floor_us": sizes[axes["batch"]] / 450e3, "bound": "links", "link_gbs": 450}
+        return {"summary": samples, "cost": {"bytes": sizes[axes["batch"]]}, "floor": floor}
+
+    cases = [
+        case("collectives", model="t5-base", op="all_reduce", tp=2, allreduce=way, batch=batch)
+        for way in times
+        for batch in sizes
+    ]
+    model = Model(samples=12, extra=fields)
+    run = load_run(make_run(tmp_path / "run", cases, workers=1, model=model, keep_samples=False))
+    (group,) = collective_groups(collect([run]))
+    assert [round(lead, 3) for _, lead in group.leads] == [2.5, 1.667, 1.222, 0.857]
+    assert group.nccl_from == 3
+    assert group.ways["nccl"][3].bus_gbs == pytest.approx(16e6 / 60e3)
+    assert collective_texts([group]) == [
+        "all_reduce over 2 cards: NCCL is faster than the own kernels from 16.00 MB on (0.857× their time), "
+        "not yet at 512.0 kB (1.22×)."
+    ]
+    picture = ways([group])
+    assert picture is not None
+    assert "twoshot, 512.0 kB" in picture.svg.decode()
+    page, _, _ = build([run], audit_samples([run]))
+    assert "NCCL is faster than the own kernels from 16.00 MB on" in page
 
 
 # Breaks when the devices of other ranks vanish from a profile, or their sums are taken for rank 0's.

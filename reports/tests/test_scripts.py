@@ -21,6 +21,7 @@ SCRIPTS = [
     "fresh_machine",
     "gate_self_test",
     "nsys",
+    "parallel_baseline",
     "test",
 ]
 PYTHON = sorted(
@@ -83,7 +84,8 @@ def test_help_never_acts(name: str, flag: str, fenced: tuple[Path, dict[str, str
 
 # Breaks when a slip of the pen installs and builds for minutes before it is noticed, or never.
 @pytest.mark.parametrize(
-    "name", ["bench", "bootstrap", "check", "baseline", "gate_self_test", "fresh_machine"]
+    "name",
+    ["bench", "bootstrap", "check", "baseline", "gate_self_test", "fresh_machine", "parallel_baseline"],
 )
 def test_a_mistyped_argument_is_one_line(name: str, fenced: tuple[Path, dict[str, str], Path]) -> None:
     root, environment, log = fenced

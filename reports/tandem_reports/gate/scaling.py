@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem_reports.gate.comparison import condition_differences
+from tandem_reports.reading.cards import CardModel
 from tandem_reports.reading.records import MODEL_SUITES, Case, Record
 from tandem_reports.stats.cases import CaseResult, natural_order
 
@@ -56,6 +57,29 @@ class Scaled:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """One replica on so many cards, as the model of the records has it. Nobody measured it."""
+
+    tp: int
+    sample_us: float
+    speedup: float
+    """Over one card in the same model."""
+    measured: Scaled | None
+    """The same degree, where it was measured beside one card."""
+
+    @property
+    def time_error(self) -> float | None:
+        """The model's time over the measured one, less 1: a model of rates is below."""
+        return None if self.measured is None else self.sample_us / (self.measured.result.median_us or 1.0) - 1
+
+    @property
+    def speedup_error(self) -> float | None:
+        """The same of the speed-up."""
+        found = None if self.measured is None else self.measured.speedup
+        return None if found is None else self.speedup / found - 1
+
+
+@dataclass(frozen=True)
 class ScalingGroup:
     """Cases of one run that differ in tp and dp alone, one card first."""
 
@@ -71,6 +95,25 @@ class ScalingGroup:
         """The cases in which this degree alone is over 1, by cards."""
         (other,) = (name for name in DEGREES if name != degree)
         return [s for s in self.scaled if s.result.case.integer(other) == 1 and s.cards > 1]
+
+    @property
+    def model(self) -> CardModel | None:
+        """The records' model: of the widest case that has one, because ranks know the rate of their links."""
+        results = (*(s.result for s in reversed(self.scaled)), self.single)
+        return next((record.model for r in results for record in r.ok if record.model is not None), None)
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """What the model says by tensor parallelism, by cards; empty without one."""
+        one = None if self.model is None else self.model.on(1)
+        if self.model is None or one is None:
+            return []
+        measured = {s.tp: s for s in self.curve("tp") if s.speedup is not None}
+        return [
+            Prediction(d.tp, d.sample_us, one.sample_us / d.sample_us, measured.get(d.tp))
+            for d in self.model.degrees
+            if d.tp > 1
+        ]
 
 
 def steps(case: Case) -> int:
@@ -188,3 +231,41 @@ def crossovers(results: Sequence[CaseResult]) -> list[Crossover]:
             if crossing is not None:
                 crossings.append(crossing)
     return crossings
+
+
+@dataclass(frozen=True)
+class Pays:
+    """One replica on `tp` cards beside one card, along an axis: where it begins to be the faster one."""
+
+    tp: int
+    axis: str
+    """batch or model; models by the bytes of their weights."""
+    case: Case
+    points: tuple[tuple[str | int, float], ...]
+    """Value and speed-up, as measured, in order; at least two."""
+
+    @property
+    def start(self) -> int | None:
+        """The first point from which on every one is faster than one card; None where the last is not."""
+        slower = [i for i, (_, speedup) in enumerate(self.points) if speedup <= 1]
+        first = slower[-1] + 1 if slower else 0
+        return first if first < len(self.points) else None
+
+
+def pays(results: Sequence[CaseResult]) -> list[Pays]:
+    """For every shape that was measured on one card and on several at two batches, or with two models."""
+    found: dict[tuple[object, ...], list[tuple[float, str | int, float, Case]]] = {}
+    for group in scaling_groups(results):
+        sizes = {"batch": group.case.integer("batch"), "model": group.single.weights_bytes}
+        for axis, size in sizes.items():
+            rest = tuple(pair for pair in rest_of(group.case) if pair[0] != axis)
+            for s in group.curve("tp"):
+                if size is not None and s.speedup is not None:
+                    key = (axis, s.tp, group.single.run.label, group.case.suite, rest)
+                    point = (float(size), group.case.axes[axis], s.speedup, group.case)
+                    found.setdefault(key, []).append(point)
+    return [
+        Pays(int(str(key[1])), str(key[0]), points[0][3], tuple((v, s) for _, v, s, _ in ordered))
+        for key, points in found.items()
+        if len(ordered := sorted(points, key=lambda point: point[0])) > 1
+    ]

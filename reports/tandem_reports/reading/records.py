@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tandem_reports.errors import ReportError
+from tandem_reports.reading.cards import CardModel, Rank, read_model, read_rank
 from tandem_reports.reading.fields import Fields, check_schema, parse_line, whole_lines
 
 SUITES = ("encoder", "decoder", "generate", "kernels", "collectives", "memory", "limits")
@@ -103,34 +104,6 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class RankClocks:
-    """A rank's card while its samples were taken: medians over blocks."""
-
-    sm_mhz: float | None
-    mean_sm_mhz: float | None
-    temperature_c: float | None
-    power_w: float | None
-    throttled_blocks: int | None
-    reasons: tuple[str, ...]
-    contended: bool | None
-
-
-@dataclass(frozen=True)
-class Rank:
-    """One of several processes of a case."""
-
-    rank: int
-    host: str
-    device: int | None  # None of an engine on the host
-    card: str | None
-    uuid: str | None
-    median_us: float | None
-    wait_us: float | None
-    exchange: str | None  # as clocks
-    clocks: RankClocks | None  # None of an engine on the host, and in records before 1.4
-
-
-@dataclass(frozen=True)
 class Metrics:
     """Medians beside the sample's own."""
 
@@ -176,6 +149,7 @@ class Record:
     summary: Summary | None
     metrics: Metrics
     floor: Floor
+    model: CardModel | None
     bytes: float | None
     flops: float | None
     kv_bytes: float | None
@@ -304,13 +278,8 @@ def _fraction(fields: Fields, name: str) -> float | None:
     return value
 
 
-def _known(fields: Fields, kind: type) -> Fields:
-    fields.refuse_unknown([field.name for field in dataclasses.fields(kind)])
-    return fields
-
-
 def _accuracy(fields: Fields) -> Accuracy:
-    _known(fields, Accuracy)
+    fields.refuse_unknown([field.name for field in dataclasses.fields(Accuracy)])
     return Accuracy(
         relative_error=fields.number("relative_error", minimum=0),
         kl=fields.optional_number("kl", minimum=0),
@@ -320,35 +289,6 @@ def _accuracy(fields: Fields) -> Accuracy:
         teacher_forced=fields.flag("teacher_forced"),
         against=fields.choice("against", ("dense fp32",)),
         synthetic_weights=fields.flag("synthetic_weights"),
-    )
-
-
-def _rank_clocks(fields: Fields) -> RankClocks:
-    _known(fields, RankClocks)
-    return RankClocks(
-        sm_mhz=fields.optional_number("sm_mhz", minimum=0),
-        mean_sm_mhz=fields.optional_number("mean_sm_mhz", minimum=0),
-        temperature_c=fields.optional_number("temperature_c", minimum=0),
-        power_w=fields.optional_number("power_w", minimum=0),
-        throttled_blocks=fields.optional_integer("throttled_blocks", minimum=0),
-        reasons=tuple(fields.texts("reasons")),
-        contended=fields.optional_flag("contended"),
-    )
-
-
-def _rank(fields: Fields) -> Rank:
-    _known(fields, Rank)
-    clocks = fields.optional_child("clocks")
-    return Rank(
-        rank=fields.integer("rank", minimum=0),
-        host=fields.text("host"),
-        device=fields.optional_integer("device", minimum=0),
-        card=fields.optional_text("card"),
-        uuid=fields.optional_text("uuid"),
-        median_us=fields.optional_time("median_us"),
-        wait_us=fields.optional_number("wait_us", minimum=0),
-        exchange=fields.optional_text("exchange"),
-        clocks=None if clocks is None else _rank_clocks(clocks),
     )
 
 
@@ -411,6 +351,7 @@ def parse_record(value: object, where: str) -> Record:
         fields.fail("summary", "is missing though the status is ok")
     metrics = fields.optional_child("metrics")
     floor = fields.optional_child("floor")
+    model = fields.optional_child("model")
     cost = fields.optional_child("cost") or Fields({}, where)
     memory = fields.optional_child("memory") or Fields({}, where)
     check = fields.optional_child("check")
@@ -436,6 +377,7 @@ def parse_record(value: object, where: str) -> Record:
         summary=read_summary,
         metrics=Metrics() if metrics is None else _metrics(metrics),
         floor=Floor() if floor is None else _floor(floor),
+        model=None if model is None else read_model(model),
         bytes=cost.optional_number("bytes", minimum=0),
         flops=cost.optional_number("flops", minimum=0),
         kv_bytes=_kv_bytes(case.suite, cost),
@@ -450,7 +392,7 @@ def parse_record(value: object, where: str) -> Record:
         warmup_steady=warmup.optional_flag("steady"),
         stop_reached=stop.optional_flag("reached"),
         ranks=tuple(
-            _rank(Fields(rank, f"{where}: ranks[{i}]")) for i, rank in enumerate(fields.items("ranks"))
+            read_rank(Fields(rank, f"{where}: ranks[{i}]")) for i, rank in enumerate(fields.items("ranks"))
         ),
         throttled_samples=clocks.optional_integer("throttled_samples", minimum=0),
         clock_state=clocks.optional_choice("state", CLOCK_STATES),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tandem_reports import __version__, formats
+from tandem_reports.gate.collectives import collective_groups
 from tandem_reports.gate.precisions import format_groups
-from tandem_reports.gate.scaling import crossovers, scaling_groups
+from tandem_reports.gate.scaling import crossovers, pays, scaling_groups
 from tandem_reports.reading.audit import SampleAudit
 from tandem_reports.reading.records import MODEL_SUITES
 from tandem_reports.reading.runs import Run
@@ -34,6 +35,7 @@ from tandem_reports.views.figures.scaling import scaling
 from tandem_reports.views.figures.speedups import speedups
 from tandem_reports.views.figures.spread import spread
 from tandem_reports.views.figures.style import Picture
+from tandem_reports.views.figures.ways import ways
 from tandem_reports.views.growth import growth_table
 from tandem_reports.views.overview import (
     SuiteOverview,
@@ -46,7 +48,13 @@ from tandem_reports.views.overview import (
 )
 from tandem_reports.views.precisions import losses_text
 from tandem_reports.views.profile_section import ProfileSection
-from tandem_reports.views.scaling import crossover_texts
+from tandem_reports.views.scaling import (
+    collective_texts,
+    crossover_texts,
+    model_note,
+    model_table,
+    pays_texts,
+)
 from tandem_reports.views.tables import Cell, Column, Row, Table, case_table
 
 
@@ -59,6 +67,8 @@ class Section:
     table: Table | None
     figures: tuple[Picture, ...]
     growth: Table | None = None
+    model: Table | None = None
+    model_note: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,8 @@ def _sentences(results: Sequence[CaseResult], audit: SampleAudit) -> list[str]:
         _clocks(measured),
         losses_text(format_groups(results)),
         *crossover_texts(crossovers(results)),
+        *pays_texts(pays(results)),
+        *collective_texts(collective_groups(results)),
     ]
     return [f"{first} {second} {third}", *filter(None, texts)]
 
@@ -214,11 +226,17 @@ def build(
         by_format = (
             speedups(suite, groups), kept(suite, every), pareto(suite, groups), footprints(suite, groups)
         )  # fmt: skip
-        over_cards = scaling(suite, scaling_groups(found))
-        optional = (bars, frontier(suite, measured), *lines.get(suite, []), over_cards, *by_format)
+        cards = scaling_groups(found)
+        by_way = ways(collective_groups(found))
+        optional = (
+            bars, frontier(suite, measured), *lines.get(suite, []), scaling(suite, cards), by_way, *by_format
+        )  # fmt: skip
         figures = [figure for figure in optional if figure is not None]
         table = case_table(measured, marks_of, lambda result: facts(runs, result)) if measured else None
-        sections.append(Section(suite, TITLES[suite], table, tuple(figures), growth_table(suite, found)))
+        growth, model = growth_table(suite, found), model_table(cards)
+        sections.append(
+            Section(suite, TITLES[suite], table, tuple(figures), growth, model, model_note(cards))
+        )
     dots = spread(results)
     pictures = [figure for section in sections for figure in section.figures]
     if dots is not None:

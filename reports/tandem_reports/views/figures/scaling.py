@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -29,6 +30,7 @@ from tandem_reports.views.labels import short_name, split_axes
 MAX_GROUPS = 6
 HEIGHT, GAP = 2.5, 0.85
 STYLES = {"tp": (PALETTE[0], MARKERS[0]), "dp": (PALETTE[1], MARKERS[1])}
+HOLLOW: dict[str, Any] = {"linestyle": ":", "marker": "o", "markerfacecolor": "white", "color": MUTED}
 WORDS = {"tp": "tensor parallel: one replica on all cards", "dp": "replicas: one a card"}
 
 
@@ -43,10 +45,25 @@ def titles(groups: Sequence[ScalingGroup]) -> list[str]:
     ]
 
 
+def _model(axes: Axes, group: ScalingGroup, kind: str) -> list[tuple[int, float]]:
+    """The model's points, hollow and dotted: nobody measured them."""
+    points = [(1, 1.0)]
+    for found in group.predictions:
+        value = found.speedup if kind == "speed-up" else found.speedup / found.tp
+        points.append((found.tp, value))
+    if len(points) > 1:
+        axes.plot(*zip(*points, strict=True), **HOLLOW)
+        for x, y in points[1:]:
+            text = f"model of tp {x}, not measured: {kind} {formats.significant(y, 3)}"
+            tip_at(axes, x, y, text)
+    return points
+
+
 def _lines(axes: Axes, group: ScalingGroup, kind: str) -> None:
-    most = max(s.cards for s in group.scaled)
-    cards = sorted({1, *(s.cards for s in group.scaled)})
-    drawn: list[float] = [1.0]
+    modelled = _model(axes, group, kind)
+    cards = sorted({*(s.cards for s in group.scaled), *(x for x, _ in modelled)})
+    most = cards[-1]
+    drawn = [y for _, y in modelled]
     for degree, (colour, marker) in STYLES.items():
         points = [(1, 1.0)]
         for found in group.curve(degree):
@@ -96,7 +113,8 @@ def scaling(suite: str, groups: Sequence[ScalingGroup]) -> Picture | None:
     caption = (
         "Tokens per second over those of one card in the same run, the share of so many cards' that is "
         "reached, and latency against throughput. batch is a replica's: replicas have as many times the "
-        "sequences. Dashed: perfect scaling."
+        "sequences. Dashed: perfect scaling. Dotted, hollow: a model of tensor parallelism from rates, "
+        "launches and links, not a measurement."
     )
     if len(known) > len(shown):
         caption += f" {formats.plural(len(known) - len(shown), 'more shape')} in the table only."
@@ -122,5 +140,7 @@ def scaling(suite: str, groups: Sequence[ScalingGroup]) -> Picture | None:
             for degree, (colour, marker) in STYLES.items()
         ]
         handles.append(Line2D([], [], color=INK, linestyle="--", linewidth=1.1, label="perfect"))
-        legend(figure, handles, 3)
+        if any(group.predictions for group in shown):
+            handles.append(Line2D([], [], label="model of tp, not measured", **HOLLOW))
+        legend(figure, handles, 4)
         return picture(f"{suite}-scaling", f"{suite}: scaling over cards", caption, figure)
