@@ -42,6 +42,7 @@ def golden() -> list[str]:
     "name",
     [
         "axes.json",
+        "crossover.json",
         "decode.json",
         "encoder.json",
         "gate.json",
