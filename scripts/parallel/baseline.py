@@ -90,16 +90,16 @@ class Baseline:
         ]
 
     def killed(self) -> Groups:
-        """One case over all ranks, long enough to be killed."""
-        shape: dict[str, Any] = {"suite": "generate", "tp": self.degrees[-1]}
+        """One case over all ranks, whose samples take seconds, so that there is one to kill."""
+        shape: dict[str, Any] = {
+            "suite": "generate",
+            "tp": self.degrees[-1],
+            "tgt": 128,
+        }
         if self.on_cpu:
-            return [
-                shape
-                | {"model": "tiny", "precision": "fp32", "batch": 1, "src": 8, "tgt": 4}
-            ]
-        return [
-            shape | {"model": "transformer-base", "batch": 4, "src": 128, "tgt": 128}
-        ]
+            tiny = {"model": "tiny", "precision": "fp32", "batch": 4, "src": 8}
+            return [shape | tiny]
+        return [shape | {"model": "transformer-base", "batch": 4, "src": 128}]
 
     def of_memory(self, tp: int) -> Groups:
         """The case whose memory is measured, alone in its process."""
