@@ -158,12 +158,13 @@ TEST(Plan, LargeBatchMatchesReference) {
   expect_matches_reference(c);
 }
 
-// A kind of product that the step leaves to the library would break the residual stream or the norms beside it.
-TEST(Plan, AnyKindOfTheStepMayGoToTheLibrary) {
+// A kind of product that the step leaves to the library would break the residual stream or the norms beside it; keys and values of
+// the source in a matrix a layer would be another layer's.
+TEST(Plan, AnyKindOfTheStepMayBeSwitched) {
   const auto cases = kernels::covering_cases(test_seed() + 2, {Precision::kFp32, Precision::kBf16});
-  const kernels::StepForm kinds{PhaseKind::kSelfQkv,  PhaseKind::kSelfOut, PhaseKind::kCrossQkv,
-                                PhaseKind::kCrossOut, PhaseKind::kFfnUp,   PhaseKind::kFfnDown,
-                                PhaseKind::kHead};
+  const kernels::StepForm kinds{PhaseKind::kCrossKv,  PhaseKind::kSelfQkv,  PhaseKind::kSelfOut,
+                                PhaseKind::kCrossQkv, PhaseKind::kCrossOut, PhaseKind::kFfnUp,
+                                PhaseKind::kFfnDown,  PhaseKind::kHead};
   for (size_t i = 0; i < cases.size(); i += 3) {
     if (cases[i].kernel != "auto") continue;
     kernels::StepForm form{kinds[i % kinds.size()]};

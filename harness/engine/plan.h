@@ -367,11 +367,13 @@ inline constexpr std::string_view kSinusoids = "sinusoids";           // f32 [ro
 inline constexpr std::string_view kEncoderBias = "encoder.distance_bias";
 inline constexpr std::string_view kDecoderBias = "decoder.distance_bias";
 inline constexpr std::string_view kEncoderOutput = "encoder.output";  // [tokens, d_model]
-inline constexpr std::string_view kNextIds = "next.ids";              // i32 [batch]
-inline constexpr std::string_view kTokens = "tokens";                 // i32 [batch, columns]
-inline constexpr std::string_view kPosition = "position";             // i32 [1]
-inline constexpr std::string_view kFinished = "finished";             // i32 [batch]
-inline constexpr std::string_view kRunning = "running";               // i32 [1]
+inline constexpr std::string_view kCrossKv =
+    "decoder/cross.kv";                                    // [tokens, layers * 2 * inner], of all layers
+inline constexpr std::string_view kNextIds = "next.ids";   // i32 [batch]
+inline constexpr std::string_view kTokens = "tokens";      // i32 [batch, columns]
+inline constexpr std::string_view kPosition = "position";  // i32 [1]
+inline constexpr std::string_view kFinished = "finished";  // i32 [batch]
+inline constexpr std::string_view kRunning = "running";    // i32 [1]
 // With a GenerationConfig:
 inline constexpr std::string_view kRules = "rules";                         // i32
 inline constexpr std::string_view kKeys = "sample.keys";                    // i32 [2 * rows]

@@ -19,7 +19,7 @@ constexpr double kApart = 2e-2;  // two forms of one step: the tolerance of bf16
 
 /// Of the kinds that can be switched those that are not.
 StepForm unswitched(const StepPlan& plan) {
-  StepForm kinds = raced_kinds(plan);
+  StepForm kinds = raced_kinds(plan);  // one matrix of keys and values that is not there is switched
   for (const PlanOp& op : plan.ops) {
     const auto* self = std::get_if<SelfAttentionOp>(&op.body);
     const auto* cross = std::get_if<CrossAttentionOp>(&op.body);

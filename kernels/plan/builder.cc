@@ -185,8 +185,7 @@ bool PlanBuilder::stream_is_own(int64_t rows) const {
 
 bool PlanBuilder::switched(PhaseKind kind) const {
   const std::vector<PhaseKind>& form = request_.step_form;
-  return request_.kernel == KernelChoice::kAuto && section_ == PlanSection::kStep &&
-         std::ranges::find(form, kind) != form.end();
+  return request_.kernel == KernelChoice::kAuto && std::ranges::find(form, kind) != form.end();
 }
 
 bool PlanBuilder::skinny(PhaseKind kind, int64_t rows, int64_t n, const DenseWeight& w) const {
@@ -195,7 +194,8 @@ bool PlanBuilder::skinny(PhaseKind kind, int64_t rows, int64_t n, const DenseWei
   // The library would read codes, or what masks leave, as a matrix of 16 bits that has to be made first, or quantise rows in a
   // pass of its own.
   const bool left = request_.kernel == KernelChoice::kAuto && rows > request_.auto_own_rows;
-  if ((left || switched(kind)) && !coded(weight) && !w.sparse()) return false;
+  const bool given = section_ == PlanSection::kStep && switched(kind);
+  if ((left || given) && !coded(weight) && !w.sparse()) return false;
   // Codes by codes of several rows are products of warpgroup tensor cores alone.
   const bool codes_by_codes =
       coded(weight) && quantises_activations({.precision = request_.precision}) && rows > 1;

@@ -49,8 +49,8 @@ struct PlanRequest {
   std::optional<TensorSlice> slice = {};
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
-  /// Kinds of the step that kAuto does the other way: products, at any number of rows, by the library, and attention late. What a
-  /// race in the step found (step_forms.h).
+  /// Kinds that kAuto does the other way: products of the step, at any number of rows, by the library; its attention late; keys and
+  /// values of the source as a matrix a layer. What a race in the step found (step_forms.h).
   std::vector<PhaseKind> step_form = {};
 
   /// Rows of the decoder that each source has: beams, or samples.
@@ -118,7 +118,7 @@ class PlanBuilder {
   /// The product over the stream's values. `normalised`, when given, receives them as rows.
   PlanTensor dense(const Stream& x, const Dense& what, PlanTensor* normalised = nullptr);
 
-  /// Is a kind of the section done the other way than kAuto has it?
+  /// Is a kind done the other way than kAuto has it?
   bool switched(PhaseKind kind) const;
 
   /// Does an own kernel compute x W^T?

@@ -107,9 +107,9 @@ std::vector<CrossKeysValues> cross_keys_values(PlanBuilder& b, const DecoderWeig
       layer.v_scales = kept.scales.some_rows((at + 1) * heads, heads);
     }
   };
-  if (tokens <= kOneProductTokens) {
+  if (tokens <= kOneProductTokens && !b.switched(PhaseKind::kCrossKv)) {
     add(b.dense(x, {.kind = PhaseKind::kCrossKv, .weight = w.cross_kv}), c.decoder.layers,
-        "decoder/cross.kv");
+        std::string(plan_names::kCrossKv));
     return layers;
   }
   for (int layer = 0; layer < c.decoder.layers; ++layer) {

@@ -17,8 +17,9 @@ bool takes_either(const DenseWeight& w) {
   return dtype_bits(w.weight.dtype) >= 16 && !w.sparse() && !w.input_dtype;
 }
 
-bool is_attention(PhaseKind kind) {
-  return kind == PhaseKind::kSelfAttention || kind == PhaseKind::kCrossAttention;
+bool is_product(PhaseKind kind) {
+  return kind != PhaseKind::kSelfAttention && kind != PhaseKind::kCrossAttention &&
+         kind != PhaseKind::kCrossKv;
 }
 
 /// Can the operation be done both ways?
@@ -39,6 +40,7 @@ StepForm with_switched(StepForm form, PhaseKind kind) {
 
 StepForm raced_kinds(const StepPlan& plan) {
   StepForm kinds;
+  if (plan.has(plan_names::kCrossKv) && plan.config.decoder.layers > 1) kinds.push_back(PhaseKind::kCrossKv);
   const OpRange step = plan.section(PlanSection::kStep);
   for (int i = step.first; i < step.last; ++i) {
     const PlanOp& op = plan.ops[static_cast<size_t>(i)];
@@ -60,7 +62,7 @@ std::string step_text(const PlanRequest& request) {
 StepForms race_forms(const StepForm& kinds, const TimeForms& time) {
   if (kinds.empty()) return {};
   StepForm library;
-  std::ranges::copy_if(kinds, std::back_inserter(library), [](PhaseKind k) { return !is_attention(k); });
+  std::ranges::copy_if(kinds, std::back_inserter(library), is_product);
   const std::vector<StepForm> starts =
       library.empty() ? std::vector<StepForm>{{}} : std::vector<StepForm>{{}, library};
   std::vector<StepForm> ends = starts;

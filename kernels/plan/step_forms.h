@@ -1,7 +1,7 @@
-// In which form `auto` runs a decoder's step: which products go to the library, and whether attention is let in early. Raced in the
-// step itself, among the norms and residuals that its kernels run with. A kernel alone says little: own products slow the attention
-// beside them, blocks that are let in early pile up on some multiprocessors, and the residual stream is fp32 only while all products
-// that write it are own. The rule is here, without CUDA; kernels/runtime/forms has the stopwatch.
+// In which form `auto` runs a decoder's step: which products go to the library, whether attention is let in early, and how the
+// source's keys and values lie. Raced in the step itself, among the norms and residuals that its kernels run with. A kernel alone says
+// little: own products slow the attention beside them, blocks that are let in early pile up on some multiprocessors, and the residual
+// stream is fp32 only while all products that write it are own. The rule is here, without CUDA; kernels/runtime/forms has the stopwatch.
 #pragma once
 
 #include <functional>
@@ -12,12 +12,13 @@
 
 namespace tandem::kernels {
 
-/// The kinds of a step that are switched: a product to the library, an attention to a late start.
+/// The kinds of a step that are switched: a product to the library, an attention to a late start, the source's keys and values from
+/// one matrix of all layers to one a layer.
 using StepForm = std::vector<PhaseKind>;
 
-/// The kinds of the step that can be done both ways, in the plan's order: products that are own kernels and that the library could
-/// compute as well, and attention. Products of codes and of what masks remove are none of them: the library would have to make a
-/// matrix of 16 bits first.
+/// The kinds that can be done both ways, in the plan's order: the source's keys and values where they are one matrix, products that are
+/// own kernels and that the library could compute as well, and attention. Products of codes and of what masks remove are none of
+/// them: the library would have to make a matrix of 16 bits first.
 StepForm raced_kinds(const StepPlan& plan);
 
 /// What a race of forms depends on besides card, build and library: the sizes of the step. For the choice file and for people.

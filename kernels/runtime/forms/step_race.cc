@@ -19,8 +19,6 @@ namespace {
 
 constexpr int kSteps = 4;  // of a timed graph
 constexpr Turns kTurns{.rounds = 9};
-/// Below, own products are far ahead of the library's at every shape of the models (kernels/LOG.md).
-constexpr int kLeastRows = 5;
 /// Fewer layers are a check's witness, no case: the head outweighs them.
 constexpr int kLeastLayers = 3;
 
@@ -91,7 +89,7 @@ StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch
   const PlanRequest request = request_of(context, batch, params);
   const std::string step = step_text(request);
   if (const auto known = device.step_choice(step)) return known->form;
-  if (!device.may_search() || request.rows() < kLeastRows || request.config.decoder.layers < kLeastLayers ||
+  if (!device.may_search() || request.config.decoder.layers < kLeastLayers ||
       dtype_bits(activation_dtype(request.precision)) != 16)
     return {};
   const StepForm kinds = raced_kinds(build_plan(request));
