@@ -178,6 +178,10 @@ class Engine {
   /// A check by a second way of the loaded group, for an engine that has one and is itself the reference.
   virtual std::optional<CheckResult> self_check(const Case&, const TransformerBatch&) { return std::nullopt; }
 
+  /// Nothing that is prepared from now on will be timed, until this is taken back: an engine need not look for its fastest
+  /// kernels, and keeps no choice that a timed worker would find.
+  virtual void untimed(bool /*on*/) {}
+
   /// From now on the loaded model takes its inputs so. Says whether this engine can, which only the reference must.
   virtual bool take(Inputs) { return false; }
 

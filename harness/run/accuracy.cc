@@ -70,9 +70,9 @@ double equal_fraction(std::span<const int32_t> a, std::span<const int32_t> b) {
 
 constexpr int kSequences = 8, kSourceTokens = 32, kGeneratedTokens = 32;
 
-void load(Engine& engine, const Case& c, const ModelConfig& config) {
-  engine.check_supported(c);
-  load_case(engine, c, config, weight_form(c));
+void load(HeldEngine& held, const Case& c, const ModelConfig& config) {
+  held.engine().check_supported(c);
+  held.load(c, config, weight_form(c));
 }
 
 }  // namespace
@@ -112,7 +112,9 @@ Case accuracy_case(const Case& c) {
   return a;
 }
 
-GroupAccuracy measure_accuracy(const Case& c, const ModelConfig& config, Engine& engine, int64_t max_logits) {
+GroupAccuracy measure_accuracy(const Case& c, const ModelConfig& config, HeldEngine& held,
+                               int64_t max_logits) {
+  Engine& engine = held.engine();
   const Case lossy = accuracy_case(c);
   Case dense = in_fp32(lossy);
   dense.sparsity = "dense";
@@ -123,7 +125,7 @@ GroupAccuracy measure_accuracy(const Case& c, const ModelConfig& config, Engine&
     check_combination(lossy);
     const TransformerBatch batch = case_batch(lossy, config);
     what = "the dense fp32 model";
-    load(engine, dense, config);
+    load(held, dense, config);
     Output truth = run_once(engine, dense, batch);
     std::vector<int32_t> inputs;
     const auto add_logits = [&](Output& generated) {
@@ -136,7 +138,7 @@ GroupAccuracy measure_accuracy(const Case& c, const ModelConfig& config, Engine&
       add_logits(truth);
     }
     what = "the model itself";
-    load(engine, lossy, config);
+    load(held, lossy, config);
     Output own = run_once(engine, lossy, batch);
     if (logits) add_logits(own);
     return {

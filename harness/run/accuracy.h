@@ -8,6 +8,7 @@
 
 #include "harness/engine/engine.h"
 #include "harness/record/record.h"
+#include "harness/run/group_checks.h"
 
 namespace tandem {
 
@@ -42,6 +43,7 @@ using AccuracyByGroup = std::map<std::string, GroupAccuracy>;  ///< by group_key
 /// lossy model generates by itself. A model whose positions end before these lengths, and an engine that cannot hold either
 /// model, leave a reason. Loads the dense fp32 model, then c's own, which is what is loaded afterwards unless there is a
 /// reason.
-GroupAccuracy measure_accuracy(const Case& c, const ModelConfig& config, Engine& engine, int64_t max_logits);
+GroupAccuracy measure_accuracy(const Case& c, const ModelConfig& config, HeldEngine& engine,
+                               int64_t max_logits);
 
 }  // namespace tandem

@@ -151,7 +151,8 @@ TEST(Accuracy, BothModelsAreFedTheDenseModelsText) {
   const Output generated = run_once(plain, text, case_batch(text, config));
 
   WatchedEngine engine(Fault::kLossyText);
-  const GroupAccuracy found = measure_accuracy(c, config, engine, int64_t{1} << 25);
+  HeldEngine held(engine);
+  const GroupAccuracy found = measure_accuracy(c, config, held, int64_t{1} << 25);
   ASSERT_TRUE(found.accuracy) << found.reason.value_or("");
   const auto inputs = retrace_inputs(config, generated, 8, 32, 32);
   EXPECT_EQ(engine.fed, std::vector(2, inputs));
@@ -169,7 +170,8 @@ TEST(Accuracy, LargeVocabulariesCompareFewerSteps) {
   const int64_t step = int64_t{8} * config.vocab;
   for (const auto& [max_logits, steps] : {std::pair(5 * step + 1, 5), {int64_t{1}, 1}}) {
     FakeEngine engine("cuda", Fault::kLossyText);
-    const GroupAccuracy found = measure_accuracy(lossy_decoder(), config, engine, max_logits);
+    HeldEngine held(engine);
+    const GroupAccuracy found = measure_accuracy(lossy_decoder(), config, held, max_logits);
     ASSERT_TRUE(found.accuracy) << found.reason.value_or("");
     EXPECT_EQ(found.accuracy->tokens, 8 * steps);
     EXPECT_DOUBLE_EQ(*found.accuracy->tokens_agree, steps > 2 ? 1 - 1.0 / steps : 1);
@@ -187,15 +189,16 @@ TEST(Accuracy, WhatCannotBeMeasuredSaysWhy) {
   Case c = lossy_decoder();
   c.model = path.string();
   FakeEngine engine("cuda", Fault::kNone), small("cuda", Fault::kNoDense);
+  HeldEngine held(engine), held_small(small);
   for (const Suite suite : kModelSuites) {
     c.suite = suite;
-    const GroupAccuracy found = measure_accuracy(c, config, engine, 1);
+    const GroupAccuracy found = measure_accuracy(c, config, held, 1);
     EXPECT_FALSE(found.accuracy);
     EXPECT_EQ(found.reason, fmt::format("8 sequences of 32 tokens: src: 32 is beyond the 31 positions of {}",
                                         path.string()));
   }
   EXPECT_EQ(engine.loads, 0);
-  EXPECT_EQ(measure_accuracy(lossy_decoder(), preset("tiny"), small, 1)
+  EXPECT_EQ(measure_accuracy(lossy_decoder(), preset("tiny"), held_small, 1)
                 .reason.value_or("")
                 .find("the dense fp32 model: out of memory"),
             0);

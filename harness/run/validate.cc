@@ -82,25 +82,44 @@ TokenGrid grid_of(const Case& c, const ModelConfig& config, const Computed& got)
 
 /// What a case is compared with.
 struct Truth {
-  Engine& engine;  ///< loaded
-  Case c;          ///< what it computes
+  GroupChecks& shared;
+  HeldEngine& engine;  ///< loaded
+  Case c;              ///< what it computes
   std::string name;
   std::optional<double> tolerance = {};  ///< else the precision's, or that of quantised_tolerance
 };
 
-Output compute_truth(const Truth& truth, const TransformerBatch& batch, const Computed& got) {
-  if (truth.c.suite == Suite::kGenerate) return truth.engine.forced_logits(batch, got.inputs, got.steps);
-  return run_once(truth.engine, truth.c, batch);
+GroupChecks::Truth compute_truth(const Truth& truth, const TransformerBatch& batch, const Computed& got) {
+  Engine& engine = truth.engine.engine();
+  return truth.shared.truth(pass_key(truth.engine, truth.c, batch, got.inputs), [&] {
+    if (truth.c.suite == Suite::kGenerate) return engine.forced_logits(batch, got.inputs, got.steps);
+    return run_once(engine, truth.c, batch);
+  });
 }
 
 /// The relative change of `exact`, which the engine has just computed, when it takes its inputs otherwise.
 double change(const Truth& truth, Inputs inputs, const TransformerBatch& batch, const Computed& got,
               const Output& exact) {
-  if (!truth.engine.take(inputs))
-    throw Error(fmt::format("validation: engine '{}' takes its inputs in one way only", truth.engine.name()));
-  const Output other = compute_truth(truth, batch, got);
+  if (!truth.engine.take(inputs)) {
+    throw Error(fmt::format("validation: engine '{}' takes its inputs in one way only",
+                            truth.engine.engine().name()));
+  }
+  const auto other = compute_truth(truth, batch, got);
   truth.engine.take(Inputs::kOwn);
-  return compare(other.values, exact.values, exact.cols).relative_l2;
+  return compare(other->values, exact.values, exact.cols).relative_l2;
+}
+
+/// The reference as the truth of a case, loaded with its weights. Kernels and levels of memory are not the reference's.
+Truth reference_truth(const Case& c, const ModelConfig& config, const WeightForm& form, std::string name,
+                      GroupChecks& shared) {
+  const Case plain;
+  Truth truth{.shared = shared, .engine = shared.reference(), .c = c, .name = std::move(name)};
+  truth.c.kernel = plain.kernel;
+  truth.c.memory = plain.memory;
+  truth.c.allreduce = plain.allreduce;
+  truth.engine.engine().use_scales(shared.own().engine().scales());
+  truth.engine.load(truth.c, config, form);
+  return truth;
 }
 
 /// The tolerance of a case that quantises, and how it was made.
@@ -115,18 +134,18 @@ std::pair<double, std::string> quantised_tolerance(const Truth& truth, const Tra
 }
 
 /// Compares with the truth, and gives it back.
-Output judge(const Case& c, const ModelConfig& config, const TransformerBatch& batch, const Computed& got,
-             const Truth& by, Validation& v) {
+GroupChecks::Truth judge(const Case& c, const ModelConfig& config, const TransformerBatch& batch,
+                         const Computed& got, const Truth& by, Validation& v) {
   const bool generate = c.suite == Suite::kGenerate;
-  Output truth = compute_truth(by, batch, got);
+  const auto truth = compute_truth(by, batch, got);
   const Output& own = generate ? got.logits : got.own;
-  const Comparison comparison = compare(own.values, truth.values, truth.cols);
+  const Comparison comparison = compare(own.values, truth->values, truth->cols);
   std::string name = by.name;
   double tol = 0;
   if (by.tolerance) {
     tol = *by.tolerance;
   } else if (quantises(c)) {
-    const auto [own_tolerance, how] = quantised_tolerance(by, batch, got, truth);
+    const auto [own_tolerance, how] = quantised_tolerance(by, batch, got, *truth);
     tol = own_tolerance;
     name += fmt::format(" ({})", how);
   } else {
@@ -147,7 +166,7 @@ Output judge(const Case& c, const ModelConfig& config, const TransformerBatch& b
   }
   // Arg-maxes along a sequence say nothing of one that was drawn or searched: judge_sequences does.
   if (c.suite == Suite::kEncoder || c.decode != "greedy") return truth;
-  const TokenComparison tokens = compare_tokens(grid_of(c, config, got), own, truth);
+  const TokenComparison tokens = compare_tokens(grid_of(c, config, got), own, *truth);
   check.tokens_compared = check.tokens_compared.value_or(0) + tokens.compared;
   check.tokens_excused = check.tokens_excused.value_or(0) + tokens.excused;
   check.tokens_equal = check.tokens_equal.value_or(true) && tokens.wrong == 0;
@@ -161,14 +180,15 @@ Output judge(const Case& c, const ModelConfig& config, const TransformerBatch& b
 
 /// What a search or a draw chose: whole sequences of both engines in fp32, whatever the precision of the case, so that few
 /// differ by rounding. Sequences of nearly equal scores are excused, and one draw in a hundred at a border of two tokens.
-void judge_sequences(const Case& c, const ModelConfig& config, const TransformerBatch& batch, Engine& engine,
-                     Engine& reference, Validation& v) {
+void judge_sequences(const Case& c, const ModelConfig& config, const TransformerBatch& batch,
+                     GroupChecks& shared, Validation& v) {
   if (c.decode == "greedy" || v.status != Status::kOk) return;
   const Case exact = in_fp32(c);
   const GenerationConfig g = case_generation(exact, config);
-  engine.load(exact, config, weight_form(exact));
-  reference.load(exact, config, weight_form(exact));
-  const auto found = engine.decode(batch, g), want = reference.decode(batch, g);
+  shared.own().load(exact, config, weight_form(exact));
+  shared.reference().load(exact, config, weight_form(exact));
+  const auto found = shared.own().engine().decode(batch, g);
+  const auto want = shared.reference().engine().decode(batch, g);
   const int64_t drawn = g.sample ? 1 + batch.size() / 100 : 0;
   int64_t excused = 0, wrong = 0;
   for (size_t b = 0; b < want.size(); ++b) {
@@ -195,50 +215,70 @@ void judge_sequences(const Case& c, const ModelConfig& config, const Transformer
                          *v.check->where);
 }
 
-/// Too large for the reference: a witness of the same code path against it, then the whole case against the engine's own
-/// fp32 on weights rounded alike (for an fp32 case: against the library's kernels). Where activations are quantised that
-/// fp32 is another computation: the whole case may be as far from it as 4 times the witness, grown with its layers.
+/// A witness of the case's code path against the reference.
+GroupChecks::WitnessCheck check_witness(const Case& c, const Witness& w, const ValidateOptions& options,
+                                        GroupChecks& shared) {
+  const TransformerBatch batch = case_batch(w.c, w.config);
+  shared.own().load(w.c, w.config, weight_form(c));
+  const Computed got = compute(shared.own().engine(), w.c, w.config, batch, options.max_logits);
+  const Truth truth = reference_truth(w.c, w.config, weight_form(c), "reference on a witness", shared);
+  Validation v;
+  v.status = Status::kOk;
+  const auto exact = judge(w.c, w.config, batch, got, truth, v);
+  GroupChecks::WitnessCheck check;
+  if (quantises(c)) check.quantising = change(truth, Inputs::kUnquantised, batch, got, *exact);
+  judge_sequences(w.c, w.config, batch, shared, v);
+  check.status = v.status;
+  check.reason = v.reason;
+  check.check = v.check;
+  return check;
+}
+
+/// Too large for the reference: a witness of the same code path against it, once for all cases that have the same one, then
+/// the whole case against the engine's own fp32 on weights rounded alike (for an fp32 case: against the library's kernels).
+/// Where activations are quantised that fp32 is another computation: the whole case may be as far from it as 4 times the
+/// witness, grown with its layers.
 Computed validate_large(const Case& c, const ModelConfig& config, const TransformerBatch& batch,
-                        Engine& engine, const ValidateOptions& options, Validation& v) {
+                        const ValidateOptions& options, GroupChecks& shared, Validation& v) {
   const Witness w = make_witness(c, config, options.reference_flops);
-  const TransformerBatch witness_batch = case_batch(w.c, w.config);
-  load_case(engine, w.c, w.config, weight_form(c));
-  const Computed witness = compute(engine, w.c, w.config, witness_batch, options.max_logits);
-  const auto reference = options.reference();
-  reference->use_scales(engine.scales());
-  reference->load(w.c, w.config, weight_form(c));
-  const Truth small{.engine = *reference, .c = w.c, .name = "reference on a witness"};
-  const Output exact = judge(w.c, w.config, witness_batch, witness, small, v);
-  Truth truth{.engine = engine, .c = in_fp32(c), .name = "fp32 on the card"};
-  if (quantises(c)) {
-    const double apart = change(small, Inputs::kUnquantised, witness_batch, witness, exact);
-    truth.tolerance =
-        kRoundingSlack * apart * growth(layers_through(c, config)) / growth(layers_through(w.c, w.config));
-    truth.name += fmt::format(" (the witness is {:.3g} from its own)", apart);
+  const std::string key = fmt::format("{} {} {}", case_to_json(w.c).dump(), nlohmann::json(w.config).dump(),
+                                      form_text(weight_form(c)));
+  auto known = shared.witnesses.find(key);
+  if (known == shared.witnesses.end())
+    known = shared.witnesses.emplace(key, check_witness(c, w, options, shared)).first;
+  const GroupChecks::WitnessCheck& witness = known->second;
+  v.status = witness.status;
+  v.reason = witness.reason;
+  v.check = witness.check;
+  Truth truth{.shared = shared, .engine = shared.own(), .c = in_fp32(c), .name = "fp32 on the card"};
+  if (witness.quantising) {
+    truth.tolerance = kRoundingSlack * *witness.quantising * growth(layers_through(c, config)) /
+                      growth(layers_through(w.c, w.config));
+    truth.name += fmt::format(" (the witness is {:.3g} from its own)", *witness.quantising);
   } else if (c.precision == Precision::kFp32) {
     truth.c.kernel = "library";
     truth.name = "library kernels";
   }
-  judge_sequences(w.c, w.config, witness_batch, engine, *reference, v);
 
-  load_case(engine, c, config, weight_form(c));
-  Computed got = compute(engine, c, config, batch, options.max_logits);
+  HeldEngine& engine = shared.own();
+  engine.load(c, config, weight_form(c), Purpose::kCase);
+  Computed got = compute(engine.engine(), c, config, batch, options.max_logits);
   if (v.status != Status::kOk) return got;
-  load_case(engine, truth.c, config, weight_form(c));
+  engine.load(truth.c, config, weight_form(c));
   judge(c, config, batch, got, truth, v);
   return got;
 }
 
 /// A lossy case that is right passes only with the accuracy of its group, which the first case of it measures.
-void state_accuracy(const Case& c, const ModelConfig& config, Engine& engine, const ValidateOptions& options,
-                    Validation& v) {
+void state_accuracy(const Case& c, const ModelConfig& config, const ValidateOptions& options,
+                    GroupChecks& shared, Validation& v) {
   if (v.status != Status::kOk || !is_lossy(c)) return;
   AccuracyByGroup here;
   AccuracyByGroup& known = options.accuracies != nullptr ? *options.accuracies : here;
   const std::string key = group_key(c);
   auto found = known.find(key);
   if (found == known.end())
-    found = known.emplace(key, measure_accuracy(c, config, engine, options.max_logits)).first;
+    found = known.emplace(key, measure_accuracy(c, config, shared.own(), options.max_logits)).first;
   const auto& [accuracy, reason] = found->second;
   if (const auto fault = accuracy_fault(c, accuracy)) {  // not a number: no line can carry it
     v.status = accuracy ? Status::kInvalid : Status::kError;
@@ -248,36 +288,44 @@ void state_accuracy(const Case& c, const ModelConfig& config, Engine& engine, co
   }
 }
 
-void validate_model_case(const Case& c, Engine& engine, const ValidateOptions& options, Validation& v) {
+/// The engine's check by a second way, once for all cases that it is the same for.
+std::optional<CheckResult> self_check(const Case& c, const TransformerBatch& batch, GroupChecks& shared) {
+  const std::string key = pass_key(shared.own(), c, batch);
+  if (const auto known = shared.self_checks.find(key); known != shared.self_checks.end())
+    return known->second;
+  const auto result = shared.own().engine().self_check(c, batch);
+  if (result) shared.self_checks.emplace(key, *result);
+  return result;
+}
+
+void validate_model_case(const Case& c, const ValidateOptions& options, GroupChecks& shared, Validation& v) {
   const ModelConfig config = load_model(c.model);
   const TransformerBatch batch = case_batch(c, config);
   v.status = Status::kOk;
   Computed got;
 
-  const bool truth = engine.traits().is_truth;
+  HeldEngine& engine = shared.own();
+  const bool truth = engine.engine().traits().is_truth;
   if (truth && c.tp == 1) {
-    load_case(engine, c, config, weight_form(c));
-    got.own = run_once(engine, c, batch);
-    const auto self = engine.self_check(c, batch);
+    engine.load(c, config, weight_form(c), Purpose::kCase);
+    got.own = run_once(engine.engine(), c, batch);
+    const auto self = self_check(c, batch, shared);
     if (!self) throw Error("the reference gave no check of its own");
     record_check(*self, v);
   } else if (truth || case_cost(c, config).flops() <= options.reference_flops) {
-    load_case(engine, c, config, weight_form(c));
-    got = compute(engine, c, config, batch, options.max_logits);
-    const auto reference = options.reference();
-    reference->use_scales(engine.scales());
-    reference->load(c, config, weight_form(c));
-    Truth by{.engine = *reference, .c = c, .name = std::string(kTruthEngine)};
+    engine.load(c, config, weight_form(c), Purpose::kCase);
+    got = compute(engine.engine(), c, config, batch, options.max_logits);
+    Truth by = reference_truth(c, config, weight_form(c), std::string(kTruthEngine), shared);
     if (truth) by.name += " on one rank";
     // It computes in fp32 whatever the precision: only the order of sums differs.
     if (truth && !quantises(c)) by.tolerance = tolerance(Precision::kFp32, layers_through(c, config));
     judge(c, config, batch, got, by, v);
-    judge_sequences(c, config, batch, engine, *reference, v);
+    judge_sequences(c, config, batch, shared, v);
   } else {
-    got = validate_large(c, config, batch, engine, options, v);
+    got = validate_large(c, config, batch, options, shared, v);
   }
   v.check->digest = digest(got.own);
-  state_accuracy(c, config, engine, options, v);
+  state_accuracy(c, config, options, shared, v);
 }
 
 void validate_op(const Case& c, Engine& engine, Validation& v) {
@@ -392,13 +440,14 @@ Validation validation_from_json(const nlohmann::json& j) {
 Validation validate(const Case& c, Engine& engine, const ValidateOptions& options) {
   Validation v;
   v.id = case_id(c);
+  GroupChecks alone(engine, options.reference, 0);
   try {
     check_combination(c);
     engine.check_supported(c);
     if (is_op_suite(c.suite)) {
       validate_op(c, engine, v);
     } else {
-      validate_model_case(c, engine, options, v);
+      validate_model_case(c, options, options.shared != nullptr ? *options.shared : alone, v);
     }
   } catch (const ImpossibleCase& e) {
     v.status = Status::kSkipped;

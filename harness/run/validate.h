@@ -12,6 +12,7 @@
 #include "harness/engine/engine.h"
 #include "harness/record/record.h"
 #include "harness/run/accuracy.h"
+#include "harness/run/group_checks.h"
 
 namespace tandem {
 
@@ -36,7 +37,9 @@ struct ValidateOptions {
   /// What was measured for other cases of this process, which this one adds to; null: nothing is kept.
   AccuracyByGroup* accuracies = nullptr;
   /// Makes the reference engine.
-  std::function<std::unique_ptr<Engine>()> reference;
+  GroupChecks::MakeEngine reference;
+  /// What the checks of the case's group share, of the engine that is validated; null: nothing is kept.
+  GroupChecks* shared = nullptr;
 };
 
 /// Largest relative L2 error of logits (encoder output) that passes: the precision's, times sqrt(layers / 4) from four

@@ -96,6 +96,7 @@ Engine& Worker::engine_for(const Case& c) {
   if (beyond_use_) throw Error(*beyond_use_);
   if (engine_ && engine_name_ == c.engine && tp_ == c.tp && dp_ == c.dp) return *engine_;
   const int ranks = c.tp * c.dp;
+  checks_.reset();
   engine_.reset();
   loaded_group_.clear();
   if (const auto& launched = options_.ranks.launched; launched && launched->size != ranks) {
@@ -140,6 +141,7 @@ void Worker::check_devices(const Case& c) const {
 void Worker::give_up_broken_team(const std::optional<std::string>& reason) {
   if (!team_ || team_->usable()) return;
   if (options_.ranks.launched) beyond_use_ = reason.value_or("ranks: an earlier case has failed");
+  checks_.reset();
   engine_.reset();
   loaded_group_.clear();
   team_.reset();
@@ -157,15 +159,25 @@ void Worker::check_supported(const Case& c) {
   registry_.make(c.engine, options_.engine)->check_supported(c);  // no ranks are started for a question
 }
 
+/// Of the group of `c`; those of another group are freed.
+GroupChecks& Worker::checks_of(const Case& c, int64_t max_logits) {
+  if (checks_ && checked_group_ == group_key(c)) return *checks_;
+  const auto reference = [this] { return registry_.make(std::string(kTruthEngine), options_.engine); };
+  checks_ = std::make_unique<GroupChecks>(*engine_, reference, 2 * max_logits);
+  checked_group_ = group_key(c);
+  return *checks_;
+}
+
 Validation Worker::validate_case(const Case& c) {
   loaded_group_.clear();  // validation loads witnesses and fp32 twins over whatever was there
   ValidateOptions options;
-  options.reference = [this] { return registry_.make(std::string(kTruthEngine), options_.engine); };
   options.accuracies = &accuracies_;
   Validation v;
   v.id = case_id(c);
   try {
-    v = validate(c, engine_for(c), options);
+    Engine& engine = engine_for(c);
+    options.shared = &checks_of(c, options.max_logits);
+    v = validate(c, engine, options);
   } catch (const ImpossibleCase& e) {
     v.status = Status::kSkipped;
     v.reason = e.what();
@@ -260,7 +272,11 @@ void Worker::load(const Case& c, const ModelConfig& config) {
   engine.check_supported(c);
   if (loaded_group_ == group_key(c)) return;
   loaded_group_.clear();
-  load_case(engine, c, config, weight_form(c));
+  if (checks_) {
+    checks_->own().load(c, config, weight_form(c), Purpose::kCase);
+  } else {
+    load_case(engine, c, config, weight_form(c));
+  }
   loaded_group_ = group_key(c);
 }
 

@@ -60,6 +60,7 @@ class Worker {
 
  private:
   Engine& engine_for(const Case& c);
+  GroupChecks& checks_of(const Case& c, int64_t max_logits);
   void check_devices(const Case& c) const;
   void give_up_broken_team(const std::optional<std::string>& reason);
   std::optional<CardInfo> card() const;
@@ -76,7 +77,8 @@ class Worker {
   std::unique_ptr<Tracer> tracer_;  // before the engine: it must be there when CUDA starts, and outlives it
   std::unique_ptr<RankTeam> team_;  // before the engine, which speaks through it
   std::unique_ptr<Engine> engine_;
-  std::string engine_name_, loaded_group_;
+  std::unique_ptr<GroupChecks> checks_;  // after the engine, which it loads
+  std::string engine_name_, loaded_group_, checked_group_;
   int tp_ = 1, dp_ = 1;  // that the engine was made for
   std::optional<std::string> beyond_use_;
   AccuracyByGroup accuracies_;

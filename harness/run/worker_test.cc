@@ -318,14 +318,21 @@ TEST_F(WorkerTest, OneGroupLoadsOnce) {
       },
       .device_usable = [](int, std::string*) { return true; },
       .l2_bytes = [](int) { return std::optional<double>(); }};
-  Worker worker(engines, options());
+  Worker by_hand(engines, options());
   Case a = tiny(Suite::kDecoder), b = a;
   b.batch = 4;
-  const Validation va = worker.validate_case(a), vb = worker.validate_case(b);
-  loads = 0;
-  EXPECT_EQ(worker.measure_case(a, va).status, Status::kOk);
-  EXPECT_EQ(worker.measure_case(b, vb).status, Status::kOk);
-  EXPECT_EQ(loads, 1);
+  const Validation va = by_hand.validate_case(a), vb = by_hand.validate_case(b);
+  EXPECT_EQ(by_hand.measure_case(a, va).status, Status::kOk);
+  EXPECT_EQ(loads, 1) << "what was checked is timed";
+  Worker timed(engines, options());
+  EXPECT_EQ(timed.measure_case(a, va).status, Status::kOk);
+  EXPECT_EQ(timed.measure_case(b, vb).status, Status::kOk);
+  EXPECT_EQ(loads, 2);
+  Case other = a;
+  other.weights = "seed:1";
+  EXPECT_EQ(by_hand.validate_case(other).status, Status::kOk);
+  EXPECT_EQ(by_hand.validate_case(a).status, Status::kOk);
+  EXPECT_EQ(loads, 4) << "one group at a time is held";
 }
 
 // Breaks when an operation's rate is not bytes over its median.

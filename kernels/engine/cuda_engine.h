@@ -26,6 +26,7 @@ class CudaEngine : public Engine {
   std::optional<int64_t> weights_bytes() const override;
   std::optional<WeightCount> weight_count() const override;
   std::unique_ptr<Workload> prepare(const Case& c, const TransformerBatch& batch) override;
+  void untimed(bool on) override { device_->suggest(on); }
   Output forced_logits(const TransformerBatch& batch, std::span<const int32_t> tokens, int steps) override;
   std::vector<std::vector<Sequence>> decode(const TransformerBatch& batch, const GenerationConfig& generation,
                                             std::span<const uint64_t> seeds = {}) override;

@@ -318,6 +318,32 @@ TEST(CudaEngine, ReadOnlyChoicesRefuseAMissingOneAndServeAFoundOne) {
   std::filesystem::remove(path);
 }
 
+// Without it the products of a truth in fp32 are searched for minutes, or a case is timed with an algorithm that nobody searched.
+TEST(CudaEngine, WhatIsNotTimedTakesSuggestionsAndKeepsNone) {
+  TANDEM_NEED_DEVICE();
+  CoverCase cover = tiny_case(Precision::kFp32, {40, 50});
+  cover.kernel = "library";
+  const TransformerBatch batch = make_batch(cover.config, cover.lengths, kInputSeed);
+  const Case c = case_of(cover, Suite::kEncoder, 1);
+  CudaEngine engine({});
+  engine.load(c, cover.config, {.precision = cover.precision});
+  const auto output = [&] {
+    const auto workload = engine.prepare(c, batch);
+    workload->repeat();
+    return workload->output().values;
+  };
+  engine.untimed(true);
+  const std::vector<float> suggested = output();
+  EXPECT_TRUE(engine.choices_sha256().empty());
+  engine.untimed(false);
+  EXPECT_LE(relative_l2(output(), suggested), 1e-5);
+  const std::string searched = engine.choices_sha256();
+  EXPECT_FALSE(searched.empty());
+  engine.untimed(true);
+  output();
+  EXPECT_EQ(engine.choices_sha256(), searched) << "what was searched is taken";
+}
+
 // What the engine cannot do must be refused by name before any work.
 TEST(CudaEngine, RefusesWhatItCannotCompute) {
   TANDEM_NEED_DEVICE();

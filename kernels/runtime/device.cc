@@ -130,10 +130,10 @@ int64_t Device::free_bytes() const {
 }
 
 Gemm Device::gemm(const GemmProblem& problem) {
-  if (!options_.search_choices) return Gemm(*lt_, problem, suggested(*lt_, problem));
+  const bool known = choices_->find(lt_->place(), problem).has_value();
+  if (!options_.search_choices || (suggest_ && !known)) return Gemm(*lt_, problem, suggested(*lt_, problem));
   // A search allocates operands of its own: it must find the room that the cache keeps.
-  if (choices_->mode() == GemmChoices::Mode::kSearch && !choices_->find(lt_->place(), problem))
-    level2_.trim();
+  if (!known && choices_->mode() == GemmChoices::Mode::kSearch) level2_.trim();
   return Gemm(*lt_, problem, choose(*lt_, *choices_, problem, stream_));
 }
 

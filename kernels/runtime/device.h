@@ -108,6 +108,9 @@ class Device {
   const CublasLt& lt() const { return *lt_; }
   /// The product with its choice, searched for when there is none and that is allowed.
   Gemm gemm(const GemmProblem& problem);
+  /// From now on dense products without a choice take the library's first suggestion, which is kept nowhere. A search times
+  /// each of them a hundred times and more: for products in fp32 of a large batch that is minutes.
+  void suggest(bool on) { suggest_ = on; }
   /// cuSPARSELt on this device, opened when it is first asked for; null where there is none, and structured_lacks() says why.
   const StructuredLt* structured();
   /// The same with a 2:4 matrix and the bias that it is bound to. Throws ImpossibleCase where there is no cuSPARSELt.
@@ -150,6 +153,7 @@ class Device {
   std::unique_ptr<StructuredLt> structured_;
   bool looked_for_structured_ = false;
   std::unique_ptr<GemmChoices> choices_;
+  bool suggest_ = false;
 };
 
 }  // namespace tandem::kernels

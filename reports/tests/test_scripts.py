@@ -149,6 +149,23 @@ def test_bench_builds_what_it_runs_and_says_how_long(
     assert set(targets) == {"tandem", "suite_encoder", "suite_decoder", "suite_generate", "suite_limits"}
 
 
+# Breaks when programs lie somewhere else on a machine with the toolkit than in the pages' commands.
+@pytest.mark.parametrize(("card", "preset"), [("", "cpu"), ("9.0", "cuda")])
+def test_the_programs_are_in_build_bin_on_every_machine(
+    card: str, preset: str, fenced: tuple[Path, dict[str, str], Path]
+) -> None:
+    root, environment, _ = fenced
+    (root / "scripts" / "bootstrap").write_text("#!/bin/sh\n")
+    (root / "programs" / "nvcc").write_text("#!/bin/sh\necho release 13.0, V13.0.48\n")
+    (root / "programs" / "nvidia-smi").write_text(f"#!/bin/sh\necho {card}\n")
+    (root / "programs" / "nvidia-smi").chmod(0o755)
+    (root / "programs" / "cmake").write_text(f"#!/bin/sh\nmkdir -p {root}/build/{preset}/bin\n")
+    subprocess.run(
+        [root / "scripts" / "bench"], capture_output=True, env=environment, check=False, timeout=60
+    )
+    assert (root / "build" / "bin").resolve() == root / "build" / preset / "bin"
+
+
 # Breaks when a slip of the pen is answered with a page of usage, or help is something else than --help.
 @pytest.mark.parametrize(
     ("words", "code", "said"),

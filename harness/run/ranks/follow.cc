@@ -39,6 +39,10 @@ class Follower {
       engine_->take(static_cast<Inputs>(command.at("inputs").get<int>()));
       return json::object();
     }
+    if (call == "untimed") {
+      engine_->untimed(command.at("on").get<bool>());
+      return json::object();
+    }
     if (command.contains("workload")) return workload(call, command);
     if (call.starts_with("trace_")) return trace(call, command);
     if (call == "clocks") return {{"clocks", reading_to_json(read_rank(*clocks_))}};

@@ -253,6 +253,10 @@ class RankedEngine : public Engine {
     return result;
   }
 
+  void untimed(bool on) override {
+    team_.together({{"call", "untimed"}, {"on", on}}, [&] { own_->untimed(on); });
+  }
+
   bool take(Inputs inputs) override {
     bool taken = false;
     team_.together({{"call", "take"}, {"inputs", static_cast<int>(inputs)}},
