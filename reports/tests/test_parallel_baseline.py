@@ -296,6 +296,13 @@ def test_a_second_call_does_what_is_missing(tmp_path: Path) -> None:
     assert "not measured  tp 2, batch 1 step: - (at least 1.03x)" in second.stdout
 
 
+# Breaks when a machine without packages, which has been given a build and no more, must install some first.
+def test_it_needs_no_packages() -> None:
+    program = "import sys; sys.path[:0] = sys.argv[1:]; import baseline"
+    folders = [str(REPOSITORY / "reports"), str(REPOSITORY / "scripts" / "parallel")]
+    subprocess.run([sys.executable, "-I", "-S", "-c", program, *folders], check=True, timeout=60)
+
+
 # Breaks when a step of the command does not work: all of them, with `tiny` on two processes of a CPU.
 def test_the_steps_on_a_cpu(tmp_path: Path) -> None:
     wanted = ("tandem", "suite_generate", "suite_encoder", "suite_decoder")
@@ -322,6 +329,8 @@ def test_the_steps_on_a_cpu(tmp_path: Path) -> None:
         assert parts[f"memory-tp{tp}"]["bytes"] == [100 * 1024 * 1024] * 2
     kept = sorted(p.name[11:] for p in (tmp_path / "kept").iterdir())
     assert kept == ["bars", "checks", "crossover", "tensor-parallel"]
+    (figure,) = (tmp_path / "kept").glob("*-tensor-parallel/*.png")
+    assert figure.name == "generate-scaling.png"
     again = called(*words, environment=environment)
     assert again.returncode == 0
     assert again.stdout == done.stdout

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +81,7 @@ class Baseline:
             common |= {"model": "tiny", "batch": 3, "src": 9}
         else:
             common |= {
-                "model": ["transformer-base", "bart-base", "t5-base"],
+                "model": ["transformer-base", "bart-base", "t5-small"],
                 "batch": 4,
                 "src": 64,
             }
@@ -303,9 +304,23 @@ class Baseline:
         )
         return found + bars.memory_bars(memory, self.cards)
 
+    def keep_figures(self, name: str, to: Path) -> None:
+        """The pictures of several cards that its report has; none without the packages that draw them."""
+        with tempfile.TemporaryDirectory() as page:
+            command = [sys.executable, "-m", "tandem_reports", "report"]
+            command += [str(self.out / name), "--out", page]
+            if subprocess.run(command, capture_output=True, check=False).returncode:
+                say(
+                    f"{name}: no figures; tandem-report report {self.out / name} draws them"
+                )
+                return
+            for pattern in ("*-scaling.png", "*-ways.png"):
+                for figure in Path(page, "figures").glob(pattern):
+                    shutil.copy(figure, to / figure.name)
+
     def keep_records(self, lines: str) -> None:
         """What is compared later: records without samples, as scripts/baseline keeps them, and the bars."""
-        if self.keep == "":
+        if self.keep == "" or (self.on_cpu and self.keep is None):
             return
         names = watch.gpu_names()
         card = (
@@ -322,6 +337,7 @@ class Baseline:
             to.mkdir(parents=True, exist_ok=True)
             for file in KEPT:
                 shutil.copy(self.out / name / file, to / file)
+            self.keep_figures(name, to)
             say(f"kept {to}")
         to = folder / f"{self.done.setdefault('day', day)}-bars"
         to.mkdir(parents=True, exist_ok=True)
