@@ -185,8 +185,8 @@ def test_bars_of_checks(tmp_path: Path) -> None:
     assert [bar.state for bar in bars.check_bars([], [2])] == ["not measured"] * 4
     good = bars.check_bars(checked(tmp_path / "good"), [2])
     assert [bar.state for bar in good] == ["met"] * 4
-    assert good[0].measured == pytest.approx(0.01)
-    assert "1 of 1 cases right, 1 with the very bits of one rank's output" in good[0].note
+    assert good[1].measured == pytest.approx(0.01)
+    assert good[0].note == "of 1; 1 of 1 texts are the very tokens of one rank, 0 tokens excused"
     wrong = states(bars.check_bars(checked(tmp_path / "wrong", wrong=True), [2]))
     assert [wrong[name] for name in names] == ["missed", "met", "met", "met"]
     other = states(bars.check_bars(checked(tmp_path / "other", other_rank=True), [2]))
@@ -294,6 +294,18 @@ def test_a_second_call_does_what_is_missing(tmp_path: Path) -> None:
     assert second.returncode == 4, "no record: nothing was measured"
     assert "met           a killed rank ends its case: 1 s (at most 30 s)" in second.stdout
     assert "not measured  tp 2, batch 1 step: - (at least 1.03x)" in second.stdout
+
+
+# Breaks when checks that the clock cut off are met bars, or bars cannot be read without a GPU.
+def test_half_of_the_checks_say_nothing(tmp_path: Path) -> None:
+    checked(tmp_path / "checks")
+    words = ["--bars", "--gpus", "2", "--out", str(tmp_path)]
+    half = called(*words, environment=environment_with(tmp_path, 0))
+    assert half.returncode == 4
+    assert "not measured  tp 2, fp32: cases with a wrong token or value: - (at most 0)" in half.stdout
+    (tmp_path / "parts.json").write_text(json.dumps({"checks": {}}))
+    whole = called(*words, environment=dict(os.environ))
+    assert "met           tp 2, fp32: cases with a wrong token or value: 0 (at most 0)" in whole.stdout
 
 
 # Breaks when a machine without packages, which has been given a build and no more, must install some first.

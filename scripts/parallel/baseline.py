@@ -281,9 +281,13 @@ class Baseline:
         except (ReportError, OSError):
             return []
 
+    def whole(self, part: str) -> list[CaseResult]:
+        """Of a part that is done: the worst of some of its cases says nothing of the rest."""
+        return self.results(part) if part in self.done else []
+
     def bars(self) -> list[bars.Bar]:
         """All that this engine can answer."""
-        found = bars.check_bars(self.results("checks"), self.degrees)
+        found = bars.check_bars(self.whole("checks"), self.degrees)
         killed = self.done.get("killed", {})
         found.append(
             bars.killed_bar(
@@ -300,7 +304,7 @@ class Baseline:
             for tp in (1, *self.degrees)
         }
         found += bars.sweep_bars(
-            self.results("tensor_parallel"), self.results("collectives"), self.cards
+            self.results("tensor_parallel"), self.whole("collectives"), self.cards
         )
         return found + bars.memory_bars(memory, self.cards)
 
