@@ -178,6 +178,11 @@ def test_the_model_stands_beside_what_was_measured(tmp_path: Path) -> None:
     )
     cases = [generate(tp, dp) for tp, dp in ((1, 1), (2, 1), (1, 2))]
     run = load_run(make_run(tmp_path / "run", cases, workers=2, model=model, keep_samples=False))
+    schema = json.loads((REPOSITORY / "harness" / "record" / "record.schema.json").read_text())
+    line = json.loads((tmp_path / "run" / "records.jsonl").read_text().splitlines()[0])
+    jsonschema.Draft202012Validator({"$defs": schema["$defs"]} | schema["properties"]["model"]).validate(
+        line["model"]
+    )
     (group,) = scaling_groups(collect([run]))
     two, four, eight = group.predictions
     assert [p.tp for p in (two, four, eight)] == [2, 4, 8]

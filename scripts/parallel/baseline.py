@@ -7,7 +7,6 @@ import datetime
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -185,8 +184,7 @@ class Baseline:
         try:
             code = process.wait(timeout=max(self.left(), 1))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
+            watch.stop(process)
             return False
         if code not in (0, 1):
             raise SystemExit(code)

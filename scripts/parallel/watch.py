@@ -80,6 +80,17 @@ def timing_ranks(root: int) -> list[int]:
     ]
 
 
+def stop(run: subprocess.Popen[bytes]) -> None:
+    """Asks `tandem run` to end. One that does not is killed: a record is whole or not there, and workers end with it."""
+    if run.poll() is None:
+        run.send_signal(signal.SIGINT)
+    try:
+        run.wait(20)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        run.wait()
+
+
 @dataclass
 class Killed:
     """What came of killing a rank: None of `rank`, where there was none to kill."""
@@ -105,8 +116,7 @@ def kill_a_rank(
             found.rank = next(iter(set(ranks) & set(timing_ranks(run.pid))), None)
         time.sleep(0.02)
     if found.rank is None:
-        run.send_signal(signal.SIGINT)
-        run.wait(60)
+        stop(run)
         return found
     seen = {pid: words(pid) for pid in descendants(run.pid)}
     os.kill(found.rank, signal.SIGKILL)
