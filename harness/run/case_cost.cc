@@ -120,7 +120,8 @@ void fill_op_floor(Record& r, const OpWorkload& op, const Ceilings& measured) {
   ceilings.link_gbs = r.floor.link_gbs;
   Cost cost;
   cost.precision = r.c.precision;
-  if (op.link_bytes > 0) {
+  if (r.c.suite == Suite::kCollectives) {
+    if (op.link_bytes == 0) return;
     cost.phases.push_back({.link_bytes = op.link_bytes});
     r.floor.links_us = links_us(cost, ceilings);
     if (r.floor.links_us) put_floor(r, floor_us(cost, ceilings));

@@ -353,8 +353,11 @@ TEST(OpFloor, ACollectivesIsThatOfTheLinks) {
   Ceilings ceilings;
   ceilings.read_gbs = 4000;
   Record r;
+  r.c.suite = Suite::kCollectives;
   OpWorkload op;
   op.bytes_read = 1 << 20;
+  fill_op_floor(r, op, ceilings);
+  EXPECT_FALSE(r.floor.floor_us) << "one that says nothing of links";
   op.link_bytes = sum_link_bytes(1 << 20, 4);
   fill_op_floor(r, op, ceilings);
   EXPECT_FALSE(r.floor.floor_us || r.floor.links_us || r.floor.bound);
