@@ -78,6 +78,8 @@ class Workload {
   virtual int64_t peak_bytes() const = 0;
   /// What the plan predicted for it, when the engine plans.
   virtual std::optional<int64_t> planned_bytes() const { return std::nullopt; }
+  /// Which kernels compute the case, a line each that all layers share: "decoder ffn.down: own". Empty where the engine does not say.
+  virtual std::vector<std::string> kernels() const { return {}; }
   /// Which kernels multiply with matrices that masks have removed weights from, a line each: "decoder self.out: own, 2:4", and why
   /// the removed ones are stored as zeros where they are. Empty where there are none, or the engine does not say.
   virtual std::vector<std::string> sparse_kernels() const { return {}; }

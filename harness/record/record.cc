@@ -297,6 +297,7 @@ Record parse(const json& j) {
   read(part(j, "seeds"), "order", r.order_seed);
   read(part(j, "process"), "profiler_mapped", r.profiler_mapped);
   read(j, "choices_sha256", r.choices_sha256);
+  if (const auto lines = j.find("kernels"); lines != j.end() && !lines->is_null()) lines->get_to(r.kernels);
   read(j, "started", r.started);
   r.wall_s = j.at("wall_s").get<double>();
   return r;
@@ -447,6 +448,7 @@ json record_to_json(const Record& r) {
             {"seeds", {{"inputs", r.input_seed}, {"order", maybe(r.order_seed)}}},
             {"process", process},
             {"choices_sha256", maybe(r.choices_sha256)},
+            {"kernels", r.kernels.empty() ? json() : json(r.kernels)},
             {"started", maybe(r.started)},
             {"wall_s", r.wall_s}};
   if (const auto fault = accuracy_fault(r.c, r.accuracy); fault && r.status == Status::kOk) {

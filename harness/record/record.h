@@ -196,6 +196,7 @@ struct Record {
   std::optional<uint64_t> order_seed;
   std::optional<bool> profiler_mapped;
   std::optional<std::string> choices_sha256;
+  std::vector<std::string> kernels;  ///< Workload::kernels
   std::optional<std::string> started;
   double wall_s = 0;
 };

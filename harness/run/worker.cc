@@ -229,6 +229,7 @@ void Worker::take_samples(Workload& workload, Record& r) {
   if (options_.plant_percent > 0)
     r.planted = plant(workload, options_.plant_percent, plant_options(engine_->traits()));
   Measurement m = measure(workload, *clocks_, options);
+  r.kernels = workload.kernels();
   const auto* ranked = dynamic_cast<const RankedTimes*>(&workload);
   if (ranked != nullptr) r.ranks = ranked->ranks(m.samples_us.size(), m.blocks.size());
   if (const auto* of_ranks = dynamic_cast<const RankedClocks*>(clocks_.get()))

@@ -67,6 +67,7 @@ TEST_F(WorkerTest, RecordRoundTripsWithItsSamples) {
   EXPECT_EQ(back.id, case_id(c));
   EXPECT_EQ(back.summary->median_us, 1000);
   EXPECT_EQ(back.metrics.step_us, 10);
+  EXPECT_EQ(back.kernels, std::vector<std::string>{"decoder head: fake"});
   EXPECT_EQ(back.metrics.inter_token_p50_us, 10);
   EXPECT_EQ(back.metrics.inter_token_p95_us, 30) << "the slow token of every pass";
   EXPECT_FALSE(back.metrics.inter_token_p99_us) << "of 24 intervals";

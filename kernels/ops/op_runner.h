@@ -76,6 +76,7 @@ class OpRunner : public Workload {
     return true;
   }
   int64_t peak_bytes() const override { return device_->meter().peak_bytes; }
+  std::vector<std::string> kernels() const override { return kernel_lines(run_.plan()); }
   std::optional<double> graph_build_us() const override { return build_us_; }
 
  private:

@@ -182,6 +182,26 @@ TEST(StepForms, AFormSwitchesItsKindsAndNothingElse) {
   }
 }
 
+// Breaks when a record does not say which kernels ran: in one form, in another, and where a shape has no own kernel.
+TEST(StepForms, TheRecordSaysWhichKernelsRan) {
+  const auto says = [](const StepPlan& plan, const char* line) {
+    return std::ranges::count(kernel_lines(plan), std::string(line));
+  };
+  PlanRequest r = request("transformer-big", 32);
+  EXPECT_EQ(says(build_plan(r), "encoder ffn.up: library"), 1) << "512 tokens";
+  EXPECT_EQ(says(build_plan(r), "decoder ffn.down: own"), 1);
+  EXPECT_EQ(says(build_plan(r), "decoder head: own"), 1);
+  r.step_form = {kFfnDown, kCrossAttention, kHead};
+  const StepPlan plan = build_plan(r);
+  EXPECT_EQ(says(plan, "decoder ffn.down: library"), 1);
+  EXPECT_EQ(says(plan, "decoder ffn.down: own"), 0);
+  EXPECT_EQ(says(plan, "decoder ffn.up: own"), 1);
+  EXPECT_EQ(says(plan, "decoder head: library"), 1);
+  EXPECT_EQ(says(plan, "decoder cross.attention: late"), 1);
+  EXPECT_EQ(says(plan, "decoder self.attention: late"), 0);
+  EXPECT_EQ(says(build_plan(request("transformer-big", 65)), "decoder ffn.down: library"), 1);
+}
+
 // Breaks when steps of other sizes share a choice: source lengths, for one, change which kernels are the faster ones.
 TEST(StepForms, AStepIsNamedByItsSizes) {
   const PlanRequest base = request("transformer-big", 64);

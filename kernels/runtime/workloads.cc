@@ -33,6 +33,7 @@ class DeviceWorkload : public Workload {
 
   int64_t peak_bytes() const override { return context_.device->meter().peak_bytes; }
   std::optional<int64_t> planned_bytes() const override { return planned_; }
+  std::vector<std::string> kernels() const override { return kernels_; }
   std::vector<std::string> sparse_kernels() const override { return sparse_kernels_; }
   std::optional<double> graph_build_us() const override { return build_us_; }
   std::optional<std::string> exchange() const override {
@@ -64,6 +65,7 @@ class DeviceWorkload : public Workload {
   cudaStream_t stream() const { return context_.device->stream(); }
   void runs(const PlanExecutor& run) {
     planned_ = context_.model->weight_bytes() + run.bytes();
+    kernels_ = kernel_lines(run.plan());
     const WeightForm& form = context_.model->layout.form;
     if (!form.sparsity.masks()) return;
     sparse_kernels_ = tandem::sparse_kernels(run.plan());
@@ -100,6 +102,7 @@ class DeviceWorkload : public Workload {
   WorkloadContext context_;
   PlantKind plant_kind_ = PlantKind::kReads;
   int64_t planned_ = 0;
+  std::vector<std::string> kernels_;
   std::vector<std::string> sparse_kernels_;
   double build_us_ = 0;
   bool repeated_ = false;

@@ -103,6 +103,7 @@ inline Record full_record() {
   r.clock_state = ClockState::kThrottled;
   r.order_seed = 18446744073709551615ull;
   r.profiler_mapped = false;
+  r.kernels = {"decoder ffn.down: own", "decoder head: library"};
   r.choices_sha256 = std::string(64, 'c');
   r.started = "2026-01-31T12:00:00Z";
   r.wall_s = 1.25;

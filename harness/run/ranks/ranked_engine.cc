@@ -69,6 +69,7 @@ class RankedWorkload : public Workload, public RankedTimes {
   }
   int64_t peak_bytes() const override { return own_->peak_bytes(); }
   std::optional<int64_t> planned_bytes() const override { return own_->planned_bytes(); }
+  std::vector<std::string> kernels() const override { return own_->kernels(); }
   std::vector<std::string> sparse_kernels() const override { return own_->sparse_kernels(); }
   std::optional<double> graph_build_us() const override { return own_->graph_build_us(); }
 

@@ -175,6 +175,7 @@ class FakeEngine : public Engine {
       return out;
     }
     int64_t peak_bytes() const override { return 4096; }
+    std::vector<std::string> kernels() const override { return {"decoder head: fake"}; }
 
    private:
     FakeEngine& engine_;
