@@ -88,11 +88,19 @@ std::optional<CaseModel> case_model(const Case& c, const ModelConfig& config, co
   return model;
 }
 
+std::optional<double> expected_products_kept(const Case& c, const ModelConfig& config) {
+  const WeightForm form = weight_form(c);
+  if (form.sparsity.threshold != 0) return std::nullopt;
+  if (!form.sparsity.by_magnitude()) return 1;  // 2:4 is in the storage
+  const WeightCount count = count_weights(config, form, expected_pruning(config, form));
+  return static_cast<double>(count.products_kept) / static_cast<double>(count.products);
+}
+
 void fill_cost(Record& r, const ModelConfig& config, const Ceilings& measured,
                std::optional<double> l2_bytes) {
   Ceilings ceilings = measured;
   ceilings.link_gbs = r.floor.link_gbs;
-  const std::optional<double> kept = r.pruned ? r.pruned->products_kept : std::nullopt;
+  const std::optional<double> kept = r.pruned ? r.pruned->products_kept : expected_products_kept(r.c, config);
   const Cost cost = case_cost(r.c, config, kept);
   r.bytes = cost.bytes();
   r.flops = cost.flops();

@@ -23,6 +23,10 @@ struct CaseModel {
 std::optional<CaseModel> case_model(const Case& c, const ModelConfig& config, const Ceilings& ceilings,
                                     int tp, const Links& links, std::optional<double> products_kept = {});
 
+/// Of the weights of layers' matrices, the fraction that the case's sparsity keeps, as far as that is known without their values:
+/// absent for a threshold.
+std::optional<double> expected_products_kept(const Case& c, const ModelConfig& config);
+
 /// Fills cost, floor and what the model says of other degrees, of a record of suite_encoder, suite_decoder or suite_generate; what a missing ceiling cannot say
 /// stays absent. `l2_bytes`: L2 size of the card, absent on a CPU. r.floor.link_gbs is the rate that links are counted at.
 void fill_cost(Record& r, const ModelConfig& config, const Ceilings& ceilings,

@@ -44,10 +44,11 @@ Prediction predict(const Case& c, const PredictOptions& options) {
   p.start_s = on_cpu(c) ? kStartCpu_s : kStartCuda_s;
   const ModelConfig config = load_model(c.model);
   if (is_model_suite(c.suite)) {
-    const Cost cost = case_cost(c, config);
+    const std::optional<double> kept = expected_products_kept(c, config);
+    const Cost cost = case_cost(c, config, kept);
     p.flops = cost.flops();
     p.bytes = cost.bytes();
-    if (options.ceilings) {
+    if (options.ceilings && kept) {
       if (const auto floor = case_floor(cost, *options.ceilings, options.ceilings->cache_bytes))
         p.floor_us = floor->us;
     }

@@ -16,7 +16,7 @@ struct PredictOptions {
 
 struct Prediction {
   std::optional<double>
-      floor_us;  ///< absent where a ceiling is missing or the suite has no cost of a model pass
+      floor_us;  ///< absent where a ceiling is missing, the suite has no cost of a model pass, or a threshold removes weights
   std::optional<double> flops, bytes;
   double start_s = 0;     ///< of a process, until it begins with its first case
   double load_s = 0;      ///< making the weights, once a process
