@@ -35,7 +35,6 @@ class StepRace : public ChoicesFile {
   void SetUp() override {
     ChoicesFile::SetUp();
     cover_ = tiny_case(Precision::kBf16, std::vector<int32_t>(24, 9));
-    cover_.config.decoder.layers = 4;
     batch_ = make_batch(cover_.config, cover_.lengths, kInputSeed);
   }
 
@@ -45,13 +44,14 @@ class StepRace : public ChoicesFile {
     Output forced;
     std::string sha256;
   };
-  Ran run(CudaEngineOptions options) {
+  Ran run(CudaEngineOptions options, bool untimed = false) {
     std::optional<StepPlan> plan;
     options.edit_plan = [&](StepPlan& p) {
       if (p.capacity > 0) plan = p;
     };
     options.build = options.build.empty() ? "b1" : options.build;
     CudaEngine engine(options);
+    engine.untimed(untimed);
     const Case c = case_of(cover_, Suite::kGenerate, kSteps);
     engine.load(c, cover_.config, {.precision = cover_.precision});
     const auto workload = engine.prepare(c, batch_);
@@ -126,15 +126,17 @@ TEST_F(StepRace, ARaceIsKeptAndFoundAgain) {
 // Breaks when a step is raced that nobody asked for, or one that `kernel` has decided.
 TEST_F(StepRace, OnlyWhereItIsAskedFor) {
   TANDEM_NEED_DEVICE();
-  const auto raced = [&](bool race, const char* kernel) {
+  const auto raced = [&](bool race, const char* kernel, bool untimed = false) {
     std::filesystem::remove(path_);
     cover_.kernel = kernel;
-    run({.choices_path = path_, .race_steps = race});
+    run({.choices_path = path_, .race_steps = race}, untimed);
     return GemmChoices(path_, GemmChoices::Mode::kSearch).text().find("\"steps\"") != std::string::npos;
   };
   EXPECT_FALSE(raced(false, "auto"));
   EXPECT_FALSE(raced(true, "own"));
   EXPECT_FALSE(raced(true, "library"));
+  EXPECT_FALSE(raced(true, "auto", true)) << "a witness, which nobody times";
+  EXPECT_TRUE(raced(true, "auto"));
 }
 
 }  // namespace

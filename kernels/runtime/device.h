@@ -117,7 +117,7 @@ class Device {
   StructuredGemm structured_gemm(const GemmProblem& problem, const void* bias);
   /// May algorithms be searched and forms of steps raced, and the results be kept?
   bool may_search() const {
-    return options_.search_choices && choices_->mode() == GemmChoices::Mode::kSearch;
+    return options_.search_choices && !suggest_ && choices_->mode() == GemmChoices::Mode::kSearch;
   }
   /// The form that a race found for a step.
   std::optional<StepChoice> step_choice(const std::string& step) const {

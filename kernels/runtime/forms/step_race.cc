@@ -19,8 +19,6 @@ namespace {
 
 constexpr int kSteps = 4;  // of a timed graph
 constexpr Turns kTurns{.rounds = 9};
-/// Fewer layers are a check's witness, no case: the head outweighs them.
-constexpr int kLeastLayers = 3;
 
 /// The step in one form, in the middle of a generation, its caches full of random values.
 class FormRun {
@@ -89,9 +87,7 @@ StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch
   const PlanRequest request = request_of(context, batch, params);
   const std::string step = step_text(request);
   if (const auto known = device.step_choice(step)) return known->form;
-  if (!device.may_search() || request.config.decoder.layers < kLeastLayers ||
-      dtype_bits(activation_dtype(request.precision)) != 16)
-    return {};
+  if (!device.may_search()) return {};
   const StepForm kinds = raced_kinds(build_plan(request));
   if (kinds.empty()) return {};
   try {
