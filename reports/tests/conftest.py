@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,15 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+def built(*suites: str) -> Path | None:
+    """The folder of a build with `tandem` and these suites: TANDEM_BIN, or this machine's before others."""
+    named = os.environ.get("TANDEM_BIN")
+    here = REPOSITORY / "build"
+    folders = [Path(named)] if named else [here / "bin", *sorted(here.glob("*/bin"))]
+    names = ("tandem", *(f"suite_{suite}" for suite in suites))
+    return next((f for f in folders if all((f / name).exists() for name in names)), None)
 
 
 def schema(name: str) -> Any:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY, built
 from twin import forward
 from twin import model as tandem_model
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).parent / "recorded" / "accuracy.json"
 AXES = ("suite", "model", "weights", "precision", "kv", "head")
 """Of a group of cases, which share one accuracy."""
@@ -69,7 +69,7 @@ def test_the_table_has_every_form() -> None:
 # Breaks when what a record says of a form is not what an independent computation finds, or depends on the
 # sizes of its case.
 def test_records_say_what_the_twin_finds(tmp_path: Path) -> None:
-    programs = built()
+    programs = built(*SUITES)
     if programs is None:
         pytest.skip("no build/*/bin has tandem and the suites of a model; the table was compared")
     names = {}
@@ -110,11 +110,3 @@ def test_records_say_what_the_twin_finds(tmp_path: Path) -> None:
         TABLE.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
     for row in rows:
         close(row["case"], row["accuracy"])
-
-
-def built() -> Path | None:
-    """The folder of programs, where there is one."""
-    named = os.environ.get("TANDEM_BIN")
-    folders = [Path(named)] if named else sorted(REPOSITORY.glob("build/*/bin"))
-    names = ("tandem", *(f"suite_{suite}" for suite in SUITES))
-    return next((f for f in folders if all((f / name).exists() for name in names)), None)

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY, built
 from hf import engine as hf_engine
 from hf import families as hf_families
 from twin import model as tandem_model
 from twin import sampling as peer_sampling
 from twin import seeded
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PEERS = REPOSITORY / "scripts" / "peers"
 
 needs_torch = pytest.mark.skipif(
@@ -283,19 +283,14 @@ def test_families(kind: str, tmp_path: Path) -> None:
 
 def reference_digests(models: list[str], folder: Path) -> dict[str, str] | None:
     """SHA-256 of the tokens of engine reference by model, or None without its program."""
-    folders = (
-        [Path(os.environ["TANDEM_BIN"])]
-        if "TANDEM_BIN" in os.environ
-        else sorted(REPOSITORY.glob("build/*/bin"))
-    )
-    built = [f for f in folders if (f / "tandem").exists() and (f / "suite_generate").exists()]
-    if not built:
+    programs = built("generate")
+    if programs is None:
         return None
     axes = {"suite": "generate", "model": models, "batch": 3, "src": 15, "tgt": 12, "precision": "fp32"}
     sweep = {"workers": 1, "groups": [axes | {"lengths": "ragged:0.6"}]}
     (folder / "sweep.json").write_text(json.dumps(sweep))
     command = [
-        built[0] / "tandem",
+        programs / "tandem",
         "run",
         folder / "sweep.json",
         "--engine",

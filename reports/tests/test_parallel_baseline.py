@@ -13,7 +13,7 @@ from typing import Any
 
 import fixture_runs
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, built
 from fixture_runs import Model, case, make_run
 
 from tandem_reports.gate.collectives import collective_groups
@@ -238,7 +238,7 @@ def called(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=580,
         env=environment | {"PYTHONPATH": path},
     )
 
@@ -317,17 +317,14 @@ def test_it_needs_no_packages() -> None:
 
 # Breaks when a step of the command does not work: all of them, with `tiny` on two processes of a CPU.
 def test_the_steps_on_a_cpu(tmp_path: Path) -> None:
-    wanted = ("tandem", "suite_generate", "suite_encoder", "suite_decoder")
-    folders = [
-        f for f in sorted(REPOSITORY.glob("build/*/bin")) if all((f / name).exists() for name in wanted)
-    ]
-    if not folders:
+    programs = built("generate", "encoder", "decoder")
+    if programs is None:
         pytest.skip("no build/*/bin has tandem and the suites of a model")
     environment = environment_with(tmp_path, 2) | {
-        "TANDEM_SAMPLE_SECONDS": "0.5:0.5",
+        "TANDEM_SAMPLE_SECONDS": "0.3:0.3",
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
-    words = ["--engine", "reference", "--bin", str(folders[0]), "--out", str(tmp_path / "out")]
+    words = ["--engine", "reference", "--bin", str(programs), "--out", str(tmp_path / "out")]
     words += ["--keep", str(tmp_path / "kept")]
     done = called(*words, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -42,6 +42,9 @@ class Baseline:
     def __init__(self, args: argparse.Namespace) -> None:
         self.engine: str = args.engine
         self.on_cpu = self.engine == "reference"
+        if self.on_cpu:
+            # Threads of all ranks at once would wait for each other's cores.
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
         self.cards: int = args.gpus
         self.degrees = [tp for tp in (2, 4) if tp <= self.cards]
         self.out: Path = args.out or Path(
