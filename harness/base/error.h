@@ -16,12 +16,13 @@ enum class ExitCode : int {
   kUsage = 2,     ///< bad flag, bad spec, or nothing comparable
   kNoDevice = 3,  ///< no usable device
   kNotEnoughEvidence = 4,  ///< gate only
+  kCrashed = 70,           ///< a program of Tandem's own broke: no answer, where 1 would be read as "slower"
   kInterrupted = 130,      ///< SIGINT or SIGTERM, as a shell says it
 };
 /// The same for the foot of a --help.
 inline constexpr const char* kExitCodes =
     "Exit codes: 0 good, 1 something is invalid, failed, missing or slower, 2 usage or nothing comparable, "
-    "3 no usable device, 4 not enough evidence to say (duet), 130 interrupted.";
+    "3 no usable device, 4 not enough evidence to say (duet), 70 crashed, 130 interrupted.";
 
 class Error : public std::runtime_error {
  public:

@@ -139,7 +139,8 @@ void add_duet_options(CLI::App& command, tandem::DuetArgs& args) {
   command.add_flag("--resume", run.resume, "continue the duet in --out")->group(kResult);
   command.footer(
       "Exit codes: 0 no case is slower, 1 something is slower, less accurate, failed or missing, 2 usage or "
-      "nothing comparable, 3 no usable device, 4 not enough evidence to say, 130 interrupted.");
+      "nothing comparable, 3 no usable device, 4 not enough evidence to say, 70 no verdict, 130 "
+      "interrupted.");
 }
 
 void add_bisect_options(CLI::App& command, tandem::BisectArgs& args) {
@@ -434,6 +435,6 @@ int main(int argc, char** argv) {
     return static_cast<int>(e.exit_code());
   } catch (const std::exception& e) {
     tandem::say(fmt::format("tandem: {}", e.what()));
-    return static_cast<int>(tandem::kCrashed);
+    return static_cast<int>(tandem::ExitCode::kCrashed);
   }
 }

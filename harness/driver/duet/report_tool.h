@@ -15,14 +15,11 @@ namespace tandem {
 /// is built in (from the working folder on, where it is below). Absent where it is in none of them.
 std::optional<std::string> report_program(const std::filesystem::path& bin_dir);
 
-/// Ends a program that crashed, as it does tandem-report: a CI reads 1 as "slower".
-inline constexpr ExitCode kCrashed{70};
-
 /// A duet has no verdict: the tool has no answer, or the card none.
 class NoVerdict : public Error {
  public:
   using Error::Error;
-  ExitCode exit_code() const override { return kCrashed; }
+  ExitCode exit_code() const override { return ExitCode::kCrashed; }
 };
 
 class ReportTool {
