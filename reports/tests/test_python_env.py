@@ -130,6 +130,14 @@ def test_packages_that_are_there_need_no_network(clone: Path) -> None:
     assert (again.returncode, again.stderr) == (0, "")
 
 
+# Breaks when scripts/bench has to wait for Python's packages before it builds.
+@needs_headers
+def test_packages_of_the_system_alone(clone: Path) -> None:
+    done = bootstrap(clone, "--packages", hidden=("ccache",))
+    assert done.returncode == 0, done.stderr
+    assert not (clone / ".venv").exists()
+
+
 @needs_headers
 def test_what_cannot_be_built_without_is_an_error(clone: Path) -> None:
     done = bootstrap(clone, hidden=("ninja",))
