@@ -401,8 +401,8 @@ int Duet::finish() {
   fmt::print("{}", table.text);
   std::fflush(stdout);
   const size_t looks = state_.taken.size();
-  say(fmt::format("{}: {} after {} pairs, {} look{}, {:.0f} s\nagain: {}", args_.run.out, state_.end,
-                  state_.pairs, looks, looks == 1 ? "" : "s", state_.spent_s,
+  say(fmt::format("{}: {} after {} pair{}, {} look{}, {:.0f} s\nagain: {}", args_.run.out, state_.end,
+                  state_.pairs, state_.pairs == 1 ? "" : "s", looks, looks == 1 ? "" : "s", state_.spent_s,
                   shell_command({tool_.program(), "gate", args_.run.out})));
   return table.code;
 }
