@@ -193,7 +193,8 @@ void check_ceilings(Findings& found, const fs::path& path, const std::optional<C
   const auto age = std::chrono::duration_cast<std::chrono::hours>(fs::file_time_type::clock::now() -
                                                                   fs::last_write_time(path));
   const auto days = age.count() / 24;
-  const std::string when = days < 1 ? "under a day ago" : fmt::format("{} day{} ago", days, days == 1 ? "" : "s");
+  const std::string when =
+      days < 1 ? "under a day ago" : fmt::format("{} day{} ago", days, days == 1 ? "" : "s");
   const std::string what =
       fmt::format("ceilings measured {} ({}): {}", kept.measured_at, when, path.string());
   const auto wrong = contradictions(kept);
