@@ -20,7 +20,8 @@ if(TANDEM_SANITIZE)
   target_link_options(tandem_flags INTERFACE -fsanitize=${TANDEM_SANITIZE})
 endif()
 
-# Code that waits for files, processes, people and the engine: a release takes -O1 for it, which builds faster by a quarter.
+# Code that waits for files, processes, people and the engine: a release takes -O1 for it. Its objects are
+# built in 60 to 80 % of the time.
 set(TANDEM_COLD_FLAGS $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
 
 # tandem_library(NAME SOURCES ... DEPS ... COLD): a static library of one folder. COLD: nothing in it is in a hurry.

@@ -16,9 +16,9 @@ from tandem_reports.views.figures.style import (
     MUTED,
     PALETTE,
     Picture,
-    canvas,
     legend,
     log_ticks,
+    panels,
     picture,
     styled,
     tip,
@@ -28,7 +28,6 @@ from tandem_reports.views.figures.style import (
 from tandem_reports.views.labels import short_name, split_axes
 
 MAX_GROUPS = 6
-HEIGHT, GAP = 2.5, 0.85
 STYLES = {"tp": (PALETTE[0], MARKERS[0]), "dp": (PALETTE[1], MARKERS[1])}
 HOLLOW: dict[str, Any] = {"linestyle": ":", "marker": "o", "markerfacecolor": "white", "color": MUTED}
 WORDS = {"tp": "tensor parallel: one replica on all cards", "dp": "replicas: one a card"}
@@ -119,11 +118,7 @@ def scaling(suite: str, groups: Sequence[ScalingGroup]) -> Picture | None:
     if len(known) > len(shown):
         caption += f" {formats.plural(len(known) - len(shown), 'more shape')} in the table only."
     with styled():
-        top = 0.75
-        height = top + (HEIGHT + GAP) * len(shown) - GAP + 0.5
-        figure = canvas(height, left=0.72, right=0.12, top=top, bottom=0.5)
-        spaces = {"hspace": GAP / HEIGHT, "wspace": 0.3}
-        grid = figure.subplots(len(shown), 3, squeeze=False, gridspec_kw=spaces)
+        figure, grid = panels(len(shown), 3, wspace=0.3)
         for title, group, (speed, share, trade) in zip(titles(shown), shown, grid, strict=True):
             _lines(speed, group, "speed-up")
             _lines(share, group, "efficiency")

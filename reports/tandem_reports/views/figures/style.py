@@ -104,6 +104,14 @@ def canvas(height: float, *, left: float, right: float, top: float, bottom: floa
     return figure
 
 
+def panels(rows: int, columns: int, wspace: float) -> tuple[Figure, Any]:
+    """A figure with rows of panels under a legend, and its axes as an array [rows, columns]."""
+    panel, gap, top = 2.5, 0.85, 0.75  # inches
+    figure = canvas(top + (panel + gap) * rows - gap + 0.5, left=0.72, right=0.12, top=top, bottom=0.5)
+    spaces = {"hspace": gap / panel, "wspace": wspace}
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=spaces)
+
+
 def text_width(texts: Sequence[str], points: float = 8.5) -> float:
     """Inches that the longest of some texts takes at most; DejaVu Sans is about 0.62 em wide."""
     return max(len(text) for text in texts) * 0.62 * points / 72

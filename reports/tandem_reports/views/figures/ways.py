@@ -14,16 +14,15 @@ from tandem_reports.views.figures.style import (
     MARKERS,
     PALETTE,
     Picture,
-    canvas,
     legend,
     log_ticks,
+    panels,
     picture,
     styled,
     tip_at,
 )
 
 MAX_GROUPS = 6
-HEIGHT, GAP = 2.5, 0.85
 ORDER = ("nccl", "oneshot", "twoshot", "auto")
 STYLES = dict(zip(ORDER, zip(PALETTE, MARKERS, strict=False), strict=False))
 
@@ -69,11 +68,7 @@ def ways(groups: Sequence[CollectiveGroup]) -> Picture | None:
     if len(known) > len(shown):
         caption += f" {formats.plural(len(known) - len(shown), 'more operation')} in the table only."
     with styled():
-        top = 0.75
-        height = top + (HEIGHT + GAP) * len(shown) - GAP + 0.5
-        figure = canvas(height, left=0.72, right=0.12, top=top, bottom=0.5)
-        spaces = {"hspace": GAP / HEIGHT, "wspace": 0.25}
-        grid = figure.subplots(len(shown), 2, squeeze=False, gridspec_kw=spaces)
+        figure, grid = panels(len(shown), 2, wspace=0.25)
         for group, (time, bandwidth) in zip(shown, grid, strict=True):
             _panel(time, group, bandwidth=False)
             _panel(bandwidth, group, bandwidth=True)
