@@ -52,6 +52,9 @@ class SocketCommunicator : public Communicator {
   void send_text(int other, const std::string& text);
   std::string receive_text(int other, std::optional<double> wait_s);
 
+  /// From now on every operation is refused at once: others may be gone, and whoever ends must not wait for them.
+  void give_up() noexcept { broken_ = true; }
+
   /// The ranks of one replica, over sockets of their own. This communicator has all ranks; call it on every one.
   std::unique_ptr<SocketCommunicator> join_replica(const RankGroup& group);
 

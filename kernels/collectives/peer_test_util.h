@@ -17,6 +17,9 @@ namespace tandem::kernels {
 /// Streams that share a hardware queue would run kernels of two ranks one after the other, and each waits for the other. To be
 /// asked for before the process first talks to a device.
 inline const bool kQueuesAsked = ::setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0) == 0;
+/// A kernel that is loaded when it is first launched waits for those that run, and holds up the launches of all threads: one that
+/// waits for another rank then waits in vain. Processes with one rank each have no such need.
+inline const bool kLoadedFirst = ::setenv("CUDA_MODULE_LOADING", "EAGER", 0) == 0;
 
 /// The ways to lay ranks over the devices here: all on the first, and, where there are enough, one on each.
 inline std::vector<std::vector<int>> placements(int ranks) {

@@ -33,6 +33,7 @@ class Follower {
   json obey(const json& command) {
     const auto call = command.at("call").get<std::string>();
     if (call == "engine") return engine(command);
+    if (call == "close") return close();
     if (call == "expect") return expect(command);
     if (call == "load") return load(command);
     if (call == "take") {
@@ -67,9 +68,14 @@ class Follower {
     std::function<CheckResult()> check;
   };
 
-  json engine(const json& command) {
+  json close() {
     held_.clear();
     engine_.reset();
+    return json::object();
+  }
+
+  json engine(const json& command) {
+    close();
     // Before the engine is made: a tracer must be there when CUDA starts.
     if (!command.at("trace_level").is_null() && !tracer_) {
       tracer_.emplace(load_tracer({.level = static_cast<TraceLevel>(command.at("trace_level").get<int>())}));

@@ -180,6 +180,16 @@ class RankedEngine : public Engine {
     for (const json& a : answers) facts_.push_back(facts_from_json(a.at("facts")));
   }
 
+  /// All ranks drop their engines together: on cards each waits for the others before it frees what they can reach, and NCCL ends
+  /// only once all have said so.
+  ~RankedEngine() override {
+    try {
+      if (team_.usable()) team_.together({{"call", "close"}}, [this] { own_.reset(); });
+    } catch (const std::exception&) {  // the next call of the team says so
+    }
+    if (own_ && tensor_) tensor_->give_up();
+  }
+
   std::string_view name() const override { return name_; }
   EngineTraits traits() const override { return own_->traits(); }
   void check_supported(const Case& c) const override { own_->check_supported(c); }

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -86,6 +88,72 @@ TEST(Ranks, TheRecordHasEveryRankAndAllTokens) {
   EXPECT_EQ(r.metrics.tokens_per_second, 2 * 2 * 4 / 1000e-6);
   const Record back = record_from_json(nlohmann::json::parse(record_to_json(r).dump()));
   EXPECT_EQ(back.ranks.size(), 4u);
+}
+
+/// As an engine on cards: before it ends it waits for the others of its replica.
+class PartingEngine : public FakeEngine {
+ public:
+  PartingEngine(const std::string& name, Communicator& others, std::atomic<int>& parted)
+      : FakeEngine(name, Fault::kNone), others_(others), parted_(parted) {}
+  ~PartingEngine() override {
+    try {
+      others_.barrier(nullptr);
+      ++parted_;
+    } catch (const Error&) {
+    }
+  }
+
+ private:
+  Communicator& others_;
+  std::atomic<int>& parted_;
+};
+
+// Breaks when rank 0 drops its engine while the others wait for its next word: on cards that was the end of a worker after its last
+// case, for ever where NCCL was in use.
+TEST(Ranks, EnginesPartTogether) {
+  std::atomic<int> parted = 0;
+  EngineRegistry engines = registry(Fault::kNone, Fault::kNone);
+  engines.make = [&](const std::string& name, const EngineOptions& options) -> std::unique_ptr<Engine> {
+    if (options.seat == nullptr) return std::make_unique<FakeEngine>(name, Fault::kNone);
+    return std::make_unique<PartingEngine>(name, *options.seat->tensor, parted);
+  };
+  {
+    Ranks ranks(4, engines, engines);
+    const Case c = tiny(4, 1);
+    const Record r = ranks.worker->measure_case(c, ranks.worker->validate_case(c));
+    EXPECT_EQ(r.status, Status::kOk) << r.reason.value_or("");
+    const Case other = tiny(2, 2);  // by other engines
+    EXPECT_EQ(ranks.worker->validate_case(other).status, Status::kOk);
+    EXPECT_EQ(parted, 4);
+  }
+  EXPECT_EQ(parted, 8);
+}
+
+class FailingEngine : public FakeEngine {
+ public:
+  explicit FailingEngine(const std::string& name) : FakeEngine(name, Fault::kNone) {}
+  void load(const Case&, const ModelConfig&, const WeightForm&) override { throw Error("no more"); }
+};
+
+// Breaks when a worker whose ranks are out of step waits for them before it ends: they wait for its next word.
+TEST(Ranks, BrokenRanksAreNotWaitedFor) {
+  std::atomic<int> parted = 0;
+  EngineRegistry engines = registry(Fault::kNone, Fault::kNone);
+  EngineRegistry others = engines;
+  others.make = [](const std::string& name, const EngineOptions&) {
+    return std::make_unique<FailingEngine>(name);
+  };
+  engines.make = [&](const std::string& name, const EngineOptions& options) -> std::unique_ptr<Engine> {
+    if (options.seat == nullptr) return std::make_unique<FakeEngine>(name, Fault::kNone);
+    return std::make_unique<PartingEngine>(name, *options.seat->tensor, parted);
+  };
+  const auto start = std::chrono::steady_clock::now();
+  {
+    Ranks ranks(2, engines, others);
+    EXPECT_EQ(ranks.worker->validate_case(tiny(2, 1)).status, Status::kError);
+  }
+  EXPECT_EQ(parted, 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
 }
 
 /// Two cards in a host: the first at full clock, the second held down, with somebody else on it.

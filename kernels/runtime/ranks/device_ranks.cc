@@ -96,15 +96,17 @@ DeviceRanks::DeviceRanks(Communicator& control, cudaStream_t stream, double wait
   join_peers();
 }
 
+/// Nobody frees what another has open, and NCCL's end waits for that of every rank: without them it is cut short.
 DeviceRanks::~DeviceRanks() {
-  if (!memory_) return;
   TANDEM_CUDA_WARN(cudaStreamSynchronize(stream_));
-  memory_->close();
+  if (memory_) memory_->close();
+  bool together = !memory_ || !memory_->lost();
   try {
-    if (!memory_->lost()) control_.barrier(nullptr);  // nobody frees what another has open
-  } catch (const Error& e) {
-    std::fprintf(stderr, "tandem: ranks part: %s\n", e.what());
+    if (together) control_.barrier(nullptr);
+  } catch (const Error&) {  // what broke the ranks has been said
+    together = false;
   }
+  if (nccl_ && !together) nccl_->abort();
 }
 
 std::string DeviceRanks::first_word(const std::string& mine) {
