@@ -26,6 +26,8 @@ GOOD, MISSED, USAGE, NO_DEVICE, UNFINISHED = 0, 1, 2, 3, 4
 LEAST_S = 15.0
 """A part is begun with no less than this left."""
 SWEEPS = ("tensor_parallel", "collectives", "crossover")
+UNTIMED = "0:0.05"
+"""Seconds of samples a case, MIN:MAX, of parts that ask for no time."""
 KEPT = ("environment.json", "records.jsonl", "benchmark.json")
 
 Groups = list[dict[str, Any]]
@@ -73,7 +75,7 @@ class Baseline:
     # What the parts run.
 
     def checked(self) -> Groups:
-        """The same cases on one rank and on several, in fp32 and bf16."""
+        """The same cases on one rank and on several, in fp32 and bf16. Few: each is three processes a rank."""
         common: dict[str, Any] = {
             "precision": ["fp32", "bf16"],
             "tp": [1, *self.degrees],
@@ -83,14 +85,15 @@ class Baseline:
             common |= {"model": "tiny", "batch": 3, "src": 9}
         else:
             common |= {
-                "model": ["transformer-base", "bart-base", "t5-small"],
+                "model": ["transformer-base", "t5-small"],
                 "batch": 4,
                 "src": 64,
             }
-        return [
-            {"suite": "generate", "tgt": 6 if self.on_cpu else 32} | common,
-            {"suite": "encoder"} | common,
-        ]
+        generate = {"suite": "generate", "tgt": 6 if self.on_cpu else 32} | common
+        encoder = {"suite": "encoder"} | common
+        if not self.on_cpu:
+            encoder["model"] = "bart-base"
+        return [generate, encoder]
 
     def killed(self) -> Groups:
         """One case over all ranks, whose samples take seconds, so that there is one to kill."""
@@ -177,10 +180,19 @@ class Baseline:
         sweep: Path | Groups,
         workers: int,
         watched: Callable[[int], None] | None = None,
+        sample_s: str | None = None,
     ) -> bool:
-        """Whether it came to its end: what the clock cuts off goes on in the next call."""
+        """Whether it came to its end: what the clock cuts off goes on in the next call.
+
+        `sample_s`: seconds of samples a case, MIN:MAX, where no time is asked for.
+        """
+        environment = dict(os.environ)
+        if sample_s is not None and not self.on_cpu:
+            environment["TANDEM_SAMPLE_SECONDS"] = sample_s
         process = subprocess.Popen(
-            self.command(part, sweep, workers), stdout=subprocess.DEVNULL
+            self.command(part, sweep, workers),
+            stdout=subprocess.DEVNULL,
+            env=environment,
         )
         if watched is not None:
             watched(process.pid)
@@ -193,9 +205,11 @@ class Baseline:
             raise SystemExit(code)
         return True
 
-    def part_sweep(self, part: str, sweep: Path | Groups, workers: int) -> None:
+    def part_sweep(
+        self, part: str, sweep: Path | Groups, workers: int, sample_s: str | None = None
+    ) -> None:
         """A sweep, and nothing else."""
-        if self.run(part, sweep, workers):
+        if self.run(part, sweep, workers, sample_s=sample_s):
             self.finish(part, {})
 
     def part_killed(self) -> None:
@@ -231,7 +245,9 @@ class Baseline:
         """Bytes in use on each GPU."""
         memory = watch.GpuMemory()
         try:
-            ended = self.run(f"memory-tp{tp}", self.of_memory(tp), 1, memory.watch)
+            ended = self.run(
+                f"memory-tp{tp}", self.of_memory(tp), 1, memory.watch, UNTIMED
+            )
         finally:
             found = memory.stop()
         if not ended:
@@ -249,7 +265,7 @@ class Baseline:
             return lambda: self.part_memory(tp)
 
         wanted: list[tuple[str, Callable[[], None]]] = [
-            ("checks", lambda: self.part_sweep("checks", self.checked(), 2)),
+            ("checks", lambda: self.part_sweep("checks", self.checked(), 2, UNTIMED)),
             ("killed", self.part_killed),
             ("tensor_parallel", of_sweep("tensor_parallel")),
         ]
@@ -336,7 +352,8 @@ class Baseline:
         folder = Path(self.keep) if self.keep else ROOT / "reports" / "baselines" / card
         day = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
         for name in ("checks", *SWEEPS):
-            if not all((self.out / name / file).exists() for file in KEPT):
+            there = all((self.out / name / file).exists() for file in KEPT)
+            if not there or not self.results(name):
                 continue
             to = folder / f"{self.done.setdefault('day', day)}-{name.replace('_', '-')}"
             to.mkdir(parents=True, exist_ok=True)
