@@ -6,9 +6,10 @@
 #include <ctime>
 #include <fstream>
 #include <iostream>
-#include <thread>
+#include <vector>
 
 #include "harness/base/error.h"
+#include "harness/base/stats.h"
 #include "harness/card/nvml.h"
 #include "harness/driver/session/ceilings_store.h"
 #include "harness/record/environment.h"
@@ -18,13 +19,37 @@
 namespace tandem {
 namespace {
 
-/// Burst: the first repetitions on a card that has rested. Sustained: after the clock has settled.
+/// Burst: on a card that has rested. Sustained: after the clock has settled.
 enum class Regime : uint8_t { kBurst, kSustained };
 
 struct Rates {
   double best_us = 0;
   OpWorkload op;
 };
+
+/// us of one of a card's products, which bring their rest or their warm-up themselves.
+double product_us(Workload& workload, Regime regime) {
+  if (regime == Regime::kBurst) return best_us(workload);
+  constexpr size_t kSamples =
+      10;  // no more than the operation takes at once: the next ones would settle anew
+  std::vector<double> us;
+  while (us.size() < kSamples) us.push_back(workload.repeat().total_us);
+  return median(us);
+}
+
+/// us of everything else: on a CPU the best of what was seen, as a disturbed repetition only makes a rate look lower.
+double other_us(Workload& workload, Regime regime, EngineTraits traits) {
+  MeasureOptions options = default_options(traits);
+  options.stop.max_s = 0.3;
+  options.stop.min_s = 0.1;
+  if (regime == Regime::kBurst) {
+    options.warmup = {.window_s = 0, .agreement = 1, .max_s = 0};
+    options.stop = {.target = 0, .min_samples = 10, .max_samples = 10, .min_s = 0, .max_s = 10};
+  }
+  NoClocks clocks;
+  const Summary times = summarize(measure(workload, clocks, options).samples_us);
+  return traits.on_host ? times.min_us : times.median_us;
+}
 
 std::optional<Rates> measure_op(Engine& engine, const std::string& name, Precision precision, Regime regime,
                                 const std::string& sparsity = "dense") {
@@ -37,22 +62,14 @@ std::optional<Rates> measure_op(Engine& engine, const std::string& name, Precisi
   try {
     engine.check_supported(c);
     Rates rates{0, engine.prepare_op(c, load_model(c.model))};
-    rates.op.workload->repeat();  // first touch
+    Workload& workload = *rates.op.workload;
+    workload.repeat();  // first touch
     const CheckResult r = rates.op.check();
     if (!r.ok())
       throw Error(fmt::format("{}: error {:.3g} over {:.3g}: {}", name, r.error, r.tolerance, r.where));
-    MeasureOptions options = default_options(engine.traits());
-    options.stop.max_s = 0.3;
-    options.stop.min_s = 0.1;
-    if (regime == Regime::kBurst) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(engine.traits().on_host ? 0 : 500));
-      options.warmup = {.window_s = 0, .agreement = 1, .max_s = 0};
-      options.stop = {.target = 0, .min_samples = 10, .max_samples = 10, .min_s = 0, .max_s = 10};
-    }
-    NoClocks clocks;
-    // A ceiling is the best that was seen; a disturbed repetition only makes it look lower.
-    const Summary times = summarize(measure(*rates.op.workload, clocks, options).samples_us);
-    rates.best_us = regime == Regime::kBurst || engine.traits().on_host ? times.min_us : times.median_us;
+    const bool on_card = !engine.traits().on_host;
+    rates.best_us = on_card && rates.op.flops > 0 ? product_us(workload, regime)
+                                                  : other_us(workload, regime, engine.traits());
     return rates;
   } catch (const ImpossibleCase&) {
     return std::nullopt;  // this machine has no such rate

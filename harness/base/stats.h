@@ -29,6 +29,13 @@ double median(std::vector<T> sample) {
   return quantile(std::span<const T>(sample), 0.5);
 }
 
+/// Do the last `n` of these lie within `tolerance` of the largest of them?
+inline bool last_agree(const std::vector<double>& values, size_t n, double tolerance) {
+  if (values.size() < n) return false;
+  const auto [lo, hi] = std::minmax_element(values.end() - static_cast<ptrdiff_t>(n), values.end());
+  return *hi - *lo <= tolerance * *hi;
+}
+
 /// The rank k such that the k-th smallest and the k-th largest of n samples enclose the median with at least 95 %,
 /// as narrow as that allows. That is the largest k such that fewer than k of n fair coins fall heads with at most
 /// 2.5 % (David & Nagaraja, Order Statistics, 3rd ed., section 7.1). 0 under 6 samples: none encloses it.

@@ -29,11 +29,19 @@ namespace {
 
 constexpr int64_t kWorkspaceBytes = 64ll << 20;
 constexpr int kCandidates = 16;
-constexpr int kBurst = 20;  // products of one burst sample
+constexpr int kTimed =
+    3;  // products of one timing of a candidate, fewer where they take longer than kTimedUs
+constexpr double kTimedUs = 10e3;
+// Products of one burst sample, fewer where they take longer than kBurstUs: a long one is at the power limit before its end.
+constexpr int kBurst = 20;
+constexpr double kBurstUs = 30e3;
 constexpr int kSampledOutputs = 64;
 constexpr auto kRest = std::chrono::milliseconds(500);
-constexpr double kSettleUs = 500e3;  // without pause before the first sustained sample
-constexpr double kSampleUs = 50e3;   // of one sustained sample
+constexpr double kSettleUs = 500e3;  // without pause before the first sustained sample, at least
+constexpr double kSettleMostUs = 3e6;
+constexpr size_t kSteady = 3;  // samples in a row that agree
+constexpr double kAgreement = 0.005;
+constexpr double kSampleUs = 50e3;  // of one sustained sample
 
 /// The library's types for y = x w^T, and how far a sampled output may be from the exact one: `tolerance`
 /// times the root of the sum of squared products, which is what rounding errors grow with.
@@ -87,6 +95,11 @@ double value_of(DType type, const char* raw) {
     default:
       return load<float>(raw);
   }
+}
+
+/// As many repetitions of `one_us` as fit into `us`, at least one and at most `most`.
+int at_most(int most, double us, double one_us) {
+  return static_cast<int>(std::clamp(us / one_us, 1.0, static_cast<double>(most)));
 }
 
 /// Where operands of a product lie.
@@ -206,8 +219,10 @@ class StructuredProducts {
   DeviceBuffer compressed_;
 };
 
+}  // namespace
+
 /// One product with its operands and the algorithm in use.
-class Product {
+class GemmRate::Product {
  public:
   explicit Product(const GemmRateParams& p) : p_(p), types_(types_of(p.precision)) {
     x_ = DeviceBuffer(tensor_bytes(types_.operand, p.m * p.k));
@@ -240,7 +255,9 @@ class Product {
       enqueue_ = &candidate;
       if (!candidate()) continue;
       stream_.wait();
-      const double us = std::min(time_us(3), time_us(3)) / 3;
+      const double first_us = time_us(1);
+      const int count = at_most(kTimed, kTimedUs, first_us);
+      const double us = std::min(first_us, time_us(count) / count);
       if (best_us == 0 || us < best_us) {
         best_us = us;
         best = &candidate;
@@ -266,6 +283,15 @@ class Product {
     float ms = 0;
     TANDEM_CUDA_CHECK(cudaEventElapsedTime(&ms, events_.begin, events_.end));
     return ms * 1e3;
+  }
+
+  /// Blocks of products without pause until the rate is steady.
+  void settle(int block) {
+    std::vector<double> us;
+    for (double spent = 0; spent < kSettleMostUs; spent += us.back()) {
+      if (spent >= kSettleUs && last_agree(us, kSteady, kAgreement)) return;
+      us.push_back(time_us(block));
+    }
   }
 
   /// Fills y with a pattern that no product gives before the samples that check_output looks at.
@@ -342,30 +368,34 @@ class Product {
   const Enqueue* enqueue_ = nullptr;  // the one in use
 };
 
-}  // namespace
-
-Limit measure_gemm_tflops(const GemmRateParams& p) {
+GemmRate::GemmRate(const GemmRateParams& p) : params_(p) {
   if (p.m < 1 || p.n < 1 || p.k < 1) throw UsageError("matrix rate: m, n and k must be at least 1");
   if (p.two_of_four && p.precision != Precision::kFp16 && p.precision != Precision::kBf16)
     throw UsageError("matrix rate: 2:4 goes with precision fp16 or bf16");
-  if (p.samples < 1) throw UsageError("matrix rate: samples must be at least 1");
-  Product product(p);
-  const double one_us = product.choose_us();
-  const double flops = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
-  product.poison();
+  product_ = std::make_unique<Product>(p);
+  one_us_ = product_->choose_us();
+}
+
+GemmRate::~GemmRate() = default;
+
+Limit GemmRate::measure(int samples) {
+  if (samples < 1) throw UsageError("matrix rate: samples must be at least 1");
+  const double flops =
+      2.0 * static_cast<double>(params_.m) * static_cast<double>(params_.n) * static_cast<double>(params_.k);
+  product_->poison();
+  const bool burst = params_.regime == Regime::kBurst;
+  const int block =
+      burst ? at_most(kBurst, kBurstUs, one_us_) : std::max(1, static_cast<int>(kSampleUs / one_us_));
+  if (!burst) product_->settle(block);
   std::vector<double> tflops;
-  if (p.regime == Regime::kBurst) {
-    for (int i = 0; i < p.samples; ++i) {
-      product.stream().wait();
+  for (int i = 0; i < samples; ++i) {
+    if (burst) {
+      product_->stream().wait();
       std::this_thread::sleep_for(kRest);
-      tflops.push_back(flops * kBurst / product.time_us(kBurst) * 1e-6);
     }
-  } else {
-    const int block = std::max(1, static_cast<int>(kSampleUs / one_us));
-    for (double spent = 0; spent < kSettleUs;) spent += product.time_us(block);
-    for (int i = 0; i < p.samples; ++i) tflops.push_back(flops * block / product.time_us(block) * 1e-6);
+    tflops.push_back(flops * block / product_->time_us(block) * 1e-6);
   }
-  const std::string wrong = product.check_output();
+  const std::string wrong = product_->check_output();
   if (!wrong.empty()) return wrong_limit(wrong);
   return good_limit(std::move(tflops));
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,7 @@ Limit measure_empty_node_us(bool dependent, int nodes = 200, int samples = 15);
 
 enum class Regime : uint8_t {
   kBurst,      ///< the first products after a rest: full clock
-  kSustained,  ///< after half a second without pause: often at the power limit
+  kSustained,  ///< after half a second or more without pause, until its rate is steady: often at the power limit
 };
 
 struct GemmRateParams {
@@ -41,11 +42,23 @@ struct GemmRateParams {
   int64_t n = 8192;
   int64_t k = 8192;
   Regime regime = Regime::kBurst;
-  int samples = 9;
 };
-/// Rate of y = x w^T with random data through the fastest of the library's candidates, TFLOP/s (int8: TOP/s; 2:4: operations of
-/// the dense product); sampled outputs are compared with products computed on the host. Throws UsageError when the library
-/// has no kernel for the shape, DeviceError where there is no cuSPARSELt for 2:4.
-Limit measure_gemm_tflops(const GemmRateParams& params);
+/// Rate of y = x w^T with random data through the fastest of the library's candidates, searched once.
+class GemmRate {
+ public:
+  /// Throws UsageError when the library has no kernel for the shape, DeviceError where there is no cuSPARSELt for 2:4.
+  explicit GemmRate(const GemmRateParams& params);
+  ~GemmRate();
+
+  /// TFLOP/s (int8: TOP/s; 2:4: operations of the dense product). A burst sample rests for half a second first. Sampled outputs
+  /// are compared with products computed on the host.
+  Limit measure(int samples);
+
+ private:
+  class Product;
+  GemmRateParams params_;
+  std::unique_ptr<Product> product_;
+  double one_us_ = 0;  ///< of one product, as searched
+};
 
 }  // namespace tandem::kernels

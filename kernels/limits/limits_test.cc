@@ -110,28 +110,28 @@ TEST(Limits, MatrixRatesAreMeasured) {
                               Precision::kFp8, Precision::kInt8}) {
     const bool has_fp8 = card.major > 8 || (card.major == 8 && card.minor == 9);
     if (precision == Precision::kFp8 && !has_fp8) continue;
-    const GemmRateParams p{.precision = precision, .m = 1024, .n = 768, .k = 512, .samples = 2};
-    const Limit limit = measure_gemm_tflops(p);
+    GemmRate rate({.precision = precision, .m = 1024, .n = 768, .k = 512});
+    const Limit limit = rate.measure(2);
     EXPECT_TRUE(limit.ok()) << precision_name(precision) << ": " << limit.wrong;
     expect_rate(limit, 2);
     std::printf("%s at 1024 x 768 x 512: %.1f\n", std::string(precision_name(precision)).c_str(),
                 limit.value);
   }
   if (const std::string lacks = structured_lacks(); lacks.empty()) {
-    const Limit limit =
-        measure_gemm_tflops({.two_of_four = true, .m = 1024, .n = 768, .k = 512, .samples = 2});
+    const Limit limit = GemmRate({.two_of_four = true, .m = 1024, .n = 768, .k = 512}).measure(2);
     EXPECT_TRUE(limit.ok()) << "2:4: " << limit.wrong;
     expect_rate(limit, 2);
     std::printf("2:4 bf16 at 1024 x 768 x 512: %.1f\n", limit.value);
   } else {
-    EXPECT_THROW(measure_gemm_tflops({.two_of_four = true, .m = 1024, .n = 768, .k = 512}), DeviceError)
-        << lacks;
+    EXPECT_THROW(GemmRate({.two_of_four = true, .m = 1024, .n = 768, .k = 512}), DeviceError) << lacks;
   }
-  GemmRateParams sustained{.m = 2048, .n = 2048, .k = 2048, .regime = Regime::kSustained, .samples = 2};
-  expect_rate(measure_gemm_tflops(sustained), 2);
-  EXPECT_THROW(measure_gemm_tflops({.precision = Precision::kW4a16}), UsageError);
-  EXPECT_THROW(measure_gemm_tflops({.m = 0}), UsageError);
-  EXPECT_THROW(measure_gemm_tflops({.precision = Precision::kFp8, .two_of_four = true}), UsageError);
+  GemmRate sustained({.m = 2048, .n = 2048, .k = 2048, .regime = Regime::kSustained});
+  expect_rate(sustained.measure(2), 2);
+  expect_rate(sustained.measure(1), 1);  // again, with the operands and the algorithm that it has
+  EXPECT_THROW(sustained.measure(0), UsageError);
+  EXPECT_THROW(GemmRate({.precision = Precision::kW4a16}), UsageError);
+  EXPECT_THROW(GemmRate({.m = 0}), UsageError);
+  EXPECT_THROW(GemmRate({.precision = Precision::kFp8, .two_of_four = true}), UsageError);
 }
 
 // Without it: tests that rely on a kernel of a known length wait for nothing.

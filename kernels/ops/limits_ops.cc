@@ -80,12 +80,17 @@ OpWorkload gemm_op(std::shared_ptr<Device> device, const Case& c) {
   const bool sustained = c.op == "gemm_sustained";
   const GemmRateParams params{.precision = c.precision,
                               .two_of_four = c.sparsity == "2:4",
-                              .regime = sustained ? Regime::kSustained : Regime::kBurst,
-                              .samples = kSamplesAtOnce};
+                              .regime = sustained ? Regime::kSustained : Regime::kBurst};
   const double flops =
       2.0 * static_cast<double>(params.m) * static_cast<double>(params.n) * static_cast<double>(params.k);
-  return make(std::move(device),
-              {.measure = [params] { return measure_gemm_tflops(params); }, .flops = flops});
+  // A burst sample brings its rest: as many as are asked for. Sustained ones share what went before them.
+  const int samples = sustained ? kSamplesAtOnce : 1;
+  return make(std::move(device), {.measure =
+                                      [params, samples, rate = std::shared_ptr<GemmRate>()]() mutable {
+                                        if (!rate) rate = std::make_shared<GemmRate>(params);
+                                        return rate->measure(samples);
+                                      },
+                                  .flops = flops});
 }
 
 /// The encoder's attention at a size where nothing but arithmetic limits it.

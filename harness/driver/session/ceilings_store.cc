@@ -120,7 +120,7 @@ std::optional<Ceilings> obtain_ceilings(const fs::path& bin_dir, const std::opti
   constexpr int kTries = 2;
   for (int i = 1;; ++i) {
     remark(fmt::format("measuring the ceilings of {} ({})", card ? card->name : "this CPU",
-                       i == 1 ? "once" : "again"));
+                       i == 1 ? "once, within a minute" : "again"));
     try {
       Ceilings ceilings = measured_ceilings(suite, card, device);
       const auto wrong = contradictions(ceilings);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 
 #include "harness/base/error.h"
 #include "harness/base/phase.h"
@@ -16,13 +17,6 @@ namespace {
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-/// Do the last `n` of these lie within `tolerance` of each other?
-bool agree(const std::vector<double>& windows, size_t n, double tolerance) {
-  if (windows.size() < n) return false;
-  const auto [lo, hi] = std::minmax_element(windows.end() - static_cast<ptrdiff_t>(n), windows.end());
-  return *hi - *lo <= tolerance * *hi;
 }
 
 Repetition checked(Workload& workload) {
@@ -56,12 +50,12 @@ void warm_up(Workload& workload, ClockReader& clocks, const MeasureOptions& opti
   if (process.settled && start - process.last_work_s <= ClockSettling::kIdle_s) {
     for (int i = 0; i < 2; ++i)
       windows.push_back(warm_window(workload, clocks, options, rule.window_s / 2, m));
-    m.warmup_confirmed = m.warmup_steady = agree(windows, 2, rule.agreement);
+    m.warmup_confirmed = m.warmup_steady = last_agree(windows, 2, rule.agreement);
     windows.clear();
   }
   while (!m.warmup_steady) {
     windows.push_back(warm_window(workload, clocks, options, rule.window_s, m));
-    m.warmup_steady = agree(windows, 3, rule.agreement);
+    m.warmup_steady = last_agree(windows, 3, rule.agreement);
     if (options.now() - start >= rule.max_s) break;
   }
   process.settled = m.warmup_steady;
@@ -149,6 +143,16 @@ Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOption
   m.clock_state = clock_state(m.blocks, m.warmup_steady, options.warmup.agreement);
   m.sm_cycles = cycles_of(m);
   return m;
+}
+
+double best_us(Workload& workload, const BestRule& rule) {
+  std::vector<double> us;
+  while (us.size() < rule.most) {
+    us.push_back(checked(workload).total_us);
+    std::ranges::sort(us, std::greater());
+    if (last_agree(us, rule.times, rule.agreement)) break;
+  }
+  return us.back();
 }
 
 }  // namespace tandem

@@ -74,4 +74,13 @@ MeasureOptions default_options(EngineTraits engine);
 /// Throws what the workload throws, and Error for a repetition of no or negative time.
 Measurement measure(Workload& workload, ClockReader& clocks, const MeasureOptions& options);
 
+/// Until the best time was reached `times` times within `agreement`, or the workload repeated `most` times.
+struct BestRule {
+  size_t times = 3;
+  double agreement = 0.005;
+  size_t most = 10;
+};
+/// The shortest repetition, us, without warm-up. Throws what measure throws.
+double best_us(Workload& workload, const BestRule& rule = {});
+
 }  // namespace tandem

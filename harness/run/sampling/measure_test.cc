@@ -55,6 +55,21 @@ MeasureOptions options_on(double* clock_s) {
   return o;
 }
 
+// Breaks when a rate is called a ceiling that was reached once, or when one that is never reached again is waited for.
+TEST(Measure, TheBestIsReachedThreeTimes) {
+  double clock = 0;
+  Scripted early({120, 100, 100.4, 110, 100.1, 50}, &clock);
+  EXPECT_EQ(best_us(early), 100) << "three of the best within 0.5 % are enough";
+  EXPECT_DOUBLE_EQ(clock, 530.5e-6) << "five repetitions";
+  clock = 0;
+  std::vector<double> falling;
+  for (int i = 0; i < 20; ++i) falling.push_back(200 - 5 * i);
+  Scripted never(falling, &clock);
+  EXPECT_EQ(best_us(never), 155) << "the tenth";
+  Scripted broken({0}, &clock);
+  EXPECT_THROW(best_us(broken), Error);
+}
+
 // Breaks when steady samples do not end the loop at the floor of samples and seconds.
 TEST(Measure, StopsWhenTheMedianIsKnown) {
   double clock = 0;
