@@ -66,7 +66,8 @@ class StepRace : public ChoicesFile {
   }
   std::string step() const {
     return step_text({.config = cover_.config,
-                      .weights = {},
+                      .weights = bind_weights(weight_layout(cover_.config, {.precision = cover_.precision}),
+                                              reinterpret_cast<const void*>(4096)),  // never read
                       .precision = cover_.precision,
                       .batch = batch_.size(),
                       .source_tokens = batch_.tokens(),

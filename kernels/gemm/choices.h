@@ -73,7 +73,7 @@ class GemmChoices {
   GemmChoice at(const GemmPlace& place, const GemmProblem& problem) const;
   /// Throws UsageError in kReadOnly mode.
   void put(const GemmPlace& place, const GemmProblem& problem, const GemmChoice& choice);
-  /// The form of a step, named by its sizes. Where the file knows the step from another card, build or library version only, one
+  /// The form of a step, named by its sizes and kernels. Where the file knows the step from another card, build or library version only, one
   /// line on stderr says so, and there is none.
   std::optional<StepChoice> find_step(const StepPlace& place, const std::string& step) const;
   /// Throws UsageError in kReadOnly mode.

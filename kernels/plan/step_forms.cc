@@ -1,9 +1,12 @@
 #include "kernels/plan/step_forms.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <iterator>
+#include <set>
+#include <string_view>
 
 namespace tandem::kernels {
 namespace {
@@ -31,6 +34,28 @@ bool two_ways(const PlanOp& op) {
          std::holds_alternative<CrossAttentionOp>(op.body);
 }
 
+/// How a product's matrix is stored and what its rows are rounded to.
+std::string storage_word(const DenseWeight& w) {
+  return fmt::format("{}{}{}", dtype_name(w.weight.dtype),
+                     w.two_of_four         ? "-2:4"
+                     : w.bitmap != nullptr ? "-bitmap"
+                                           : "",
+                     w.input_dtype ? fmt::format("-by-{}", dtype_name(*w.input_dtype)) : "");
+}
+
+/// Of the products of a decoder's layers together, and then of its head.
+std::vector<std::string> storages(const DecoderWeight& decoder) {
+  std::set<std::string> of_layers;
+  for (const DecoderLayerWeight& layer : decoder.layers) {
+    for (const DenseWeight* w :
+         {&layer.self.qkv, &layer.self.out, &layer.cross.q, &layer.cross.out, &layer.ffn.up, &layer.ffn.down})
+      of_layers.insert(storage_word(*w));
+  }
+  std::vector<std::string> words(of_layers.begin(), of_layers.end());
+  words.push_back(storage_word(decoder.head));
+  return words;
+}
+
 StepForm with_switched(StepForm form, PhaseKind kind) {
   if (std::erase(form, kind) == 0) form.push_back(kind);
   return form;
@@ -52,11 +77,35 @@ StepForm raced_kinds(const StepPlan& plan) {
 
 std::string step_text(const PlanRequest& request) {
   const ModelConfig& c = request.config;
-  return fmt::format("rows {} src {} tokens {} tgt {} layers {} d {} heads {} x {} ff {}{} vocab {} {} {} {}",
-                     request.rows(), request.max_source, request.source_tokens, request.capacity,
-                     c.decoder.layers, c.d_model, c.decoder.heads, c.head_dim, c.decoder.d_ff,
-                     c.gated ? " gated" : "", c.vocab, c.placement == NormPlacement::kPre ? "pre" : "post",
-                     precision_name(request.precision), dtype_name(kv_dtype(request.precision, request.kv)));
+  std::string text =
+      fmt::format("rows {} src {} tokens {} tgt {} layers {} d {} heads {} x {} ff {} vocab {}",
+                  request.rows(), request.max_source, request.source_tokens, request.capacity,
+                  c.decoder.layers, c.d_model, c.decoder.heads, c.head_dim, c.decoder.d_ff, c.vocab);
+  const auto add = [&](std::string_view word) { text.append(" ").append(word); };
+  const auto add_if = [&](bool is, std::string_view word) {
+    if (is) add(word);
+  };
+  add(placement_name(c.placement));
+  add(norm_name(c.norm));
+  add_if(c.embedding_norm, "embedding-norm");
+  add_if(c.final_norm, "final-norm");
+  add(position_name(c.position));
+  if (c.position == Position::kRelative) add(fmt::format("{}", c.relative_max_distance));
+  add(activation_name(c.activation));
+  add_if(c.gated, "gated");
+  add_if(c.bias, "bias");
+  add_if(c.head_bias, "head-bias");
+  add(fmt::format("{} kv {} weights {}", precision_name(request.precision),
+                  dtype_name(kv_dtype(request.precision, request.kv)),
+                  fmt::join(storages(request.weights.decoder), ",")));
+  add_if(request.structured, "structured");
+  const auto& g = request.generation;
+  add(!g             ? "greedy"
+      : g->beams > 1 ? fmt::format("beams {}", g->beams)
+      : g->sample    ? fmt::format("samples {}", g->n_best)
+                     : "rules");
+  add_if(request.stop_at_eos, "eos");
+  return text;
 }
 
 StepForms race_forms(const StepForm& kinds, const TimeForms& time) {

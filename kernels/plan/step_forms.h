@@ -21,7 +21,8 @@ using StepForm = std::vector<PhaseKind>;
 /// them: the library would have to make a matrix of 16 bits first.
 StepForm raced_kinds(const StepPlan& plan);
 
-/// What a race of forms depends on besides card, build and library: the sizes of the step. For the choice file and for people.
+/// What a race of forms depends on besides card, build and library: the sizes of the step, and all that decides which kernels it
+/// runs. For the choice file and for people.
 std::string step_text(const PlanRequest& request);
 
 /// us of one step in each of the forms, timed in turns.

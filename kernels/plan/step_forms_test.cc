@@ -202,13 +202,23 @@ TEST(StepForms, TheRecordSaysWhichKernelsRan) {
   EXPECT_EQ(says(build_plan(request("transformer-big", 65)), "decoder ffn.down: library"), 1);
 }
 
+/// The model with its weights in a form.
+PlanRequest request_of(const ModelConfig& config, const WeightForm& form = {.precision = Precision::kBf16}) {
+  PlanRequest r = request("transformer-big", 64);
+  r.config = config;
+  r.precision = form.precision;
+  r.weights = bind_weights(weight_layout(config, form), reinterpret_cast<const void*>(8192));
+  return r;
+}
+
 // Breaks when steps of other sizes share a choice: source lengths, for one, change which kernels are the faster ones.
 TEST(StepForms, AStepIsNamedByItsSizes) {
   const PlanRequest base = request("transformer-big", 64);
   std::set<std::string> names{step_text(base)};
-  EXPECT_EQ(
-      *names.begin(),
-      "rows 64 src 16 tokens 1024 tgt 8 layers 6 d 1024 heads 16 x 64 ff 4096 vocab 32000 post bf16 bf16");
+  EXPECT_EQ(*names.begin(),
+            "rows 64 src 16 tokens 1024 tgt 8 layers 6 d 1024 heads 16 x 64 ff 4096 vocab 32000 post layer "
+            "sinusoidal relu bias bf16 kv bf16 weights bf16,bf16 greedy");
+  EXPECT_EQ(step_text(request_of(base.config)), *names.begin()) << "where the weights lie does not count";
   PlanRequest other = base;
   other.max_source = 512;
   EXPECT_TRUE(names.insert(step_text(other)).second);
@@ -220,6 +230,62 @@ TEST(StepForms, AStepIsNamedByItsSizes) {
   EXPECT_TRUE(names.insert(step_text(other)).second);
   for (const char* model : {"bart-large", "t5-large", "t5-3b"})
     EXPECT_TRUE(names.insert(step_text(request(model, 64))).second) << model;
+}
+
+// Breaks when two models that are equal in all sizes share a choice although their steps run other kernels.
+TEST(StepForms, AStepIsNamedByItsKernels) {
+  const ModelConfig config = preset("transformer-big");
+  std::map<std::string, std::string> names{{step_text(request_of(config)), "as it is"}};
+  const auto differs = [&](const char* what, const PlanRequest& r) {
+    const auto [at, is_new] = names.emplace(step_text(r), what);
+    EXPECT_TRUE(is_new) << what << " is as " << at->second;
+  };
+  const auto changed = [&](const char* what, auto&& change) {
+    ModelConfig other = config;
+    change(other);
+    differs(what, request_of(other));
+  };
+  changed("activation", [](ModelConfig& c) { c.activation = Activation::kGelu; });
+  changed("gated", [](ModelConfig& c) { c.gated = true; });
+  changed("bias", [](ModelConfig& c) { c.bias = false; });
+  changed("head_bias", [](ModelConfig& c) { c.head_bias = true; });
+  changed("norm", [](ModelConfig& c) { c.norm = Norm::kRms; });
+  changed("placement", [](ModelConfig& c) { c.placement = NormPlacement::kPre; });
+  changed("final_norm", [](ModelConfig& c) { c.final_norm = true; });
+  changed("embedding_norm", [](ModelConfig& c) { c.embedding_norm = true; });
+  changed("learned", [](ModelConfig& c) { c.position = Position::kLearned; });
+  changed("relative", [](ModelConfig& c) { c.position = Position::kRelative; });
+  changed("relative, far", [](ModelConfig& c) {
+    c.position = Position::kRelative;
+    c.relative_max_distance = 256;
+  });
+  for (const Precision p : {Precision::kFp16, Precision::kFp8, Precision::kW8a16})
+    differs("precision", request_of(config, {.precision = p}));
+  differs("head", request_of(config, {.precision = Precision::kFp8, .head = HeadStorage::k16Bit}));
+  differs("2:4", request_of(config, {.precision = Precision::kBf16, .sparsity = {.two_of_four = true}}));
+  PlanRequest other = request_of(config);
+  other.stop_at_eos = true;
+  differs("eos", other);
+  other = request_of(config);
+  other.generation = GenerationConfig{};
+  differs("rules", other);
+  other.generation->sample = true;
+  differs("a sample", other);
+  // As many rows, of fewer sources.
+  other.batch = 16;
+  other.generation->beams = 4;
+  differs("beams", other);
+  other.generation->beams = 1;
+  other.generation->n_best = 4;
+  differs("samples", other);
+
+  ModelConfig same = config;
+  same.name = "another";
+  same.norm_eps = 1e-6;
+  same.attention_scale = 1;
+  same.eos_id = 2;
+  same.encoder.layers = 3;
+  EXPECT_EQ(step_text(request_of(same)), step_text(request_of(config))) << "no kernel of the step is another";
 }
 
 }  // namespace
