@@ -40,16 +40,21 @@ CoverCase aligned(CoverCase c) {
   return c;
 }
 
-std::vector<CoverCase> own_cases() {
+std::vector<CoverCase> code_cases() {
   std::vector<CoverCase> cases;
-  for (const CoverCase& c : covering_cases(
-           test_seed_of_the_day(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16}))
-    cases.push_back(own(c));
   for (const CoverCase& c :
        covering_cases(test_seed_of_the_day() + 1,
                       {Precision::kFp8, Precision::kInt8, Precision::kW8a16, Precision::kW4a16},
                       {KvType::kSame, KvType::kFp8, KvType::kInt8}))
     cases.push_back(own(aligned(c)));
+  return cases;
+}
+
+std::vector<CoverCase> plain_cases() {
+  std::vector<CoverCase> cases;
+  for (const CoverCase& c : covering_cases(
+           test_seed_of_the_day(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16}))
+    cases.push_back(own(c));
   // A batch that a covering array of small ones does not reach.
   const size_t small = cases.size();
   for (const Precision precision : {Precision::kFp16, Precision::kBf16}) {
@@ -78,20 +83,29 @@ void run_small(CudaEngine& engine, const CoverCase& cover) {
   for (const float v : encoder->output().values) ASSERT_TRUE(std::isfinite(v));
 }
 
+void run_part(const std::vector<CoverCase>& cases, int part) {
+  ASSERT_GE(cases.size(), 40u);
+  CudaEngine engine({.search_choices = false});
+  for (size_t i = static_cast<size_t>(part); i < cases.size(); i += kParts) {
+    SCOPED_TRACE(cases[i].text);
+    ASSERT_NO_THROW(run_small(engine, cases[i]));
+    ASSERT_FALSE(testing::Test::HasFatalFailure());
+  }
+}
+
 class Sanitize : public testing::TestWithParam<int> {};
 
 // Under a sanitizer: an access outside a buffer, a race in shared memory, a read of what nobody wrote, a barrier that not
 // all threads reach. By itself: a kernel that leaves poison in its output.
-TEST_P(Sanitize, SmallCasesOfEveryKind) {
+TEST_P(Sanitize, SmallCasesOfPlainWeights) {
   TANDEM_NEED_DEVICE();
-  const std::vector<CoverCase> cases = own_cases();
-  ASSERT_GE(cases.size(), 40u);
-  CudaEngine engine({.search_choices = false});
-  for (size_t i = static_cast<size_t>(GetParam()); i < cases.size(); i += kParts) {
-    SCOPED_TRACE(cases[i].text);
-    ASSERT_NO_THROW(run_small(engine, cases[i]));
-    ASSERT_FALSE(HasFatalFailure());
-  }
+  run_part(plain_cases(), GetParam());
+}
+
+// The same of the kernels that read codes.
+TEST_P(Sanitize, SmallCasesOfCodes) {
+  TANDEM_NEED_DEVICE();
+  run_part(code_cases(), GetParam());
 }
 
 INSTANTIATE_TEST_SUITE_P(Parts, Sanitize, testing::Range(0, kParts));

@@ -163,6 +163,13 @@ struct MmaMap {
   /// Which of the four 32-bit words of the lane's 16 bytes is the fragment register of mma step `step` (0, 1) that holds k
   /// 2t, 2t+1 of the instruction (half 0) or k 2t+8, 2t+9 (half 1).
   TANDEM_HD static constexpr int word(int step, int half) { return 2 * step + half; }
+  /// Staged row of x that is column `group` of the `tile`-th operand B, when `rows` are staged: past them the last one, for
+  /// columns of the product that nobody reads.
+  TANDEM_HD static constexpr int x_row(int lane, int tile, int rows) {
+    const int row = 8 * tile + group(lane);
+    const int last = rows - 1;
+    return row < last ? row : last;
+  }
   /// Row of A (of 16) and column of B (of 8) of accumulator register `i` (0..3).
   TANDEM_HD static constexpr int acc_row(int lane, int i) { return group(lane) + 8 * (i >> 1); }
   TANDEM_HD static constexpr int acc_column(int lane, int i) { return 2 * thread(lane) + (i & 1); }

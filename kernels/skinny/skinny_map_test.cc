@@ -96,6 +96,25 @@ TEST(SkinnyMap, SixteenByteLoadsAreFragments) {
   }
 }
 
+// A staged row that no lane reads would be missing from the product; a read past them meets what other warps write.
+TEST(SkinnyMap, EveryStagedRowIsReadAndNoneBeyond) {
+  for (int tiles : {1, 2, 4, 8}) {
+    for (int rows = 1; rows <= 8 * tiles; ++rows) {
+      for (int tile = 0; tile < tiles; ++tile) {
+        for (int lane = 0; lane < 32; ++lane) {
+          const int column = 8 * tile + lane / 4;
+          const int row = MmaMap::x_row(lane, tile, rows);
+          if (column < rows) {
+            EXPECT_EQ(row, column) << rows;
+          } else {
+            EXPECT_LT(row, rows) << column;
+          }
+        }
+      }
+    }
+  }
+}
+
 // The reduction of several sums at once leaves each in other lanes: a wrong lane would store another row's sum.
 TEST(SkinnyMap, TransposingReductionEndsWhereItSays) {
   for (int values : {1, 2, 4, 8, 16, 32}) {

@@ -217,7 +217,7 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
 
   // Staged x: all of a block's slice if that leaves room for the multiprocessor's other blocks, in several chunks when it is
   // large, so that the product starts on the first one; else a ring of chunks.
-  // With codes no room for rows past m: those are read too, but nobody reads what becomes of them.
+  // With codes no room for rows past m: their core reads the last row in their place (codes_core.cuh).
   const int staged_rows = format.plain() ? c.batch : p.batch;
   const int slice = ceil_div(p.units, c.cluster);
   const int unit_bytes = p.unit * format.x_bytes;
@@ -246,9 +246,6 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
   p.recv_offset = p.norm_offset + norm_bytes;
   p.barrier_offset = p.recv_offset + recv_bytes;
   p.shared_bytes = p.barrier_offset + barrier_bytes;
-  const int rows_read =
-      ((p.resident ? 0 : kSkinnyStages - 1) * staged_rows + c.batch) * p.x_stride * format.x_bytes;
-  if (mma) p.shared_bytes = std::max(p.shared_bytes, rows_read);
   return p;
 }
 

@@ -54,11 +54,11 @@ struct CodesCore {
     }
   }
 
-  /// w: this lane's 16 bytes of each load; x: the unit's first element of staged row 0; scale: with group scales, those of the
-  /// rows of this lane's loads.
-  __device__ void consume(const uint4 (&w)[kLoads], const X* x, int x_stride, int lane,
+  /// w: this lane's 16 bytes of each load; x: the unit's first element of staged row 0, of `rows`; scale: with group scales,
+  /// those of the rows of this lane's loads.
+  __device__ void consume(const uint4 (&w)[kLoads], const X* x, int x_stride, int rows, int lane,
                           const float (&scale)[kLoads]) {
-    const X* mine = x + MmaMap::group(lane) * x_stride + MmaMap::thread(lane) * kVec<X>;
+    const X* mine = x + MmaMap::thread(lane) * kVec<X>;
 #pragma unroll(kTiles <= 2 ? Format::kParts : 1)
     for (int part = 0; part < Format::kParts; ++part, mine += kPartPieces * MmaMap::kLanes * kVec<X>) {
       uint32_t words[2 * kPairs][4 * kPartPieces] = {};
@@ -70,8 +70,11 @@ struct CodesCore {
         each_sum([&](int chain, int i, int pair, int r) {
           sums[chain][i][pair][r] = Format::kGroupScales ? Acc{0} : acc[chain][tile + i][pair][r];
         });
-        // Rows at and past m hold whatever shared memory held: columns of the product that nobody reads.
-        multiply(sums, words, mine + 8 * tile * x_stride, x_stride);
+        // Never past the staged rows: there other warps' weights arrive meanwhile. A race, if of values that nobody uses.
+        int at[kGroup];
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) at[i] = MmaMap::x_row(lane, tile + i, rows) * x_stride;
+        multiply(sums, words, mine, at);
         each_sum([&](int chain, int i, int pair, int r) {
           Acc& to = acc[Format::kGroupScales ? 0 : chain][tile + i][pair][r];
           if constexpr (Format::kGroupScales) {
@@ -120,16 +123,16 @@ struct CodesCore {
     }
   }
 
-  /// Adds the products of a part of a unit with 8 kGroup rows of x. `rows`: this lane's first piece of the first of its rows.
+  /// Adds the products of a part of a unit with 8 kGroup rows of x. `x`: this lane's first piece of staged row 0; `at`: from
+  /// there to its rows.
   __device__ static void multiply(Sums& sums, const uint32_t (&words)[2 * kPairs][4 * kPartPieces],
-                                  const X* rows, int x_stride) {
+                                  const X* x, const int (&at)[kGroup]) {
 #pragma unroll
     for (int piece = 0; piece < kPartPieces; ++piece) {
       uint32_t xw[kGroup][4];
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
-        const X* at = rows + 8 * i * x_stride + piece * MmaMap::kLanes * kVec<X>;
-        const uint4 raw = *reinterpret_cast<const uint4*>(at);
+        const uint4 raw = *reinterpret_cast<const uint4*>(x + at[i] + piece * MmaMap::kLanes * kVec<X>);
         xw[i][0] = raw.x;
         xw[i][1] = raw.y;
         xw[i][2] = raw.z;

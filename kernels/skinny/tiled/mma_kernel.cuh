@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, Core::kMinBlocks)
             for (int r = 0; r < Core::kLoads; ++r)
               scale[r] = __shfl_sync(0xffffffffu, own, Core::local_row(at.lane, r));
           }
-          core.consume(w, x, p.x_stride, at.lane, scale);
+          core.consume(w, x, p.x_stride, rows, at.lane, scale);
         }
         produce();
         if (++slot == Core::kDepth) slot = 0;
