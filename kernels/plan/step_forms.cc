@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <set>
 #include <string_view>
@@ -106,6 +107,17 @@ std::string step_text(const PlanRequest& request) {
                      : "rules");
   add_if(request.stop_at_eos, "eos");
   return text;
+}
+
+std::optional<RacePace> race_pace(size_t kinds, double step_us) {
+  constexpr double kGraphUs = 2000;
+  constexpr int kMostSteps = 4, kLeastRounds = 3, kMostRounds = 9;
+  const int steps = static_cast<int>(std::clamp(std::ceil(kGraphUs / step_us), 1.0, 1.0 * kMostSteps));
+  // Two starts and two switched ones a kind, then the starts and their ends.
+  const double forms = 4.0 * static_cast<double>(kinds) + 4;
+  const double rounds = std::floor(kRaceUs / (forms * steps * step_us)) - 1;
+  if (rounds < kLeastRounds) return std::nullopt;
+  return RacePace{.steps = steps, .rounds = static_cast<int>(std::min(rounds, 1.0 * kMostRounds))};
 }
 
 StepForms race_forms(const StepForm& kinds, const TimeForms& time) {

@@ -4,7 +4,9 @@
 // stream is fp32 only while all products that write it are own. The rule is here, without CUDA; kernels/runtime/forms has the stopwatch.
 #pragma once
 
+#include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +26,17 @@ StepForm raced_kinds(const StepPlan& plan);
 /// What a race of forms depends on besides card, build and library: the sizes of the step, and all that decides which kernels it
 /// runs. For the choice file and for people.
 std::string step_text(const PlanRequest& request);
+
+/// How often a race times a form, and how many steps at once.
+struct RacePace {
+  int steps = 1;   ///< of a timed graph: with short ones several, whose launch would else count
+  int rounds = 9;  ///< times of a form, after one that does not count
+  bool operator==(const RacePace&) const = default;
+};
+/// What a race of `kinds` kinds may time in all, us: cases are checked by the dozen, and their checks should take seconds.
+inline constexpr double kRaceUs = 4e6;
+/// The pace at which a step of about `step_us` is raced within kRaceUs; none where that leaves under three rounds.
+std::optional<RacePace> race_pace(size_t kinds, double step_us);
 
 /// us of one step in each of the forms, timed in turns.
 using TimeForms = std::function<std::vector<double>(const std::vector<StepForm>& forms)>;

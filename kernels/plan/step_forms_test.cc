@@ -116,6 +116,27 @@ TEST(StepForms, FewKinds) {
   EXPECT_EQ(step.seen.size(), 2u);
 }
 
+// Breaks when the check of a case grows by more than seconds: by many kinds, by long steps, or by both.
+TEST(StepForms, ARaceIsShort) {
+  EXPECT_EQ(race_pace(10, 400), (RacePace{.steps = 4, .rounds = 9}));
+  EXPECT_EQ(race_pace(10, 1200), (RacePace{.steps = 2, .rounds = 9}));
+  EXPECT_EQ(race_pace(10, 3162), (RacePace{.steps = 1, .rounds = 9}));
+  EXPECT_EQ(race_pace(10, 20e3)->rounds, 3);
+  EXPECT_FALSE(race_pace(10, 30e3)) << "three rounds of it take longer";
+  EXPECT_TRUE(race_pace(3, 30e3));
+  for (double step_us = 5; step_us < 1e6; step_us *= 1.1) {
+    const auto pace = race_pace(kAll.size(), step_us);
+    if (!pace) continue;
+    int turns = 0;
+    const auto count = [&](const std::vector<StepForm>& forms) {
+      turns += static_cast<int>(forms.size());
+      return std::vector<double>(forms.size(), step_us);
+    };
+    race_forms(kAll, count);
+    EXPECT_LE(turns * (pace->rounds + 1) * pace->steps * step_us, kRaceUs) << step_us;
+  }
+}
+
 PlanRequest request(const char* model, int batch, Precision precision = Precision::kBf16) {
   const ModelConfig config = preset(model);
   // Views are never read, so any address will do.

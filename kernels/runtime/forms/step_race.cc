@@ -17,15 +17,15 @@
 namespace tandem::kernels {
 namespace {
 
-constexpr int kSteps = 4;  // of a timed graph
-constexpr Turns kTurns{.rounds = 9};
-
-/// The step in one form, in the middle of a generation, its caches full of random values.
+/// The step in one form, in the middle of a generation, its caches full of random values: those of the source's keys and values, too,
+/// so that no form has to encode.
 class FormRun {
  public:
-  FormRun(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params)
+  /// `steps`: of one timed graph.
+  FormRun(const WorkloadContext& context, const TransformerBatch& batch, const WorkloadParams& params,
+          int steps)
       : decoding_(context, batch, params),
-        steps_(std::min(kSteps, params.capacity)),
+        steps_(std::min(steps, params.capacity)),
         first_((params.capacity - steps_) / 2) {
     PlanExecutor& run = decoding_.run();
     for (const PlanBuffer& b : run.plan().buffers) {
@@ -34,7 +34,6 @@ class FormRun {
       run.fill_random(b.name, codes ? largest_code(b.dtype) : 1.0f);
     }
     decoding_.start(first_);
-    decoding_.encode();
     run.run(PlanSection::kStep);  // loads its kernels
     context.device->synchronize();
     graph_.emplace(decoding_.stream(), [&](cudaStream_t) {
@@ -54,14 +53,22 @@ class FormRun {
   std::optional<TimedGraph> graph_;
 };
 
-StepForms raced(const StepForm& kinds, const WorkloadContext& context, const TransformerBatch& batch,
-                const WorkloadParams& params) {
+/// Nothing where a step is too long to be raced.
+std::optional<StepForms> raced(const StepForm& kinds, const WorkloadContext& context,
+                               const TransformerBatch& batch, const WorkloadParams& params) {
+  const auto pace = [&] {
+    FormRun as_it_is(context, batch, params, 1);
+    as_it_is.step_us();
+    return race_pace(kinds.size(), as_it_is.step_us());
+  }();
+  if (!pace) return std::nullopt;
+  const Turns turns{.rounds = pace->rounds};
   std::map<StepForm, std::unique_ptr<FormRun>> runs;
   const auto run_of = [&](const StepForm& form) {
     std::unique_ptr<FormRun>& run = runs[form];
     WorkloadParams formed = params;
     formed.step_form = form;
-    if (!run) run = std::make_unique<FormRun>(context, batch, formed);
+    if (!run) run = std::make_unique<FormRun>(context, batch, formed, pace->steps);
     return run.get();
   };
   return race_forms(kinds, [&](const std::vector<StepForm>& forms) {
@@ -70,7 +77,7 @@ StepForms raced(const StepForm& kinds, const WorkloadContext& context, const Tra
     std::vector<Timed<FormRun*>> all;
     for (const StepForm& form : forms) all.push_back({.entrant = run_of(form), .order = all.size()});
     for (const auto& timed : all) timed.entrant->step_us();
-    in_turns(all, kTurns, [](FormRun* run) { return run->step_us(); });
+    in_turns(all, turns, [](FormRun* run) { return run->step_us(); });
     std::vector<double> us(all.size());
     for (const auto& timed : all) us[timed.order] = timed.us;
     return us;
@@ -90,16 +97,20 @@ StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch
   if (!device.may_search()) return {};
   const StepForm kinds = raced_kinds(build_plan(request));
   if (kinds.empty()) return {};
+  std::string why;
   try {
-    const StepForms found = raced(kinds, context, batch, params);
-    device.keep_step(
-        step, {.form = found.form, .us = found.us, .own_us = found.own_us, .library_us = found.library_us});
-    return found.form;
+    if (const auto found = raced(kinds, context, batch, params)) {
+      device.keep_step(
+          step,
+          {.form = found->form, .us = found->us, .own_us = found->own_us, .library_us = found->library_us});
+      return found->form;
+    }
+    why = "it is too long to race its forms";
   } catch (const OutOfMemory& error) {
-    std::fprintf(stderr, "tandem: step '%s' stays as it is: no room to race its forms: %s\n", step.c_str(),
-                 error.what());
-    return {};
+    why = std::string("no room to race its forms: ") + error.what();
   }
+  std::fprintf(stderr, "tandem: step '%s' stays as it is: %s\n", step.c_str(), why.c_str());
+  return {};
 }
 
 }  // namespace tandem::kernels
