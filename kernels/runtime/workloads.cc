@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <utility>
 
 #include "harness/base/cuda_check.h"
@@ -30,6 +31,16 @@ class DeviceWorkload : public Workload {
       : context_(activated(context)), library_calls_(library_calls()) {
     context_.device->meter().restart_peak();
   }
+  /// What it has planted would run in the graphs of those that come after, and read weights that may be gone.
+  ~DeviceWorkload() override {
+    if (!planted_) return;
+    try {
+      context_.device->synchronize();
+      set_planted_work({});
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "tandem: %s\n", e.what());
+    }
+  }
 
   int64_t peak_bytes() const override { return context_.device->meter().peak_bytes; }
   std::optional<int64_t> planned_bytes() const override { return planned_; }
@@ -48,6 +59,7 @@ class DeviceWorkload : public Workload {
   }
   bool plant(double amount) override {
     if (!plant_possible()) return false;
+    planted_ = true;
     set_planted_work({.units = amount,
                       .kind = plant_kind_,
                       .weights = context_.model->arena.data(),
@@ -101,6 +113,7 @@ class DeviceWorkload : public Workload {
 
   WorkloadContext context_;
   PlantKind plant_kind_ = PlantKind::kReads;
+  bool planted_ = false;
   int64_t planned_ = 0;
   std::vector<std::string> kernels_;
   std::vector<std::string> sparse_kernels_;
