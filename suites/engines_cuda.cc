@@ -1,7 +1,6 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
-#include <cstdlib>
 #include <string>
 
 #include "harness/base/error.h"
@@ -13,21 +12,11 @@
 namespace tandem {
 namespace {
 
-/// Do steps race their own products against the library's? TANDEM_RACE_STEPS of the environment: 1, or 0 as without it.
-bool races_steps() {
-  const char* text = std::getenv("TANDEM_RACE_STEPS");
-  const std::string value = text == nullptr ? "0" : text;
-  if (value != "0" && value != "1")
-    throw UsageError(fmt::format("TANDEM_RACE_STEPS: '{}' is not allowed; 0 or 1", value));
-  return value == "1";
-}
-
 std::unique_ptr<Engine> make_engine(const std::string& name, const EngineOptions& options) {
   if (name == "reference") return std::make_unique<reference::ReferenceEngine>(options.seat);
   if (name != "cuda") {
     throw UsageError(fmt::format("engine: '{}' is not in this binary; it has: cuda reference", name));
   }
-  const bool race = races_steps();
   std::string reason;
   if (!kernels::cuda_usable(options.device, &reason))
     throw DeviceError(fmt::format("engine: 'cuda' is not usable: {}", reason));
@@ -35,8 +24,8 @@ std::unique_ptr<Engine> make_engine(const std::string& name, const EngineOptions
       .device = options.device,
       .choices_path = options.run_dir.empty() ? "" : options.run_dir + "/gemm-choices.json",
       .choices_read_only = !options.may_search,
-      .race_steps = race,
-      .build = race ? own_build() : "",
+      .race_steps = true,
+      .build = own_build(),
       .run_dir = options.run_dir,
       .level1_bytes = options.level1_bytes,
       .tensor = options.seat != nullptr && options.seat->group.tp > 1 ? options.seat->tensor : nullptr});

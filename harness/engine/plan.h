@@ -154,7 +154,6 @@ struct SelfAttentionOp {
   RelativeBiasRef bias = {};
   int heads = 0;
   int capacity = 0;
-  bool late = false;  ///< must not be on the card before the operation ahead of it has ended
 };
 
 /// One query a row against the keys and values of its source; a source's rows follow each other.
@@ -167,7 +166,6 @@ struct CrossAttentionOp {
   PlanTensor finished = {};                 ///< i32 [1, rows], 0 or 1, or empty
   int heads = 0;
   int max_source = 0;
-  bool late = false;  ///< as in SelfAttentionOp
 };
 
 /// What choosing a token leaves behind: the id for the next step, the id in the result, the counters.
@@ -356,8 +354,7 @@ struct StepPlan {
 /// "operation 17 (dense, decoder/0/self.qkv)", for messages.
 std::string op_text(const StepPlan& plan, int op);
 
-/// Which kernels compute the plan, a line each that all layers share: "decoder ffn.down: own", "encoder self.qkv: library", and of
-/// attention that may not start early "decoder cross.attention: late".
+/// Which kernels compute the plan, a line each that all layers share: "decoder ffn.down: own", "encoder self.qkv: library".
 std::vector<std::string> kernel_lines(const StepPlan& plan);
 /// Of a plan of masked weights, how each product of layers has its matrix, a line each: "decoder self.out: own, 2:4".
 std::vector<std::string> sparse_kernels(const StepPlan& plan);

@@ -22,9 +22,7 @@ std::string_view way(const PlanOp& op) {
     if (comm->kind == CommKind::kAllGather) return " all_gather";
     return comm->norm ? " all_reduce, norm" : " all_reduce";
   }
-  const auto* self = std::get_if<SelfAttentionOp>(&op.body);
-  const auto* cross = std::get_if<CrossAttentionOp>(&op.body);
-  return (self != nullptr && self->late) || (cross != nullptr && cross->late) ? " late" : "";
+  return "";
 }
 
 std::string_view kernel_name(const DenseOp& op) {
@@ -46,7 +44,6 @@ std::vector<std::string> kernel_lines(const StepPlan& plan) {
   for (const PlanOp& op : plan.ops) {
     if (const auto* dense = std::get_if<DenseOp>(&op.body)) add_once(lines, op.phase, kernel_name(*dense));
     if (std::holds_alternative<HeadOp>(op.body)) add_once(lines, op.phase, "own");
-    if (way(op) == " late") add_once(lines, op.phase, "late");
   }
   return lines;
 }

@@ -17,18 +17,6 @@ namespace {
 constexpr int kSteps = 8;
 constexpr double kApart = 2e-2;  // two forms of one step: the tolerance of bf16
 
-/// Of the kinds that can be switched those that are not.
-StepForm unswitched(const StepPlan& plan) {
-  StepForm kinds = raced_kinds(plan);  // one matrix of keys and values that is not there is switched
-  for (const PlanOp& op : plan.ops) {
-    const auto* self = std::get_if<SelfAttentionOp>(&op.body);
-    const auto* cross = std::get_if<CrossAttentionOp>(&op.body);
-    if ((self != nullptr && self->late) || (cross != nullptr && cross->late))
-      std::erase(kinds, op.phase.kind);
-  }
-  return kinds;
-}
-
 /// A model that is raced, and one engine after another on one choice file.
 class StepRace : public ChoicesFile {
  protected:
@@ -55,13 +43,14 @@ class StepRace : public ChoicesFile {
     const Case c = case_of(cover_, Suite::kGenerate, kSteps);
     engine.load(c, cover_.config, {.precision = cover_.precision});
     const auto workload = engine.prepare(c, batch_);
-    Ran ran{.as_is = unswitched(plan.value()), .output = {}, .forced = {}, .sha256 = engine.choices_sha256()};
+    Ran ran{
+        .as_is = raced_kinds(plan.value()), .output = {}, .forced = {}, .sha256 = engine.choices_sha256()};
     workload->repeat();
     ran.output = workload->output();
     const std::vector<int32_t> fed(static_cast<size_t>(batch_.size()) * kSteps, 5);
     plan.reset();
     ran.forced = engine.forced_logits(batch_, fed, kSteps);
-    EXPECT_EQ(unswitched(plan.value()), ran.as_is) << "what is checked is another step than what is timed";
+    EXPECT_EQ(raced_kinds(plan.value()), ran.as_is) << "what is checked is another step than what is timed";
     return ran;
   }
   std::string step() const {
@@ -80,8 +69,7 @@ class StepRace : public ChoicesFile {
 };
 
 // Breaks when a form of the file is not the one that runs, or when own and library products of one step do not go together on a
-// card: the residual stream changes its type, norms become kernels, the head stores its logits; or when attention that is not let in
-// early reads what is not there yet, or the kernel behind it does.
+// card: the residual stream changes its type, norms become kernels, the head stores its logits.
 TEST_F(StepRace, AStepRunsInTheFormOfTheFile) {
   TANDEM_NEED_DEVICE();
   const Ran own = run({});

@@ -15,7 +15,7 @@ namespace tandem::kernels {
 
 /// The `kernel` axis.
 enum class KernelChoice : uint8_t {
-  kAuto,     ///< own kernels for products of few rows, the library for the rest
+  kAuto,  ///< own kernels for products of few rows, the library for the rest; a step in the form that a race found
   kOwn,      ///< own kernels wherever there is one
   kLibrary,  ///< every product by the library
 };
@@ -49,8 +49,8 @@ struct PlanRequest {
   std::optional<TensorSlice> slice = {};
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
-  /// Kinds that kAuto does the other way: products of the step, at any number of rows, by the library; its attention late; keys and
-  /// values of the source as a matrix a layer. What a race in the step found (step_forms.h).
+  /// Kinds that kAuto does the other way: products of the step, at any number of rows, by the library; keys and values of the source
+  /// as a matrix a layer. What a race in the step found (step_forms.h).
   std::vector<PhaseKind> step_form = {};
 
   /// Rows of the decoder that each source has: beams, or samples.

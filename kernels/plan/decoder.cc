@@ -54,8 +54,7 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
                                                      .ancestry = step.ancestry,
                                                      .bias = step.biases[layer],
                                                      .heads = c.decoder.heads,
-                                                     .capacity = request.capacity,
-                                                     .late = b.switched(PhaseKind::kSelfAttention)});
+                                                     .capacity = request.capacity});
     return {heads, {.kind = PhaseKind::kSelfOut, .weight = w.self.out}};
   });
   const Stream crossed =
@@ -71,8 +70,7 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
                                                            .out = heads,
                                                            .finished = step.token.finished,
                                                            .heads = c.decoder.heads,
-                                                           .max_source = request.max_source,
-                                                           .late = b.switched(PhaseKind::kCrossAttention)});
+                                                           .max_source = request.max_source});
         return {heads, {.kind = PhaseKind::kCrossOut, .weight = w.cross.out}};
       });
   return feed_forward(b, w.ffn_norm, w.ffn, crossed);

@@ -4,8 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
-#include <iterator>
 #include <set>
 #include <string_view>
 
@@ -14,25 +12,17 @@ namespace {
 
 /// What a form must win of the step as it is. Less is within what two runs of one form differ by, and the own kernels round less.
 constexpr double kFormWins = 0.99;
-/// What a kind must win of the whole step to be switched.
-constexpr double kKindWins = 0.9975;
 
 bool takes_either(const DenseWeight& w) {
   return dtype_bits(w.weight.dtype) >= 16 && !w.sparse() && !w.input_dtype;
-}
-
-bool is_product(PhaseKind kind) {
-  return kind != PhaseKind::kSelfAttention && kind != PhaseKind::kCrossAttention &&
-         kind != PhaseKind::kCrossKv;
 }
 
 /// Can the operation be done both ways?
 bool two_ways(const PlanOp& op) {
   if (const auto* dense = std::get_if<DenseOp>(&op.body))
     return dense->kernel == DenseKernel::kSkinny && takes_either(dense->weight);
-  if (const auto* head = std::get_if<HeadOp>(&op.body)) return takes_either(head->weight);
-  return std::holds_alternative<SelfAttentionOp>(op.body) ||
-         std::holds_alternative<CrossAttentionOp>(op.body);
+  const auto* head = std::get_if<HeadOp>(&op.body);
+  return head != nullptr && takes_either(head->weight);
 }
 
 /// How a product's matrix is stored and what its rows are rounded to.
@@ -55,11 +45,6 @@ std::vector<std::string> storages(const DecoderWeight& decoder) {
   std::vector<std::string> words(of_layers.begin(), of_layers.end());
   words.push_back(storage_word(decoder.head));
   return words;
-}
-
-StepForm with_switched(StepForm form, PhaseKind kind) {
-  if (std::erase(form, kind) == 0) form.push_back(kind);
-  return form;
 }
 
 }  // namespace
@@ -109,43 +94,21 @@ std::string step_text(const PlanRequest& request) {
   return text;
 }
 
-std::optional<RacePace> race_pace(size_t kinds, double step_us) {
-  constexpr double kGraphUs = 2000;
-  constexpr int kMostSteps = 4, kLeastRounds = 3, kMostRounds = 9;
-  const int steps = static_cast<int>(std::clamp(std::ceil(kGraphUs / step_us), 1.0, 1.0 * kMostSteps));
-  // Two starts and two switched ones a kind, then the starts and their ends.
-  const double forms = 4.0 * static_cast<double>(kinds) + 4;
-  const double rounds = std::floor(kRaceUs / (forms * steps * step_us)) - 1;
-  if (rounds < kLeastRounds) return std::nullopt;
-  return RacePace{.steps = steps, .rounds = static_cast<int>(std::min(rounds, 1.0 * kMostRounds))};
-}
-
 StepForms race_forms(const StepForm& kinds, const TimeForms& time) {
-  if (kinds.empty()) return {};
-  StepForm library;
-  std::ranges::copy_if(kinds, std::back_inserter(library), is_product);
-  const std::vector<StepForm> starts =
-      library.empty() ? std::vector<StepForm>{{}} : std::vector<StepForm>{{}, library};
-  std::vector<StepForm> ends = starts;
-  for (const PhaseKind kind : kinds) {
-    std::vector<StepForm> pairs;
-    for (const StepForm& start : starts) {
-      pairs.push_back(start);
-      pairs.push_back(with_switched(start, kind));
-    }
-    const std::vector<double> us = time(pairs);
-    for (size_t i = 0; i < starts.size(); ++i) {
-      if (us[2 * i + 1] < kKindWins * us[2 * i]) ends[i] = with_switched(ends[i], kind);
-    }
+  StepForm library = kinds;
+  const bool one_matrix = std::erase(library, PhaseKind::kCrossKv) > 0;
+  std::vector<StepForm> forms{{}};
+  if (!library.empty()) forms.push_back(library);
+  const size_t starts = forms.size();
+  for (size_t i = 0; one_matrix && i < starts; ++i) {
+    forms.push_back(forms[i]);
+    forms.back().push_back(PhaseKind::kCrossKv);
   }
-  std::vector<StepForm> last = starts;
-  for (const StepForm& end : ends) {
-    if (std::ranges::find(last, end) == last.end()) last.push_back(end);
-  }
-  const std::vector<double> us = time(last);
+  if (forms.size() == 1) return {};
+  const std::vector<double> us = time(forms);
   const auto best = static_cast<size_t>(std::ranges::min_element(us) - us.begin());
   const size_t taken = us[best] < kFormWins * us[0] ? best : 0;
-  return {.form = last[taken], .us = us[taken], .own_us = us[0], .library_us = us[starts.size() - 1]};
+  return {.form = forms[taken], .us = us[taken], .own_us = us[0], .library_us = us[starts - 1]};
 }
 
 }  // namespace tandem::kernels

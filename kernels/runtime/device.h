@@ -22,7 +22,7 @@ struct CudaEngineOptions {
   std::string choices_path = {};   ///< "<run>/gemm-choices.json"; empty: in memory only
   bool choices_read_only = false;  ///< a missing choice is an error that names the problem, not a search
   bool search_choices = true;      ///< false: the library's first suggestion, not timed (tests)
-  bool race_steps = false;         ///< `kernel: auto` races own and library products in the step itself
+  bool race_steps = false;         ///< `kernel: auto` races the step's forms; off in tests that time nothing
   std::string build = {};          ///< SHA-256 of the program, for which a race's result holds
   std::string run_dir = {};        ///< names the Level-1 cache
   int64_t level1_bytes = 0;        ///< cap of the Level-1 cache; 0: its default

@@ -254,8 +254,8 @@ void PlanExecutor::launch(const SelfAttentionOp& op) {
                                 .head_dim = c.head_dim,
                                 .capacity = op.capacity,
                                 .scale = static_cast<float>(c.attention_scale),
-                                .dependent = dependent_ && !op.late,
-                                .kv_ready = dependent_ && !op.late},
+                                .dependent = dependent_,
+                                .kv_ready = dependent_},
                                device_.stream());
 }
 
@@ -283,8 +283,8 @@ void PlanExecutor::launch(const CrossAttentionOp& op) {
                                  .head_dim = c.head_dim,
                                  .max_source_length = op.max_source,
                                  .scale = static_cast<float>(c.attention_scale),
-                                 .dependent = dependent_ && !op.late,
-                                 .kv_ready = dependent_ && !op.late},
+                                 .dependent = dependent_,
+                                 .kv_ready = dependent_},
                                 device_.stream());
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from conftest import REPOSITORY
 
 NOTES = """#!/bin/bash
-echo "$(basename "$0") ${TANDEM_RACE_STEPS:-} $*" >> calls
+echo "$(basename "$0") $*" >> calls
 case "$(basename "$0")" in
   "${BROKEN:-}") echo "1 FAILED TEST"; exit 1 ;;
   suite_kernels)
@@ -49,14 +49,16 @@ def _calls(tmp_path: Path) -> list[str]:
 
 def test_right_before_fast_and_nothing_twice(tmp_path: Path) -> None:
     """Without it a wrong kernel is timed, or a second call begins from the start."""
-    done = _run(tmp_path, "--out", "o")
+    done = _run(tmp_path, "--out", "o", "--a", "build/bin")
     assert done.returncode == 0, done.stderr
-    calls = [call.split()[0] for call in _calls(tmp_path)]
+    said = _calls(tmp_path)
+    calls = [call.split()[0] for call in said]
     assert calls[:5] == PROGRAMS[3:]
     assert set(calls[5:10]) == {"suite_kernels"}
     assert set(calls[10:-1]) == {"suite_generate"} and calls[-1] == "tandem"
+    assert all("--kernel own,library,auto" in call for call in said[10:-1])
     assert "t5-3b/batch:64/src:128/op:norm  3.50 us" in done.stdout
-    assert _run(tmp_path, "--out", "o").returncode == 0
+    assert _run(tmp_path, "--out", "o", "--a", "build/bin").returncode == 0
     assert _calls(tmp_path) == []
 
 
@@ -74,21 +76,22 @@ def test_it_ends_in_time(tmp_path: Path) -> None:
     done = _run(tmp_path, "--seconds", "50")
     assert done.returncode == 4 and "call again" in done.stderr
     assert _calls(tmp_path) == []
-    done = _run(tmp_path, "--seconds", "200")
+    done = _run(tmp_path, "--seconds", "200", "--a", "build/bin")
     assert done.returncode == 4 and "duet" in done.stderr
-    assert _run(tmp_path, "--seconds", "300").returncode == 0
+    assert _run(tmp_path, "--seconds", "300", "--a", "build/bin").returncode == 0
 
 
 def test_the_duets_sides(tmp_path: Path) -> None:
     """Without it a change is compared with itself, or a slower one ends well."""
-    _run(tmp_path, "--out", "race")
-    (duet,) = [call for call in _calls(tmp_path) if call.startswith("tandem")]
-    assert "--b-env TANDEM_RACE_STEPS=1" in duet and "--resume" not in duet
-    (tmp_path / "race" / "duet").mkdir()
-    (tmp_path / "race" / "duet.txt").unlink()
-    assert _run(tmp_path, "--out", "race", "--a", "build/bin", DUET="1").returncode == 1
+    assert _run(tmp_path, "--out", "o").returncode == 0
+    assert not [call for call in _calls(tmp_path) if call.startswith("tandem")], "nothing to compare with"
+    assert _run(tmp_path, "--out", "o", "--a", "build/bin", DUET="1").returncode == 1
     (duet,) = _calls(tmp_path)
-    assert "--a build/bin --b build/bin" in duet and "--resume" in duet and "RACE" not in duet
-    assert not (tmp_path / "race" / "duet.txt").exists()
+    assert "--a build/bin --b build/bin" in duet and "--resume" not in duet
+    assert not (tmp_path / "o" / "duet.txt").exists()
+    (tmp_path / "o" / "duet").mkdir()
+    assert _run(tmp_path, "--out", "o", "--a", "build/bin", DUET="4").returncode == 0
+    (duet,) = _calls(tmp_path)
+    assert "--resume" in duet and (tmp_path / "o" / "duet.txt").exists()
     wrong = _run(tmp_path, "--a", "nowhere")
     assert wrong.returncode == 2 and "--a: no tandem in 'nowhere'" in wrong.stderr

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
-#include <map>
 #include <memory>
 #include <optional>
 
@@ -53,31 +53,29 @@ class FormRun {
   std::optional<TimedGraph> graph_;
 };
 
-/// Nothing where a step is too long to be raced.
-std::optional<StepForms> raced(const StepForm& kinds, const WorkloadContext& context,
-                               const TransformerBatch& batch, const WorkloadParams& params) {
-  const auto pace = [&] {
-    FormRun as_it_is(context, batch, params, 1);
-    as_it_is.step_us();
-    return race_pace(kinds.size(), as_it_is.step_us());
-  }();
-  if (!pace) return std::nullopt;
-  const Turns turns{.rounds = pace->rounds};
-  std::map<StepForm, std::unique_ptr<FormRun>> runs;
-  const auto run_of = [&](const StepForm& form) {
-    std::unique_ptr<FormRun>& run = runs[form];
-    WorkloadParams formed = params;
-    formed.step_form = form;
-    if (!run) run = std::make_unique<FormRun>(context, batch, formed, pace->steps);
-    return run.get();
-  };
+/// Steps of one timed graph: with short ones several, whose launch would else count.
+int steps_at_once(const WorkloadContext& context, const TransformerBatch& batch,
+                  const WorkloadParams& params) {
+  constexpr double kGraphUs = 2000;
+  FormRun one(context, batch, params, 1);
+  one.step_us();
+  return static_cast<int>(std::clamp(std::ceil(kGraphUs / one.step_us()), 1.0, 4.0));
+}
+
+StepForms raced(const StepForm& kinds, const WorkloadContext& context, const TransformerBatch& batch,
+                const WorkloadParams& params) {
+  const int steps = steps_at_once(context, batch, params);
   return race_forms(kinds, [&](const std::vector<StepForm>& forms) {
-    // Every form has caches of its own: only those stay that this call shares with the one before.
-    std::erase_if(runs, [&](const auto& run) { return std::ranges::find(forms, run.first) == forms.end(); });
+    std::vector<std::unique_ptr<FormRun>> runs;  // each has caches of its own
     std::vector<Timed<FormRun*>> all;
-    for (const StepForm& form : forms) all.push_back({.entrant = run_of(form), .order = all.size()});
+    for (const StepForm& form : forms) {
+      WorkloadParams formed = params;
+      formed.step_form = form;
+      runs.push_back(std::make_unique<FormRun>(context, batch, formed, steps));
+      all.push_back({.entrant = runs.back().get(), .order = all.size()});
+    }
     for (const auto& timed : all) timed.entrant->step_us();
-    in_turns(all, turns, [](FormRun* run) { return run->step_us(); });
+    in_turns(all, Turns{}, [](FormRun* run) { return run->step_us(); });
     std::vector<double> us(all.size());
     for (const auto& timed : all) us[timed.order] = timed.us;
     return us;
@@ -97,19 +95,15 @@ StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch
   if (!device.may_search()) return {};
   const StepForm kinds = raced_kinds(build_plan(request));
   if (kinds.empty()) return {};
-  std::string why;
   try {
-    if (const auto found = raced(kinds, context, batch, params)) {
-      device.keep_step(
-          step,
-          {.form = found->form, .us = found->us, .own_us = found->own_us, .library_us = found->library_us});
-      return found->form;
-    }
-    why = "it is too long to race its forms";
+    const StepForms found = raced(kinds, context, batch, params);
+    device.keep_step(
+        step, {.form = found.form, .us = found.us, .own_us = found.own_us, .library_us = found.library_us});
+    return found.form;
   } catch (const OutOfMemory& error) {
-    why = std::string("no room to race its forms: ") + error.what();
+    std::fprintf(stderr, "tandem: step '%s' stays as it is: no room to race its forms: %s\n", step.c_str(),
+                 error.what());
   }
-  std::fprintf(stderr, "tandem: step '%s' stays as it is: %s\n", step.c_str(), why.c_str());
   return {};
 }
 
