@@ -25,7 +25,7 @@ std::unique_ptr<Engine> make_engine(const std::string& name, const EngineOptions
       .choices_path = options.run_dir.empty() ? "" : options.run_dir + "/gemm-choices.json",
       .choices_read_only = !options.may_search,
       .race_steps = true,
-      .build = own_build(),
+      .build = own_build,
       .run_dir = options.run_dir,
       .level1_bytes = options.level1_bytes,
       .tensor = options.seat != nullptr && options.seat->group.tp > 1 ? options.seat->tensor : nullptr});

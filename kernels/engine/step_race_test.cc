@@ -32,12 +32,12 @@ class StepRace : public ChoicesFile {
     Output forced;
     std::string sha256;
   };
-  Ran run(CudaEngineOptions options, bool untimed = false) {
+  Ran run(CudaEngineOptions options, bool untimed = false, const char* build = "b1") {
     std::optional<StepPlan> plan;
     options.edit_plan = [&](StepPlan& p) {
       if (p.capacity > 0) plan = p;
     };
-    options.build = options.build.empty() ? "b1" : options.build;
+    options.build = [build] { return std::string(build); };
     CudaEngine engine(options);
     engine.untimed(untimed);
     const Case c = case_of(cover_, Suite::kGenerate, kSteps);
@@ -106,7 +106,7 @@ TEST_F(StepRace, ARaceIsKeptAndFoundAgain) {
   EXPECT_EQ(again.output.tokens, first.output.tokens);
 
   ::testing::internal::CaptureStderr();
-  run({.choices_path = path_, .race_steps = true, .build = "b2"});
+  run({.choices_path = path_, .race_steps = true}, false, "b2");
   const std::string said = ::testing::internal::GetCapturedStderr();
   EXPECT_NE(said.find("from another build are ignored"), std::string::npos) << said;
   EXPECT_TRUE(GemmChoices(path_, GemmChoices::Mode::kReadOnly).find_step({place, "b2"}, step()));

@@ -44,7 +44,7 @@ struct StepPlace {
 /// The form in which a step was found to be fastest.
 struct StepChoice {
   std::vector<PhaseKind>
-      form;               ///< kinds that are switched: products to the library, attention to a late start
+      form;               ///< kinds that are switched: products to the library, cross.kv to a matrix a layer
   double us = 0;          ///< of the step in this form
   double own_us = 0;      ///< with nothing switched
   double library_us = 0;  ///< with all products by the library

@@ -23,9 +23,10 @@ struct CudaEngineOptions {
   bool choices_read_only = false;  ///< a missing choice is an error that names the problem, not a search
   bool search_choices = true;      ///< false: the library's first suggestion, not timed (tests)
   bool race_steps = false;         ///< `kernel: auto` races the step's forms; off in tests that time nothing
-  std::string build = {};          ///< SHA-256 of the program, for which a race's result holds
-  std::string run_dir = {};        ///< names the Level-1 cache
-  int64_t level1_bytes = 0;        ///< cap of the Level-1 cache; 0: its default
+  /// SHA-256 of the program, for which a race's result holds. Asked for by steps alone: the program has to be read.
+  std::function<std::string()> build = [] { return std::string(); };
+  std::string run_dir = {};  ///< names the Level-1 cache
+  int64_t level1_bytes = 0;  ///< cap of the Level-1 cache; 0: its default
   /// The ranks that share a replica's matrices with this one, in host memory; outlives the engine. Null: none do.
   Communicator* tensor = nullptr;
   /// For tests: changes the plan of every workload after it was built, so that the real kernels compute
@@ -121,10 +122,10 @@ class Device {
   }
   /// The form that a race found for a step.
   std::optional<StepChoice> step_choice(const std::string& step) const {
-    return choices_->find_step({lt_->place(), options_.build}, step);
+    return choices_->find_step({lt_->place(), options_.build()}, step);
   }
   void keep_step(const std::string& step, const StepChoice& choice) {
-    choices_->put_step({lt_->place(), options_.build}, step, choice);
+    choices_->put_step({lt_->place(), options_.build()}, step, choice);
     save_choices();
   }
   /// Writes new choices to their file.
