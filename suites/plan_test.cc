@@ -158,13 +158,12 @@ TEST(Plan, LargeBatchMatchesReference) {
   expect_matches_reference(c);
 }
 
-// A kind of product that the step leaves to the library would break the residual stream or the norms beside it; keys and values of
-// the source in a matrix a layer would be another layer's.
+// A kind of product that the step leaves to the library would break the residual stream or the norms beside it.
 TEST(Plan, AnyKindOfTheStepMayBeSwitched) {
   const auto cases = kernels::covering_cases(test_seed() + 2, {Precision::kFp32, Precision::kBf16});
-  const kernels::StepForm kinds{PhaseKind::kCrossKv,  PhaseKind::kSelfQkv,  PhaseKind::kSelfOut,
-                                PhaseKind::kCrossQkv, PhaseKind::kCrossOut, PhaseKind::kFfnUp,
-                                PhaseKind::kFfnDown,  PhaseKind::kHead};
+  const kernels::StepForm kinds{PhaseKind::kSelfQkv,  PhaseKind::kSelfOut, PhaseKind::kCrossQkv,
+                                PhaseKind::kCrossOut, PhaseKind::kFfnUp,   PhaseKind::kFfnDown,
+                                PhaseKind::kHead};
   for (size_t i = 0; i < cases.size(); i += 3) {
     if (cases[i].kernel != "auto") continue;
     kernels::StepForm form{kinds[i % kinds.size()]};
@@ -185,6 +184,16 @@ TEST(Plan, CrossKeysValuesByLayerAboveThreshold) {
   const StepPlan plan = kernels::build_plan(f.request());
   EXPECT_TRUE(plan.has("decoder/1/cross.kv"));
   EXPECT_FALSE(plan.has("decoder/cross.kv"));
+  // One token's keys and values of all layers are 98 and 393 KB.
+  for (const auto& [name, by_layer] : {std::pair{"t5-large", false}, {"t5-3b", true}}) {
+    const ModelConfig config = preset(name);
+    const ModelWeights weights = bind_weights(weight_layout(config, {.precision = Precision::kBf16}),
+                                              reinterpret_cast<const void*>(4096));  // never read
+    const StepPlan wide = kernels::build_plan(
+        {.config = config, .weights = weights, .source_tokens = 128, .max_source = 128, .capacity = 128});
+    EXPECT_EQ(wide.has("decoder/1/cross.kv"), by_layer) << name;
+    EXPECT_EQ(wide.has("decoder/cross.kv"), !by_layer) << name;
+  }
 }
 
 // The claim of eight dependent kernels a decoder layer, embedding and head beside them.

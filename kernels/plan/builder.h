@@ -49,8 +49,7 @@ struct PlanRequest {
   std::optional<TensorSlice> slice = {};
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
-  /// Kinds that kAuto does the other way: products of the step, at any number of rows, by the library; keys and values of the source
-  /// as a matrix a layer. What a race in the step found (step_forms.h).
+  /// Products of the step that kAuto leaves to the library, at any number of rows. What a race in the step found (step_forms.h).
   std::vector<PhaseKind> step_form = {};
 
   /// Rows of the decoder that each source has: beams, or samples.

@@ -19,9 +19,11 @@ struct StepTensors {
   PlanTensor ancestry;  ///< when beams search
 };
 
-/// Above this many source tokens the keys and values of each layer get a matrix of their own: in one matrix
-/// of all layers an attention kernel would walk memory `layers` times as wide as what it reads.
+/// Above this many source tokens, or bytes of a token in all layers, the keys and values of each layer get a matrix of their own: in
+/// one matrix of all layers an attention kernel would walk memory `layers` times as wide as what it reads. That took 1 % of t5-3b's step
+/// at batch 1, 393 KB a token (LOG.md); between there and nllb-1.3b's 98 KB nothing was measured.
 constexpr int64_t kOneProductTokens = 2048;
+constexpr int64_t kOneProductBytes = 256 << 10;
 
 Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, const StepTensors& step,
                      const CrossKeysValues& cross, const Stream& x) {
@@ -105,7 +107,8 @@ std::vector<CrossKeysValues> cross_keys_values(PlanBuilder& b, const DecoderWeig
       layer.v_scales = kept.scales.some_rows((at + 1) * heads, heads);
     }
   };
-  if (tokens <= kOneProductTokens && !b.switched(PhaseKind::kCrossKv)) {
+  const int64_t token_bytes = tensor_bytes(dtype, 2 * inner * c.decoder.layers);
+  if (tokens <= kOneProductTokens && token_bytes <= kOneProductBytes) {
     add(b.dense(x, {.kind = PhaseKind::kCrossKv, .weight = w.cross_kv}), c.decoder.layers,
         std::string(plan_names::kCrossKv));
     return layers;

@@ -10,8 +10,8 @@
 namespace tandem::kernels {
 namespace {
 
-/// What a form must win of the step as it is. Less is within what two runs of one form differ by, and the own kernels round less.
-constexpr double kFormWins = 0.99;
+/// What the library must win of the step as it is.
+constexpr double kLibraryWins = 0.98;
 
 bool takes_either(const DenseWeight& w) {
   return dtype_bits(w.weight.dtype) >= 16 && !w.sparse() && !w.input_dtype;
@@ -51,7 +51,6 @@ std::vector<std::string> storages(const DecoderWeight& decoder) {
 
 StepForm raced_kinds(const StepPlan& plan) {
   StepForm kinds;
-  if (plan.has(plan_names::kCrossKv) && plan.config.decoder.layers > 1) kinds.push_back(PhaseKind::kCrossKv);
   const OpRange step = plan.section(PlanSection::kStep);
   for (int i = step.first; i < step.last; ++i) {
     const PlanOp& op = plan.ops[static_cast<size_t>(i)];
@@ -95,20 +94,13 @@ std::string step_text(const PlanRequest& request) {
 }
 
 StepForms race_forms(const StepForm& kinds, const TimeForms& time) {
-  StepForm library = kinds;
-  const bool one_matrix = std::erase(library, PhaseKind::kCrossKv) > 0;
-  std::vector<StepForm> forms{{}};
-  if (!library.empty()) forms.push_back(library);
-  const size_t starts = forms.size();
-  for (size_t i = 0; one_matrix && i < starts; ++i) {
-    forms.push_back(forms[i]);
-    forms.back().push_back(PhaseKind::kCrossKv);
-  }
-  if (forms.size() == 1) return {};
-  const std::vector<double> us = time(forms);
-  const auto best = static_cast<size_t>(std::ranges::min_element(us) - us.begin());
-  const size_t taken = us[best] < kFormWins * us[0] ? best : 0;
-  return {.form = forms[taken], .us = us[taken], .own_us = us[0], .library_us = us[starts - 1]};
+  if (kinds.empty()) return {};
+  const std::vector<double> us = time({{}, kinds});
+  const bool library = us[1] < kLibraryWins * us[0];
+  return {.form = library ? kinds : StepForm{},
+          .us = library ? us[1] : us[0],
+          .own_us = us[0],
+          .library_us = us[1]};
 }
 
 }  // namespace tandem::kernels

@@ -1,7 +1,6 @@
-// In which form `auto` runs a decoder's step: its products by own kernels or by the library, and how the source's keys and values lie.
-// Raced in the step itself, among the norms and residuals that its kernels run with. A kernel alone says little: own products slow the
-// attention beside them, and the residual stream is fp32 only while all products that write it are own. The rule is here, without CUDA;
-// kernels/runtime/forms has the stopwatch.
+// In which form `auto` runs a decoder's step: its products by own kernels or by the library. Raced in the step itself, among the norms and
+// residuals that its kernels run with. A kernel alone says little: own products slow the attention beside them, and the residual stream
+// is fp32 only while all products that write it are own. The rule is here, without CUDA; kernels/runtime/forms has the stopwatch.
 #pragma once
 
 #include <functional>
@@ -12,13 +11,11 @@
 
 namespace tandem::kernels {
 
-/// The kinds of a step that are switched: products to the library, the source's keys and values from one matrix of all layers to one a
-/// layer.
+/// The kinds of products that go to the library.
 using StepForm = std::vector<PhaseKind>;
 
-/// The kinds that can be done both ways, in the plan's order: the source's keys and values where they are one matrix, and products that
-/// are own kernels and that the library could compute as well. Products of codes and of what masks remove are none of them: the library
-/// would have to make a matrix of 16 bits first.
+/// The kinds of products that are own kernels and that the library could compute as well, in the plan's order. Products of codes and of
+/// what masks remove are none of them: the library would have to make a matrix of 16 bits first.
 StepForm raced_kinds(const StepPlan& plan);
 
 /// What a race of forms depends on besides card, build and library: the sizes of the step, and all that decides which kernels it
@@ -36,9 +33,9 @@ struct StepForms {
   bool operator==(const StepForms&) const = default;
 };
 
-/// Own kernels only, all products by the library, and both with a matrix of keys and values a layer; the fastest is taken if it is 1 %
-/// faster than the first. So the step is at most 1 % slower than the better of the first two. Single kinds are not switched: among ten
-/// steps of 1 and 64 rows on an H200 none of them won (LOG.md).
+/// Own kernels only, and all products by the library, which are taken if they are 2 % faster: less is within what two races of one step
+/// differ by, and two builds that choose apart would look like a change of that size. Single kinds are not switched: among ten steps of 1
+/// and 64 rows on an H200 none of them won (LOG.md).
 StepForms race_forms(const StepForm& kinds, const TimeForms& time);
 
 }  // namespace tandem::kernels
