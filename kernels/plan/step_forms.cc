@@ -12,6 +12,8 @@ namespace {
 
 /// What the library must win of the step as it is.
 constexpr double kLibraryWins = 0.98;
+/// What a step of the library's first suggestions may lose and still be worth a search.
+constexpr double kWorthSearching = 1.15;
 
 bool takes_either(const DenseWeight& w) {
   return dtype_bits(w.weight.dtype) >= 16 && !w.sparse() && !w.input_dtype;
@@ -93,9 +95,11 @@ std::string step_text(const PlanRequest& request) {
   return text;
 }
 
-StepForms race_forms(const StepForm& kinds, const TimeForms& time) {
+StepForms race_forms(const StepForm& kinds, const TimeForms& suggested, const TimeForms& searched) {
   if (kinds.empty()) return {};
-  const std::vector<double> us = time({{}, kinds});
+  const std::vector<StepForm> forms = {{}, kinds};
+  std::vector<double> us = suggested(forms);
+  if (us[1] < kWorthSearching * us[0]) us = searched(forms);
   const bool library = us[1] < kLibraryWins * us[0];
   return {.form = library ? kinds : StepForm{},
           .us = library ? us[1] : us[0],

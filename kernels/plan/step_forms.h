@@ -35,7 +35,8 @@ struct StepForms {
 
 /// Own kernels only, and all products by the library, which are taken if they are 2 % faster: less is within what two races of one step
 /// differ by, and two builds that choose apart would look like a change of that size. Single kinds are not switched: among ten steps of 1
-/// and 64 rows on an H200 none of them won (LOG.md).
-StepForms race_forms(const StepForm& kinds, const TimeForms& time);
+/// and 64 rows on an H200 none of them won (LOG.md). `suggested`: with the library's first suggestion for each product; `searched`: with
+/// the best of its algorithms, which takes seconds to find and is asked for only where that could win.
+StepForms race_forms(const StepForm& kinds, const TimeForms& suggested, const TimeForms& searched);
 
 }  // namespace tandem::kernels

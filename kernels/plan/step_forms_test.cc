@@ -37,10 +37,10 @@ struct FakeStep {
 // Breaks when the faster side is not taken, or what both took is not told.
 TEST(StepForms, TheFasterSideIsTaken) {
   FakeStep step;
-  EXPECT_EQ(race_forms(kAll, step.stopwatch()),
+  EXPECT_EQ(race_forms(kAll, step.stopwatch(), step.stopwatch()),
             (StepForms{.form = {}, .us = 1000, .own_us = 1000, .library_us = 1100}));
   step.library_us = 900;
-  EXPECT_EQ(race_forms(kAll, step.stopwatch()),
+  EXPECT_EQ(race_forms(kAll, step.stopwatch(), step.stopwatch()),
             (StepForms{.form = kAll, .us = 900, .own_us = 1000, .library_us = 900}));
 }
 
@@ -49,7 +49,7 @@ TEST(StepForms, TheFasterSideIsTaken) {
 TEST(StepForms, OwnKernelsStayForLittle) {
   for (int trial = 0; trial < 1000; ++trial) {
     FakeStep step{.library_us = 990, .noise = 0.004, .times = 31 * trial};
-    EXPECT_EQ(race_forms(kAll, step.stopwatch()).form, StepForm{}) << trial;
+    EXPECT_EQ(race_forms(kAll, step.stopwatch(), step.stopwatch()).form, StepForm{}) << trial;
   }
 }
 
@@ -58,15 +58,25 @@ TEST(StepForms, OwnKernelsStayForLittle) {
 TEST(StepForms, NeverThreePercentSlowerThanTheBetterOfBoth) {
   for (int trial = 0; trial < 1000; ++trial) {
     FakeStep step{.library_us = 1000 + 100 * std::sin(7.0 * trial), .noise = 0.005, .times = 31 * trial};
-    const StepForms chosen = race_forms(kAll, step.stopwatch());
+    const StepForms chosen = race_forms(kAll, step.stopwatch(), step.stopwatch());
     EXPECT_LE(step.truth(chosen.form), 1.03 * std::min(step.own_us, step.library_us)) << trial;
   }
+}
+
+// Breaks when the library's algorithms are searched for where it loses by far, or it is judged by its first suggestions where it does not.
+TEST(StepForms, ASearchIsMadeWhereItCouldWin) {
+  FakeStep first{.library_us = 1160}, best{.library_us = 960};
+  EXPECT_EQ(race_forms(kAll, first.stopwatch(), best.stopwatch()).library_us, 1160);
+  EXPECT_EQ(best.times, 0);
+  first.library_us = 1100;
+  EXPECT_EQ(race_forms(kAll, first.stopwatch(), best.stopwatch()).form, kAll);
+  EXPECT_EQ(best.times, 2);
 }
 
 // Breaks when a step without anything to switch is timed.
 TEST(StepForms, NothingToSwitch) {
   FakeStep step;
-  EXPECT_EQ(race_forms({}, step.stopwatch()), StepForms{});
+  EXPECT_EQ(race_forms({}, step.stopwatch(), step.stopwatch()), StepForms{});
   EXPECT_EQ(step.times, 0);
 }
 

@@ -62,10 +62,23 @@ int steps_at_once(const WorkloadContext& context, const TransformerBatch& batch,
   return static_cast<int>(std::clamp(std::ceil(kGraphUs / one.step_us()), 1.0, 4.0));
 }
 
+/// While it lives, and if `on`, the library's first suggestions are taken.
+class Suggestions {
+ public:
+  Suggestions(Device& device, bool on) : device_(device) { device_.suggest(on); }
+  ~Suggestions() { device_.suggest(false); }
+  Suggestions(const Suggestions&) = delete;
+  Suggestions& operator=(const Suggestions&) = delete;
+
+ private:
+  Device& device_;
+};
+
 StepForms raced(const StepForm& kinds, const WorkloadContext& context, const TransformerBatch& batch,
                 const WorkloadParams& params) {
-  const int steps = steps_at_once(context, batch, params);
-  return race_forms(kinds, [&](const std::vector<StepForm>& forms) {
+  const auto time = [&](const std::vector<StepForm>& forms, bool suggest) {
+    const Suggestions taken(*context.device, suggest);
+    const int steps = steps_at_once(context, batch, params);
     std::vector<std::unique_ptr<FormRun>> runs;  // each has caches of its own
     std::vector<Timed<FormRun*>> all;
     for (const StepForm& form : forms) {
@@ -79,7 +92,10 @@ StepForms raced(const StepForm& kinds, const WorkloadContext& context, const Tra
     std::vector<double> us(all.size());
     for (const auto& timed : all) us[timed.order] = timed.us;
     return us;
-  });
+  };
+  return race_forms(
+      kinds, [&](const auto& forms) { return time(forms, true); },
+      [&](const auto& forms) { return time(forms, false); });
 }
 
 }  // namespace
@@ -95,15 +111,18 @@ StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch
   if (!device.may_search()) return {};
   const StepForm kinds = raced_kinds(build_plan(request));
   if (kinds.empty()) return {};
+  std::string why;
   try {
     const StepForms found = raced(kinds, context, batch, params);
     device.keep_step(
         step, {.form = found.form, .us = found.us, .own_us = found.own_us, .library_us = found.library_us});
     return found.form;
   } catch (const OutOfMemory& error) {
-    std::fprintf(stderr, "tandem: step '%s' stays as it is: no room to race its forms: %s\n", step.c_str(),
-                 error.what());
+    why = std::string("no room for two of them: ") + error.what();
+  } catch (const UsageError& error) {  // the library has no algorithm for a product
+    why = error.what();
   }
+  std::fprintf(stderr, "tandem: step '%s' stays with own kernels: %s\n", step.c_str(), why.c_str());
   return {};
 }
 

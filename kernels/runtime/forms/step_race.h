@@ -9,7 +9,7 @@ namespace tandem::kernels {
 
 /// The form in which the step of a case runs: as the choice file has it, or raced now and kept there where that is allowed.
 /// Nothing without CudaEngineOptions::race_steps, of what is not to be timed (Engine::untimed), and where `kernel` is not auto or
-/// ranks share the model; nothing, and a line on stderr, where the card has no room for several forms at once.
+/// ranks share the model; nothing, and a line on stderr, where the card has no room for two forms at once or the library no algorithm.
 StepForm step_form(const WorkloadContext& context, const TransformerBatch& batch,
                    const WorkloadParams& params);
 
