@@ -43,11 +43,10 @@ struct StepPlace {
 
 /// The form in which a step was found to be fastest.
 struct StepChoice {
-  std::vector<PhaseKind>
-      form;               ///< kinds that are switched: products to the library, cross.kv to a matrix a layer
-  double us = 0;          ///< of the step in this form
-  double own_us = 0;      ///< with nothing switched
-  double library_us = 0;  ///< with all products by the library
+  std::vector<PhaseKind> form;  ///< kinds of products that go to the library
+  double us = 0;                ///< of the step in this form
+  double own_us = 0;            ///< with nothing switched
+  double library_us = 0;        ///< with all products by the library
   bool operator==(const StepChoice&) const = default;
 };
 
@@ -73,8 +72,8 @@ class GemmChoices {
   GemmChoice at(const GemmPlace& place, const GemmProblem& problem) const;
   /// Throws UsageError in kReadOnly mode.
   void put(const GemmPlace& place, const GemmProblem& problem, const GemmChoice& choice);
-  /// The form of a step, named by its sizes and kernels. Where the file knows the step from another card, build or library version only, one
-  /// line on stderr says so, and there is none.
+  /// The form of a step, named by its sizes and kernels. Where the file knows the step from another card, build or library version
+  /// only, one line on stderr says so, and there is none.
   std::optional<StepChoice> find_step(const StepPlace& place, const std::string& step) const;
   /// Throws UsageError in kReadOnly mode.
   void put_step(const StepPlace& place, const std::string& step, const StepChoice& choice);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 
 #include "harness/base/error.h"
 #include "harness/base/stats.h"
@@ -185,7 +186,8 @@ class RankedEngine : public Engine {
   ~RankedEngine() override {
     try {
       if (team_.usable()) team_.together({{"call", "close"}}, [this] { own_.reset(); });
-    } catch (const std::exception&) {  // the next call of the team says so
+    } catch (const std::exception& e) {  // after the last case nobody else would say it
+      std::fprintf(stderr, "tandem: ranks part: %s\n", e.what());
     }
     if (own_ && tensor_) tensor_->give_up();
   }
