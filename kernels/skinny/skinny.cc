@@ -109,6 +109,46 @@ SparseWeights check_sparse(const SkinnyParams& p) {
   return sparse;
 }
 
+/// A norm by statistics, written or taken. Says whether there is any.
+bool check_stats(const SkinnyParams& p, SparseWeights sparse) {
+  const bool writes = p.stats_out != nullptr;
+  const bool takes = p.x_stats != nullptr;
+  const bool by_stats = p.residual_stats != nullptr;
+  require((p.scaled_out != nullptr) == writes, "scaled_out", "must be there with stats_out alone");
+  require((p.scaled_gamma != nullptr) == writes, "scaled_gamma", "must be there with stats_out alone");
+  require(p.stats_norm.has_value() == writes, "stats_norm", "must be set with stats_out alone");
+  require(p.norm_sums == nullptr || takes, "norm_sums", "needs x_stats");
+  require((p.residual_gamma != nullptr) == by_stats, "residual_gamma",
+          "must be there with residual_stats alone");
+  require(p.residual_beta == nullptr || by_stats, "residual_beta", "needs residual_stats");
+  if (!writes && !takes && !by_stats) return false;
+  const char* field = writes ? "stats_out" : takes ? "x_stats" : "residual_stats";
+  require(sparse == SparseWeights::kNone &&
+              skinny_stats_supports(p.dtype, p.m, p.n, p.k, p.w_dtype.value_or(p.dtype)),
+          field, "needs dtype bf16, bf16 weights that are all stored, and m of 5 to 64");
+  require(!p.norm.has_value(), field, "and norm exclude each other");
+  require(aligned(p.stats_out, 8), "stats_out", "must be on 8 bytes");
+  require(aligned(p.x_stats, 8), "x_stats", "must be on 8 bytes");
+  require(aligned(p.residual_stats, 8), "residual_stats", "must be on 8 bytes");
+  require(!(writes || by_stats) || p.n % kStatsColumns == 0, "n",
+          fmt::format("must be a multiple of {} with {}", kStatsColumns, field));
+  require(!takes || p.k % kStatsColumns == 0, "k",
+          fmt::format("must be a multiple of {} with x_stats", kStatsColumns));
+  require(!(writes || by_stats) || !p.gated, "gated", "excludes stats_out and residual_stats");
+  require(aligned(p.scaled_out) && (!writes || (p.scaled_out != p.x && p.scaled_out != p.y)), "scaled_out",
+          "must be on 16 bytes, and neither x nor y");
+  require(aligned(p.scaled_gamma), "scaled_gamma", "must be on 16 bytes");
+  require(!writes || (p.stats_out != p.x_stats && p.stats_out != p.residual_stats), "stats_out",
+          "must be neither x_stats nor residual_stats");
+  require(!takes || p.x_norm == Norm::kRms || p.norm_sums != nullptr, "norm_sums",
+          "must be there for a layer norm");
+  require(aligned(p.norm_sums, 4), "norm_sums", "must be on 4 bytes");
+  require(!by_stats || p.residual != nullptr, "residual", "must be there with residual_stats");
+  require(aligned(p.residual_gamma) && aligned(p.residual_beta), "residual_gamma",
+          "and residual_beta must be on 16 bytes");
+  return true;
+}
+
 /// What SkinnyParams and HeadParams share.
 template <class Params>
 void check_common(const Params& p, int n) {
@@ -214,6 +254,7 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
   require(p.norm_out == nullptr || (p.norm.has_value() && p.norm_out != p.x && aligned(p.norm_out)),
           "norm_out", "needs a norm, must not be x, and must be on 16 bytes");
   require(p.y != p.x, "y", "must not be x");
+  const bool stats = check_stats(p, sparse);
   SkinnyArgs args = common_args(p);
   args.residual = p.residual;
   args.ld_residual = p.ld_residual == 0 ? p.n : p.ld_residual;
@@ -235,6 +276,7 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
                               .gated = p.gated,
                               .norm = p.norm.has_value(),
                               .x_codes = p.x_scales != nullptr,
+                              .stats = stats,
                               .sparse = sparse};
   launch_planned(args, problem, p.config, p.dependent, stream);
 }

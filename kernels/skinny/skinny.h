@@ -73,6 +73,28 @@ struct SkinnyParams {
   /// [m, k] dense or null: the normalised rows, for a later residual of a post-norm model. Must not be x.
   void* norm_out = nullptr;
 
+  // A norm between two products without a kernel of its own: the one that writes its rows s says what their norm needs, the next
+  // one finishes it. Its kernel is wide (sm_90a) and takes bf16 weights, all stored: skinny_stats_supports(). No norm beside it.
+  //
+  // Written besides y, all three or none; not gated:
+  void* scaled_out = nullptr;  ///< [m, n] dense, on 16 bytes: s * gamma of the next norm. Must not be x or y.
+  const void* scaled_gamma = nullptr;  ///< [n]
+  /// float2 [n / 64, m], on 8 bytes: of each kStatsColumns neighbours of a row (mean, sum of squared differences from it), for
+  /// an RMS norm (0, sum of squares); of s in fp32. Must be neither x_stats nor residual_stats: other blocks may still read them.
+  float* stats_out = nullptr;
+  std::optional<Norm> stats_norm = std::nullopt;  ///< of the next norm; set with stats_out
+  /// Taken: x is the scaled_out of a product of as many rows, and these are its statistics [k / 64, m], with x_norm its stats_norm:
+  /// y = act(rstd * (x w^T - mean * c1) + c2 + bias) and so on, where rstd = 1 / sqrt(variance + eps).
+  const float* x_stats = nullptr;
+  Norm x_norm = Norm::kLayer;
+  /// float [2, rows of w]: c1 = w gamma, then c2 = w beta; on 4 bytes. Null for an RMS norm without beta alone. Read as weights are.
+  const float* norm_sums = nullptr;
+  /// The residual is the norm of the rows `residual`: (residual - mean) * rstd * gamma + beta, with their statistics [n / 64, m].
+  const float* residual_stats = nullptr;
+  const void* residual_gamma = nullptr;  ///< [n]; set with residual_stats
+  const void* residual_beta = nullptr;   ///< [n] or null
+  float residual_eps = 1e-5f;
+
   /// y = act(x w^T + bias), none if unset; gated: act(gate) * up, each with its bias.
   std::optional<Activation> activation = std::nullopt;
   bool gated = false;

@@ -23,6 +23,7 @@ struct SkinnyProblem {
   bool norm = false;
   bool head = false;
   bool x_codes = false;  ///< x comes as codes of input_dtype with a scale a row, not as dtype
+  bool stats = false;    ///< writes or takes a norm's statistics
   SparseWeights sparse = SparseWeights::kNone;
 
   constexpr DType weights() const { return w_dtype.value_or(dtype); }
