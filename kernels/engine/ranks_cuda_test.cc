@@ -1,19 +1,18 @@
-// Engines that share a model, as threads of one process, on a device each. On one device they would wait for ever: a call that waits
-// for the device, as freeing memory does, waits for the kernel of another rank, which waits for this one's. Several ranks on one device
-// are the collectives' own tests, and as processes device_ranks_test's.
+// Engines that share a model: a process and a device each, as in a case. Several ranks on one device are the collectives' own tests,
+// and device_ranks_test's.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "harness/engine/compare.h"
 #include "harness/parallel/communicator.h"
 #include "kernels/collectives/peer_test_util.h"
 #include "kernels/engine/engine_test_util.h"
+#include "kernels/runtime/ranks/rank_process_test_util.h"
 
 namespace tandem::kernels {
 namespace {
@@ -58,27 +57,33 @@ Results results_of(CudaEngine& engine, Case c) {
   return r;
 }
 
-/// One for each rank; empty: there are not so many that reach each other.
-std::vector<int> own_devices(int ranks) {
-  const auto all = placements(ranks);
-  return all.size() > 1 ? all.back() : std::vector<int>();
+/// Are there as many that reach each other?
+bool own_devices(int ranks) {
+  return placements(ranks).size() > 1;
 }
 
-/// What each rank's engine makes of `work`; an error is a test's failure.
-void on_ranks(const std::vector<int>& devices, const std::function<void(int, CudaEngine&)>& work) {
-  const auto controls = make_local_communicators(static_cast<int>(devices.size()));
-  std::vector<std::thread> threads;
-  for (size_t r = 0; r < devices.size(); ++r) {
-    threads.emplace_back([&, r] {
-      try {
-        CudaEngine engine({.device = devices[r], .search_choices = false, .tensor = controls[r].get()});
-        work(static_cast<int>(r), engine);
-      } catch (const std::exception& e) {
-        ADD_FAILURE() << "rank " << r << ": " << e.what();
-      }
-    });
+/// In the process where a test began: runs it in a process a rank for each number of ranks that has devices, and skips it if none has.
+/// In those: false.
+bool began_ranks(const std::vector<int>& sizes) {
+  if (rank_of_test()) return false;
+  int ran = 0;
+  for (const int size : sizes) {
+    if (!own_devices(size)) continue;
+    run_in_ranks(size);
+    ++ran;
   }
-  for (std::thread& t : threads) t.join();
+  if (ran == 0) [] { GTEST_SKIP() << "needs two devices that reach each other"; }();
+  return true;
+}
+
+/// What the rank's engine makes of `work`, on the device of its number; an error is a test's failure.
+void on_rank(Communicator& control, const std::function<void(CudaEngine&)>& work) {
+  try {
+    CudaEngine engine({.device = control.rank(), .search_choices = false, .tensor = &control});
+    work(engine);
+  } catch (const std::exception& e) {
+    ADD_FAILURE() << "rank " << control.rank() << ": " << e.what();
+  }
 }
 
 /// Largest difference over the root mean square.
@@ -104,7 +109,9 @@ TEST(RanksOnTheCard, ComputeWhatOneDoes) {
     int tp;
     const char* allreduce;
   };
-  int ran = 0;
+  if (began_ranks({2, 4, 8})) return;
+  const RankOfTest me = *rank_of_test();
+  int meeting = 0;
   for (const Asked& a : {Asked{"tiny", Precision::kFp32, 3, 2, "auto"},
                          {"tiny", Precision::kFp32, 1, 4, "oneshot"},
                          {"transformer-base", Precision::kFp32, 5, 2, "twoshot"},
@@ -113,82 +120,73 @@ TEST(RanksOnTheCard, ComputeWhatOneDoes) {
                          {"t5-small", Precision::kBf16, 1, 2, "auto"},
                          {"transformer-base", Precision::kBf16, 80, 2, "auto"},
                          {"transformer-base", Precision::kFp16, 4, 8, "twoshot"}}) {
-    const std::vector<int> devices = own_devices(a.tp);
-    if (devices.empty()) continue;
-    ++ran;
+    if (a.tp != me.size) continue;
     const std::string what = fmt::format("{} {} batch {} tp {} {}", a.model, precision_name(a.precision),
                                          a.batch, a.tp, a.allreduce);
     SCOPED_TRACE(what);
     Case c = case_of_ranks(a.model, a.precision, a.batch, 1);
     Results one;
     {
-      CudaEngine engine({.search_choices = false});
+      CudaEngine engine({.device = me.rank, .search_choices = false});
       one = results_of(engine, c);
     }
     c.tp = a.tp;
     c.allreduce = a.allreduce;
-    std::vector<Results> ranks(devices.size());
-    on_ranks(devices,
-             [&](int r, CudaEngine& engine) { ranks[static_cast<size_t>(r)] = results_of(engine, c); });
+    const auto control = me.join(meeting++);
+    Results mine;
+    on_rank(*control, [&](CudaEngine& engine) { mine = results_of(engine, c); });
     if (::testing::Test::HasFailure()) return;
     const bool exact = a.precision == Precision::kFp32;
     const double tolerance = exact ? 2e-4 : a.precision == Precision::kFp16 ? 0.05 : 0.3;
-    for (size_t r = 0; r < ranks.size(); ++r) {
-      EXPECT_LT(distance(ranks[r].forced, one.forced), tolerance) << "logits, rank " << r;
-      EXPECT_LT(distance(ranks[r].encoded, one.encoded), tolerance) << "encoder, rank " << r;
-      EXPECT_LT(distance(ranks[r].step, one.step), tolerance) << "step, rank " << r;
-      if (exact) {
-        EXPECT_EQ(ranks[r].tokens, one.tokens) << "rank " << r;
-      }
-      EXPECT_EQ(ranks[r].tokens, ranks[0].tokens) << "rank " << r;
-      EXPECT_TRUE(ranks[r].forced == ranks[0].forced) << "bits of rank " << r;
-      EXPECT_TRUE(ranks[r].encoded == ranks[0].encoded) << "bits of rank " << r;
+    EXPECT_LT(distance(mine.forced, one.forced), tolerance) << "logits";
+    EXPECT_LT(distance(mine.encoded, one.encoded), tolerance) << "encoder";
+    EXPECT_LT(distance(mine.step, one.step), tolerance) << "step";
+    if (exact) {
+      EXPECT_EQ(mine.tokens, one.tokens);
     }
+    EXPECT_TRUE(same_on_all(*control, mine.tokens)) << "tokens of the ranks";
+    EXPECT_TRUE(same_on_all(*control, mine.forced)) << "bits of the ranks' logits";
+    EXPECT_TRUE(same_on_all(*control, mine.encoded)) << "bits of the ranks' encoders";
   }
-  if (ran == 0) GTEST_SKIP() << "needs two devices that reach each other";
 }
 
 // Breaks when ranks that split the vocabulary choose by rules, beams or draws otherwise than one does that has all of it, or than
 // each other: fp32, so that a rounding of sums is no other token.
 TEST(RanksOnTheCard, ChooseByRulesAsOneDoes) {
   TANDEM_NEED_DEVICE();
-  if (own_devices(2).empty()) GTEST_SKIP() << "needs two devices that reach each other";
-  for (const int tp : {2, 4}) {
-    const std::vector<int> devices = own_devices(tp);
-    if (devices.empty()) continue;
-    for (const char* decode :
-         {"beam:4", "top_k:20", "top_k:20,temperature:0.7", "beam:3,length_penalty:0.5"}) {
-      SCOPED_TRACE(fmt::format("{} over {}", decode, tp));
-      Case c = case_of_ranks("tiny", Precision::kFp32, 3, 1);
-      c.decode = decode;
-      const ModelConfig config = load_model(c.model);
-      const TransformerBatch batch = case_batch(c, config);
-      const auto chosen = [&](CudaEngine& engine, const Case& asked) {
-        engine.load(asked, config, weight_form(asked));
-        const auto workload = engine.prepare(asked, batch);
-        for (int i = 0; i < 3; ++i) workload->repeat();
-        return workload->output().tokens;
-      };
-      std::vector<int32_t> one;
-      {
-        CudaEngine engine({.search_choices = false});
-        one = chosen(engine, c);
-      }
-      c.tp = tp;
-      std::vector<std::vector<int32_t>> ranks(devices.size());
-      on_ranks(devices,
-               [&](int r, CudaEngine& engine) { ranks[static_cast<size_t>(r)] = chosen(engine, c); });
-      if (::testing::Test::HasFailure()) return;
-      for (const auto& tokens : ranks) EXPECT_EQ(tokens, one);
+  if (began_ranks({2, 4})) return;
+  const RankOfTest me = *rank_of_test();
+  int meeting = 0;
+  for (const char* decode : {"beam:4", "top_k:20", "top_k:20,temperature:0.7", "beam:3,length_penalty:0.5"}) {
+    SCOPED_TRACE(decode);
+    Case c = case_of_ranks("tiny", Precision::kFp32, 3, 1);
+    c.decode = decode;
+    const ModelConfig config = load_model(c.model);
+    const TransformerBatch batch = case_batch(c, config);
+    const auto chosen = [&](CudaEngine& engine, const Case& asked) {
+      engine.load(asked, config, weight_form(asked));
+      const auto workload = engine.prepare(asked, batch);
+      for (int i = 0; i < 3; ++i) workload->repeat();
+      return workload->output().tokens;
+    };
+    std::vector<int32_t> one;
+    {
+      CudaEngine engine({.device = me.rank, .search_choices = false});
+      one = chosen(engine, c);
     }
+    c.tp = me.size;
+    const auto control = me.join(meeting++);
+    on_rank(*control, [&](CudaEngine& engine) { EXPECT_EQ(chosen(engine, c), one); });
+    if (::testing::Test::HasFailure()) return;
   }
 }
 
 // Breaks when a collective is timed without its own check, or a chain costs nothing or less.
 TEST(RanksOnTheCard, CollectivesAreMeasured) {
   TANDEM_NEED_DEVICE();
-  const std::vector<int> devices = own_devices(2);
-  if (devices.empty()) GTEST_SKIP() << "needs two devices that reach each other";
+  if (began_ranks({2})) return;
+  const RankOfTest me = *rank_of_test();
+  int meeting = 0;
   for (const char* op : {"all_reduce", "chain"}) {
     for (const char* way : {"oneshot", "twoshot", "auto"}) {
       Case c;
@@ -198,14 +196,15 @@ TEST(RanksOnTheCard, CollectivesAreMeasured) {
       c.allreduce = way;
       c.batch = 9;
       c.tp = 2;
-      on_ranks(devices, [&](int r, CudaEngine& engine) {
+      const auto control = me.join(meeting++);
+      on_rank(*control, [&](CudaEngine& engine) {
         engine.check_supported(c);
         const OpWorkload collective = engine.prepare_op(c, load_model(c.model));
         for (int i = 0; i < 3; ++i) EXPECT_GT(collective.workload->repeat().total_us, 0);
         const CheckResult check = collective.check();
-        EXPECT_TRUE(check.ok()) << op << " " << way << ", rank " << r << ": " << check.error << " "
-                                << check.where;
+        EXPECT_TRUE(check.ok()) << op << " " << way << ": " << check.error << " " << check.where;
       });
+      if (::testing::Test::HasFailure()) return;
     }
   }
 }
@@ -213,7 +212,8 @@ TEST(RanksOnTheCard, CollectivesAreMeasured) {
 // Breaks when NCCL is asked for where two ranks share a device, or one rank's case is taken for that of two.
 TEST(RanksOnTheCard, RefusesWhatIsNotThere) {
   TANDEM_NEED_DEVICE();
-  on_ranks({0, 0}, [&](int, CudaEngine& engine) {
+  const auto refused = [](Communicator& control) {
+    CudaEngine engine({.search_choices = false, .tensor = &control});  // every rank on the first device
     Case c = case_of_ranks("tiny", Precision::kFp32, 1, 2);
     const ModelConfig config = load_model(c.model);
     engine.load(c, config, weight_form(c));
@@ -226,7 +226,9 @@ TEST(RanksOnTheCard, RefusesWhatIsNotThere) {
     }
     c.tp = 4;
     EXPECT_THROW(engine.load(c, config, weight_form(c)), Error);
-  });
+  };
+  if (const auto me = rank_of_test()) return refused(*me->join());
+  run_in_ranks(2);
   CudaEngine alone({.search_choices = false});
   Case c = case_of_ranks("tiny", Precision::kFp32, 1, 2);
   c.suite = Suite::kCollectives;

@@ -141,12 +141,7 @@ std::string missing_text(const GemmPlace& place, const GemmProblem& problem, con
 
 GemmChoices::GemmChoices(std::string path, Mode mode) : path_(std::move(path)), mode_(mode) {
   try {
-    const auto text = read_file(path_);
-    if (text) {
-      content_ = parse(*text);
-    } else if (mode_ == Mode::kReadOnly) {
-      throw IoError(fmt::format("{}: no such file of gemm choices", path_));
-    }
+    if (const auto text = read_file(path_)) content_ = parse(*text);
   } catch (const std::exception& error) {
     if (mode_ == Mode::kReadOnly) throw IoError(fmt::format("{}: {}", path_, error.what()));
     std::fprintf(stderr, "tandem: %s: ignored and rebuilt: %s\n", path_.c_str(), error.what());

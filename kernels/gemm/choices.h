@@ -61,8 +61,9 @@ class GemmChoices {
 
   /// In memory only.
   GemmChoices() = default;
-  /// Loads `path` if it exists. In kSearch mode an unreadable or corrupt file is ignored with a warning on
-  /// stderr and rewritten by the next save(); in kReadOnly mode it throws IoError.
+  /// Loads `path` if it exists; without it there are no choices, which is all that cases without a product of the library need.
+  /// In kSearch mode an unreadable or corrupt file is ignored with a warning on stderr and rewritten by the next save(); in
+  /// kReadOnly mode it throws IoError.
   GemmChoices(std::string path, Mode mode);
 
   Mode mode() const { return mode_; }

@@ -1,10 +1,6 @@
 #include "kernels/runtime/ranks/device_ranks.h"
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <thread>
@@ -14,6 +10,7 @@
 #include "harness/parallel/socket_communicator.h"
 #include "kernels/collectives/peer_tensors_test_util.h"
 #include "kernels/limits/delay.h"
+#include "kernels/runtime/ranks/rank_process_test_util.h"
 
 namespace tandem::kernels {
 namespace {
@@ -116,24 +113,20 @@ void in_threads(int ranks, const std::function<void(int, Communicator&)>& work, 
 }
 
 // Breaks when ranks do not find each other, a way gives another result than the sum in rank order, a way that is not there is not
-// refused by its name, or one rank takes another way than the rest.
+// refused by its name, or one rank takes another way than the rest. All on the first device: what has a device of its own is a process.
 TEST(DeviceRanks, ThreadsSumAndGather) {
   TANDEM_NEEDS_DEVICE();
   for (const int size : {2, 4, 8}) {
-    for (const std::vector<int>& devices : placements(size)) {
-      const int on_device = devices[0] == devices[1] ? size : 1;
-      std::vector<std::string> wrong(static_cast<size_t>(size));
-      in_threads(size, [&](int r, Communicator& control) {
-        try {
-          TANDEM_CUDA_CHECK(cudaSetDevice(devices[static_cast<size_t>(r)]));
-          wrong[static_cast<size_t>(r)] = rank_work(control, on_device);
-        } catch (const std::exception& e) {
-          wrong[static_cast<size_t>(r)] = e.what();
-        }
-      });
-      for (int r = 0; r < size; ++r)
-        EXPECT_EQ(wrong[static_cast<size_t>(r)], "") << "rank " << r << " of " << size;
-    }
+    std::vector<std::string> wrong(static_cast<size_t>(size));
+    in_threads(size, [&](int r, Communicator& control) {
+      try {
+        wrong[static_cast<size_t>(r)] = rank_work(control, size);
+      } catch (const std::exception& e) {
+        wrong[static_cast<size_t>(r)] = e.what();
+      }
+    });
+    for (int r = 0; r < size; ++r)
+      EXPECT_EQ(wrong[static_cast<size_t>(r)], "") << "rank " << r << " of " << size;
   }
 }
 
@@ -208,49 +201,23 @@ TEST(DeviceRanks, LostRankIsNamed) {
   EXPECT_EQ(named, 1);
 }
 
-/// The exit code of a rank that is a process: 0, or 1 and what was wrong on stderr.
-int rank_process(int rank, int size, const std::string& address) {
-  try {
-    int devices = 0;
-    TANDEM_CUDA_CHECK(cudaGetDeviceCount(&devices));
-    TANDEM_CUDA_CHECK(cudaSetDevice(devices >= size ? rank : 0));
-    const auto control = join_ranks(address, {.rank = rank, .size = size});
-    const std::string wrong = rank_work(*control, devices >= size ? 1 : size);
-    if (wrong.empty()) return 0;
-    std::fprintf(stderr, "rank %d: %s\n", rank, wrong.c_str());
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "rank %d: %s\n", rank, e.what());
-  }
-  return 1;
-}
-
-// Breaks when arenas of other processes cannot be opened, or what is written there is not seen. The processes are started anew:
-// a fork of one that has talked to a device cannot.
+// Breaks when arenas of other processes cannot be opened, or what is written there is not seen: two processes on one device where
+// there is no more, and a device each for as many as there are.
 TEST(DeviceRanks, ProcessesOpenEachOthersMemory) {
   TANDEM_NEEDS_DEVICE();
-  const std::string address = "unix:/tmp/tandem-device-ranks-" + std::to_string(::getpid());
-  std::vector<pid_t> children;
-  for (int r = 0; r < 2; ++r) {
-    const pid_t child = ::fork();
-    if (child == 0) {
-      ::setenv("TANDEM_TEST_RANK", std::to_string(r).c_str(), 1);
-      ::setenv("TANDEM_TEST_ADDRESS", address.c_str(), 1);
-      ::execl("/proc/self/exe", "device_ranks_test", "--gtest_filter=*RankOfAProcess", nullptr);
-      ::_exit(127);
+  int devices = 0;
+  TANDEM_CUDA_CHECK(cudaGetDeviceCount(&devices));
+  const std::optional<RankOfTest> me = rank_of_test();
+  if (!me) {
+    for (const int size : {2, 4, 8}) {
+      if (size == 2 || size <= devices) run_in_ranks(size);
     }
-    children.push_back(child);
+    return;
   }
-  for (const pid_t child : children) {
-    int status = 0;
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
-    EXPECT_TRUE(WIFEXITED(status));
-    EXPECT_EQ(WEXITSTATUS(status), 0);
-  }
-}
-TEST(DeviceRanks, RankOfAProcess) {
-  const char* rank = std::getenv("TANDEM_TEST_RANK");
-  if (rank == nullptr) GTEST_SKIP() << "what ProcessesOpenEachOthersMemory starts";
-  EXPECT_EQ(rank_process(std::atoi(rank), 2, std::getenv("TANDEM_TEST_ADDRESS")), 0);
+  const bool own = devices >= me->size;
+  TANDEM_CUDA_CHECK(cudaSetDevice(own ? me->rank : 0));
+  const auto control = me->join();
+  EXPECT_EQ(rank_work(*control, own ? 1 : me->size), "");
 }
 
 }  // namespace
