@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 
 namespace tandem::kernels {
@@ -40,14 +39,6 @@ void require_float(DType dtype, std::string_view kernel) {
 void require_head_dim(int head_dim, std::string_view kernel) {
   require_field(head_dim >= 8 && head_dim <= 128 && head_dim % 8 == 0, kernel, "head_dim", head_dim,
                 "a multiple of 8 from 8 to 128");
-}
-
-int multiprocessors() {
-  int device = 0;
-  int value = 0;
-  TANDEM_CUDA_CHECK(cudaGetDevice(&device));
-  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
-  return value;
 }
 
 }  // namespace tandem::kernels

@@ -25,7 +25,4 @@ void require_code_stride(int64_t stride, int head_dim, std::string_view kernel, 
 void require_float(DType dtype, std::string_view kernel);
 void require_head_dim(int head_dim, std::string_view kernel);
 
-/// Multiprocessors of the current device.
-int multiprocessors();
-
 }  // namespace tandem::kernels

@@ -6,6 +6,7 @@
 #include "kernels/attention/attention_check.h"
 #include "kernels/attention/encoder_kernel.h"
 #include "kernels/attention/encoder_wgmma.cuh"
+#include "kernels/common/arch.h"
 #include "kernels/common/launch.h"
 #include "kernels/common/tensor_map.h"
 

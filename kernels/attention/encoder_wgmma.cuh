@@ -7,6 +7,7 @@
 #include "kernels/common/device.cuh"
 #include "kernels/common/hopper_ptx.cuh"
 #include "kernels/common/mma_ptx.cuh"
+#include "kernels/common/ring.h"
 
 namespace tandem::kernels::wgmma_attention {
 
@@ -61,19 +62,6 @@ struct Barriers {
   __device__ uint32_t key_empty(int s) const { return base + 16 + 8 * (kStages + s); }
   __device__ uint32_t value_full(int s) const { return base + 16 + 8 * (2 * kStages + s); }
   __device__ uint32_t value_empty(int s) const { return base + 16 + 8 * (3 * kStages + s); }
-};
-
-/// Position in the ring of stages; the parity flips each time round.
-template <int Stages>
-struct Ring {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void advance() {
-    if (++stage == Stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
 };
 
 /// One query tile of one head of one sequence; length 0 when the tile lies beyond its sequence.

@@ -27,4 +27,12 @@ Arch current_arch() {
   return choose_arch(card, kBuiltForSm90a, asked == nullptr ? "" : asked);
 }
 
+int multiprocessors() {
+  int device = 0;
+  int value = 0;
+  TANDEM_CUDA_CHECK(cudaGetDevice(&device));
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
+  return value;
+}
+
 }  // namespace tandem::kernels

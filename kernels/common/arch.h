@@ -32,4 +32,7 @@ constexpr Arch choose_arch(Capability card, bool built_for_sm90a, std::string_vi
 /// choose_arch for the current device, this build and the environment as it is now.
 Arch current_arch();
 
+/// Of the current device.
+int multiprocessors();
+
 }  // namespace tandem::kernels

@@ -29,6 +29,35 @@ __device__ inline void copy_box(uint32_t shared, const CUtensorMap* map, int x, 
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
+/// The box of a two-dimensional map into every block of the cluster that `blocks` has a bit of, at the place that `shared` and
+/// `barrier` have in each of them: every one's own barrier counts the bytes that it gets.
+__device__ inline void copy_box_to_blocks(uint32_t shared, const CUtensorMap* map, int x, int y,
+                                          uint32_t barrier, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%3, %4}], [%2], %5;" ::"r"(shared),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "h"(blocks)
+      : "memory");
+}
+/// Shared memory into the box at column x, row y of a map; what lies outside of the tensor is not written. Before it the writers
+/// of the shared memory fence_async_proxy(); the copies of one thread up to copies_out_commit() are one group.
+__device__ inline void copy_box_out(const CUtensorMap* map, int x, int y, uint32_t shared) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+               "r"(shared), "r"(x), "r"(y)
+               : "memory");
+}
+__device__ inline void copies_out_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/// Waits until at most Pending of this thread's groups have still to read shared memory.
+template <int Pending>
+__device__ inline void copies_out_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
+}
+/// Waits until all of this thread's groups are written.
+__device__ inline void copies_out_wait() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
 /// Bytes (a multiple of 16) of this block's shared memory into another's, counted on that one's barrier. Must be complete
 /// before this block ends.
 __device__ inline void copy_to_block(uint32_t remote, uint32_t shared, int bytes, uint32_t remote_barrier) {
@@ -37,6 +66,11 @@ __device__ inline void copy_to_block(uint32_t remote, uint32_t shared, int bytes
           remote),
       "r"(shared), "r"(bytes), "r"(remote_barrier)
       : "memory");
+}
+/// Arrives at a barrier of any block of the cluster, by its cluster_address(). Orders this thread's own stores for its own block
+/// alone: a release at the cluster's scope would wait for all of them. Enough to give back what products have read.
+__device__ inline void barrier_arrive_cluster(uint32_t remote_barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier) : "memory");
 }
 __device__ inline void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

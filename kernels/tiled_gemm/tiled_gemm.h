@@ -1,0 +1,43 @@
+// Products of many rows on warpgroup tensor cores, with any activation in their epilogue: what cuBLASLt needs a pass of its own
+// after it for.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "harness/base/tensor.h"
+#include "harness/model/config.h"
+
+namespace tandem::kernels {
+
+/// How the work is cut: measured by kernels/bench/tiled_search. Changes no bit of the result.
+struct TiledGemmConfig {
+  int cluster = 2;  ///< blocks that share what they read of w: 1 or 2
+  int band = 8;     ///< rows of tiles that are done before the next ones, at least 1
+  int stagger = 2;  ///< steps of 64 of k that a block's second warpgroup is behind its first, 0 to 4
+};
+
+/// y[m, n] = act(x[m, k] w[n, k]^T + bias[n]); sums in fp32, each in one order, and one rounding at the end.
+struct TiledGemmParams {
+  DType dtype = DType::kBF16;  ///< of all operands: kBF16 or kF16
+  int64_t m = 0;
+  int64_t n = 0;
+  int64_t k = 0;
+  const void* x = nullptr;     ///< [m, k], rows ldx apart
+  int64_t ldx = 0;             ///< elements; 0: k
+  const void* w = nullptr;     ///< [n, k]
+  const void* bias = nullptr;  ///< [n], or null
+  void* y = nullptr;           ///< [m, n], rows ldy apart
+  int64_t ldy = 0;             ///< elements; 0: n
+  std::optional<Activation> activation = {};
+  bool dependent = false;  ///< programmatic dependent launch
+  TiledGemmConfig config = {};
+};
+
+/// Needs sm_90a. Pointers on 16 bytes, n, k and row strides multiples of 8 (tiled_shape.h). Throws UsageError naming the wrong
+/// field.
+void launch_tiled_gemm(const TiledGemmParams& params, cudaStream_t stream);
+
+}  // namespace tandem::kernels

@@ -1,0 +1,299 @@
+#include "kernels/tiled_gemm/tiled_gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/base/error.h"
+#include "kernels/activation/activation_test_util.h"
+#include "kernels/common/arch.h"
+#include "kernels/common/device_test.h"
+#include "kernels/common/timed_graph.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm/gemm_test.h"
+#include "kernels/gemm/operands.h"
+
+namespace tandem::kernels {
+namespace {
+
+#define TANDEM_NEEDS_SM90A() \
+  TANDEM_NEEDS_DEVICE();     \
+  if (!current_arch().sm90a) GTEST_SKIP() << "needs sm_90a"
+
+std::string text(const TiledGemmParams& p) {
+  return std::string(dtype_name(p.dtype)) + " " + std::to_string(p.m) + " x " + std::to_string(p.n) + " x " +
+         std::to_string(p.k) + (p.activation ? " " + std::string(activation_name(*p.activation)) : "") +
+         " cluster " + std::to_string(p.config.cluster) + " band " + std::to_string(p.config.band) +
+         " stagger " + std::to_string(p.config.stagger);
+}
+
+/// Every output of a small product, or 4000 sampled ones and all of the last row and column of a large one, against sums in double;
+/// the columns between y's rows stay as they were.
+void check_product(TiledGemmParams p, bool with_bias, RandomValues& random) {
+  const int64_t ldx = p.ldx == 0 ? p.k : p.ldx;
+  const int64_t ldy = p.ldy == 0 ? p.n : p.ldy;
+  const auto x = random.normal(p.m * ldx, p.dtype);
+  const auto w = random.normal(p.n * p.k, p.dtype, 0, 1 / std::sqrt(static_cast<float>(p.k)));
+  const auto bias = random.normal(p.n, p.dtype);
+  const DeviceTensor device_x(x, p.dtype), device_w(w, p.dtype), device_bias(bias, p.dtype);
+  const DeviceTensor y(p.m * ldy, p.dtype);
+  p.x = device_x.data();
+  p.w = device_w.data();
+  p.bias = with_bias ? device_bias.data() : nullptr;
+  p.y = y.data();
+  launch_tiled_gemm(p, nullptr);
+  const std::vector<float> got = y.values();
+
+  std::vector<float> checked;
+  std::vector<double> want;
+  const auto add = [&](int64_t row, int64_t column) {
+    double sum = with_bias ? bias[static_cast<size_t>(column)] : 0.0;
+    for (int64_t i = 0; i < p.k; ++i)
+      sum += double{x[static_cast<size_t>(row * ldx + i)]} * w[static_cast<size_t>(column * p.k + i)];
+    checked.push_back(got[static_cast<size_t>(row * ldy + column)]);
+    want.push_back(p.activation ? truth(*p.activation, sum) : sum);
+  };
+  if (p.m * p.n * p.k <= 40'000'000) {
+    for (int64_t row = 0; row < p.m; ++row)
+      for (int64_t column = 0; column < p.n; ++column) add(row, column);
+  } else {
+    for (int64_t column = 0; column < p.n; ++column) add(p.m - 1, column);
+    for (int64_t row = 0; row < p.m; row += 7) add(row, p.n - 1);
+    for (int i = 0; i < 4000; ++i) add(random.between(0, p.m - 1), random.between(0, p.n - 1));
+  }
+  // One rounding, and sums of k products in fp32.
+  expect_near(checked, want, 0.51 * epsilon(p.dtype), 2e-6 * std::sqrt(static_cast<double>(p.k)) + 3e-6,
+              text(p));
+  for (int64_t row = 0; row < p.m; ++row) {
+    for (int64_t column = p.n; column < ldy; ++column) {
+      if (!std::isnan(got[static_cast<size_t>(row * ldy + column)])) {
+        ADD_FAILURE() << text(p) << ": written between the rows";
+        return;
+      }
+    }
+  }
+}
+
+// Without it: a tile, its edges, the ring's parities or a cluster's shared copies are wrong at some size.
+TEST(TiledGemm, Shapes) {
+  TANDEM_NEEDS_SM90A();
+  RandomValues random(test_seed());
+  for (int cluster : {1, 2}) {
+    for (int64_t m : {1, 127, 129, 513}) {
+      for (int64_t n : {8, 264, 1000}) {
+        for (int64_t k : {8, 64, 320, 1024}) {
+          check_product({.m = m, .n = n, .k = k, .config = {.cluster = cluster}}, m % 2 == 1, random);
+        }
+      }
+    }
+    check_product({.m = 8191, .n = 1000, .k = 1024, .config = {.cluster = cluster}}, true, random);
+    check_product({.dtype = DType::kF16, .m = 513, .n = 4096, .k = 4096, .config = {.cluster = cluster}},
+                  true, random);
+    check_product({.m = 40000, .n = 1032, .k = 136, .config = {.cluster = cluster}}, true, random);
+  }
+}
+
+// Without it: how the work is cut changes the result, or hangs.
+TEST(TiledGemm, Configs) {
+  TANDEM_NEEDS_SM90A();
+  RandomValues random(test_seed());
+  for (int cluster : {1, 2}) {
+    for (int band : {1, 3, 64}) {
+      for (int stagger : {0, 1, 4}) {
+        check_product({.dtype = band == 3 ? DType::kF16 : DType::kBF16,
+                       .m = 2500,
+                       .n = 3000,
+                       .k = 192,
+                       .config = {.cluster = cluster, .band = band, .stagger = stagger}},
+                      true, random);
+      }
+    }
+  }
+}
+
+// Without it: one activation is another, or its bias is missing, in one type.
+TEST(TiledGemm, Activations) {
+  TANDEM_NEEDS_SM90A();
+  RandomValues random(test_seed());
+  for (DType dtype : {DType::kBF16, DType::kF16}) {
+    for (Activation a : kActivations) {
+      for (bool bias : {false, true})
+        check_product({.dtype = dtype, .m = 300, .n = 520, .k = 128, .activation = a}, bias, random);
+    }
+  }
+}
+
+// Without it: rows that are not next to each other are read or written as if they were.
+TEST(TiledGemm, Strides) {
+  TANDEM_NEEDS_SM90A();
+  RandomValues random(test_seed());
+  for (int i = 0; i < 40; ++i) {
+    TiledGemmParams p{.dtype = random.coin() ? DType::kBF16 : DType::kF16,
+                      .m = random.between(1, 700),
+                      .n = 8 * random.between(1, 80),
+                      .k = 8 * random.between(1, 60)};
+    p.ldx = p.k + 8 * random.between(0, 3);
+    p.ldy = p.n + 8 * random.between(0, 3);
+    p.config = {.cluster = random.coin() ? 1 : 2,
+                .band = static_cast<int>(random.between(1, 9)),
+                .stagger = static_cast<int>(random.between(0, 4))};
+    if (random.coin()) p.activation = random.one_of(kActivations);
+    check_product(p, random.coin(), random);
+  }
+}
+
+/// Operands on the device that are large enough for every block to have several tiles.
+struct Large {
+  static constexpr int64_t kM = 8192, kN = 4096, kK = 1024;
+  DeviceBuffer x, w, bias;
+  Large() {
+    x = DeviceBuffer(2 * kM * kK);
+    w = DeviceBuffer(2 * kN * kK);
+    bias = DeviceBuffer(2 * kN);
+    launch_random_fill({.out = x.data(), .count = kM * kK, .key = test_seed()}, nullptr);
+    launch_random_fill({.out = w.data(), .count = kN * kK, .key = test_seed() + 1, .scale = 0.05f}, nullptr);
+    launch_random_fill({.out = bias.data(), .count = kN, .key = test_seed() + 2}, nullptr);
+    TANDEM_CUDA_CHECK(cudaDeviceSynchronize());
+  }
+  TiledGemmParams params(void* y) const {
+    return {.m = kM, .n = kN, .k = kK, .x = x.data(), .w = w.data(), .bias = bias.data(), .y = y};
+  }
+};
+
+// Without it: a rare race goes unseen. All of a large product against the library's, and the same bits twice and in every config.
+TEST(TiledGemm, LargeAgainstTheLibraryAndItself) {
+  TANDEM_NEEDS_SM90A();
+  const Large large;
+  const Stream stream;
+  const CublasLt library;
+  const GemmProblem problem{
+      .m = Large::kM, .n = Large::kN, .k = Large::kK, .epilogue = GemmEpilogue::kBiasRelu};
+  const DeviceTensor theirs(Large::kM * Large::kN, DType::kBF16);
+  DeviceBuffer workspace(kGemmWorkspaceBytes);
+  Gemm gemm(library, problem, suggested(library, problem));
+  gemm.run({.x = large.x.data(),
+            .w = large.w.data(),
+            .bias = large.bias.data(),
+            .y = theirs.data(),
+            .workspace = workspace.data(),
+            .workspace_bytes = workspace.bytes()},
+           stream.get());
+  stream.wait();
+  const std::vector<float> other = theirs.values();
+  const std::vector<double> want(other.begin(), other.end());
+
+  std::vector<uint8_t> first;
+  for (const TiledGemmConfig& config :
+       {TiledGemmConfig{}, TiledGemmConfig{}, TiledGemmConfig{.cluster = 1},
+        TiledGemmConfig{.band = 3, .stagger = 4}, TiledGemmConfig{.band = 16, .stagger = 0}}) {
+    const DeviceTensor y(Large::kM * Large::kN, DType::kBF16);
+    TiledGemmParams p = large.params(y.data());
+    p.activation = Activation::kRelu;
+    p.config = config;
+    launch_tiled_gemm(p, stream.get());
+    stream.wait();
+    if (first.empty()) {
+      first = y.bytes();
+      expect_near(y.values(), want, 1.01 * epsilon(DType::kBF16), 1e-4, text(p));
+    }
+    EXPECT_TRUE(y.bytes() == first) << text(p) << ": other bits";
+  }
+}
+
+// Without it: a dependent launch reads before the kernel ahead of it has written, or writes what that one still reads.
+TEST(TiledGemm, DependentChainEqualsPlainChain) {
+  TANDEM_NEEDS_SM90A();
+  RandomValues random(test_seed());
+  constexpr int64_t kRows = 3000, kWidth = 512;
+  const auto start = random.normal(kRows * kWidth, DType::kBF16);
+  const DeviceTensor w(random.normal(kWidth * kWidth, DType::kBF16, 0, 0.06f), DType::kBF16);
+  std::vector<uint8_t> results[2];
+  for (bool dependent : {false, true}) {
+    const Stream stream;
+    const DeviceTensor a(start, DType::kBF16);
+    const DeviceTensor b(kRows * kWidth, DType::kBF16);
+    TimedGraph graph(stream.get(), [&](cudaStream_t s) {
+      for (int i = 0; i < 20; ++i) {
+        launch_tiled_gemm({.m = kRows,
+                           .n = kWidth,
+                           .k = kWidth,
+                           .x = i % 2 == 0 ? a.data() : b.data(),
+                           .w = w.data(),
+                           .y = i % 2 == 0 ? b.data() : a.data(),
+                           .activation = Activation::kGelu,
+                           .dependent = dependent},
+                          s);
+      }
+    });
+    graph.launch();
+    stream.wait();
+    results[dependent ? 1 : 0] = a.bytes();
+  }
+  EXPECT_TRUE(results[0] == results[1]);
+}
+
+// Without it: a NaN of x, w or the bias is hidden by an activation or by a tile's zeros, or reaches another row or column.
+TEST(TiledGemm, NaNsStayWhereTheyBelong) {
+  TANDEM_NEEDS_SM90A();
+  constexpr int64_t kM = 200, kN = 264, kK = 72;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::optional<Activation> a :
+       {std::optional<Activation>{}, std::optional(Activation::kRelu), std::optional(Activation::kGelu)}) {
+    std::vector<float> x(kM * kK, 1.0f), w(kN * kK, 1.0f), bias(kN, 0.0f);
+    x[131 * kK + 71] = nan;
+    w[260 * kK] = nan;
+    bias[7] = nan;
+    const DeviceTensor dx(x, DType::kBF16), dw(w, DType::kBF16), dbias(bias, DType::kBF16);
+    const DeviceTensor y(kM * kN, DType::kBF16);
+    launch_tiled_gemm({.m = kM,
+                       .n = kN,
+                       .k = kK,
+                       .x = dx.data(),
+                       .w = dw.data(),
+                       .bias = dbias.data(),
+                       .y = y.data(),
+                       .activation = a},
+                      nullptr);
+    const std::vector<float> got = y.values();
+    for (int64_t row = 0; row < kM; ++row) {
+      for (int64_t column = 0; column < kN; ++column) {
+        const float v = got[static_cast<size_t>(row * kN + column)];
+        const bool is_nan = row == 131 || column == 260 || column == 7;
+        ASSERT_EQ(std::isnan(v), is_nan) << row << ", " << column << ": " << v;
+        if (!is_nan) {
+          ASSERT_EQ(v, static_cast<float>(kK)) << row << ", " << column;
+        }
+      }
+    }
+  }
+}
+
+// Without it: wrong parameters reach the device, where the copy engine faults.
+TEST(TiledGemm, RefusesWrongParameters) {
+  alignas(16) static char memory[64];
+  const TiledGemmParams good{.m = 1, .n = 8, .k = 8, .x = memory, .w = memory, .y = memory};
+  const auto refused = [&](auto change) {
+    TiledGemmParams p = good;
+    change(p);
+    EXPECT_THROW(launch_tiled_gemm(p, nullptr), UsageError);
+  };
+  refused([](TiledGemmParams& p) { p.dtype = DType::kF32; });
+  refused([](TiledGemmParams& p) { p.m = 0; });
+  refused([](TiledGemmParams& p) { p.n = 12; });
+  refused([](TiledGemmParams& p) { p.k = 4; });
+  refused([](TiledGemmParams& p) { p.ldx = 4; });
+  refused([](TiledGemmParams& p) { p.ldy = 20; });
+  refused([](TiledGemmParams& p) { p.x = nullptr; });
+  refused([](TiledGemmParams& p) { p.bias = memory + 2; });
+  refused([](TiledGemmParams& p) { p.config.cluster = 4; });
+  refused([](TiledGemmParams& p) { p.config.band = 0; });
+  refused([](TiledGemmParams& p) { p.config.stagger = 5; });
+  refused([](TiledGemmParams& p) { p.m = p.n = 1 << 30; });
+}
+
+}  // namespace
+}  // namespace tandem::kernels
