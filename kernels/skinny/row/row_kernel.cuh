@@ -259,10 +259,16 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       pdl_launch_dependents();
       pdl_wait();
       load_residual_of(next);
+      [[maybe_unused]] auto* stats = reinterpret_cast<float2*>(shared + p.bias_offset);
+      [[maybe_unused]] bool defers = false;
       if constexpr (kNormed) {
-        x_scale =
-            row_stage_norm<Format>(a, xs, reinterpret_cast<float*>(shared + p.red_offset),
-                                   reinterpret_cast<float2*>(shared + p.bias_offset), norm_weights, row);
+        if constexpr (kDefersNorm<Format>) defers = defers_norm(a);
+        if (defers) {
+          row_stage_scaled<Format>(a, xs, stats, norm_weights, row);
+        } else {
+          x_scale = row_stage_norm<Format>(a, xs, reinterpret_cast<float*>(shared + p.red_offset), stats,
+                                           norm_weights, row);
+        }
       } else {
         constexpr int kHeld = kSets == 1 ? 8 : 1;  // several pairs: rows are short
         auto* maxima =
@@ -271,6 +277,9 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       }
       __syncthreads();
       core.take_x(xs, k0, left);
+      if constexpr (kNormed && kDefersNorm<Format>) {
+        if (defers) x_scale = row_moments(a, stats).inverse;
+      }
       continue;
     }
 
@@ -291,7 +300,7 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       v *= scales_now[0];
       up *= scales_now[1];
     }
-    if constexpr (Format::kQuantises) {
+    if constexpr (Format::kQuantises || (kNormed && kDefersNorm<Format>)) {
       v *= x_scale;
       up *= x_scale;
     }

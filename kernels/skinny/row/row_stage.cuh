@@ -129,9 +129,66 @@ __device__ inline void row_load(const SkinnyArgs& a, int64_t at, float (&v)[kVec
   }
 }
 
-/// The norm of row `row` of x to shared memory. Every warp takes mean and squares of its own part about its
-/// own mean; one exchange merges the parts (Chan, Golub, LeVeque 1983). scratch: float [k], where a thread reads back what
-/// it wrote itself; stats: float2 [warps], and after kRowMaxWarps of them the warps' partial sums. Returns as row_stage_raw.
+/// What a warp found in its part of a row: its mean and the squares about it (Chan, Golub, LeVeque 1983).
+struct RowMoments {
+  float mean;
+  float
+      inverse;  // of the standard deviation, eps added to its square; of a norm without mean, of the root of the mean square
+};
+/// The parts of all warps merged, by each warp for itself, in one order. stats: float2 [warps], written and synchronised.
+__device__ inline RowMoments row_moments(const SkinnyArgs& a, const float2* stats) {
+  constexpr int kV = 8;  // elements of a chunk
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const float2 part = lane < warps ? stats[lane] : make_float2(0.0f, 0.0f);
+  const float of_k = __fdividef(1.0f, static_cast<float>(a.plan.k));
+  if (a.prologue == SkinnyPrologue::kRmsNorm)
+    return {.mean = 0.0f, .inverse = rsqrtf(fmaf(warp_sum(part.y), of_k, a.eps))};
+  const float n = lane < warps ? static_cast<float>(kV * chunks_of_warp(a.plan.k / kV, warps, lane)) : 0.0f;
+  const float mean = warp_sum(n * part.x) * of_k;
+  const float away = part.x - mean;
+  return {.mean = mean, .inverse = rsqrtf(fmaf(warp_sum(fmaf(n * away, away, part.y)), of_k, a.eps))};
+}
+
+/// May a kernel of this format multiply the row by gamma alone and its sums by the norm's factor, so that no product waits for the
+/// whole row's squares? bf16 has the range of floats; a half times gamma could leave its own.
+template <class Format>
+constexpr bool kDefersNorm = Format::kPlain&& std::is_same_v<typename Format::T, __nv_bfloat16>;
+/// Does this product? Only where the norm is that factor, and nobody wants the normalised row.
+__device__ inline bool defers_norm(const SkinnyArgs& a) {
+  return a.prologue == SkinnyPrologue::kRmsNorm && a.beta == nullptr && a.norm_out == nullptr;
+}
+/// Row `row` of x times gamma to shared memory, and the warps' squares to stats. The caller synchronises after it.
+template <class Format>
+__device__ inline void row_stage_scaled(const SkinnyArgs& a, typename Format::X* xs, float2* stats,
+                                        const typename Format::T* weights, int row) {
+  using T = typename Format::T;
+  constexpr int kV = kVec<T>;
+  const int step = static_cast<int>(blockDim.x) * kV;
+  float squares = 0.0f;
+  cp_async_wait<0>();  // a thread reads the gamma that it asked for itself
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x) * kV; i < a.plan.k; i += step) {
+    float v[kV];
+    float gamma[kV];
+    row_load<T>(a, row * a.ldx + i, v);
+    unpack_words<T>(*reinterpret_cast<const uint4*>(weights + i), gamma);
+#pragma unroll
+    for (int j = 0; j < kV; ++j) {
+      squares = fmaf(v[j], v[j], squares);
+      v[j] *= gamma[j];
+    }
+    store_piece<Format, kWarp>(xs, i,
+                               make_uint4(pack_pair<T>(v[0], v[1]), pack_pair<T>(v[2], v[3]),
+                                          pack_pair<T>(v[4], v[5]), pack_pair<T>(v[6], v[7])));
+  }
+  squares = warp_sum(squares);
+  if (threadIdx.x % kWarp == 0) stats[threadIdx.x / kWarp] = make_float2(0.0f, squares);
+}
+
+/// The norm of row `row` of x to shared memory. Every warp takes mean and squares of its own part; one exchange merges the parts.
+/// scratch: float [k], where a thread reads back what it wrote itself; stats: float2 [warps], and after kRowMaxWarps of them the
+/// warps' partial sums. Returns as row_stage_raw.
 template <class Format>
 __device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* xs, float* scratch,
                                        float2* stats, const typename Format::T* weights, int row) {
@@ -142,46 +199,41 @@ __device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* 
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int k = a.plan.k;
-  const int chunks = k / kV;
   const bool centred = a.prologue == SkinnyPrologue::kLayerNorm;
+  // Sums about the first element of the warp's part, so that mean and squares take one pass, and a large mean costs no digits.
+  const int64_t begin = row * a.ldx + warp * kWarp * kV;
+  float about = 0.0f;
+  if (centred && warp * kWarp * kV < k)
+    about = a.x_float ? load_fresh_element(static_cast<const float*>(a.x) + begin)
+                      : load_fresh_element(static_cast<const T*>(a.x) + begin);
   float sum = 0.0f;
+  float squares = 0.0f;
 #pragma unroll 1
   for (int i = first; i < k; i += step) {
     float v[kV];
     row_load<T>(a, row * a.ldx + i, v);
 #pragma unroll
-    for (int j = 0; j < kV; ++j) sum += v[j];
+    for (int j = 0; j < kV; ++j) {
+      const float away = v[j] - about;
+      sum += away;
+      squares = fmaf(away, away, squares);
+    }
 #pragma unroll
     for (int j = 0; j < kV; j += 4)
       *reinterpret_cast<float4*>(scratch + i + j) = make_float4(v[j], v[j + 1], v[j + 2], v[j + 3]);
   }
-  const float count = static_cast<float>(kV * chunks_of_warp(chunks, warps, warp));
-  const float own_mean = centred && count > 0.0f ? warp_sum(sum) / count : 0.0f;
-  float squares = 0.0f;
-#pragma unroll 1
-  for (int i = first; i < k; i += step) {
-#pragma unroll
-    for (int j = 0; j < kV; ++j) squares += (scratch[i + j] - own_mean) * (scratch[i + j] - own_mean);
-  }
   squares = warp_sum(squares);
-  if (threadIdx.x % kWarp == 0) stats[warp] = make_float2(own_mean, squares);
+  if (centred) {
+    sum = warp_sum(sum);
+    const float count = static_cast<float>(kV * chunks_of_warp(k / kV, warps, warp));
+    const float away = count > 0.0f ? __fdividef(sum, count) : 0.0f;
+    about += away;
+    squares = fmaxf(fmaf(-sum, away, squares), 0.0f);
+  }
+  if (threadIdx.x % kWarp == 0) stats[warp] = make_float2(about, squares);
   cp_async_wait<0>();
   __syncthreads();
-  float mean = 0.0f;
-  float total = 0.0f;
-#pragma unroll 1
-  for (int w = 0; w < warps; ++w) {
-    const float n = static_cast<float>(kV * chunks_of_warp(chunks, warps, w));
-    mean += n * stats[w].x;
-  }
-  mean /= static_cast<float>(k);
-#pragma unroll 1
-  for (int w = 0; w < warps; ++w) {
-    const float n = static_cast<float>(kV * chunks_of_warp(chunks, warps, w));
-    const float away = stats[w].x - mean;
-    total += stats[w].y + n * away * away;
-  }
-  const float inverse = rsqrtf(total / static_cast<float>(k) + a.eps);
+  const auto [mean, inverse] = row_moments(a, stats);
   const bool keep =
       a.norm_out != nullptr && static_cast<int>(blockIdx.x) == row % static_cast<int>(gridDim.x);
   T* out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row) * k;
