@@ -165,7 +165,7 @@ class Baseline:
         words = [
             self.tandem,
             "run",
-            str(file),
+            os.path.relpath(file),  # records say it, and are kept
             "--out",
             str(folder),
             "--workers",
