@@ -3,7 +3,11 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <map>
+#include <mutex>
+#include <tuple>
 
+#include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 #include "kernels/attention/attention_check.h"
 #include "kernels/attention/attention_index.h"
@@ -27,6 +31,8 @@ int busy_warps(int head_dim, DType kv) {
 
 DecodeGrid choose_grid(int asked, int64_t pairs, int capacity, int warps, std::string_view kernel) {
   constexpr int kMost = kDecodeWarps * kDecodeMaxSplits;
+  constexpr int64_t kMostPairs = int64_t{1} << 30;  // they are counted in 32 bits
+  require_field(pairs <= kMostPairs, kernel, "heads * rows", pairs, fmt::format("1 to {}", kMostPairs));
   require_field(
       asked == 0 || (asked >= 1 && asked <= kMost && std::has_single_bit(static_cast<unsigned>(asked))),
       kernel, "workers", asked, "0, 1, 2, 4, 8, 16 or 32");
@@ -73,6 +79,27 @@ void launch_decode(DType dtype, DType kv, bool self, const DecodeArgs& args, con
 }
 
 }  // namespace
+
+size_t shared_bytes_of_at_most(int most, const void* kernel, int threads) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, const void*, int, int>, size_t> known;
+  int device = 0;
+  TANDEM_CUDA_CHECK(cudaGetDevice(&device));
+  const std::lock_guard lock(mutex);
+  const std::tuple key{most, kernel, threads, device};
+  if (const auto found = known.find(key); found != known.end()) return found->second;
+  int blocks = 0;
+  int all = 0;
+  int reserved = 0;
+  TANDEM_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device));
+  // The most that any number of blocks asks for, so that the order of calls does not matter.
+  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         shared_of_at_most(1, all, reserved)));
+  const int bytes = blocks <= most ? 0 : shared_of_at_most(most, all, reserved);
+  return known[key] = static_cast<size_t>(bytes);
+}
 
 void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream_t stream) {
   constexpr std::string_view kName = "decode self-attention";

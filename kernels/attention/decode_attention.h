@@ -1,7 +1,8 @@
 // Attention of one decode step: one new query a row, against the row's own cache (self, with the append of this step's
 // key and value) or against the encoder's keys and values (cross). Both stream K/V once, from global memory straight into
-// registers; the length is split over warps of a block or of a cluster whose partial results are combined in a fixed order,
-// so that there is no workspace, no atomic, no second kernel, and every run gives the same bits. The grid depends on none of
+// registers. Where there are few pairs of row and head, the length is split over warps of a block or of a cluster whose partial
+// results are combined in a fixed order; where there are many, a warp has one or several to itself. So there is no workspace, no
+// atomic, no second kernel, and every run gives the same bits. The grid depends on none of
 // the device-side values (position, lengths, finished), so that one captured graph serves every step.
 #pragma once
 

@@ -1,5 +1,5 @@
 // Decode attention for keys and values in fp16 and bf16.
-#include "kernels/attention/decode/decode_mma.cuh"
+#include "kernels/attention/decode/decode_elements.cuh"
 
 namespace tandem::kernels {
 

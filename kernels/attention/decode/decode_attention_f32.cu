@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 4) decode_f32_kernel(const Dec
   pdl_launch_dependents();
   if (!a.kv_ready) pdl_wait();
 
-  const DecodeTask t = decode_task(a, kDecodeRowsF32);
+  const DecodeTask t = decode_task<Self>(a, kDecodeRowsF32);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int group = lane / Lanes;
   const int element = 4 * (lane % Lanes);

@@ -1,5 +1,5 @@
 // Decode attention for keys and values as e4m3 codes.
-#include "kernels/attention/decode/decode_mma.cuh"
+#include "kernels/attention/decode/decode_elements.cuh"
 
 namespace tandem::kernels {
 

@@ -1,5 +1,5 @@
 // Decode attention for keys and values as int8 codes.
-#include "kernels/attention/decode/decode_mma.cuh"
+#include "kernels/attention/decode/decode_elements.cuh"
 
 namespace tandem::kernels {
 

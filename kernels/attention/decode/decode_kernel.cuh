@@ -42,17 +42,13 @@ struct DecodeTask {
   uint32_t live;  ///< bit r: row r is not finished
 };
 
-__device__ inline DecodeTask decode_task(const DecodeArgs& a, int rows_per_block) {
-  DecodeTask t;
-  const int x = static_cast<int>(blockIdx.x);
-  t.warp = static_cast<int>(threadIdx.x) / kWarp;
-  t.head = a.grid.head(x, t.warp);
-  t.split = a.grid.split(x);
-  t.worker = a.grid.worker(x, t.warp);
-  t.source = static_cast<int>(blockIdx.y);
+/// The rows of source and pass `y`. Self: a row is its own source.
+template <bool Self>
+__device__ inline void place_rows(DecodeTask& t, const DecodeArgs& a, int y, int rows_per_block) {
+  t.source = y;
   t.first_row = t.source;
   t.rows = 1;
-  if (a.rows_per_source > 1) {
+  if (!Self && a.rows_per_source > 1) {
     int group = 0;
     if (a.row_groups > 1) {
       group = t.source % a.row_groups;
@@ -67,6 +63,17 @@ __device__ inline DecodeTask decode_task(const DecodeArgs& a, int rows_per_block
       if (a.finished[t.first_row + r] != 0) t.live &= ~(1u << r);
     }
   }
+}
+
+template <bool Self>
+__device__ inline DecodeTask decode_task(const DecodeArgs& a, int rows_per_block) {
+  DecodeTask t;
+  const int x = static_cast<int>(blockIdx.x);
+  t.warp = static_cast<int>(threadIdx.x) / kWarp;
+  t.head = a.grid.head(x, t.warp);
+  t.split = a.grid.split(x);
+  t.worker = a.grid.worker(x, t.warp);
+  place_rows<Self>(t, a, static_cast<int>(blockIdx.y), rows_per_block);
   return t;
 }
 

@@ -7,7 +7,6 @@
 #include "harness/base/random.h"
 #include "kernels/attention/decode/decode_kernel.cuh"
 #include "kernels/attention/decode/decode_tile.cuh"
-#include "kernels/common/launch.h"
 
 namespace tandem::kernels::decode {
 
@@ -273,168 +272,11 @@ __device__ inline void leave_partial(const DecodeArgs& a, const DecodeTask& t, c
   }
 }
 
-template <typename S>
-__global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_mma_kernel(const DecodeArgs a) {
-  using T = typename S::T;
-  extern __shared__ __align__(16) float shared[];
-  pdl_launch_dependents();
-  if (!a.kv_ready) pdl_wait();
-
-  const DecodeTask t = decode_task(a, kDecodeRows16);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  int first_token = 0;
-  int length = 0;
-  int position = -1;
-  if constexpr (S::kSelf) {
-    position = *a.position;
-    if (position < 0 || position >= a.capacity) __trap();
-    length = position + 1;
-  } else {
-    first_token = a.offsets[t.source];
-    length = a.offsets[t.source + 1] - first_token;
-  }
-  if (t.live == 0 || length <= 0) {  // the same for every block of the cluster
-    if (a.kv_ready) pdl_wait();
-    store_zeros<T>(a, t);
-    return;
-  }
-  announce_block(a, t, shared);
-
-  KeyRange range = decode_range(length, a.grid.log2_workers, t.worker);
-  if (t.head >= a.heads) range = {0, 0};
-  const int64_t token_bytes = S::kBytes * (S::kSelf && S::kExact ? S::kSteps * 32 : a.token_stride);
-  const int64_t head_at = first_token * a.token_stride + t.head * a.head_stride;
-  const bool indirect = S::kSelf && a.ancestry != nullptr;
-  const int64_t from = S::kBytes * (head_at + (indirect ? 0 : t.source * a.source_stride));
-  const int64_t scales_from = (first_token + lane) * a.scale_token_stride + t.head * a.scale_head_stride +
-                              (indirect ? 0 : t.source * a.scale_source_stride);
-  const Stream stream{
-      .k = static_cast<const char*>(a.k) + from + score_fragment_key(lane) * token_bytes +
-           S::kChunkBytes * S::key_chunk(lane, 0),
-      .v = static_cast<const char*>(a.v) + from + value_fragment_key(lane, 0) * token_bytes +
-           S::kChunkBytes * S::value_chunk(lane, 0),
-      .ancestry = indirect ? a.ancestry + static_cast<int64_t>(t.source) * a.capacity : nullptr,
-      .source_bytes = S::kBytes * a.source_stride,
-      .token_bytes = token_bytes,
-      .limit = S::kSelf ? min(range.end, position) : range.end,
-      .chunks = a.head_dim / 8,
-      .k_scales = a.k_scales + scales_from,
-      .v_scales = a.v_scales + scales_from,
-      .scale_source_stride = a.scale_source_stride,
-      .scale_token_stride = a.scale_token_stride};
-
-  Tile<S> x;
-  int tile = range.begin;
-  int ancestors = 0;
-  if (tile < range.end) {
-    ancestors = ancestor(stream, tile, lane);
-    load_keys(x, stream, tile, ancestors, lane);
-    load_values(x, stream, tile, ancestors, lane);
-  }
-  touch_params(a);
-  if (a.kv_ready) pdl_wait();
-
-  State<S> state;
-  if (tile < range.end) {
-    Query<S> q;
-    const T* query =
-        static_cast<const T*>(a.q) + (t.first_row + (lane >> 2)) * a.q_stride + t.head * a.head_dim;
-#pragma unroll
-    for (int j = 0; j < S::kSteps; ++j) {
-      const bool exists = (lane >> 2) < t.rows && key_chunk_exists<S>(stream, lane, j);
-      q.chunks[j] = exists ? load_once(query + 8 * S::key_chunk(lane, j)) : make_uint4(0, 0, 0, 0);
-    }
-    to_product(q, a.halves);
-    const float scale = S::kCodes ? q.factor * (a.scale * kLog2E) : a.scale * kLog2E;
-    const float* bias = nullptr;
-    if constexpr (S::kSelf) {
-      if (a.bias != nullptr) bias = a.bias + t.head * (2 * a.max_distance + 1);
-    }
-
-    while (true) {
-      if constexpr (S::kSelf) {
-        if (position >= tile && position < min(tile + S::kKeys, range.end)) {
-          const int64_t new_at = 2 * (t.first_row * a.q_stride + t.head * a.head_dim);
-          const int64_t to = S::kBytes * (head_at + t.source * a.source_stride) + position * token_bytes;
-          const int64_t scale_to = t.source * a.scale_source_stride + t.head * a.scale_head_stride +
-                                   position * a.scale_token_stride;
-          const NewToken token{.k = static_cast<const char*>(a.new_k) + new_at,
-                               .v = static_cast<const char*>(a.new_v) + new_at,
-                               .cache_k = static_cast<char*>(a.k) + to,
-                               .cache_v = static_cast<char*>(a.v) + to,
-                               .k_scale = a.k_scales + scale_to,
-                               .v_scale = a.v_scales + scale_to};
-          if constexpr (S::kCodes) {
-            append_codes(x, stream, position - tile, token, a.halves, lane);
-          } else {
-            append_plain(x, stream, position - tile, token, lane);
-          }
-        }
-      }
-      Scores<S> s;
-      score(x, q.chunks, s);
-      if constexpr (S::kCodes) scale_scores<S>(s, x.k_scale, lane);
-      const int next = tile + S::kKeys;
-      const bool more = next < range.end;
-      if (more) {  // the keys' registers are free again: request the next ones before the softmax
-        ancestors = ancestor(stream, next, lane);
-        load_keys(x, stream, next, ancestors, lane);
-      }
-      finish_scores<S>(s, scale, bias, a.max_distance, position, tile, range.end, lane);
-      uint32_t p[S::kTiles];
-      softmax_step<S>(s, state, x.v_scale, p, lane);
-      weighted_sum(x, p, state);
-      if (!more) break;
-      load_values(x, stream, next, ancestors, lane);
-      tile = next;
-    }
-  }
-
-  if constexpr (S::kCodes) leave_unit(state);
-  float total = state.total;
+/// Over the four lanes of a query row.
+__device__ inline float row_total(float total) {
   total += __shfl_xor_sync(0xffffffffu, total, 1);
   total += __shfl_xor_sync(0xffffffffu, total, 2);
-  if (a.grid.log2_workers == 0) {
-    if (t.head >= a.heads) return;
-    with_type<T>(a.halves,
-                 [&](auto element) { store_rows<S, decltype(element)>(a, t, stream, state, total, lane); });
-    return;
-  }
-  leave_partial(a, t, state, total, shared, lane);
-  combine_and_store<T>(a, t, shared);
-}
-
-template <typename S>
-void launch_instance(const DecodeArgs& a, const DecodeLaunch& how) {
-  const int rows = a.rows_per_source < kDecodeRows16 ? a.rows_per_source : kDecodeRows16;
-  const dim3 grid(static_cast<unsigned>(a.grid.blocks_x(a.heads)),
-                  static_cast<unsigned>(how.sources * a.row_groups));
-  launch(decode_mma_kernel<S>,
-         {.grid = grid,
-          .block = dim3(kDecodeThreads),
-          .shared_bytes = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.grid)),
-          .dependent = how.dependent,
-          .cluster = 1 << a.grid.log2_splits()},
-         how.stream, a);
-}
-
-template <typename T, typename Elements, bool Self>
-void launch_typed(const DecodeArgs& a, const DecodeLaunch& how) {
-  switch (a.head_dim) {
-    case 32:
-      return launch_instance<Shape<T, Elements, 1, true, Self>>(a, how);
-    case 64:
-      return launch_instance<Shape<T, Elements, 2, true, Self>>(a, how);
-    case 128:
-      return launch_instance<Shape<T, Elements, 4, true, Self>>(a, how);
-    default:
-      return launch_instance<Shape<T, Elements, 4, false, Self>>(a, how);
-  }
-}
-
-template <typename T, typename Elements>
-void launch_elements(bool self, const DecodeArgs& a, const DecodeLaunch& how) {
-  return self ? launch_typed<T, Elements, true>(a, how) : launch_typed<T, Elements, false>(a, how);
+  return total;
 }
 
 }  // namespace tandem::kernels::decode

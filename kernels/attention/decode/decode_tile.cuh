@@ -54,6 +54,10 @@ struct Shape {
   static constexpr int kTiles = 2 * kGroups;        // products of scores, eight keys each
   static constexpr int kBlocks = (kSteps + 1) / 2;  // of 64 elements of a value
   static constexpr int kMinBlocks = kSteps == 4 ? 2 : kCodes && !kSelf ? 4 : 3;
+  // Where a warp has pairs to itself: registers of a thread, few enough that a product's block fits beside 8 warps, and the warps that
+  // the 64 K registers of a multiprocessor are enough for.
+  static constexpr int kPairRegisters = kSteps == 4 ? 192 : kCodes && !kSelf ? 128 : 168;
+  static constexpr int kPairWarps = 65536 / (kWarp * kPairRegisters);
   static_assert(kKeys <= kWarp);
   // Two chunks of codes are one load of 16 bytes.
   static constexpr bool kKeyPairs = kCodes && kExact && kSteps % 2 == 0;
