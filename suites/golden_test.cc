@@ -144,6 +144,7 @@ struct PlanCase {
   int capacity = 8;
   bool stop_at_eos = false;
   int own_rows = kernels::kAutoOwnRows;
+  bool statistics = false;
   std::function<void(GenerationConfig&)> generation = {};
 };
 
@@ -187,6 +188,22 @@ std::vector<PlanCase> plan_cases() {
        .precision = Precision::kFp32,
        .kernel = KernelChoice::kLibrary,
        .lengths = {3, 2, 1}},
+      {.name = "base, 33 sources, norms by statistics",
+       .preset = "transformer-base",
+       .lengths = std::vector<int32_t>(33, 16),
+       .own_rows = kernels::kAutoWideRows,
+       .statistics = true},
+      {.name = "t5, 17 sources, norms by statistics",
+       .preset = "t5-small",
+       .lengths = std::vector<int32_t>(17, 16),
+       .own_rows = kernels::kAutoWideRows,
+       .statistics = true},
+      {.name = "nllb, beams of 16 sources, norms by statistics",
+       .preset = "nllb-600m",
+       .lengths = std::vector<int32_t>(16, 8),
+       .own_rows = kernels::kAutoWideRows,
+       .statistics = true,
+       .generation = [](GenerationConfig& g) { g.beams = 4; }},
   };
 }
 
@@ -202,7 +219,8 @@ StepPlan plan_of(const PlanCase& p) {
                                .max_source = std::ranges::max(p.lengths),
                                .capacity = p.capacity,
                                .stop_at_eos = p.stop_at_eos,
-                               .auto_own_rows = p.own_rows};
+                               .auto_own_rows = p.own_rows,
+                               .norms_by_statistics = p.statistics};
   for (const int32_t length : p.lengths) request.source_tokens += length;
   if (p.generation) {
     GenerationConfig g;

@@ -66,6 +66,13 @@ struct AccessList {
     write(o.codes);
     write(o.scales);
   }
+  void statistics(const DenseOp& o) {
+    read(o.x_stats);
+    read(o.norm_sums);
+    read(o.residual_stats);
+    write(o.scaled);
+    write(o.stats);
+  }
   void select(const TokenState& s, const std::optional<RankBest>& best = {}) {
     if (best) write(best->candidates);
     write(s.next_ids);
@@ -92,6 +99,12 @@ struct WeightList {
     if (!w) return;
     add("norm.gamma", w->gamma);
     add("norm.beta", w->beta);
+  }
+  void statistics(const DenseOp& o) {
+    if (o.stats_norm) add("stats_norm.gamma", o.stats_norm->gamma);
+    if (!o.residual_norm) return;
+    add("residual_norm.gamma", o.residual_norm->gamma);
+    add("residual_norm.beta", o.residual_norm->beta);
   }
 };
 
@@ -227,6 +240,28 @@ std::string_view op_name(const PlanOp& op) {
   return kNames[op.body.index()];
 }
 
+std::string_view statistics_problem(const DenseOp& o, Norm norm) {
+  const auto of_rows = [&](const PlanTensor& stats, int64_t cols) {
+    return stats.empty() || (stats.rows * kPlanStatsColumns == cols && stats.cols == 2 * o.x.rows);
+  };
+  if (o.stats.empty() != o.scaled.empty() || o.stats.empty() == o.stats_norm.has_value())
+    return "`stats`, `scaled` and `stats_norm` go together";
+  if (!o.x_stats.empty() && (!o.norm || !o.norm_out.empty() || !o.x_scales.empty() || o.scale != 1))
+    return "`x_stats` go with a norm, and with neither `norm_out`, codes nor a scale";
+  if (o.norm_sums.empty() == (!o.x_stats.empty() && norm == Norm::kLayer))
+    return "`norm_sums` go with a layer norm by `x_stats`";
+  if (o.residual_stats.empty() == o.residual_norm.has_value() ||
+      (!o.residual_stats.empty() && o.residual.empty()))
+    return "`residual_stats`, `residual_norm` and a residual go together";
+  if (!of_rows(o.stats, o.y.cols) || !of_rows(o.x_stats, o.x.cols) || !of_rows(o.residual_stats, o.y.cols))
+    return "statistics have two values for each row and its columns by 64";
+  if (!o.scaled.empty() && (o.scaled.rows != o.y.rows || o.scaled.cols != o.y.cols))
+    return "`scaled` has the shape of y";
+  if (!o.norm_sums.empty() && (o.norm_sums.rows != 2 || o.norm_sums.cols != o.weight.weight.rows))
+    return "`norm_sums` have two values for each row of the weight";
+  return {};
+}
+
 std::string_view section_name(PlanSection section) {
   static constexpr std::array<std::string_view, kPlanSections> kNames = {"encoder", "cross_kv", "step"};
   return kNames[static_cast<size_t>(section)];
@@ -253,6 +288,7 @@ std::vector<PlanAccess> accesses(const PlanOp& op) {
                    a.write(o.y);
                    a.write(o.norm_out);
                    a.write(o.scratch);
+                   a.statistics(o);
                  },
                  [&](const ActivationOp& o) {
                    a.read(o.x);
@@ -341,6 +377,7 @@ std::vector<PlanWeight> weights_of(const PlanOp& op) {
                  [&](const DenseOp& o) {
                    w.add(o.norm);
                    w.add(o.weight);
+                   w.statistics(o);
                  },
                  [&](const ActivationOp& o) { w.add("bias", o.bias); },
                  [&](const EncoderAttentionOp& o) { w.add("bias.table", o.bias.table); },

@@ -98,7 +98,14 @@ struct NormOp {
   NormWeight weight = {};
 };
 
+/// Neighbouring columns of a row that share a pair of statistics.
+inline constexpr int64_t kPlanStatsColumns = 64;
+
 /// y = act(scale * norm(x) W^T + b) + residual; gated: y = act(gate) * up with the halves of W and b.
+///
+/// A norm by statistics is one that no operation makes: the product before it leaves y o gamma and, of each kPlanStatsColumns columns of
+/// a row of y, the mean and the sum of squared differences from it (RMS norm: 0 and the sum of squares), all of y before it is
+/// rounded. With them norm(y) W^T = rstd * ((y o gamma) W^T - mean * W gamma) + W beta is a matter of the next product's epilogue.
 struct DenseOp {
   PlanTensor x = {};         ///< [rows, in]
   PlanTensor residual = {};  ///< [rows, out] or empty
@@ -114,7 +121,22 @@ struct DenseOp {
   bool gated = false;
   double scale = 1;
   DenseKernel kernel = DenseKernel::kLibrary;
+
+  PlanTensor scaled = {};                     ///< [rows, out] or empty: y o gamma of `stats_norm`
+  PlanTensor stats = {};                      ///< f32 [out / kPlanStatsColumns, 2 * rows]: goes with `scaled`
+  std::optional<NormWeight> stats_norm = {};  ///< the norm of y that others will apply
+  PlanTensor x_stats = {};         ///< as `stats`, or empty: x is `scaled`, and `norm` is applied by these
+  PlanTensor norm_sums = {};       ///< f32 [2, rows of weight]: W gamma, W beta; of a layer norm by `x_stats`
+  PlanTensor residual_stats = {};  ///< as `stats`, or empty: what is added is `residual_norm` of the residual
+  std::optional<NormWeight> residual_norm = {};
+
+  bool uses_statistics() const {
+    return !stats.empty() || !scaled.empty() || !x_stats.empty() || !norm_sums.empty() ||
+           !residual_stats.empty() || stats_norm || residual_norm;
+  }
 };
+/// What of a product's statistics does not go together in a model of such norms; empty: all does.
+std::string_view statistics_problem(const DenseOp& op, Norm norm);
 
 /// Bias and activation that a product's epilogue cannot do; gated: x [rows, 2 cols], gate then up.
 struct ActivationOp {

@@ -103,6 +103,8 @@ TEST(WeightsOf, NamesWhatAnOperationReads) {
   const DenseWeight dense{.weight = view, .bias = view};
   EXPECT_EQ(names({phase, EmbedOp{.table = view, .learned = view}}), "table learned ");
   EXPECT_EQ(names({phase, NormOp{.weight = norm}}), "norm.gamma norm.beta ");
+  EXPECT_EQ(names({phase, DenseOp{.stats_norm = norm, .residual_norm = norm}}),
+            "stats_norm.gamma residual_norm.gamma residual_norm.beta ");
   EXPECT_EQ(names({phase, DenseOp{.weight = dense, .norm = norm}}), "norm.gamma norm.beta weight bias ");
   EXPECT_EQ(names({phase, DenseOp{.weight = {.weight = view, .bias = {}}}}), "weight ");
   EXPECT_EQ(names({phase, ActivationOp{.bias = view}}), "bias ");

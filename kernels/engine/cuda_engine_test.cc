@@ -181,6 +181,30 @@ TEST(CudaEngine, LargeBatchMatchesReference) {
   }
 }
 
+// Statistics of other rows, columns or norms, sums of another matrix, a residual that is not normed: models of RMS norms, of layer
+// norms before and of layer norms after the sublayers, at the ends and in the middle of the rows that have them.
+TEST(CudaEngine, NormsByStatisticsMatchTheReference) {
+  TANDEM_NEED_DEVICE();
+  if (!kStatsKernel) GTEST_SKIP() << "no kernel leaves statistics yet";
+  CudaEngine engine({.search_choices = false});
+  Totals totals;
+  for (const char* name : {"t5-small", "flan-t5-base", "nllb-600m", "transformer-base", "bart-large"}) {
+    for (const int rows : {17, 33, 64}) {
+      CoverCase c = tiny_case(Precision::kBf16, std::vector<int32_t>(rows, 3));
+      c.lengths[5] = 1;
+      c.config = preset(name);
+      c.config.d_model = rows == 33 ? 192 : 128;
+      c.config.head_dim = 64;
+      c.config.encoder = {.layers = 1, .heads = 2, .d_ff = 136};
+      c.config.decoder = {.layers = 2, .heads = 3, .d_ff = 200};
+      c.config.vocab = 256;
+      c.text = fmt::format("{} as {} rows of {}", name, rows, c.config.d_model);
+      expect_matches_reference(engine, c, totals);
+    }
+  }
+  EXPECT_GE(totals.within_spec * 4, totals.cases * 3);
+}
+
 // A sequence that goes on after its eos, or a loop that stops early or never.
 TEST(CudaEngine, StopsAtEos) {
   TANDEM_NEED_DEVICE();

@@ -14,18 +14,6 @@
 namespace tandem::kernels {
 namespace {
 
-/// Does the library's epilogue compute this activation of this product? Its GELU is the tanh form with a fast
-/// tanh, too coarse for fp32; odd widths have no kernel with an activation.
-bool library_activates(Activation activation, DType dtype, int64_t n) {
-  if (n % 8 != 0) return false;
-  return activation == Activation::kRelu || (activation == Activation::kGeluTanh && dtype != DType::kF32);
-}
-
-/// Is a matrix of this type stored as codes?
-bool coded(DType dtype) {
-  return dtype == DType::kF8 || dtype == DType::kI8 || dtype == DType::kI4;
-}
-
 /// Throws ImpossibleCase for rules that ranks of a split vocabulary cannot follow by some candidates each.
 void check_split(const GenerationConfig& g, int degree) {
   const auto refuse = [&](std::string_view what) {
@@ -76,7 +64,9 @@ void PlanBuilder::section(PlanSection section, Side side) {
   const ModelConfig& c = config();
   const int64_t rows = section == PlanSection::kStep ? request_.rows() : request_.source_tokens;
   const bool ends_in_norm = c.placement == NormPlacement::kPost || c.final_norm;
-  stream_dtype_ = (stream_is_own(rows) || request_.slice) && ends_in_norm ? DType::kF32 : dtype_;
+  const bool own = stream_is_own(rows);
+  stream_dtype_ = (own || request_.slice) && ends_in_norm ? DType::kF32 : dtype_;
+  norms_by_statistics_ = section == PlanSection::kStep && own && statistics_pay(rows);
 }
 
 PlanTensor PlanBuilder::scratch(std::string_view name, DType dtype, int64_t rows, int64_t cols) {
@@ -150,17 +140,17 @@ Stream PlanBuilder::normed_with_sum(const Stream& stream, const NormWeight& norm
   return {.rows = y, .pending = {}};
 }
 
-Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
+Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const Residual& skip,
                     const std::optional<NormWeight>& norm) {
   const Stream x{.rows = end.x, .pending = {}};
   if (b.request().slice) {
     if (b.request().slice->rank != 0) end.out.weight.bias = {};
     // Every rank has the residual whole: it is added after the sum over the ranks.
-    return {.rows = b.dense(x, end.out), .pending = norm, .addend = skip, .partial = true};
+    return {.rows = b.dense(x, end.out), .pending = norm, .addend = skip.rows, .partial = true};
   }
   // The library rounds its product before it adds a residual; a norm adds it to the unrounded sum for the same bytes.
   if (norm && !b.own_product(end.out.kind, end.x, end.out.weight))
-    return {.rows = b.dense(x, end.out), .pending = norm, .addend = skip};
+    return {.rows = b.dense(x, end.out), .pending = norm, .addend = skip.rows};
   end.out.residual = skip;
   return {.rows = b.dense(x, end.out), .pending = norm};
 }
@@ -224,104 +214,6 @@ PlanBuilder::Quantised PlanBuilder::quantised(PhaseKind kind, const PlanTensor& 
                     .scales = scratch(name + ".scales", DType::kF32, x.cols / group, x.rows)};
   add(kind, QuantiseOp{.x = x, .codes = q.codes, .scales = q.scales, .group = group});
   return q;
-}
-
-PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, PlanTensor* normalised) {
-  const int64_t rows = x.rows.rows;
-  const int64_t k = what.weight.in();
-  const int64_t width = what.weight.weight.rows;
-  const int64_t n = what.gated ? width / 2 : width;
-  const bool own = skinny(what.kind, rows, n, what.weight);
-  const bool fused = own && fuses_norm(x, what.weight);
-  PlanTensor norm_out;
-  ProductInput in{.x = x.rows};
-  if (fused) {
-    if (normalised != nullptr) norm_out = *normalised = activations(PhaseKind::kNorm, rows, k);
-  } else {
-    in = product_input(x, what, own, normalised);
-  }
-  const DType out = what.residual.empty() ? dtype_ : stream_dtype_;
-  const PlanTensor y = scratch(phase_path(phase(what.kind)), out, rows, n);
-  if (!own) {
-    library_dense(in, what, y);
-    return y;
-  }
-  add(what.kind, DenseOp{.x = in.x,
-                         .residual = what.residual,
-                         .y = y,
-                         .norm_out = norm_out,
-                         .x_scales = in.scales,
-                         .weight = what.weight,
-                         .norm = fused ? x.pending : std::nullopt,
-                         .activation = what.activation,
-                         .gated = what.gated,
-                         .kernel = DenseKernel::kSkinny});
-  return y;
-}
-
-bool PlanBuilder::fuses_norm(const Stream& x, const DenseWeight& weight) const {
-  const auto rows = static_cast<int>(x.rows.rows);
-  return x.pending && !x.partial && x.addend.empty() &&
-         norm_prologue_pays(rows, static_cast<int>(weight.in())) &&
-         (rows == 1 || !(weight.input_dtype || weight.sparse()));
-}
-
-PlanBuilder::ProductInput PlanBuilder::product_input(const Stream& x, const Dense& what, bool own,
-                                                     PlanTensor* normalised) {
-  // An own product of one row quantises it.
-  const std::optional<DType> narrow = own && x.rows.rows == 1 ? std::nullopt : what.weight.input_dtype;
-  if (narrow && x.pending) {  // the norm writes codes at once
-    const std::string name = phase_path(phase(PhaseKind::kNorm));
-    const ProductInput in{.x = scratch(name + ".codes", *narrow, x.rows.rows, x.rows.cols),
-                          .scales = scratch(name + ".scales", DType::kF32, 1, x.rows.rows)};
-    NormOp op{.residual = x.addend, .codes = in.x, .scales = in.scales, .weight = *x.pending};
-    if (normalised != nullptr) op.y = *normalised = activations(PhaseKind::kNorm, x.rows.rows, x.rows.cols);
-    add_norm(x, op);
-    return in;
-  }
-  const PlanTensor rows = materialise(x);
-  if (normalised != nullptr) *normalised = rows;
-  if (!narrow) return {.x = rows};
-  const Quantised q = quantised(what.kind, rows, *narrow, rows.cols);
-  return {.x = q.codes, .scales = q.scales};
-}
-
-void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const PlanTensor& y) {
-  const DenseWeight& w = what.weight;
-  if (w.sparse() && w.input_dtype) {
-    throw ImpossibleCase(
-        "sparsity: products of rows in 8 bits read every weight; what masks remove must be stored as zeros");
-  }
-  DenseOp op{.x = in.x, .residual = what.residual, .y = y, .x_scales = in.scales, .weight = w};
-  // The library leaves sums of integers, and a pass of our own does the rest.
-  if (w.input_dtype == DType::kI8) {
-    op.scratch = scratch(phase_path(phase(what.kind)) + ".sums", DType::kI32, in.x.rows, w.weight.rows);
-    op.activation = what.activation;
-    op.gated = what.gated;
-    add(what.kind, op);
-    return;
-  }
-  const bool structured = request_.structured && w.two_of_four && !coded(w.weight.dtype) &&
-                          dtype_ != DType::kF32 && structured_takes(in.x.rows, w.weight.rows, w.in());
-  if (structured) op.kernel = DenseKernel::kStructured;
-  if (!structured && !w.input_dtype && (coded(w.weight.dtype) || w.sparse()))
-    op.scratch = scratch(phase_path(phase(what.kind)) + ".weight", dtype_, w.weight.rows, w.in());
-  const bool activates = what.activation && !what.gated &&
-                         (structured ? *what.activation == Activation::kRelu
-                                     : library_activates(*what.activation, dtype_, y.cols));
-  const bool plain = !what.activation || activates;
-  if (plain) {
-    op.activation = what.activation;
-    add(what.kind, op);
-    return;
-  }
-  const PlanTensor wide = what.gated ? activations(what.kind, in.x.rows, w.weight.rows) : y;
-  op.residual = {};
-  op.y = wide;
-  op.weight.bias = {};
-  add(what.kind, op);
-  add(what.kind,
-      ActivationOp{.x = wide, .y = y, .bias = w.bias, .activation = *what.activation, .gated = what.gated});
 }
 
 int64_t PlanBuilder::vocabulary_share() const {

@@ -10,6 +10,7 @@
 
 #include "harness/engine/plan.h"
 #include "harness/parallel/parallel.h"
+#include "kernels/skinny/skinny_shape.h"
 
 namespace tandem::kernels {
 
@@ -27,6 +28,15 @@ KernelChoice parse_kernel(std::string_view text);
 inline constexpr int kAutoOwnRows = 16;
 /// The same where the products run on warpgroup tensor cores: 16-bit types on sm_90a.
 inline constexpr int kAutoWideRows = 64;
+
+/// From this many rows on the norms between own products of a step's bf16 layers are applied by statistics (DenseOp): a norm
+/// kernel is a link of the chain. For fewer rows the products' tiles are others, and there it was not tried.
+inline constexpr int kStatisticsRows = 17;
+
+/// Is a matrix of this type stored as codes?
+constexpr bool coded(DType dtype) {
+  return dtype == DType::kF8 || dtype == DType::kI8 || dtype == DType::kI4;
+}
 
 /// What is to be planned.
 struct PlanRequest {
@@ -49,6 +59,8 @@ struct PlanRequest {
   std::optional<TensorSlice> slice = {};
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
+  /// May norms between own products of a step be applied by statistics, where the products have them?
+  bool norms_by_statistics = kStatsKernel;
   /// Products of the step that kAuto leaves to the library, at any number of rows. What a race in the step found (step_forms.h).
   std::vector<PhaseKind> step_form = {};
 
@@ -68,6 +80,13 @@ struct Stream {
   std::optional<NormWeight> pending;
   PlanTensor addend = {};
   bool partial = false;  ///< `rows` are this rank's part, to be summed over the ranks first
+};
+
+/// What a later product adds to its own: rows or, with `norm`, that of them by the statistics that their product left.
+struct Residual {
+  PlanTensor rows;
+  PlanTensor stats = {};
+  std::optional<NormWeight> norm = {};
 };
 
 class PlanBuilder {
@@ -110,12 +129,12 @@ class PlanBuilder {
   struct Dense {
     PhaseKind kind;
     DenseWeight weight;  ///< [out, in]
-    PlanTensor residual = {};
+    Residual residual = {};
     std::optional<Activation> activation = {};
     bool gated = false;
   };
-  /// The product over the stream's values. `normalised`, when given, receives them as rows.
-  PlanTensor dense(const Stream& x, const Dense& what, PlanTensor* normalised = nullptr);
+  /// The product over the stream's values. `normalised`, when given, receives them, for a later residual.
+  PlanTensor dense(const Stream& x, const Dense& what, Residual* normalised = nullptr);
 
   /// Is a kind done the other way than kAuto has it?
   bool switched(PhaseKind kind) const;
@@ -156,7 +175,14 @@ class PlanBuilder {
   bool fuses_norm(const Stream& x, const DenseWeight& weight) const;
   /// The norm as an operation; of a stream of parts, with their sum over the ranks.
   void add_norm(const Stream& x, NormOp op);
-  ProductInput product_input(const Stream& x, const Dense& what, bool own, PlanTensor* normalised);
+  ProductInput product_input(const Stream& x, const Dense& what, bool own, Residual* normalised);
+  /// Does a step of so many rows, whose residual stream the own products keep, apply its norms by statistics?
+  bool statistics_pay(int64_t rows) const;
+  /// The product that made the stream's rows, where it can leave statistics for the norm that is pending on them; null: it
+  /// cannot, or the norm is another's matter.
+  DenseOp* leaves_statistics(const Stream& x);
+  /// The input of `op`, an own product with `what`, by statistics; false, and nothing is changed, where they do not serve.
+  bool norm_by_statistics(const Stream& x, const Dense& what, DenseOp& op, Residual* normalised);
   void library_dense(const ProductInput& in, const Dense& what, const PlanTensor& y);
   bool split() const { return plan_.slice.degree > 1; }
   /// A place for this rank's candidates of the next token, where the vocabulary is split.
@@ -176,6 +202,7 @@ class PlanBuilder {
   StepPlan plan_;
   DType dtype_;
   DType stream_dtype_;
+  bool norms_by_statistics_ = false;  // in this section, where products allow it
   PlanSection section_ = PlanSection::kEncoder;
   Side side_ = Side::kEncoder;
   int layer_ = -1;
@@ -188,17 +215,17 @@ struct SublayerEnd {
 };
 /// The dense layer, with the residual `skip` added by it or by the norm that follows; `norm`, when given, is pending on
 /// the sum. Between the two is the place where ranks add their partial sums.
-Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const PlanTensor& skip,
+Stream end_sublayer(PlanBuilder& b, SublayerEnd end, const Residual& skip,
                     const std::optional<NormWeight>& norm);
 
-/// One sublayer around `body`, which gets the stream it reads and a place for the rows it must hand back as
+/// One sublayer around `body`, which gets the stream it reads and a place for what it must hand back as
 /// the residual: pre-norm x + body(norm(x)), post-norm norm(x + body(x)). `body(in, skip)` returns the dense
 /// layer that ends the sublayer and its input.
 template <typename Body>
 Stream sublayer(PlanBuilder& b, const NormWeight& norm, const Stream& x, Body&& body) {
-  PlanTensor skip;
+  Residual skip;
   if (b.config().placement == NormPlacement::kPre) {
-    const Stream in = b.normed_with_sum(x, norm, skip);
+    const Stream in = b.normed_with_sum(x, norm, skip.rows);
     return end_sublayer(b, body(in, nullptr), skip, std::nullopt);
   }
   const SublayerEnd end = body(x, &skip);

@@ -1,6 +1,6 @@
 // One decoder step: self-attention over the tokens so far, cross-attention to the source, feed-forward
-// network, head. Pre-norm or post-norm, eight kernels a layer where products and norms fuse: norm + qkv,
-// self-attention, out + residual, norm + q, cross-attention, out + residual, norm + up + activation, down +
+// network, head. Pre-norm or post-norm, eight kernels a layer where products and norms fuse, as prologues or by statistics:
+// norm + qkv, self-attention, out + residual, norm + q, cross-attention, out + residual, norm + up + activation, down +
 // residual.
 #include <fmt/format.h>
 
@@ -40,7 +40,7 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
     return dtype_bits(kv) == 8 ? cache(which, DType::kF32, 1) : PlanTensor{};
   };
 
-  const Stream self = sublayer(b, w.self_norm, x, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
+  const Stream self = sublayer(b, w.self_norm, x, [&](const Stream& in, Residual* skip) -> SublayerEnd {
     const PlanTensor qkv = b.dense(in, {.kind = PhaseKind::kSelfQkv, .weight = w.self.qkv}, skip);
     const PlanTensor heads = b.activations(PhaseKind::kSelfAttention, batch, inner);
     b.add(PhaseKind::kSelfAttention, SelfAttentionOp{.q = qkv.columns(0, inner),
@@ -60,7 +60,7 @@ Stream decoder_layer(PlanBuilder& b, const DecoderLayerWeight& w, int layer, con
     return {heads, {.kind = PhaseKind::kSelfOut, .weight = w.self.out}};
   });
   const Stream crossed =
-      sublayer(b, w.cross_norm, self, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
+      sublayer(b, w.cross_norm, self, [&](const Stream& in, Residual* skip) -> SublayerEnd {
         const PlanTensor q = b.dense(in, {.kind = PhaseKind::kCrossQkv, .weight = w.cross.q}, skip);
         const PlanTensor heads = b.activations(PhaseKind::kCrossAttention, batch, inner);
         b.add(PhaseKind::kCrossAttention, CrossAttentionOp{.q = q,

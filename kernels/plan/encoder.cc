@@ -15,7 +15,7 @@ Stream encoder_layer(PlanBuilder& b, const EncoderLayerWeight& w, const Relative
   const int64_t inner = c.inner(c.encoder);
   const int64_t tokens = x.rows.rows;
 
-  const Stream attended = sublayer(b, w.self_norm, x, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
+  const Stream attended = sublayer(b, w.self_norm, x, [&](const Stream& in, Residual* skip) -> SublayerEnd {
     const PlanTensor qkv = b.dense(in, {.kind = PhaseKind::kSelfQkv, .weight = w.self.qkv}, skip);
     const PlanTensor heads = b.activations(PhaseKind::kSelfAttention, tokens, inner);
     b.add(PhaseKind::kSelfAttention, EncoderAttentionOp{.q = qkv.columns(0, inner),
@@ -35,7 +35,7 @@ Stream encoder_layer(PlanBuilder& b, const EncoderLayerWeight& w, const Relative
 
 Stream feed_forward(PlanBuilder& b, const NormWeight& norm, const FfnWeight& w, const Stream& x) {
   const ModelConfig& c = b.config();
-  return sublayer(b, norm, x, [&](const Stream& in, PlanTensor* skip) -> SublayerEnd {
+  return sublayer(b, norm, x, [&](const Stream& in, Residual* skip) -> SublayerEnd {
     const PlanTensor hidden = b.dense(in,
                                       {.kind = PhaseKind::kFfnUp,
                                        .weight = c.gated ? w.gate_up : w.up,

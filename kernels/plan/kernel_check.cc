@@ -74,6 +74,7 @@ class KernelCheck {
     require("residual", o.residual, or_wide(type_of_rows));
     require("norm_out", o.norm_out, {type_of_rows});
     require("bias", o.weight.bias, {type_of_rows});
+    statistics(o);
   }
   void operator()(const ActivationOp& o) const {
     require("x", o.x, kFloats);
@@ -167,7 +168,24 @@ class KernelCheck {
     require(!w.input_dtype || *w.input_dtype == stored, "rows are quantised to the type of the matrix");
     return DType::kBF16;
   }
+  /// Norms by statistics are a matter of the wide products of bf16.
+  void statistics(const DenseOp& o) const {
+    if (!o.uses_statistics()) return;
+    require(statistics_problem(o, plan_.config.norm).empty(), statistics_problem(o, plan_.config.norm));
+    require("weight", o.weight.weight, {DType::kBF16});
+    require(!o.weight.sparse(), "the products with statistics are of dense matrices");
+    require("scaled", o.scaled, {DType::kBF16});
+    require("x", o.x, {DType::kBF16});
+    for (const auto& [name, t] : {std::pair{"stats", o.stats},
+                                  {"x_stats", o.x_stats},
+                                  {"norm_sums", o.norm_sums},
+                                  {"residual_stats", o.residual_stats}})
+      require(name, t, kFloat);
+    for (const PlanWeight& w : weights_of({.phase = {}, .body = o}))
+      require(w.name, w.tensor, {DType::kBF16});
+  }
   void library(const DenseOp& o, DType type_of_rows) const {
+    require(!o.uses_statistics(), "the library's products have no statistics");
     require(!o.norm && o.norm_out.empty(), "the library's products have no norm");
     const std::optional<DType> codes = o.weight.input_dtype;
     require(codes == DType::kI8 || !o.gated, "the library's products have no gate");

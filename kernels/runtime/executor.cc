@@ -153,8 +153,26 @@ void PlanExecutor::fill_constants() {
         a != nullptr && filled.insert(a->bias.distance_bias.buffer).second) {
       fill_distance_bias(a->bias, a->heads, false);
     }
+    if (const auto* dense = std::get_if<DenseOp>(&op.body)) fill_norm_sums(*dense);
   }
   device_.synchronize();
+}
+
+void PlanExecutor::fill_norm_sums(const DenseOp& op) {
+  if (op.norm_sums.empty()) return;
+  const TensorView& w = op.weight.weight;
+  for (const auto& [row, of] : {std::pair{0, op.norm->gamma}, {1, op.norm->beta}}) {
+    launch_skinny({.dtype = w.dtype,
+                   .m = 1,
+                   .n = static_cast<int>(w.rows),
+                   .k = static_cast<int>(w.cols),
+                   .x = of.data,
+                   .w = w.data,
+                   .y = at(op.norm_sums.some_rows(row, 1)),
+                   .y_float = true,
+                   .dependent = false},
+                  device_.stream());
+  }
 }
 
 void PlanExecutor::fill_distance_bias(const RelativeBiasRef& bias, int heads, bool bidirectional) {

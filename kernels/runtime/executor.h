@@ -28,7 +28,8 @@ namespace tandem::kernels {
 class PlanExecutor {
  public:
   /// Finds the GEMM choices, allocates, fills the arena with NaN (nothing may depend on what a block held
-  /// before), uploads the constant inputs (sinusoids, T5's bias by distance). Before anything is allocated it
+  /// before), fills the constant inputs (sinusoids, T5's bias by distance, a matrix's products
+  /// with a norm's weights). Before anything is allocated it
   /// throws OutOfMemory when the plan cannot fit, and what check_kernels() throws.
   PlanExecutor(Device& device, MemoryResource& memory, StepPlan plan);
   ~PlanExecutor();
@@ -99,6 +100,7 @@ class PlanExecutor {
   void poison();
   void fill_constants();
   void check_fits(int64_t bytes) const;
+  void fill_norm_sums(const DenseOp& op);
   void fill_distance_bias(const RelativeBiasRef& bias, int heads, bool bidirectional);
   char* base() const { return static_cast<char*>(arena_.data()); }
   void* at(const PlanTensor& t) const;

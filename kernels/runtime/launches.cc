@@ -120,11 +120,27 @@ void PlanExecutor::launch_skinny_dense(const DenseOp& op) {
                  .activation = op.activation,
                  .gated = op.gated,
                  .dependent = dependent_};
-  if (op.norm) {
+  p.eps = static_cast<float>(c.norm_eps);
+  if (!op.x_stats.empty()) {
+    p.x_stats = at<float>(op.x_stats);
+    p.x_norm = c.norm;
+    p.norm_sums = at<float>(op.norm_sums);
+  } else if (op.norm) {
     p.norm = c.norm;
     p.gamma = op.norm->gamma.data;
     p.beta = op.norm->beta.data;
-    p.eps = static_cast<float>(c.norm_eps);
+  }
+  if (op.stats_norm) {
+    p.scaled_out = at(op.scaled);
+    p.stats_out = at<float>(op.stats);
+    p.scaled_gamma = op.stats_norm->gamma.data;
+    p.stats_norm = c.norm;
+  }
+  if (op.residual_norm) {
+    p.residual_stats = at<float>(op.residual_stats);
+    p.residual_gamma = op.residual_norm->gamma.data;
+    p.residual_beta = op.residual_norm->beta.data;
+    p.residual_eps = p.eps;
   }
   launch_skinny(p, device_.stream());
 }

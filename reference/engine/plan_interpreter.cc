@@ -290,12 +290,17 @@ void PlanInterpreter::norm(const NormOp& op, const Matrix& input) {
 }
 
 void PlanInterpreter::apply(const DenseOp& op) {
-  const Matrix x = product_input(op.x, op.x_scales, op.norm, op.norm_out, op.weight);
-  const DenseWeight w = in_fp32(op.weight);
-  Matrix y = head(x, w, op.scale);
+  Matrix y;
+  if (op.x_stats.empty()) {
+    const Matrix x = product_input(op.x, op.x_scales, op.norm, op.norm_out, op.weight);
+    y = head(x, in_fp32(op.weight), op.scale);
+  } else {
+    y = product_by_statistics(op);
+  }
   if (op.activation) y = activated(y, *op.activation, op.gated);
-  if (!op.residual.empty()) y = add(y, read(op.residual));
+  if (!op.residual.empty()) y = add(y, residual(op));
   write(op.y, y);
+  if (!op.stats.empty()) write_statistics(op, y);
 }
 
 void PlanInterpreter::apply(const ActivationOp& op) {

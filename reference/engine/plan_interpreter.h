@@ -82,6 +82,16 @@ class PlanInterpreter {
   /// x of a product: normalised, and quantised where its matrix asks for that.
   Matrix product_input(const PlanTensor& x, const PlanTensor& x_scales, const std::optional<NormWeight>& norm,
                        const PlanTensor& norm_out, const DenseWeight& w);
+  /// Norms by statistics (DenseOp): what a product leaves, and what others make of it.
+  void write_statistics(const DenseOp& op, const Matrix& y);
+  struct RowStatistics {
+    double mean = 0;
+    double scale = 0;  ///< 1 / sqrt(variance + eps); of an RMS norm, of the mean square
+  };
+  RowStatistics row_statistics(const PlanTensor& stats, int64_t row) const;
+  Matrix product_by_statistics(const DenseOp& op);
+  Matrix norm_sums(const DenseOp& op);
+  Matrix residual(const DenseOp& op) const;
   Matrix in_activation_type(Matrix x) const;
   void write_codes(const PlanTensor& codes, const PlanTensor& scales, MatrixView x, int64_t group);
   Matrix read_codes(const PlanTensor& codes, const PlanTensor& scales, int64_t group) const;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 
 #include "harness/base/error.h"
 #include "reference/engine/plan_interpreter.h"
@@ -37,6 +38,11 @@ class Attributes {
     require(o.x_scales.empty() == !(o.weight.input_dtype && !alone),
             "`x_scales` go with rows that are codes");
     require(o.norm_out.empty() || o.norm, "`norm_out` needs a norm");
+    for (const auto& by_statistics : {o.stats_norm, o.residual_norm}) {
+      if (by_statistics) norm(*by_statistics);
+    }
+    const std::string_view why = statistics_problem(o, config_.norm);
+    require(why.empty(), why);
   }
   void operator()(const ActivationOp&) const {}
   void operator()(const EncoderAttentionOp& o) const { bias(o.bias); }
@@ -109,7 +115,7 @@ class Attributes {
 
  private:
   bool codes(const PlanTensor& t) const { return dtype_bits(plan_.buffers.at(t.buffer).dtype) == 8; }
-  void require(bool ok, const char* what) const {
+  void require(bool ok, std::string_view what) const {
     if (!ok) throw Error(fmt::format("plan: {}: {}", op_text(plan_, op_), what));
   }
   void matrix(const DenseWeight& w) const {
