@@ -51,6 +51,7 @@ struct SkinnyArgs {
   int64_t ld_residual;
   float eps;
   SkinnyPrologue prologue;
+  const float* norm_sums;  // with a layer norm: [2, n or 2n], w gamma, then w beta; or null
   bool x_float;
   bool residual_float;
   bool y_float;

@@ -134,8 +134,9 @@ struct Product {
   bool with_bias = false;
   bool with_residual = false;
   bool in_place = false;
-  bool x_codes = false;  // x is codes with scales in memory
-  int pad = 0;           // elements between rows of x, residual and y
+  bool with_sums = false;  // of a layer norm: norm_sums
+  bool x_codes = false;    // x is codes with scales in memory
+  int pad = 0;             // elements between rows of x, residual and y
   SparseWeights sparse = SparseWeights::kNone;
   std::vector<uint8_t> kept;  // with sparse weights [rows of w, k]: those that are
 
@@ -176,9 +177,10 @@ struct Product {
                                : sparse == SparseWeights::kTwoOfFour ? " 2:4"
                                : sparse == SparseWeights::kBitmap    ? " bitmap"
                                                                      : "";
-    return fmt::format("{}{} m {} n {} k {}{}{} {}{}{}{}{}{} pad {}", dtype_name(p.dtype), format, p.m, p.n,
-                       p.k, norm, p.x_float ? " x_float" : "", activation, p.gated ? " gated" : "",
-                       with_bias ? " bias" : "", with_residual ? (in_place ? " in place" : " residual") : "",
+    return fmt::format("{}{} m {} n {} k {}{}{}{} {}{}{}{}{}{} pad {}", dtype_name(p.dtype), format, p.m, p.n,
+                       p.k, norm, p.norm_sums != nullptr ? " sums" : "", p.x_float ? " x_float" : "",
+                       activation, p.gated ? " gated" : "", with_bias ? " bias" : "",
+                       with_residual ? (in_place ? " in place" : " residual") : "",
                        p.residual_float ? " (float)" : "", p.y_float ? " y_float" : "", pad);
   }
 
@@ -243,6 +245,18 @@ struct Product {
       weights = Rows::plain(std::move(matrix.values), p.k);
     } else {
       weights = Rows::plain(w, p.k);
+    }
+    p.norm_sums = nullptr;
+    if (with_sums && !quantised() && sparse == SparseWeights::kNone) {
+      const std::vector<float> parts =
+          p.beta != nullptr ? std::vector(beta) : std::vector<float>(static_cast<size_t>(p.k), 0.0f);
+      std::vector<float> sums;
+      for (const std::vector<float>& part : {gamma, parts}) {
+        for (const double sum : products(Rows::plain(part, p.k), weights, 1, w_rows()))
+          sums.push_back(static_cast<float>(sum));
+      }
+      device.emplace_back(sums, DType::kF32);
+      p.norm_sums = static_cast<const float*>(device.back().data());
     }
     if (x_codes) make_x_codes();
     multiplied.clear();
@@ -357,6 +371,7 @@ inline Product random_product(RandomValues& random, DType dtype, int m, int n, i
     p.beta = random.coin() ? &kThere : nullptr;
     p.norm_out = random.coin() ? const_cast<int*>(&kThere) : nullptr;
     p.x_float = random.coin();
+    product.with_sums = p.norm == Norm::kLayer && random.coin();
   }
   p.y_float = random.coin();
   product.with_bias = random.coin();

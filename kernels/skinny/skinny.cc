@@ -117,7 +117,9 @@ bool check_stats(const SkinnyParams& p, SparseWeights sparse) {
   require((p.scaled_out != nullptr) == writes, "scaled_out", "must be there with stats_out alone");
   require((p.scaled_gamma != nullptr) == writes, "scaled_gamma", "must be there with stats_out alone");
   require(p.stats_norm.has_value() == writes, "stats_norm", "must be set with stats_out alone");
-  require(p.norm_sums == nullptr || takes, "norm_sums", "needs x_stats");
+  require(p.norm_sums == nullptr || takes || p.norm == Norm::kLayer, "norm_sums",
+          "needs x_stats, or norm: a layer norm");
+  require(aligned(p.norm_sums, 4), "norm_sums", "must be on 4 bytes");
   require((p.residual_gamma != nullptr) == by_stats, "residual_gamma",
           "must be there with residual_stats alone");
   require(p.residual_beta == nullptr || by_stats, "residual_beta", "needs residual_stats");
@@ -142,7 +144,6 @@ bool check_stats(const SkinnyParams& p, SparseWeights sparse) {
           "must be neither x_stats nor residual_stats");
   require(!takes || p.x_norm == Norm::kRms || p.norm_sums != nullptr, "norm_sums",
           "must be there for a layer norm");
-  require(aligned(p.norm_sums, 4), "norm_sums", "must be on 4 bytes");
   require(!by_stats || p.residual != nullptr, "residual", "must be there with residual_stats");
   require(aligned(p.residual_gamma) && aligned(p.residual_beta), "residual_gamma",
           "and residual_beta must be on 16 bytes");
@@ -263,6 +264,7 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
   args.ldy = p.ldy == 0 ? p.n : p.ldy;
   args.y_float = p.y_float;
   args.norm_out = p.norm_out;
+  if (p.norm.has_value()) args.norm_sums = p.norm_sums;
   args.metadata = p.metadata;
   args.bitmap = p.bitmap;
   args.row_starts = p.row_starts;

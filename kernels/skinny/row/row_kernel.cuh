@@ -165,6 +165,10 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
   float bias[2] = {0.0f, 0.0f};                         // gated: of the gate and of the up row
   [[maybe_unused]] float row_scales[2] = {0.0f, 0.0f};  // as bias
   [[maybe_unused]] float x_scale = 1.0f;
+  constexpr bool kDefers = kNormed && kDefersNorm<Format>;
+  [[maybe_unused]] float mean = 0.0f;                 // of the row, where a norm is applied to the sums
+  [[maybe_unused]] float of_gamma[2] = {0.0f, 0.0f};  // as bias: the row of w times gamma,
+  [[maybe_unused]] float of_beta[2] = {0.0f, 0.0f};   // and times beta
   float residual = 0.0f;
   const auto column_of = [&](int tile) {
     return tile * p.tile_outputs() + (p.gated ? pair : 2 * pair + half);
@@ -237,11 +241,24 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
     const float bias_now[2] = {bias[0], bias[1]};
     [[maybe_unused]] const float scales_now[2] = {row_scales[0], row_scales[1]};
     const float residual_now = residual;
+    [[maybe_unused]] const float gamma_now[2] = {of_gamma[0], of_gamma[1]};
+    [[maybe_unused]] const float beta_now[2] = {of_beta[0], of_beta[1]};
     if (next < p.tiles) {
       const int column = column_of(next);
       if (a.bias != nullptr && writer && column < p.n) {
         bias[0] = to_float(static_cast<const T*>(a.bias)[column]);
         if (p.gated) bias[1] = to_float(static_cast<const T*>(a.bias)[p.n + column]);
+      }
+      if constexpr (kDefers) {
+        if (a.norm_sums != nullptr && writer && column < p.n) {
+          const int rows = p.gated ? 2 * p.n : p.n;
+          of_gamma[0] = __ldg(a.norm_sums + column);
+          of_beta[0] = __ldg(a.norm_sums + rows + column);
+          if (p.gated) {
+            of_gamma[1] = __ldg(a.norm_sums + p.n + column);
+            of_beta[1] = __ldg(a.norm_sums + rows + p.n + column);
+          }
+        }
       }
       if constexpr (Format::kRowScales) {
         if (writer && column < p.n) {
@@ -260,15 +277,14 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       pdl_wait();
       load_residual_of(next);
       [[maybe_unused]] auto* stats = reinterpret_cast<float2*>(shared + p.bias_offset);
+      [[maybe_unused]] auto* scratch = reinterpret_cast<float*>(shared + p.red_offset);
       [[maybe_unused]] bool defers = false;
+      if constexpr (kDefers) defers = defers_norm(a);
       if constexpr (kNormed) {
-        if constexpr (kDefersNorm<Format>) defers = defers_norm(a);
-        if (defers) {
-          row_stage_scaled<Format>(a, xs, stats, norm_weights, row);
-        } else {
-          x_scale = row_stage_norm<Format>(a, xs, reinterpret_cast<float*>(shared + p.red_offset), stats,
-                                           norm_weights, row);
+        if constexpr (kDefers) {
+          if (defers) row_stage_scaled<Format>(a, xs, scratch, stats, norm_weights, row);
         }
+        if (!defers) x_scale = row_stage_norm<Format>(a, xs, scratch, stats, norm_weights, row);
       } else {
         constexpr int kHeld = kSets == 1 ? 8 : 1;  // several pairs: rows are short
         auto* maxima =
@@ -277,8 +293,13 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       }
       __syncthreads();
       core.take_x(xs, k0, left);
-      if constexpr (kNormed && kDefersNorm<Format>) {
-        if (defers) x_scale = row_moments(a, stats).inverse;
+      if constexpr (kDefers) {
+        if (defers) {
+          const RowMoments moments = row_moments(a, stats);
+          x_scale = moments.inverse;
+          mean = moments.mean;
+          if (a.norm_out != nullptr) row_write_norm<T>(a, scratch, norm_weights, moments, row);
+        }
       }
       continue;
     }
@@ -300,7 +321,10 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       v *= scales_now[0];
       up *= scales_now[1];
     }
-    if constexpr (Format::kQuantises || (kNormed && kDefersNorm<Format>)) {
+    if constexpr (kDefers) {
+      v = fmaf(x_scale, fmaf(-mean, gamma_now[0], v), beta_now[0]);
+      up = fmaf(x_scale, fmaf(-mean, gamma_now[1], up), beta_now[1]);
+    } else if constexpr (Format::kQuantises) {
       v *= x_scale;
       up *= x_scale;
     }

@@ -150,22 +150,63 @@ __device__ inline RowMoments row_moments(const SkinnyArgs& a, const float2* stat
   return {.mean = mean, .inverse = rsqrtf(fmaf(warp_sum(fmaf(n * away, away, part.y)), of_k, a.eps))};
 }
 
-/// May a kernel of this format multiply the row by gamma alone and its sums by the norm's factor, so that no product waits for the
-/// whole row's squares? bf16 has the range of floats; a half times gamma could leave its own.
+/// A thread's share of what row_moments() merges: sums about the first element of its warp's part, so that mean and squares take one
+/// pass, and a large mean costs no digits.
+template <typename T>
+struct RowPart {
+  float about = 0.0f;
+  float sum = 0.0f;
+  float squares = 0.0f;
+
+  __device__ void begin(const SkinnyArgs& a, int row) {
+    const int first = static_cast<int>(threadIdx.x) / kWarp * kWarp * kVec<T>;
+    if (a.prologue != SkinnyPrologue::kLayerNorm || first >= a.plan.k) return;
+    const int64_t at = row * a.ldx + first;
+    about = a.x_float ? load_fresh_element(static_cast<const float*>(a.x) + at)
+                      : load_fresh_element(static_cast<const T*>(a.x) + at);
+  }
+  __device__ void add(const float (&v)[kVec<T>]) {
+#pragma unroll
+    for (int j = 0; j < kVec<T>; ++j) {
+      const float away = v[j] - about;
+      sum += away;
+      squares = fmaf(away, away, squares);
+    }
+  }
+  /// The warp's to stats: float2 [warps].
+  __device__ void end(const SkinnyArgs& a, float2* stats) {
+    const int warps = static_cast<int>(blockDim.x) / kWarp;
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    squares = warp_sum(squares);
+    if (a.prologue == SkinnyPrologue::kLayerNorm) {
+      sum = warp_sum(sum);
+      const float count = static_cast<float>(kVec<T> * chunks_of_warp(a.plan.k / kVec<T>, warps, warp));
+      const float away = count > 0.0f ? __fdividef(sum, count) : 0.0f;
+      about += away;
+      squares = fmaxf(fmaf(-sum, away, squares), 0.0f);
+    }
+    if (threadIdx.x % kWarp == 0) stats[warp] = make_float2(about, squares);
+  }
+};
+
+/// May a kernel of this format multiply the row by gamma alone and apply the rest of its norm to the sums, so that no product waits
+/// for the whole row's moments? bf16 has the range of floats; a half times gamma could leave its own.
 template <class Format>
 constexpr bool kDefersNorm = Format::kPlain&& std::is_same_v<typename Format::T, __nv_bfloat16>;
-/// Does this product? Only where the norm is that factor, and nobody wants the normalised row.
+/// Does this product? An RMS norm is a factor of the sums; a layer norm needs those of w gamma and w beta.
 __device__ inline bool defers_norm(const SkinnyArgs& a) {
-  return a.prologue == SkinnyPrologue::kRmsNorm && a.beta == nullptr && a.norm_out == nullptr;
+  return a.norm_sums != nullptr || (a.prologue == SkinnyPrologue::kRmsNorm && a.beta == nullptr);
 }
-/// Row `row` of x times gamma to shared memory, and the warps' squares to stats. The caller synchronises after it.
+/// Row `row` of x times gamma to shared memory, and the warps' parts of its moments to stats. The caller synchronises after it.
+/// scratch as row_stage_norm has it; written where norm_out is wanted.
 template <class Format>
-__device__ inline void row_stage_scaled(const SkinnyArgs& a, typename Format::X* xs, float2* stats,
-                                        const typename Format::T* weights, int row) {
+__device__ inline void row_stage_scaled(const SkinnyArgs& a, typename Format::X* xs, float* scratch,
+                                        float2* stats, const typename Format::T* weights, int row) {
   using T = typename Format::T;
   constexpr int kV = kVec<T>;
   const int step = static_cast<int>(blockDim.x) * kV;
-  float squares = 0.0f;
+  RowPart<T> part;
+  part.begin(a, row);
   cp_async_wait<0>();  // a thread reads the gamma that it asked for itself
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) * kV; i < a.plan.k; i += step) {
@@ -173,17 +214,47 @@ __device__ inline void row_stage_scaled(const SkinnyArgs& a, typename Format::X*
     float gamma[kV];
     row_load<T>(a, row * a.ldx + i, v);
     unpack_words<T>(*reinterpret_cast<const uint4*>(weights + i), gamma);
+    part.add(v);
+    if (a.norm_out != nullptr) {
 #pragma unroll
-    for (int j = 0; j < kV; ++j) {
-      squares = fmaf(v[j], v[j], squares);
-      v[j] *= gamma[j];
+      for (int j = 0; j < kV; j += 4)
+        *reinterpret_cast<float4*>(scratch + i + j) = make_float4(v[j], v[j + 1], v[j + 2], v[j + 3]);
     }
+#pragma unroll
+    for (int j = 0; j < kV; ++j) v[j] *= gamma[j];
     store_piece<Format, kWarp>(xs, i,
                                make_uint4(pack_pair<T>(v[0], v[1]), pack_pair<T>(v[2], v[3]),
                                           pack_pair<T>(v[4], v[5]), pack_pair<T>(v[6], v[7])));
   }
-  squares = warp_sum(squares);
-  if (threadIdx.x % kWarp == 0) stats[threadIdx.x / kWarp] = make_float2(0.0f, squares);
+  part.end(a, stats);
+}
+
+/// Eight elements of the row's norm from element `i` on, packed.
+template <typename T>
+__device__ inline uint4 row_normed(const SkinnyArgs& a, const float* scratch, const T* weights,
+                                   const RowMoments& row, int i) {
+  constexpr int kV = kVec<T>;
+  float gamma[kV];
+  float beta[kV] = {};
+  float v[kV];
+  unpack_words<T>(*reinterpret_cast<const uint4*>(weights + i), gamma);
+  if (a.beta != nullptr) unpack_words<T>(*reinterpret_cast<const uint4*>(weights + a.plan.k + i), beta);
+#pragma unroll
+  for (int j = 0; j < kV; ++j) v[j] = (scratch[i + j] - row.mean) * row.inverse * gamma[j] + beta[j];
+  return make_uint4(pack_pair<T>(v[0], v[1]), pack_pair<T>(v[2], v[3]), pack_pair<T>(v[4], v[5]),
+                    pack_pair<T>(v[6], v[7]));
+}
+/// norm_out after row_stage_scaled: each block writes its share, so that none is late.
+template <typename T>
+__device__ inline void row_write_norm(const SkinnyArgs& a, const float* scratch, const T* weights,
+                                      const RowMoments& moments, int row) {
+  constexpr int kV = kVec<T>;
+  T* out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row) * a.plan.k;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x) * kV; i < a.plan.k; i += static_cast<int>(blockDim.x) * kV) {
+    if (static_cast<unsigned>(i / kV) % gridDim.x == blockIdx.x)
+      *reinterpret_cast<uint4*>(out + i) = row_normed<T>(a, scratch, weights, moments, i);
+  }
 }
 
 /// The norm of row `row` of x to shared memory. Every warp takes mean and squares of its own part; one exchange merges the parts.
@@ -196,61 +267,32 @@ __device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* 
   constexpr int kV = kVec<T>;
   const int step = static_cast<int>(blockDim.x) * kV;
   const int first = static_cast<int>(threadIdx.x) * kV;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int k = a.plan.k;
-  const bool centred = a.prologue == SkinnyPrologue::kLayerNorm;
-  // Sums about the first element of the warp's part, so that mean and squares take one pass, and a large mean costs no digits.
-  const int64_t begin = row * a.ldx + warp * kWarp * kV;
-  float about = 0.0f;
-  if (centred && warp * kWarp * kV < k)
-    about = a.x_float ? load_fresh_element(static_cast<const float*>(a.x) + begin)
-                      : load_fresh_element(static_cast<const T*>(a.x) + begin);
-  float sum = 0.0f;
-  float squares = 0.0f;
+  RowPart<T> part;
+  part.begin(a, row);
 #pragma unroll 1
   for (int i = first; i < k; i += step) {
     float v[kV];
     row_load<T>(a, row * a.ldx + i, v);
-#pragma unroll
-    for (int j = 0; j < kV; ++j) {
-      const float away = v[j] - about;
-      sum += away;
-      squares = fmaf(away, away, squares);
-    }
+    part.add(v);
 #pragma unroll
     for (int j = 0; j < kV; j += 4)
       *reinterpret_cast<float4*>(scratch + i + j) = make_float4(v[j], v[j + 1], v[j + 2], v[j + 3]);
   }
-  squares = warp_sum(squares);
-  if (centred) {
-    sum = warp_sum(sum);
-    const float count = static_cast<float>(kV * chunks_of_warp(k / kV, warps, warp));
-    const float away = count > 0.0f ? __fdividef(sum, count) : 0.0f;
-    about += away;
-    squares = fmaxf(fmaf(-sum, away, squares), 0.0f);
-  }
-  if (threadIdx.x % kWarp == 0) stats[warp] = make_float2(about, squares);
+  part.end(a, stats);
   cp_async_wait<0>();
   __syncthreads();
-  const auto [mean, inverse] = row_moments(a, stats);
+  const RowMoments moments = row_moments(a, stats);
   const bool keep =
       a.norm_out != nullptr && static_cast<int>(blockIdx.x) == row % static_cast<int>(gridDim.x);
   T* out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row) * k;
   [[maybe_unused]] uint32_t max = 0;  // bits of the largest magnitude
 #pragma unroll 1
   for (int i = first; i < k; i += step) {
-    float gamma[kV];
-    float beta[kV] = {};
-    float v[kV];
-    unpack_words<T>(*reinterpret_cast<const uint4*>(weights + i), gamma);
-    if (a.beta != nullptr) unpack_words<T>(*reinterpret_cast<const uint4*>(weights + k + i), beta);
-#pragma unroll
-    for (int j = 0; j < kV; ++j) v[j] = (scratch[i + j] - mean) * inverse * gamma[j] + beta[j];
-    const uint4 packed = make_uint4(pack_pair<T>(v[0], v[1]), pack_pair<T>(v[2], v[3]),
-                                    pack_pair<T>(v[4], v[5]), pack_pair<T>(v[6], v[7]));
+    const uint4 packed = row_normed<T>(a, scratch, weights, moments, i);
     if (keep) *reinterpret_cast<uint4*>(out + i) = packed;
     if constexpr (Format::kQuantises) {
+      float v[kV];
       unpack_words<T>(packed, v);
 #pragma unroll
       for (int j = 0; j < kV; ++j) {
