@@ -248,8 +248,9 @@ std::string_view statistics_problem(const DenseOp& o, Norm norm) {
     return "`stats`, `scaled` and `stats_norm` go together";
   if (!o.x_stats.empty() && (!o.norm || !o.norm_out.empty() || !o.x_scales.empty() || o.scale != 1))
     return "`x_stats` go with a norm, and with neither `norm_out`, codes nor a scale";
-  if (o.norm_sums.empty() == (!o.x_stats.empty() && norm == Norm::kLayer))
-    return "`norm_sums` go with a layer norm by `x_stats`";
+  const bool layer = o.norm && norm == Norm::kLayer;
+  if (o.norm_sums.empty() ? layer && !o.x_stats.empty() : !layer)
+    return "`norm_sums` go with a layer norm, and with one by `x_stats` they must";
   if (o.residual_stats.empty() == o.residual_norm.has_value() ||
       (!o.residual_stats.empty() && o.residual.empty()))
     return "`residual_stats`, `residual_norm` and a residual go together";

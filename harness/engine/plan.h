@@ -125,8 +125,9 @@ struct DenseOp {
   PlanTensor scaled = {};                     ///< [rows, out] or empty: y o gamma of `stats_norm`
   PlanTensor stats = {};                      ///< f32 [out / kPlanStatsColumns, 2 * rows]: goes with `scaled`
   std::optional<NormWeight> stats_norm = {};  ///< the norm of y that others will apply
-  PlanTensor x_stats = {};         ///< as `stats`, or empty: x is `scaled`, and `norm` is applied by these
-  PlanTensor norm_sums = {};       ///< f32 [2, rows of weight]: W gamma, W beta; of a layer norm by `x_stats`
+  PlanTensor x_stats = {};  ///< as `stats`, or empty: x is `scaled`, and `norm` is applied by these
+  PlanTensor norm_sums =
+      {};  ///< f32 [2, rows of weight]: W gamma, W beta; of a layer norm, may be empty without `x_stats`
   PlanTensor residual_stats = {};  ///< as `stats`, or empty: what is added is `residual_norm` of the residual
   std::optional<NormWeight> residual_norm = {};
 

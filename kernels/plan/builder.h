@@ -183,6 +183,8 @@ class PlanBuilder {
   DenseOp* leaves_statistics(const Stream& x);
   /// The input of `op`, an own product with `what`, by statistics; false, and nothing is changed, where they do not serve.
   bool norm_by_statistics(const Stream& x, const Dense& what, DenseOp& op, Residual* normalised);
+  /// Of a layer norm in front of the product; else none.
+  PlanTensor norm_sums(const Dense& what);
   void library_dense(const ProductInput& in, const Dense& what, const PlanTensor& y);
   bool split() const { return plan_.slice.degree > 1; }
   /// A place for this rank's candidates of the next token, where the vocabulary is split.

@@ -44,6 +44,9 @@ PlanTensor PlanBuilder::dense(const Stream& x, const Dense& what, Residual* norm
   ProductInput in{.x = x.rows};
   if (own && fuses_norm(x, what.weight)) {
     op.norm = x.pending;
+    // With the sums, a product of bf16 need not wait for the row's moments.
+    if (section_ == PlanSection::kStep && dtype_ == DType::kBF16 && has_statistics(what.weight))
+      op.norm_sums = norm_sums(what);
     if (normalised != nullptr) normalised->rows = op.norm_out = activations(PhaseKind::kNorm, rows, k);
   } else if (!own || !norm_by_statistics(x, what, op, normalised)) {
     in = product_input(x, what, own, normalised);
@@ -80,6 +83,12 @@ DenseOp* PlanBuilder::leaves_statistics(const Stream& x) {
   return made_them ? product : nullptr;
 }
 
+PlanTensor PlanBuilder::norm_sums(const Dense& what) {
+  if (config().norm != Norm::kLayer) return {};
+  return state(phase_path(phase(what.kind)) + ".norm_sums", DType::kF32, 2, what.weight.weight.rows,
+               BufferRole::kInput);
+}
+
 bool PlanBuilder::norm_by_statistics(const Stream& x, const Dense& what, DenseOp& op, Residual* normalised) {
   DenseOp* const product = leaves_statistics(x);
   if (product == nullptr || !has_statistics(what.weight)) return false;
@@ -88,10 +97,7 @@ bool PlanBuilder::norm_by_statistics(const Stream& x, const Dense& what, DenseOp
   op.x = product->scaled = scratch(name + ".scaled", dtype_, rows, cols);
   op.x_stats = product->stats = scratch(name + ".stats", DType::kF32, cols / kPlanStatsColumns, 2 * rows);
   op.norm = product->stats_norm = x.pending;
-  if (config().norm == Norm::kLayer) {
-    op.norm_sums = state(phase_path(phase(what.kind)) + ".norm_sums", DType::kF32, 2, what.weight.weight.rows,
-                         BufferRole::kInput);
-  }
+  op.norm_sums = norm_sums(what);
   if (normalised != nullptr) *normalised = {.rows = x.rows, .stats = op.x_stats, .norm = x.pending};
   return true;
 }

@@ -121,10 +121,10 @@ void PlanExecutor::launch_skinny_dense(const DenseOp& op) {
                  .gated = op.gated,
                  .dependent = dependent_};
   p.eps = static_cast<float>(c.norm_eps);
+  p.norm_sums = at<float>(op.norm_sums);
   if (!op.x_stats.empty()) {
     p.x_stats = at<float>(op.x_stats);
     p.x_norm = c.norm;
-    p.norm_sums = at<float>(op.norm_sums);
   } else if (op.norm) {
     p.norm = c.norm;
     p.gamma = op.norm->gamma.data;
