@@ -1,8 +1,8 @@
 // Decode attention of many pairs: a warp has one to itself, or several in turn.
 #pragma once
 
-#include "kernels/attention/attention_check.h"
 #include "kernels/attention/decode/decode_pair.cuh"
+#include "kernels/common/arch.h"
 #include "kernels/common/launch.h"
 
 namespace tandem::kernels::decode {
