@@ -237,6 +237,8 @@ TEST(PlanStatistics, NoNormKernelsBetweenSublayers) {
       const StepPlan plan = kernels::build_plan(request);
       SCOPED_TRACE(fmt::format("{} batch {}", name, batch));
       EXPECT_NO_THROW(kernels::check_kernels(plan));
+      const std::vector<std::string> lines = kernel_lines(plan);
+      EXPECT_EQ(std::ranges::count(lines, std::string("decoder norm: by statistics")), 1);
       const int layers = request.config.decoder.layers;
       const bool post = request.config.placement == NormPlacement::kPost;
       const int applied = 3 * layers - 1;  // all but the first layer's first, or the last layer's last
@@ -270,6 +272,7 @@ TEST(PlanStatistics, NormKernelsStayWhereProductsHaveNoStatistics) {
   const auto stay = [](const char* what, const PlanRequest& request) {
     const StepPlan plan = kernels::build_plan(request);
     EXPECT_EQ(norms_of(plan).left, 0) << what;
+    EXPECT_EQ(std::ranges::count(kernel_lines(plan), std::string("decoder norm: by statistics")), 0) << what;
     EXPECT_NO_THROW(kernels::check_kernels(plan)) << what;
   };
   const char* const name = "transformer-base";

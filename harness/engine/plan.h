@@ -377,7 +377,8 @@ struct StepPlan {
 /// "operation 17 (dense, decoder/0/self.qkv)", for messages.
 std::string op_text(const StepPlan& plan, int op);
 
-/// Which kernels compute the plan, a line each that all layers share: "decoder ffn.down: own", "encoder self.qkv: library".
+/// Which kernels compute the plan, a line each that all layers share: "decoder ffn.down: own", "encoder self.qkv: library". Norms have
+/// one where products apply them by statistics: "decoder norm: by statistics".
 std::vector<std::string> kernel_lines(const StepPlan& plan);
 /// Of a plan of masked weights, how each product of layers has its matrix, a line each: "decoder self.out: own, 2:4".
 std::vector<std::string> sparse_kernels(const StepPlan& plan);

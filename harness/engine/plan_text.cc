@@ -42,7 +42,11 @@ void add_once(std::vector<std::string>& lines, const Phase& phase, std::string_v
 std::vector<std::string> kernel_lines(const StepPlan& plan) {
   std::vector<std::string> lines;
   for (const PlanOp& op : plan.ops) {
-    if (const auto* dense = std::get_if<DenseOp>(&op.body)) add_once(lines, op.phase, kernel_name(*dense));
+    if (const auto* dense = std::get_if<DenseOp>(&op.body)) {
+      add_once(lines, op.phase, kernel_name(*dense));
+      if (!dense->x_stats.empty())
+        add_once(lines, {.kind = PhaseKind::kNorm, .side = op.phase.side}, "by statistics");
+    }
     if (std::holds_alternative<HeadOp>(op.body)) add_once(lines, op.phase, "own");
   }
   return lines;
