@@ -93,6 +93,8 @@ __device__ void consume(const WgmmaArgs& a, unsigned char* shared, const Barrier
   int bias_head = -1;
   Ring<L::kStages> ring;
   uint32_t query_parity = 0;
+  const Turns turns{group};
+  turns.begin();
 
   const auto release = [&](uint32_t barrier) {  // the warp's products that read it have been waited for
     if (lane == 0) barrier_arrive(barrier);
@@ -116,6 +118,8 @@ __device__ void consume(const WgmmaArgs& a, unsigned char* shared, const Barrier
     if (group_q0 >= item.length) {  // nothing to compute, but the producer counts on every warp
       release(barriers.query_empty());
       for (int tile = 0; tile < item.tiles; ++tile, ring.advance()) {
+        turns.wait();
+        turns.end();
         barrier_wait(barriers.key_full(ring.stage), ring.parity);
         release(barriers.key_empty(ring.stage));
         barrier_wait(barriers.value_full(ring.stage), ring.parity);
@@ -142,9 +146,11 @@ __device__ void consume(const WgmmaArgs& a, unsigned char* shared, const Barrier
     Softmax softmax;
 
     barrier_wait(barriers.key_full(ring.stage), ring.parity);
+    turns.wait();
     wgmma_begin();
     issue_scores<T, Dim>(s, queries, base + L::kKeysAt + ring.stage * L::kStageBytes);
     wgmma_commit();
+    turns.end();
     wgmma_wait<0>();
     hold(s);
     release(barriers.key_empty(ring.stage));
@@ -157,11 +163,13 @@ __device__ void consume(const WgmmaArgs& a, unsigned char* shared, const Barrier
       ring.advance();
       barrier_wait(barriers.value_full(previous.stage), previous.parity);  // requested before the keys
       barrier_wait(barriers.key_full(ring.stage), ring.parity);
+      turns.wait();
       wgmma_begin();
       issue_scores<T, Dim>(s, queries, base + L::kKeysAt + ring.stage * L::kStageBytes);
       wgmma_commit();
       issue_values<T, Dim>(o, p, base + L::kValuesAt + previous.stage * L::kStageBytes);
       wgmma_commit();
+      turns.end();
       wgmma_wait<1>();
       hold(s);
       release(barriers.key_empty(ring.stage));

@@ -64,6 +64,20 @@ struct Barriers {
   __device__ uint32_t value_empty(int s) const { return base + 16 + 8 * (3 * kStages + s); }
 };
 
+/// The two warpgroups issue their products in turns, so that one's products run while the other computes its softmax (as in
+/// Shah et al., FlashAttention-3, 2024). Every warpgroup takes a turn for every tile of keys, also where it has no queries: a turn that
+/// one skips is waited for by the other. The second one's first turn is the first one's to give, which begin() arms.
+struct Turns {
+  int group;
+  static_assert(kConsumers == 2);
+  static constexpr int kFirstBarrier = 1 + kConsumers;  // those before it are the warpgroups' own
+  __device__ void begin() const {
+    if (group == 1) end();
+  }
+  __device__ void wait() const { wait_turn(kFirstBarrier + group, kConsumers * kGroupThreads); }
+  __device__ void end() const { give_turn(kFirstBarrier + 1 - group, kConsumers * kGroupThreads); }
+};
+
 /// One query tile of one head of one sequence; length 0 when the tile lies beyond its sequence.
 struct Item {
   int head;
