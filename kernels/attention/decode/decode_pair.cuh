@@ -83,27 +83,30 @@ __device__ inline const float* head_bias(const DecodeArgs& a, const DecodeTask& 
   return a.bias == nullptr ? nullptr : a.bias + t.head * (2 * a.max_distance + 1);
 }
 
-/// Self-attention: the tile in which `position` lies, of keys below `end`, takes in this step's token.
+/// Self-attention: this step's key and value as append_token() takes them, requested with the query, so that the cache's last tile
+/// does not wait for them.
+__device__ inline uint4 load_token(const DecodeArgs& a, const DecodeTask& t, int lane) {
+  const int chunk = lane % kTokenLanes;
+  if (chunk >= a.head_dim / 8) return make_uint4(0, 0, 0, 0);
+  const int64_t at = 2 * (t.first_row * a.q_stride + t.head * a.head_dim) + 16 * chunk;
+  return load_once(static_cast<const char*>(lane < kTokenLanes ? a.new_k : a.new_v) + at);
+}
+
+/// The tile in which `position` lies, of keys below `end`, takes in this step's token.
 template <typename S>
 __device__ inline void append(Tile<S>& x, const DecodeArgs& a, const DecodeTask& t, const Stream& stream,
-                              int position, int tile, int end, int lane) {
+                              const uint4& token, int position, int tile, int end, int lane) {
   if (position < tile || position >= min(tile + S::kKeys, end)) return;
-  const int64_t new_at = 2 * (t.first_row * a.q_stride + t.head * a.head_dim);
   const int64_t to =
       S::kBytes * (head_at(a, t, 0) + t.source * a.source_stride) + position * token_bytes<S>(a);
   const int64_t scale_to =
       t.source * a.scale_source_stride + t.head * a.scale_head_stride + position * a.scale_token_stride;
-  const NewToken token{.k = static_cast<const char*>(a.new_k) + new_at,
-                       .v = static_cast<const char*>(a.new_v) + new_at,
-                       .cache_k = static_cast<char*>(a.k) + to,
-                       .cache_v = static_cast<char*>(a.v) + to,
-                       .k_scale = a.k_scales + scale_to,
-                       .v_scale = a.v_scales + scale_to};
-  if constexpr (S::kCodes) {
-    append_codes(x, stream, position - tile, token, a.halves, lane);
-  } else {
-    append_plain(x, stream, position - tile, token, lane);
-  }
+  append_token(x, stream, position - tile,
+               {.cache_k = static_cast<char*>(a.k) + to,
+                .cache_v = static_cast<char*>(a.v) + to,
+                .k_scale = a.k_scales + scale_to,
+                .v_scale = a.v_scales + scale_to},
+               token, a.halves, lane);
 }
 
 }  // namespace tandem::kernels::decode

@@ -45,10 +45,11 @@ __global__ void __maxnreg__(S::kPairRegisters)
   const int position = read_position<S>(a);
   int round = 0;
   WalkedPair now = walked_pair<S>(a, spread, round, position);
-  bool requested = false;  // the first keys and values of `now`, and its query
+  bool requested = false;  // the first keys and values of `now`, its query and token
   Stream stream;           // of the keys requested last
   Tile<S> x;
   Query<S> q;
+  uint4 token{};
   int ancestors = 0;
   while (now.exists) {
     const bool request = now.reads() && !requested;
@@ -69,7 +70,10 @@ __global__ void __maxnreg__(S::kPairRegisters)
       now = next;
       continue;
     }
-    if (request) load_query(q, a, now.task, stream, lane);
+    if (request) {
+      load_query(q, a, now.task, stream, lane);
+      if constexpr (S::kSelf) token = load_token(a, now.task, lane);
+    }
     to_product(q, a.halves);
     const float scale = score_scale(a, q);
     const float* bias = head_bias<S>(a, now.task);
@@ -77,7 +81,7 @@ __global__ void __maxnreg__(S::kPairRegisters)
     State<S> state;
     int tile = 0;
     while (true) {
-      if constexpr (S::kSelf) append(x, a, now.task, stream, position, tile, end, lane);
+      if constexpr (S::kSelf) append(x, a, now.task, stream, token, position, tile, end, lane);
       Scores<S> s;
       score(x, q.chunks, s);
       if constexpr (S::kCodes) scale_scores<S>(s, x.k_scale, lane);
@@ -92,7 +96,10 @@ __global__ void __maxnreg__(S::kPairRegisters)
         ancestors = ancestor(stream, upcoming, lane);
         load_keys(x, stream, upcoming, ancestors, lane);
       }
-      if (last && ahead) load_query(q, a, next.task, stream, lane);
+      if (last && ahead) {
+        load_query(q, a, next.task, stream, lane);
+        if constexpr (S::kSelf) token = load_token(a, next.task, lane);
+      }
       finish_scores<S>(s, scale, bias, a.max_distance, position, tile, end, lane);
       uint32_t p[S::kTiles];
       softmax_step<S>(s, state, x.v_scale, p, lane);

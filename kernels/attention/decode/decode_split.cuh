@@ -43,12 +43,14 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_split_ke
   if (tile < range.end) {
     Query<S> q;
     load_query(q, a, t, stream, lane);
+    uint4 token{};
+    if (S::kSelf && position >= range.begin && position < range.end) token = load_token(a, t, lane);
     to_product(q, a.halves);
     const float scale = score_scale(a, q);
     const float* bias = head_bias<S>(a, t);
 
     while (true) {
-      if constexpr (S::kSelf) append(x, a, t, stream, position, tile, range.end, lane);
+      if constexpr (S::kSelf) append(x, a, t, stream, token, position, tile, range.end, lane);
       Scores<S> s;
       score(x, q.chunks, s);
       if constexpr (S::kCodes) scale_scores<S>(s, x.k_scale, lane);

@@ -56,7 +56,8 @@ struct Shape {
   static constexpr int kMinBlocks = kSteps == 4 ? 2 : kCodes && !kSelf ? 4 : 3;
   // Where a warp has pairs to itself: registers of a thread, few enough that a product's block fits beside 8 warps, and the warps that
   // the 64 K registers of a multiprocessor are enough for.
-  static constexpr int kPairRegisters = kSteps == 4 ? 192 : kCodes && !kSelf ? 128 : 168;
+  static constexpr int kPairRegisters =
+      kSteps == 4 ? (kCodes && !kExact ? 200 : 192) : (kCodes && !kSelf ? 128 : 168);
   static constexpr int kPairWarps = 65536 / (kWarp * kPairRegisters);
   static_assert(kKeys <= kWarp);
   // Two chunks of codes are one load of 16 bytes.
@@ -206,83 +207,66 @@ __device__ inline void load_values(Tile<S>& x, const Stream& s, int tile, int an
   }
 }
 
-/// Where the new token comes from and goes to: one head's key and value.
+/// Where this step's token goes: one head's key and value.
 struct NewToken {
-  const char* k;
-  const char* v;
   char* cache_k;
   char* cache_v;
   float* k_scale;  ///< of codes
   float* v_scale;
 };
+inline constexpr int kTokenLanes = kWarp / 2;  ///< chunks of the widest head
 
-/// The tile that holds the new token: its key and value come from this step's projection and go into the cache. The
-/// lanes that hold its fragments hold each of its chunks exactly once.
+/// A warp's chunks as codes, by the largest magnitude of their half warp. Returns the scale.
 template <typename S>
-__device__ inline void append_plain(Tile<S>& x, const Stream& s, int local, const NewToken& token, int lane) {
-#pragma unroll
-  for (int u = 0; u < S::kTiles; ++u) {
-    if (8 * u + score_fragment_key(lane) != local) continue;
-#pragma unroll
-    for (int j = 0; j < S::kSteps; ++j) {
-      if (!key_chunk_exists<S>(s, lane, j)) continue;
-      const int at = 16 * S::key_chunk(lane, j);
-      x.k[u][j] = load_once(token.k + at);
-      *reinterpret_cast<uint4*>(token.cache_k + at) = x.k[u][j];
-    }
-  }
-#pragma unroll
-  for (int m = 0; m < S::kGroups; ++m) {
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      if (16 * m + value_fragment_key(lane, w) != local) continue;
-#pragma unroll
-      for (int jj = 0; jj < S::kBlocks; ++jj) {
-        if (!value_chunk_exists<S>(s, lane, jj)) continue;
-        const int at = 16 * S::value_chunk(lane, jj);
-        x.v[m][w][jj] = load_once(token.v + at);
-        *reinterpret_cast<uint4*>(token.cache_v + at) = x.v[m][w][jj];
-      }
-    }
-  }
-}
-
-/// The same as codes: the key and the value are quantised first, lane i of the lower half warp chunk i of the key, the upper
-/// half the value's, and the lanes of the fragments fetch from them.
-template <typename S>
-__device__ inline void append_codes(Tile<S>& x, const Stream& s, int local, const NewToken& token,
-                                    bool halves, int lane) {
-  constexpr int kHalf = kWarp / 2;
-  const int chunk = lane % kHalf;
-  const bool value = lane >= kHalf;
-  float v[8] = {};
-  if (chunk < s.chunks) {
-    const uint4 raw = load_once((value ? token.v : token.k) + 16 * chunk);
-    with_type<typename S::T>(halves, [&](auto element) { unpack<decltype(element)>(raw, v); });
-  }
+__device__ inline float to_codes(const uint4& raw, bool halves, uint2& codes) {
+  float v[8];
+  with_type<typename S::T>(halves, [&](auto element) { unpack<decltype(element)>(raw, v); });
   uint32_t largest = 0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) largest = max(largest, magnitude_bits(v[i]));
 #pragma unroll
-  for (int m = kHalf / 2; m > 0; m >>= 1) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, m));
+  for (int m = kTokenLanes / 2; m > 0; m >>= 1)
+    largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, m));
   const Divider divide(scale_of(largest, S::Elements::kCode));
-  const uint2 codes = encode_8<S::Elements::kCode>(divide, v);
+  codes = encode_8<S::Elements::kCode>(divide, v);
+  return divide.scale();
+}
+
+__device__ inline uint2 from_lane(const uint2& chunk, int lane) {
+  return make_uint2(__shfl_sync(0xffffffffu, chunk.x, lane), __shfl_sync(0xffffffffu, chunk.y, lane));
+}
+__device__ inline uint4 from_lane(const uint4& chunk, int lane) {
+  return make_uint4(__shfl_sync(0xffffffffu, chunk.x, lane), __shfl_sync(0xffffffffu, chunk.y, lane),
+                    __shfl_sync(0xffffffffu, chunk.z, lane), __shfl_sync(0xffffffffu, chunk.w, lane));
+}
+
+/// Key `local` of the tile is this step's token: into the cache, and to the lanes of the fragments. `raw`: lane i of the lower half
+/// warp holds chunk i of the key, the upper half the value's; a chunk beyond the head is zeros.
+template <typename S>
+__device__ inline void append_token(Tile<S>& x, const Stream& s, int local, const NewToken& token,
+                                    const uint4& raw, bool halves, int lane) {
+  const int chunk = lane % kTokenLanes;
+  const bool value = lane >= kTokenLanes;
+  typename S::Chunk held;
+  if constexpr (S::kCodes) {
+    const float scale = to_codes<S>(raw, halves, held);
+    if (chunk == 0) *(value ? token.v_scale : token.k_scale) = scale;
+    const float k_scale = __shfl_sync(0xffffffffu, scale, 0);
+    const float v_scale = __shfl_sync(0xffffffffu, scale, kTokenLanes);
+    if (lane == local) {
+      x.k_scale = k_scale;
+      x.v_scale = v_scale;
+    }
+  } else {
+    held = raw;
+  }
   if (chunk < s.chunks) {
-    *reinterpret_cast<uint2*>((value ? token.cache_v : token.cache_k) + S::kChunkBytes * chunk) = codes;
+    *reinterpret_cast<typename S::Chunk*>((value ? token.cache_v : token.cache_k) + S::kChunkBytes * chunk) =
+        held;
   }
-  if (chunk == 0) *(value ? token.v_scale : token.k_scale) = divide.scale();
-  const float k_scale = __shfl_sync(0xffffffffu, divide.scale(), 0);
-  const float v_scale = __shfl_sync(0xffffffffu, divide.scale(), kHalf);
-  if (lane == local) {
-    x.k_scale = k_scale;
-    x.v_scale = v_scale;
-  }
-  const auto fetch = [&](int from) {  // a chunk beyond the head is zeros
-    return make_uint2(__shfl_sync(0xffffffffu, codes.x, from), __shfl_sync(0xffffffffu, codes.y, from));
-  };
 #pragma unroll
   for (int j = 0; j < S::kSteps; ++j) {
-    const uint2 mine = fetch(S::key_chunk(lane, j));
+    const auto mine = from_lane(held, S::key_chunk(lane, j));
 #pragma unroll
     for (int u = 0; u < S::kTiles; ++u) {
       if (8 * u + score_fragment_key(lane) == local) x.k[u][j] = mine;
@@ -290,7 +274,7 @@ __device__ inline void append_codes(Tile<S>& x, const Stream& s, int local, cons
   }
 #pragma unroll
   for (int jj = 0; jj < S::kBlocks; ++jj) {
-    const uint2 mine = fetch(kHalf + S::value_chunk(lane, jj));
+    const auto mine = from_lane(held, kTokenLanes + S::value_chunk(lane, jj));
 #pragma unroll
     for (int m = 0; m < S::kGroups; ++m) {
 #pragma unroll
