@@ -17,6 +17,8 @@ std::string_view way(const PlanOp& op) {
         return " library";
       case DenseKernel::kStructured:
         return " structured";
+      case DenseKernel::kTiled:
+        return " tiled";
     }
   if (const auto* comm = std::get_if<CommOp>(&op.body)) {
     if (comm->kind == CommKind::kAllGather) return " all_gather";
@@ -26,10 +28,16 @@ std::string_view way(const PlanOp& op) {
 }
 
 std::string_view kernel_name(const DenseOp& op) {
-  return op.kernel == DenseKernel::kSkinny       ? "own"
-         : op.kernel == DenseKernel::kStructured ? "cuSPARSELt"
-         : op.weight.sparse()                    ? "library on the unpacked matrix"
-                                                 : "library";
+  switch (op.kernel) {
+    case DenseKernel::kSkinny:
+    case DenseKernel::kTiled:
+      return "own";
+    case DenseKernel::kStructured:
+      return "cuSPARSELt";
+    case DenseKernel::kLibrary:
+      break;
+  }
+  return op.weight.sparse() ? "library on the unpacked matrix" : "library";
 }
 
 void add_once(std::vector<std::string>& lines, const Phase& phase, std::string_view what) {

@@ -205,6 +205,22 @@ TEST(CudaEngine, NormsByStatisticsMatchTheReference) {
   EXPECT_GE(totals.within_spec * 4, totals.cases * 3);
 }
 
+// An encoder whose products are the own ones for many rows, with an activation that the library lacks.
+TEST(CudaEngine, EncoderOfTiledProductsMatchesReference) {
+  TANDEM_NEED_DEVICE();
+  CudaEngine engine({.search_choices = false});
+  Totals totals;
+  for (const Precision p : {Precision::kFp16, Precision::kBf16}) {
+    for (const Activation activation : {Activation::kGelu, Activation::kSilu}) {
+      CoverCase c = tiny_case(p, std::vector<int32_t>(40, 7));
+      c.lengths[5] = 1;
+      c.kernel = "own";
+      c.config.activation = activation;
+      expect_matches_reference(engine, c, totals);
+    }
+  }
+}
+
 // A sequence that goes on after its eos, or a loop that stops early or never.
 TEST(CudaEngine, StopsAtEos) {
   TANDEM_NEED_DEVICE();

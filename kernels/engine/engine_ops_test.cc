@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "harness/base/error.h"
+#include "kernels/common/arch.h"
 #include "kernels/engine/engine_test_util.h"
 
 namespace tandem::kernels {
@@ -71,6 +72,28 @@ TEST(KernelOps, ManyRows) {
         c.op = op;
         c.model = model;
         c.kernel = "library";
+        c.precision = precision;
+        c.batch = 333;
+        engine.check_supported(c);
+        expect_op_works(engine, c, load_model(model));
+      }
+    }
+  }
+}
+
+// The same by the own kernel, which a plan could give operands or an epilogue of another product.
+TEST(KernelOps, ManyRowsOwn) {
+  TANDEM_NEED_DEVICE();
+  if (!current_arch().sm90a) GTEST_SKIP() << "needs sm_90a";
+  CudaEngine engine({});
+  for (const char* model : {"tiny", "bart-base"}) {
+    for (const char* op : {"gemm_qkv", "gemm_out", "gemm_ffn_up", "gemm_ffn_down"}) {
+      for (const Precision precision : {Precision::kBf16, Precision::kFp16}) {
+        Case c;
+        c.suite = Suite::kKernels;
+        c.op = op;
+        c.model = model;
+        c.kernel = "own";
         c.precision = precision;
         c.batch = 333;
         engine.check_supported(c);

@@ -13,6 +13,7 @@
 #include "kernels/ops/op_setup.h"
 #include "kernels/ops/op_workloads.h"
 #include "kernels/skinny/skinny_shape.h"
+#include "kernels/tiled_gemm/tiled_shape.h"
 
 namespace tandem::kernels {
 namespace {
@@ -233,6 +234,16 @@ OpWorkload head_op(const OpSetup& s) {
   return op;
 }
 
+/// Has the own kernel for many rows this operation?
+bool tiled_product(const Case& c, const ModelConfig& config) {
+  const auto shape = product_shape(c.op, config);
+  const bool layers = c.op.starts_with("gemm_") && c.op != "gemm_head";
+  const bool gated = c.op == "gemm_ffn_up" && config.gated;
+  return layers && shape && !gated && parse_sparsity(c.sparsity).dense() &&
+         weight_dtype(c.precision) == activation_dtype(c.precision) && current_arch().sm90a &&
+         tiled_gemm_supports(activation_dtype(c.precision), c.batch, shape->n, shape->k);
+}
+
 void check_sparsity(const Case& c, KernelChoice kernel) {
   const SparsitySpec s = parse_sparsity(c.sparsity);
   if (s.dense()) return;
@@ -269,9 +280,11 @@ void check_kernels_op(const Case& c, const ModelConfig& config) {
   if (kernel == KernelChoice::kLibrary && !dense) {
     throw ImpossibleCase(fmt::format("kernel: no library of this build computes op '{}'; own or auto", c.op));
   }
-  if (kernel == KernelChoice::kOwn && dense && c.batch > kSkinnyMaxRows) {
-    throw ImpossibleCase(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}",
-                                     kSkinnyMaxRows, c.batch));
+  if (kernel == KernelChoice::kOwn && dense && c.batch > kSkinnyMaxRows && !tiled_product(c, config)) {
+    throw ImpossibleCase(fmt::format(
+        "kernel: own has no such dense product of more than {} rows, the case has {}; allowed: those of "
+        "layers in fp16 and bf16, dense and not gated, on sm_90a",
+        kSkinnyMaxRows, c.batch));
   }
   const DType head = storage_of(weight_form(c), TensorUse::kHead).dtype;
   if (c.op == "gemm_head" && kernel != KernelChoice::kOwn && quantises_activations(weight_form(c)) &&

@@ -8,6 +8,7 @@
 
 #include "harness/base/random.h"
 #include "harness/sweep/case_batch.h"
+#include "kernels/common/arch.h"
 #include "kernels/ops/op_runner.h"
 
 namespace tandem::kernels {
@@ -47,7 +48,8 @@ struct OpSetup {
                    .source_tokens = offsets.back(),
                    .max_source = *std::max_element(lengths.begin(), lengths.end()),
                    .capacity = c.tgt,
-                   .structured = parse_sparsity(c.sparsity).two_of_four && device->structured() != nullptr});
+                   .structured = parse_sparsity(c.sparsity).two_of_four && device->structured() != nullptr,
+                   .tiled = current_arch().sm90a});
     b.section(PlanSection::kStep, side);
     return b;
   }

@@ -2,6 +2,7 @@
 // Chooses, for each product, who computes it and whether the norm in front of it is part of the same kernel.
 #pragma once
 
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -38,6 +39,10 @@ constexpr bool coded(DType dtype) {
   return dtype == DType::kF8 || dtype == DType::kI8 || dtype == DType::kI4;
 }
 
+/// From this many rows on `auto` gives a product to the own tiled kernel where the library would leave its activation to a pass
+/// of its own. Never: not timed on a card yet (kernels/LOG.md, "Tiled products").
+inline constexpr int64_t kAutoTiledRows = std::numeric_limits<int64_t>::max();
+
 /// What is to be planned.
 struct PlanRequest {
   ModelConfig config;
@@ -52,7 +57,9 @@ struct PlanRequest {
   bool stop_at_eos = false;
   int auto_own_rows = kAutoOwnRows;  ///< what KernelChoice::kAuto gives to the own kernels
   bool structured =
-      false;  ///< 2:4 products that the own kernels do not take go to cuSPARSELt, not to cuBLASLt
+      false;           ///< 2:4 products that the own kernels do not take go to cuSPARSELt, not to cuBLASLt
+  bool tiled = false;  ///< the card has the own kernel for many rows: sm_90a
+  int64_t auto_tiled_rows = kAutoTiledRows;
   /// The rank whose plan this is: `config` is the whole model, `weights` this rank's. The embeddings and the products that end
   /// a sublayer are parts, which a CommOp sums over the ranks before anything else is done with them: the norm that follows
   /// adds the residual, and biases are rank 0's. A slice of degree 1 has all of that too.
@@ -186,6 +193,8 @@ class PlanBuilder {
   /// Of a layer norm in front of the product; else none.
   PlanTensor norm_sums(const Dense& what);
   void library_dense(const ProductInput& in, const Dense& what, const PlanTensor& y);
+  /// Does the own kernel for many rows compute this product? `passes`: the library would need a pass after it.
+  bool tiled(const ProductInput& in, const Dense& what, const PlanTensor& y, bool passes) const;
   bool split() const { return plan_.slice.degree > 1; }
   /// A place for this rank's candidates of the next token, where the vocabulary is split.
   std::optional<RankBest> rank_best(int64_t rows);

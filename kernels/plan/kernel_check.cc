@@ -64,6 +64,7 @@ class KernelCheck {
       require(!o.activation || *o.activation == Activation::kRelu,
               "structured products have no activation but relu");
     }
+    if (o.kernel == DenseKernel::kTiled) return tiled(o, type_of_rows);
     if (o.kernel != DenseKernel::kSkinny) return library(o, type_of_rows);
     require(o.scale == 1, "the own products have no scale");
     require(o.scratch.empty(), "`scratch` is the library's");
@@ -183,6 +184,14 @@ class KernelCheck {
       require(name, t, kFloat);
     for (const PlanWeight& w : weights_of({.phase = {}, .body = o}))
       require(w.name, w.tensor, {DType::kBF16});
+  }
+  void tiled(const DenseOp& o, DType type_of_rows) const {
+    require(!o.norm && o.norm_out.empty() && o.residual.empty() && o.x_scales.empty() && o.scratch.empty() &&
+                !o.gated && o.scale == 1 && !o.weight.sparse() && !o.uses_statistics(),
+            "the tiled products have a bias and an activation, and nothing else");
+    require("weight", o.weight.weight, {DType::kF16, DType::kBF16});
+    for (const auto& [name, t] : {std::pair{"x", o.x}, {"y", o.y}}) require(name, t, {type_of_rows});
+    require("bias", o.weight.bias, {type_of_rows});
   }
   void library(const DenseOp& o, DType type_of_rows) const {
     require(!o.uses_statistics(), "the library's products have no statistics");

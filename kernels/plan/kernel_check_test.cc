@@ -15,7 +15,7 @@ namespace tandem::kernels {
 namespace {
 
 /// The plan of a case with weights stored as `weights`. Views are never read, so any address will do.
-StepPlan plan_of(const CoverCase& c, DType weights, bool partial_sums = false) {
+StepPlan plan_of(const CoverCase& c, DType weights, bool partial_sums = false, bool tiled = false) {
   return build_plan({.config = c.config,
                      .weights = bind_weights(weight_layout(c.config, {.plain = weights}),
                                              reinterpret_cast<const void*>(4096)),
@@ -25,6 +25,8 @@ StepPlan plan_of(const CoverCase& c, DType weights, bool partial_sums = false) {
                      .source_tokens = std::accumulate(c.lengths.begin(), c.lengths.end(), int64_t{0}),
                      .max_source = *std::max_element(c.lengths.begin(), c.lengths.end()),
                      .capacity = 4,
+                     .tiled = tiled,
+                     .auto_tiled_rows = 1,
                      .slice = partial_sums ? std::optional<TensorSlice>(TensorSlice{}) : std::nullopt});
 }
 
@@ -33,8 +35,10 @@ TEST(KernelCheck, TakesEveryPlanOfOneType) {
   for (const CoverCase& c : covering_cases(
            test_seed(), {Precision::kFp32, Precision::kTf32, Precision::kFp16, Precision::kBf16})) {
     SCOPED_TRACE(c.text);
-    for (const bool partial_sums : {false, true})
-      EXPECT_NO_THROW(check_kernels(plan_of(c, activation_dtype(c.precision), partial_sums)));
+    for (const bool partial_sums : {false, true}) {
+      for (const bool tiled : {false, true})
+        EXPECT_NO_THROW(check_kernels(plan_of(c, activation_dtype(c.precision), partial_sums, tiled)));
+    }
   }
 }
 
@@ -99,6 +103,13 @@ TEST(KernelCheck, NamesOperationAndWhatIsWrong) {
       library, "gate", [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).gated = true; }, dense);
   refused(
       library, "norm", [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).norm = NormWeight{}; }, dense);
+  refused(
+      library, "nothing else",
+      [](StepPlan&, PlanOp& op) {
+        std::get<DenseOp>(op.body).kernel = DenseKernel::kTiled;
+        std::get<DenseOp>(op.body).gated = true;
+      },
+      dense);
   for (const CoverCase* c : {&own, &library}) {
     refused(
         *c, "'weight' is i32",

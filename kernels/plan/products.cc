@@ -7,6 +7,7 @@
 #include "kernels/gemm/problem.h"
 #include "kernels/plan/builder.h"
 #include "kernels/skinny/skinny_shape.h"
+#include "kernels/tiled_gemm/tiled_shape.h"
 
 namespace tandem::kernels {
 namespace {
@@ -153,8 +154,9 @@ void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const
   const bool activates = what.activation && !what.gated &&
                          (structured ? *what.activation == Activation::kRelu
                                      : library_activates(*what.activation, dtype_, y.cols));
-  const bool plain = !what.activation || activates;
-  if (plain) {
+  const bool own = tiled(in, what, y, what.activation && !activates);
+  if (own) op.kernel = DenseKernel::kTiled;
+  if (own || !what.activation || activates) {
     op.activation = what.activation;
     add(what.kind, op);
     return;
@@ -166,6 +168,16 @@ void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const
   add(what.kind, op);
   add(what.kind,
       ActivationOp{.x = wide, .y = y, .bias = w.bias, .activation = *what.activation, .gated = what.gated});
+}
+
+bool PlanBuilder::tiled(const ProductInput& in, const Dense& what, const PlanTensor& y, bool passes) const {
+  const DenseWeight& w = what.weight;
+  const bool wanted =
+      request_.kernel == KernelChoice::kOwn ||
+      (request_.kernel == KernelChoice::kAuto && passes && in.x.rows >= request_.auto_tiled_rows);
+  return request_.tiled && wanted && what.residual.empty() && !what.gated && !w.input_dtype && !w.sparse() &&
+         !coded(w.weight.dtype) && tiled_gemm_supports(dtype_, in.x.rows, y.cols, w.in()) &&
+         in.x.offset % 8 == 0 && in.x.stride % 8 == 0;
 }
 
 }  // namespace tandem::kernels

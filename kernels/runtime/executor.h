@@ -86,6 +86,7 @@ class PlanExecutor {
   void launch(const RowSumsOp& op);
   void launch(const CandidatesOp& op);
   void launch_skinny_dense(const DenseOp& op);
+  void launch_tiled_dense(const DenseOp& op);
   void launch_library_dense(const DenseOp& op);
 
   NormParams norm_params(const NormOp& op) const;

@@ -15,6 +15,7 @@
 #include "kernels/runtime/executor.h"
 #include "kernels/skinny/skinny.h"
 #include "kernels/sparse/unpack.h"
+#include "kernels/tiled_gemm/tiled_gemm.h"
 
 namespace tandem::kernels {
 namespace {
@@ -87,7 +88,31 @@ void PlanExecutor::launch(const NormOp& op) {
 }
 
 void PlanExecutor::launch(const DenseOp& op) {
-  op.kernel == DenseKernel::kSkinny ? launch_skinny_dense(op) : launch_library_dense(op);
+  switch (op.kernel) {
+    case DenseKernel::kSkinny:
+      return launch_skinny_dense(op);
+    case DenseKernel::kTiled:
+      return launch_tiled_dense(op);
+    case DenseKernel::kLibrary:
+    case DenseKernel::kStructured:
+      return launch_library_dense(op);
+  }
+}
+
+void PlanExecutor::launch_tiled_dense(const DenseOp& op) {
+  launch_tiled_gemm({.dtype = type(op.x),
+                     .m = op.x.rows,
+                     .n = op.y.cols,
+                     .k = op.x.cols,
+                     .x = at(op.x),
+                     .ldx = op.x.stride,
+                     .w = op.weight.weight.data,
+                     .bias = op.weight.bias.data,
+                     .y = at(op.y),
+                     .ldy = op.y.stride,
+                     .activation = op.activation,
+                     .dependent = dependent_},
+                    device_.stream());
 }
 
 void PlanExecutor::launch_skinny_dense(const DenseOp& op) {

@@ -8,11 +8,11 @@
 #include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 #include "kernels/collectives/wait_meter.h"
+#include "kernels/common/arch.h"
 #include "kernels/plan/card_form.h"
 #include "kernels/runtime/clock_mark.h"
 #include "kernels/runtime/decoding_run.h"
 #include "kernels/runtime/graph.h"
-#include "kernels/skinny/skinny.h"
 
 namespace tandem::kernels {
 namespace {
@@ -365,7 +365,8 @@ class GenerateWorkload : public DeviceWorkload {
 
 PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights, Precision precision,
                          const TransformerBatch& batch, const WorkloadParams& params) {
-  const bool wide_products = dtype_bytes(activation_dtype(precision)) == 2 && skinny_card().sm90a;
+  const bool sm90a = current_arch().sm90a;
+  const bool wide_products = dtype_bytes(activation_dtype(precision)) == 2 && sm90a;
   return {.config = config,
           .weights = weights,
           .precision = precision,
@@ -377,6 +378,7 @@ PlanRequest plan_request(const ModelConfig& config, const ModelWeights& weights,
           .capacity = params.capacity,
           .stop_at_eos = params.stop_at_eos,
           .auto_own_rows = wide_products ? kAutoWideRows : kAutoOwnRows,
+          .tiled = sm90a,
           .generation = params.generation,
           .step_form = params.step_form};
 }
