@@ -175,7 +175,7 @@ bool PlanBuilder::tiled(const ProductInput& in, const Dense& what, const PlanTen
   const bool wanted =
       request_.kernel == KernelChoice::kOwn ||
       (request_.kernel == KernelChoice::kAuto && passes && in.x.rows >= request_.auto_tiled_rows);
-  return request_.tiled && wanted && what.residual.empty() && !what.gated && !w.input_dtype && !w.sparse() &&
+  return request_.tiled && wanted && what.residual.rows.empty() && !what.gated && !w.input_dtype && !w.sparse() &&
          !coded(w.weight.dtype) && tiled_gemm_supports(dtype_, in.x.rows, y.cols, w.in()) &&
          in.x.offset % 8 == 0 && in.x.stride % 8 == 0;
 }
