@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = re.compile(
-    r"^(?:build/(?:\w+/)?bin/|\.venv/bin/)?(?P<name>tandem|tandem-report|suite_\w+|skinny_search)$"
+    r"^(?:build/(?:\w+/)?bin/|\.venv/bin/)?(?P<name>tandem|tandem-report|suite_\w+|skinny_search|tiled_search)$"
 )
 FLAG = re.compile(r"^--[a-z][\w-]*")
 # Run in this order in one folder: the command as the page has it, and what is added so that it takes seconds.

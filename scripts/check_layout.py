@@ -37,8 +37,8 @@ KERNELS = [
         "decoding",
         "seeded",
     ),
-    # The rate of products is the library's: gemm. A row that is reduced goes on into its norm.
-    ("limits", "collectives"),
+    # The rate of products is the library's: gemm. A row that is reduced goes on into its norm, a product into its activation.
+    ("limits", "collectives", "tiled_gemm"),
     ("bench",),
     ("plan",),
     ("runtime",),
