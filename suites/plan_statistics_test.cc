@@ -54,6 +54,13 @@ Outputs wide_plan(const Fixture& f, std::span<const int32_t> fed) {
   return interpret(kernels::build_plan(wide(f)), f.batch, fed);
 }
 
+/// The same own products with norm kernels between them.
+Outputs plan_with_norm_kernels(const Fixture& f, std::span<const int32_t> fed) {
+  PlanRequest request = wide(f);
+  request.norms_by_statistics = false;
+  return interpret(kernels::build_plan(request), f.batch, fed);
+}
+
 /// The same plan with fp32 in the place of bf16: what it gets wrong is wrong by more than a rounding.
 StepPlan unrounded(StepPlan plan) {
   for (PlanBuffer& b : plan.buffers) {
@@ -100,7 +107,7 @@ TEST(PlanStatistics, GiveTheReferencesOutputs) {
       EXPECT_GT(norms_of(kernels::build_plan(wide(f))).applied, 0);
       EXPECT_LE(error_unrounded(f, truth_of(f, numerics_of(c))), 1e-5);
       expect_matches_reference(c, wide_plan);
-      EXPECT_LE(errors_of(c, wide_plan).logits, 1.5 * errors_of(c).logits);
+      EXPECT_LE(errors_of(c, wide_plan).logits, 1.1 * errors_of(c, plan_with_norm_kernels).logits);
     }
   }
 }
