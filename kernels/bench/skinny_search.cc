@@ -8,6 +8,7 @@
 //   --format w8a16,...        weights of codes: w8a16, w4a16, fp8, int8; bytes are theirs with their scales. fp8 and int8 take x as
 //                             codes, which needs sm_90a; with --quantises, and without sm_90a, one row is of bf16 and quantised
 //                             by the kernel. Or bf16 of which only some are stored: 2:4, bitmap50, bitmap80 (50 or 80 % removed)
+//   --stats write,...         norms by statistics (bf16, 5 rows and more): write, take, residual, of which a product may do several
 //   --library                 also what the library's searched algorithm takes, as a plain graph node
 
 #include <cuda_runtime_api.h>
@@ -70,6 +71,7 @@ struct Options {
   std::optional<DType> w_dtype;      // of codes
   std::optional<DType> input_dtype;  // what x is quantised to
   bool quantises = false;            // one row, by the kernel
+  std::vector<std::string> stats;    // what is done with statistics of a norm
   SparseWeights sparse = SparseWeights::kNone;
   double kept = 0.5;  // of a bitmap's weights
   int rounds = 9;
@@ -77,6 +79,9 @@ struct Options {
 
 bool sparse(const Options& o) {
   return o.sparse != SparseWeights::kNone;
+}
+bool does(const Options& o, std::string_view what) {
+  return std::ranges::find(o.stats, what) != o.stats.end();
 }
 
 /// Sets the types of a format by its name.
@@ -156,6 +161,7 @@ class Bench {
     if (options.input_dtype) quantise_x();
     y_ = DeviceBuffer(tensor_bytes(DType::kF32, static_cast<int64_t>(kSkinnyMaxRows) * n));
     ids_ = DeviceBuffer(4 * kSkinnyMaxRows);
+    if (!options.stats.empty()) make_stats();
     workspace_ = DeviceBuffer(head_workspace_bytes(kSkinnyMaxRows));
     TANDEM_CUDA_CHECK(cudaMemset(workspace_.data(), 0, static_cast<size_t>(workspace_.bytes())));
   }
@@ -176,6 +182,37 @@ class Bench {
     x_scales_ = DeviceBuffer::of(scales);
   }
 
+  /// Statistics of rows of mean 0 and variance 1, so that a norm of x leaves it as it is, and a residual of zeros.
+  void make_stats() {
+    const size_t pairs =
+        static_cast<size_t>(kSkinnyMaxRows) * static_cast<size_t>(std::max(n_, k_)) / kStatsColumns;
+    std::vector<float> stats(2 * pairs, 0.0f);
+    for (size_t i = 1; i < stats.size(); i += 2) stats[i] = kStatsColumns;
+    stats_ = DeviceBuffer::of(stats);
+    stats_out_ = DeviceBuffer::of(stats);
+    zeros_ = DeviceBuffer::of(std::vector<float>(static_cast<size_t>(kSkinnyMaxRows) * n_, 0.0f));
+    scaled_ = DeviceBuffer(2 * static_cast<int64_t>(kSkinnyMaxRows) * n_);
+  }
+  void put_stats(SkinnyParams& p) const {
+    p.eps = p.residual_eps = 0.0f;
+    if (does(options_, "write")) {
+      p.scaled_out = scaled_.data();
+      p.scaled_gamma = zeros_.data();
+      p.stats_out = stats_out_.data<float>();
+      p.stats_norm = Norm::kLayer;
+    }
+    if (does(options_, "take")) {
+      p.x_stats = stats_.data<float>();
+      p.norm_sums = zeros_.data<float>();
+    }
+    if (does(options_, "residual")) {
+      p.residual = zeros_.data();
+      p.residual_float = true;
+      p.residual_stats = stats_.data<float>();
+      p.residual_gamma = p.residual_beta = zeros_.data();
+    }
+  }
+
   /// Does x come as codes?
   bool x_codes(int m) const {
     return options_.input_dtype.has_value() && (m > 1 || (!options_.quantises && skinny_card().sm90a));
@@ -191,6 +228,7 @@ class Bench {
             .k = k_,
             .head = options_.head,
             .x_codes = x_codes(m),
+            .stats = !options_.stats.empty(),
             .sparse = options_.sparse};
   }
 
@@ -232,6 +270,7 @@ class Bench {
                      .dependent = dependent,
                      .config = &config};
       if (weights_.sparse) weights_.sparse->put(p, w);
+      if (!options_.stats.empty()) put_stats(p);
       launch_skinny(p, stream_);
     }
   }
@@ -277,6 +316,7 @@ class Bench {
   int64_t stride_ = 0;  // from copy to copy
   int copies_ = 0;
   DeviceBuffer pool_, x_, codes_, x_scales_, y_, ids_, workspace_;
+  DeviceBuffer stats_, stats_out_, zeros_, scaled_;
   std::vector<float> host_x_;
 };
 
@@ -337,6 +377,11 @@ void search_one(Bench& bench, int n, int k, int m, const Options& o) {
   std::fflush(stdout);
 }
 
+bool supports(const Options& o, int m, int n, int k) {
+  if (o.stats.empty()) return skinny_supports(type_of(o), m, n, k, o.sparse);
+  return skinny_stats_supports(type_of(o), m, n, k) && n % kStatsColumns == 0 && k % kStatsColumns == 0;
+}
+
 void run(const Options& o) {
   cudaStream_t stream = nullptr;
   TANDEM_CUDA_CHECK(cudaStreamCreate(&stream));
@@ -353,7 +398,7 @@ void run(const Options& o) {
   for (const auto& [n, k] : shapes) {
     Bench bench(o, n, k, stream);
     for (int m : o.m) {
-      if (skinny_supports(type_of(o), m, n, k, o.sparse)) search_one(bench, n, k, m, o);
+      if (supports(o, m, n, k)) search_one(bench, n, k, m, o);
     }
   }
   TANDEM_CUDA_CHECK(cudaStreamDestroy(stream));
@@ -387,11 +432,16 @@ int main(int argc, char** argv) {
   app.add_option("--format", formats,
                  "bf16, fp32, of codes: w8a16 w4a16 fp8 int8, or sparse: 2:4 bitmap50 bitmap80")
       ->delimiter(',');
+  app.add_option("--stats", options.stats, "norms by statistics, bf16")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"write", "take", "residual"}));
   app.add_flag("--quantises", options.quantises, "fp8 and int8: one row of bf16, quantised by the kernel");
   try {
     app.parse(argc, argv);
     if (options.n.size() != options.k.size())
       throw tandem::UsageError("--n and --k must have as many values");
+    if (!options.stats.empty() && (options.head || formats != std::vector<std::string>{"bf16"}))
+      throw tandem::UsageError("--stats needs products of bf16");
     std::vector<tandem::kernels::Options> all;
     for (const std::string& format : formats) tandem::kernels::set_format(all.emplace_back(options), format);
     for (size_t i = 0; i < all.size(); ++i) {

@@ -36,6 +36,26 @@ struct HeadArgs {
   bool stop_at_eos;
 };
 
+/// Statistics that a product takes (SkinnyParams::x_stats, residual_stats).
+struct TakenStats {
+  const float* pairs = nullptr;  // float2 [blocks, m], or null
+  int blocks = 0;                // of kStatsColumns columns
+  float inverse = 0.0f;          // 1 / blocks
+  float eps = 0.0f;
+};
+/// A norm by statistics, of wide kernels alone.
+struct StatsArgs {
+  void* scaled_out = nullptr;          // [m, n] T, or null
+  const void* scaled_gamma = nullptr;  // [n] T
+  float* stats_out = nullptr;          // float2 [n / kStatsColumns, m]
+  bool centred = false;                // of a layer norm
+  TakenStats x;
+  const float* norm_sums = nullptr;  // [2, n or 2n], or null
+  TakenStats residual;
+  const void* residual_gamma = nullptr;  // [n] T
+  const void* residual_beta = nullptr;   // [n] T, or null
+};
+
 struct SkinnyArgs {
   SkinnyPlan plan;
   const void* x;         // [m, k] T or float

@@ -138,6 +138,7 @@ struct Product {
   bool x_codes = false;    // x is codes with scales in memory
   int pad = 0;             // elements between rows of x, residual and y
   SparseWeights sparse = SparseWeights::kNone;
+  double allowed = 0;         // relative error of y, instead of what follows from the types
   std::vector<uint8_t> kept;  // with sparse weights [rows of w, k]: those that are
 
   std::vector<float> x, w, bias, residual, gamma, beta;
@@ -298,6 +299,7 @@ struct Product {
   }
 
   double tolerance() const {
+    if (allowed > 0) return allowed;
     // The tensor cores add e4m3 with 13 bits after the point of the largest term, here 128 products at a time.
     if (x_codes && w_type() == DType::kF8) return params.y_float ? 1e-3 : 5e-3;
     if (sparse != SparseWeights::kNone && !params.norm) return params.y_float ? 2e-5 : 4e-3;

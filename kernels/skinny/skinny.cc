@@ -191,14 +191,34 @@ SkinnyArgs common_args(const Params& p) {
   return a;
 }
 
+StatsArgs stats_args(const SkinnyParams& p) {
+  const auto taken = [](const float* pairs, int columns, float eps) {
+    const int blocks = columns / kStatsColumns;
+    return TakenStats{.pairs = pairs,
+                      .blocks = blocks,
+                      .inverse = blocks > 0 ? 1.0f / static_cast<float>(blocks) : 0.0f,
+                      .eps = eps};
+  };
+  return {.scaled_out = p.scaled_out,
+          .scaled_gamma = p.scaled_gamma,
+          .stats_out = p.stats_out,
+          .centred = p.stats_norm == Norm::kLayer,
+          .x = taken(p.x_stats, p.k, p.eps),
+          .norm_sums = p.norm_sums,
+          .residual = taken(p.residual_stats, p.n, p.residual_eps),
+          .residual_gamma = p.residual_gamma,
+          .residual_beta = p.residual_beta};
+}
+
 void launch_planned(SkinnyArgs& args, const SkinnyProblem& problem, const SkinnyConfig* asked, bool dependent,
-                    cudaStream_t stream) {
+                    cudaStream_t stream, const StatsArgs& stats = {}) {
   const SkinnyCard card = skinny_card();
   const SkinnyConfig config = asked != nullptr ? *asked : choose_skinny(problem, card);
   const std::string why_not = config_problem(config, problem, card);
   require(why_not.empty(), "config", why_not);
   if (config.kind == SkinnyConfig::Kind::kWide) {
-    launch_wide({.args = args, .problem = problem, .config = config, .dependent = dependent}, stream);
+    launch_wide({.args = args, .problem = problem, .config = config, .stats = stats, .dependent = dependent},
+                stream);
     return;
   }
   args.plan = plan_skinny(config, problem, card);
@@ -280,7 +300,7 @@ void launch_skinny(const SkinnyParams& p, cudaStream_t stream) {
                               .x_codes = p.x_scales != nullptr,
                               .stats = stats,
                               .sparse = sparse};
-  launch_planned(args, problem, p.config, p.dependent, stream);
+  launch_planned(args, problem, p.config, p.dependent, stream, stats_args(p));
 }
 
 int64_t head_workspace_bytes(int m) {

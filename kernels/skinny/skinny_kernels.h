@@ -36,5 +36,7 @@ WideKernel find_wide_fp8(int batch, bool head);
 WideKernel find_wide_int8(int batch, bool head);
 WideKernel find_wide_two_of_four(int batch);
 WideKernel find_wide_bitmap(int batch);
+/// bf16 with a norm by statistics.
+WideKernel find_wide_stats(int batch);
 
 }  // namespace tandem::kernels

@@ -49,14 +49,12 @@ constexpr bool skinny_supports(DType dtype, int m, int n, int k, SparseWeights s
 /// Neighbouring columns of a row that share one pair of statistics.
 inline constexpr int kStatsColumns = 64;
 inline constexpr int kStatsMinRows = 5;
-/// The kernel that writes and takes statistics is still to come; until then nothing may plan with it.
-inline constexpr bool kStatsKernel = false;
 
 /// Can a product of these sizes write or take a norm's statistics (SkinnyParams::stats_out, x_stats, residual_stats)? Besides,
 /// n of the one that writes them or has a residual by them, and k of the one that takes them, must be a multiple of
 /// kStatsColumns. For a card of sm_90a alone.
 constexpr bool skinny_stats_supports(DType dtype, int m, int n, int k, DType w_dtype = DType::kBF16) {
-  return kStatsKernel && dtype == DType::kBF16 && w_dtype == DType::kBF16 && m >= kStatsMinRows &&
+  return dtype == DType::kBF16 && w_dtype == DType::kBF16 && m >= kStatsMinRows &&
          skinny_supports(dtype, m, n, k);
 }
 

@@ -250,9 +250,9 @@ SkinnyPlan plan_skinny(const SkinnyConfig& c, const SkinnyProblem& problem, cons
 }
 
 std::string config_problem(const SkinnyConfig& c, const SkinnyProblem& problem, const SkinnyCard& card) {
-  if (problem.stats) return "takes no statistics yet";
   if (c.kind == Kind::kWide) return wide_problem(c, problem, card);
   if (problem.x_codes) return "must be wide for x of codes, which needs sm_90a";
+  if (problem.stats) return "must be wide with statistics, which needs sm_90a";
   if (problem.input_dtype && problem.m > 1)
     return "several rows that are quantised must come as codes (x_scales)";
   if (!kernel_exists(c, problem)) {

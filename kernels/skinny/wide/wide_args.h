@@ -29,6 +29,7 @@ struct WideArgs {
   const void* w;
   const uint32_t* bitmap;
   const uint32_t* row_starts;
+  StatsArgs stats;
 };
 
 }  // namespace tandem::kernels

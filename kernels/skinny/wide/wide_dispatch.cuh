@@ -8,8 +8,8 @@ namespace tandem::kernels {
 
 template <class Format, int kBatch>
 WideKernel pick_wide(bool head) {
-  // The head's weights are never of 4 bits, and all are stored.
-  if constexpr (!Format::kGroupScales && !Format::kTwoOfFour && !Format::kBitmap) {
+  // The head's weights are never of 4 bits, and all are stored; its norm is a kernel of its own.
+  if constexpr (!Format::kGroupScales && !Format::kTwoOfFour && !Format::kBitmap && !Format::kStats) {
     if (head) return &skinny_wide_kernel<Format, kBatch, true>;
   }
   return head ? nullptr : &skinny_wide_kernel<Format, kBatch, false>;

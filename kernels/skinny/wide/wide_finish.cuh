@@ -8,6 +8,7 @@
 #include "kernels/common/device.cuh"
 #include "kernels/common/hopper_ptx.cuh"
 #include "kernels/skinny/finish.cuh"
+#include "kernels/skinny/stats/wide_stats.cuh"
 #include "kernels/skinny/wide/wide_args.h"
 #include "kernels/skinny/wide/wide_format.cuh"
 
@@ -93,26 +94,6 @@ __device__ inline void wide_send_sums(const WidePlan& p, const WideShared& share
     copy_to_block(cluster_address(shared.sums + 4 * wide_sum_at(p, rank, plane, 0, 0), owner),
                   shared.base + 4 * wide_leaving_at(p, plane, owner << p.share_shift, 0), bytes, barrier);
   }
-}
-
-/// The four neighbouring columns that a thread finishes, in every row that is its turn.
-struct WideColumns {
-  int local;   // first one in the tile
-  int column;  // first one of y
-  int valid;   // columns inside y: 4, or fewer at its end, or none
-  int row;     // first row of x, of those that the block finishes
-  int step;    // rows
-};
-__device__ inline WideColumns wide_columns(const WidePlan& p, int tile, int tid) {
-  const int quads = p.tile_outputs() / 4;  // a power of two
-  const int shift = __ffs(quads) - 1;
-  const int local = 4 * (tid & (quads - 1));
-  const int column = tile * p.tile_outputs() + local;
-  return {.local = local,
-          .column = column,
-          .valid = min(4, p.n - column),
-          .row = tid >> shift,
-          .step = p.groups * kWideGroupThreads >> shift};
 }
 
 /// Up to four values one by one: the last columns, and operands that are not aligned. Loops, because it is rare and would
@@ -239,18 +220,57 @@ __device__ inline void sum_parts(const WidePlan& p, uint32_t from, uint32_t seco
   }
 }
 
-/// Sums of codes as numbers. `row_scales`: shared address of those of the thread's weight rows.
+/// Sums of codes as numbers, or of rows that are to be normed by statistics as those of normed ones (`x_rows`: mean and
+/// 1 / deviation). `row_ends`: shared address of the scales, or gamma sums, of the thread's weight rows.
 template <class Format>
-__device__ inline void to_numbers(float4 (&value)[kWideRows], uint32_t row_scales,
-                                  const float (&x_scale)[kWideRows]) {
+__device__ inline void to_numbers(float4 (&value)[kWideRows], uint32_t row_ends,
+                                  const float (&x_scale)[kWideRows], const float2 (&x_rows)[kWideRows]) {
   if constexpr (Format::kRowScales) {
-    const float4 scale = load_shared_quad(row_scales);
+    const float4 scale = load_shared_quad(row_ends);
 #pragma unroll
     for (int j = 0; j < kWideRows; ++j) {
       value[j] = multiply(value[j], scale);
       if constexpr (Format::kXScales) value[j] = multiply(value[j], x_scale[j]);
     }
   }
+  if constexpr (Format::kStats) {
+    const float4 gamma_sum = load_shared_quad(row_ends);
+#pragma unroll
+    for (int j = 0; j < kWideRows; ++j) value[j] = normed_sum(value[j], x_rows[j], gamma_sum);
+  }
+}
+
+/// Residuals that are a norm by statistics: what they are the residual of. `rows`, `second`: shared address of the first row's mean
+/// and 1 / deviation, and how far after it the second's lie. `ends`: of the thread's columns.
+__device__ inline void norm_residuals(const WidePlan& p, uint32_t rows, uint32_t second, uint32_t ends,
+                                      float4 (&residual)[kWideRows]) {
+  const float2 first_row = load_shared_pair(rows);
+  const float2 second_row = load_shared_pair(rows + second);
+  const float4 gamma = load_shared_quad(ends + 4 * kEndResidualGamma * p.tile_rows());
+  const float4 beta = load_shared_quad(ends + 4 * kEndResidualBeta * p.tile_rows());
+  residual[0] = normed(residual[0], first_row, gamma, beta);
+  residual[1] = normed(residual[1], second_row, gamma, beta);
+}
+
+/// What a product with statistics writes besides y: of row b of y if that is `here`, and of the one a step later if `two` are.
+/// All lanes of a warp.
+template <typename T>
+__device__ inline void write_scaled(const WideArgs& a, const WideColumns& at, int b, bool here, bool two,
+                                    uint32_t ends, const float4 (&value)[kWideRows]) {
+  const StatsArgs& s = a.stats;
+  const float4 gamma = load_shared_quad(ends + 4 * kEndScaledGamma * a.plan.tile_rows());
+  const int64_t to = static_cast<int64_t>(b) * a.plan.n + at.column;
+  two = two && here;
+  if (here) store_quad_any<T>(s.scaled_out, to, false, true, 4, multiply(value[0], gamma));
+  if (two)
+    store_quad_any<T>(s.scaled_out, to + at.step * a.plan.n, false, true, 4, multiply(value[1], gamma));
+  ColumnStats stats[kWideRows];
+  exchange_stats(value, s.centred, stats);
+  if (at.column % kStatsColumns != 0) return;
+  auto* const pairs = reinterpret_cast<float2*>(s.stats_out) + stats_at(at.column, b, a.plan.m);
+  constexpr float kInverse = 1.0f / kStatsColumns;
+  if (here) pairs[0] = make_float2(stats[0].sum * kInverse, stats[0].squares);
+  if (two) pairs[at.step] = make_float2(stats[1].sum * kInverse, stats[1].squares);
 }
 
 /// Sums the blocks' parts and writes the outputs. `residual`: of the thread's first rows.
@@ -263,21 +283,31 @@ __device__ inline void wide_finish(const WideArgs& a, const WideColumns& at, int
                                    float (&x_scale)[kWideRows]) {
   using T = typename Format::T;
   const WidePlan& p = a.plan;
-  if (at.valid <= 0) return;
-  const bool vector = a.vector && at.valid == 4;
+  // With statistics all lanes of a warp make the same passes, because they exchange them: one without output writes nothing.
+  if (!Format::kStats && at.valid <= 0) return;
+  const bool whole = a.vector && at.valid == 4;
   const float4 my_bias = load_shared_quad(bias + 4 * at.local);
+  const uint32_t row_stats = bias + p.stats_offset - p.bias_offset;
 #pragma unroll 1
-  for (int row = at.row; row < rows; row += kWideRows * at.step) {
+  for (int row = at.row; row - (Format::kStats ? at.lead : 0) < rows; row += kWideRows * at.step) {
+    const int here = Format::kStats ? min(row, rows - 1) : row;
+    const int valid = Format::kStats && row >= rows ? 0 : at.valid;
+    const bool vector = Format::kStats ? whole && valid == 4 : whole;
     if (row != at.row) {
       load_residuals<T>(a, at, rank, rows, row, residual);
       if constexpr (Format::kXScales) load_x_scales(a, at, rank, rows, row, x_scale);
     }
     const bool two = row + at.step < rows;
-    const uint32_t from = sums + 4 * wide_sum_at(p, 0, 0, row, at.local);
+    const uint32_t from = sums + 4 * wide_sum_at(p, 0, 0, here, at.local);
     const uint32_t second = two ? 4 * at.step * p.ld : 0;
+    float2 x_rows[kWideRows];
+    if constexpr (Format::kStats) {
+      x_rows[0] = load_shared_pair(row_stats + 8 * here);
+      x_rows[1] = load_shared_pair(row_stats + 8 * (two ? here + at.step : here));
+    }
     float4 value[kWideRows];
     sum_parts<Format>(p, from, second, value);
-    to_numbers<Format>(value, bias + 4 * (p.tile_rows() + at.local), x_scale);
+    to_numbers<Format>(value, bias + 4 * (p.tile_rows() + at.local), x_scale, x_rows);
 #pragma unroll
     for (int j = 0; j < kWideRows; ++j) value[j] = add(value[j], my_bias);
     if (a.activation == static_cast<int>(Activation::kRelu)) {
@@ -298,7 +328,7 @@ __device__ inline void wide_finish(const WideArgs& a, const WideColumns& at, int
       const float4 up_bias = load_shared_quad(bias + 4 * (p.tile_outputs() + at.local));
       float4 up[kWideRows];
       sum_parts<Format>(p, from + 4 * p.plane_floats(), second, up);
-      to_numbers<Format>(up, bias + 4 * (p.tile_rows() + p.tile_outputs() + at.local), x_scale);
+      to_numbers<Format>(up, bias + 4 * (p.tile_rows() + p.tile_outputs() + at.local), x_scale, x_rows);
 #pragma unroll
       for (int j = 0; j < kWideRows; ++j) {
         up[j] = add(up[j], up_bias);
@@ -308,9 +338,21 @@ __device__ inline void wide_finish(const WideArgs& a, const WideColumns& at, int
     }
     const int b = (rank << p.share_shift) + row;
     const int64_t to = b * a.ldy + at.column;
-    store_quad_any<T>(a.y, to, a.y_float, vector, at.valid, add(value[0], residual[0]));
-    if (two)
-      store_quad_any<T>(a.y, to + at.step * a.ldy, a.y_float, vector, at.valid, add(value[1], residual[1]));
+    if constexpr (Format::kStats) {
+      if (a.stats.residual.pairs != nullptr)
+        norm_residuals(p, row_stats + 8 * (p.share() + here), two ? 8 * at.step : 0, bias + 4 * at.local,
+                       residual);
+#pragma unroll
+      for (int j = 0; j < kWideRows; ++j) value[j] = add(value[j], residual[j]);
+      store_quad_any<T>(a.y, to, a.y_float, vector, valid, value[0]);
+      if (two) store_quad_any<T>(a.y, to + at.step * a.ldy, a.y_float, vector, valid, value[1]);
+      if (a.stats.stats_out != nullptr)
+        write_scaled<T>(a, at, b, valid == 4, two, bias + 4 * at.local, value);
+    } else {
+      store_quad_any<T>(a.y, to, a.y_float, vector, valid, add(value[0], residual[0]));
+      if (two)
+        store_quad_any<T>(a.y, to + at.step * a.ldy, a.y_float, vector, valid, add(value[1], residual[1]));
+    }
   }
 }
 

@@ -28,6 +28,7 @@ struct WideFormat {
   static constexpr bool kCodes = kStoredBits < 16;
   static constexpr bool kTwoOfFour = false;
   static constexpr bool kBitmap = false;
+  static constexpr bool kStats = false;                             // a norm by statistics
   static constexpr bool kXScales = kCodes && sizeof(Element) == 1;  // x is codes
   static constexpr bool kUnpacks = kCodes && !kXScales;             // weights pass through registers
   static constexpr bool kGroupScales = kStoredBits == 4;            // one for kScaleGroup codes
@@ -49,6 +50,10 @@ struct WideTwoOfFour : WidePlain<__nv_bfloat16> {
 /// is the product's, in an order of its own.
 struct WideBitmap : WidePlain<__nv_bfloat16> {
   static constexpr bool kBitmap = true;
+};
+/// With what a norm by statistics adds: a kernel of its own, so that products without it stay as they are.
+struct WideWithStats : WidePlain<__nv_bfloat16> {
+  static constexpr bool kStats = true;
 };
 using WideFp8 = WideFormat<__nv_bfloat16, __nv_fp8_e4m3, float, 8>;
 using WideInt8 = WideFormat<__nv_bfloat16, int8_t, int, 8>;

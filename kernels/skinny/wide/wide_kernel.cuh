@@ -53,11 +53,14 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
     // Bias and scale of what this thread finishes: for the head, of its two rows of w; else of weight row tid, plane by plane.
     float my_bias[2] = {0.0f, 0.0f};
     float my_scale[2] = {0.0f, 0.0f};
+    float my_gamma[3] = {0.0f, 0.0f, 0.0f};  // of the next norm, of the residual's, and its beta
     const auto load_ends = [&](int row, int i) {
       if (bias != nullptr) my_bias[i] = to_float(bias[row]);
+      if constexpr (Format::kStats)
+        load_stats_ends<T>(a.stats, p.planes() * p.n, row, my_bias[i], my_scale[i], my_gamma);
       if constexpr (Format::kRowScales) my_scale[i] = static_cast<const float*>(a.scales)[row];
     };
-    if (bias != nullptr || Format::kRowScales) {
+    if (bias != nullptr || Format::kRowScales || Format::kStats) {
       if constexpr (kHead) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -82,6 +85,10 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
     if constexpr (!kHead) {
       if constexpr (!kLate) load_residuals<T>(a, columns, walk.rank, rows, columns.row, residual);
       if constexpr (Format::kXScales) load_x_scales(a, columns, walk.rank, rows, columns.row, x_scale);
+      if constexpr (Format::kStats) {
+        if (tile == walk.first_tile)
+          take_stats(p, a.stats, shared.base + p.stats_offset, walk.rank, rows, tid);
+      }
     }
 
     float c[kBatch / 8][4] = {};
@@ -114,7 +121,7 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
       int end_lane = lane;
       int end_warp = warp;
       WideShared end_shared = shared;
-      if constexpr (Format::kCodes || Format::kBitmap)
+      if constexpr (Format::kCodes || Format::kBitmap || Format::kStats)
         asm volatile(""
                      : "+r"(end_lane), "+r"(end_warp), "+r"(end_shared.base), "+r"(end_shared.sums),
                        "+r"(end_shared.barriers));
@@ -124,7 +131,9 @@ __device__ inline void wide_consume(const WideArgs& a, const WideShared& shared,
       if (p.cluster_shift == 0 || p.bulk_sums) consumers_sync(p);
       if (tid < p.tile_rows()) {
         store_shared(bias_shared + 4 * tid, my_bias[0]);
-        if constexpr (Format::kRowScales) store_shared(bias_shared + 4 * (p.tile_rows() + tid), my_scale[0]);
+        if constexpr (Format::kRowScales || Format::kStats)
+          store_shared(bias_shared + 4 * (p.tile_rows() + tid), my_scale[0]);
+        if constexpr (Format::kStats) store_gammas(p, my_gamma, bias_shared, tid);
       }
       if (p.cluster_shift > 0 && !p.bulk_sums) {
         wide_push_sums<kBatch>(p, c, end_shared, walk.rank, end_warp, end_lane);

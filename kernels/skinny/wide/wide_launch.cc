@@ -40,6 +40,7 @@ CUtensorMap weight_map(const WidePlan& p, const SkinnyProblem& problem, const vo
 }
 
 WideKernel find_kernel(const SkinnyProblem& problem, int batch) {
+  if (problem.stats) return find_wide_stats(batch);
   if (problem.sparse == SparseWeights::kTwoOfFour) return find_wide_two_of_four(batch);
   if (problem.sparse == SparseWeights::kBitmap) return find_wide_bitmap(batch);
   switch (problem.weights()) {
@@ -80,7 +81,8 @@ void launch_wide(const WideLaunch& what, cudaStream_t stream) {
       .metadata = a.metadata,
       .w = a.w,
       .bitmap = a.bitmap,
-      .row_starts = a.row_starts};
+      .row_starts = a.row_starts,
+      .stats = what.stats};
   const WidePlan& p = args.plan;
   const WideKernel kernel = find_kernel(what.problem, p.batch);
   prepare_kernel(reinterpret_cast<const void*>(kernel), card);

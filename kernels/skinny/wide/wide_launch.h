@@ -13,6 +13,7 @@ struct WideLaunch {
   const SkinnyArgs& args;  ///< without a plan
   const SkinnyProblem& problem;
   const SkinnyConfig& config;  ///< of kind kWide, without a config_problem
+  StatsArgs stats = {};        ///< with problem.stats
   bool dependent = false;
 };
 

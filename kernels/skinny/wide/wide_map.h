@@ -7,6 +7,7 @@
 // slices of units. A stage holds one unit of a tile, and of x where x does not stay in shared memory.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -23,6 +24,15 @@ inline constexpr int kWideMaxStages = 24;
 inline constexpr int kWideMaxCluster = 16;
 /// Tiles begin at multiples of the swizzle's period.
 inline constexpr int kWideAlignment = 1024;
+
+/// Of its lowest set bit, the place.
+TANDEM_HD inline int lowest_bit(int v) {
+#if defined(__CUDA_ARCH__)
+  return __ffs(v) - 1;
+#else
+  return __builtin_ctz(static_cast<unsigned>(v));
+#endif
+}
 
 /// Everything about the cut that the kernel needs; made by plan_wide.
 struct WidePlan {
@@ -53,11 +63,14 @@ struct WidePlan {
       0;  ///< float [cluster][planes][share][ld]: what is to be finished here; may lie over the stages
   int own_offset = 0;  ///< of the consumers' warps, of each own_bytes: metadata of 2:4, the ring of a bitmap
   int own_bytes = 0;
-  int bias_offset = 0;     ///< float [tile rows]: gate, then up; then the rows' scales, if they have any
+  int bias_offset = 0;     ///< float [tile rows]: gate, then up; then the rows' scales, if they have any, or
+                           ///< the further ends of a norm by statistics (WideEnd)
   int barrier_offset = 0;  ///< uint64_t [2 stages + 1]
   int shared_bytes = 0;    ///< with room to begin at a multiple of 1024
 
   int grid = 0;
+  int stats_offset =
+      0;  ///< with statistics float [2][share][2]: mean and 1 / deviation, of x, then of the residual
 
   TANDEM_HD constexpr int tile_rows() const { return kWideGroupRows * groups; }
   TANDEM_HD constexpr int planes() const { return gated ? 2 : 1; }
@@ -102,6 +115,16 @@ TANDEM_HD constexpr int wide_weight_row(const WidePlan& p, int tile, int local) 
   return 8 * eight + local % 8 + (local % 16 >= 8 ? p.n : 0);
 }
 
+/// With statistics, what the finish reads of each row of a tile, floats [tile rows] each.
+enum WideEnd : uint8_t {
+  kEndBias,
+  kEndGammaSum,
+  kEndScaledGamma,
+  kEndResidualGamma,
+  kEndResidualBeta,
+  kWideEnds
+};
+
 /// Rows of x that block `rank` of the cluster finishes.
 TANDEM_HD constexpr int wide_owned_rows(const WidePlan& p, int rank) {
   const int left = p.m - (rank << p.share_shift);
@@ -114,6 +137,28 @@ TANDEM_HD constexpr int wide_sum_at(const WidePlan& p, int source, int plane, in
 /// With bulk_sums, the float over the stages from which that sum leaves: the owner's rows are neighbours.
 TANDEM_HD constexpr int wide_leaving_at(const WidePlan& p, int plane, int b, int column) {
   return (plane * p.batch + b) * p.ld + column;
+}
+
+/// The four neighbouring columns that a thread finishes, in every row that is its turn.
+struct WideColumns {
+  int local;   // first one in the tile
+  int column;  // first one of y
+  int valid;   // columns inside y: 4, or fewer at its end, or none
+  int row;     // first row of x, of those that the block finishes
+  int step;    // rows
+  int lead;    // rows from that of the warp's first lane
+};
+TANDEM_HD inline WideColumns wide_columns(const WidePlan& p, int tile, int tid) {
+  const int quads = p.tile_outputs() / 4;  // a power of two
+  const int shift = lowest_bit(quads);
+  const int local = 4 * (tid & (quads - 1));
+  const int column = tile * p.tile_outputs() + local;
+  return {.local = local,
+          .column = column,
+          .valid = std::min(4, p.n - column),
+          .row = tid >> shift,
+          .step = p.groups * kWideGroupThreads >> shift,
+          .lead = (tid & 31) >> shift};
 }
 
 /// Bytes of partial sums that block `slice` of those that split k receives.

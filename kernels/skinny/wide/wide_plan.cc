@@ -71,7 +71,9 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
 
   const int slice = ceil_div(p.units, c.cluster);
   const bool row_scales = weight_format(problem).row_scales;
-  const int bias_bytes = round_up(4 * p.tile_rows() * (row_scales ? 2 : 1), 16);
+  const int ends = problem.stats ? static_cast<int>(kWideEnds) : row_scales ? 2 : 1;
+  const int bias_bytes = round_up(4 * p.tile_rows() * ends, 16);
+  const int stats_bytes = problem.stats ? 16 * p.share() : 0;
   const int barrier_bytes = 8 * ((problem.sparse == SparseWeights::kBitmap ? 3 : 2) * kWideMaxStages + 1);
   // The head exchanges the keys of its warps, after the last tile.
   const int leaving_bytes = p.bulk_sums ? 4 * p.planes() * p.batch * p.ld : 0;
@@ -83,7 +85,8 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
                                                             : 0;
   p.weights_staged = problem.sparse != SparseWeights::kBitmap;
   const int own_bytes = 4 * p.groups * p.own_bytes;
-  const int others = (over_stages ? 0 : sums_bytes) + own_bytes + bias_bytes + barrier_bytes + kWideAlignment;
+  const int others =
+      (over_stages ? 0 : sums_bytes) + own_bytes + bias_bytes + stats_bytes + barrier_bytes + kWideAlignment;
   const int budget = card.shared_bytes / c.blocks_per_sm - 1024 - others;
   // x stays if that leaves the weights a ring of 48 KiB.
   constexpr int kRingBytes = 48 << 10;
@@ -99,7 +102,8 @@ WidePlan plan_wide(const SkinnyConfig& c, const SkinnyProblem& problem, const Sk
   at += over_stages ? 0 : sums_bytes;
   p.own_offset = at;
   p.bias_offset = at + own_bytes;
-  p.barrier_offset = p.bias_offset + bias_bytes;
+  p.stats_offset = p.bias_offset + bias_bytes;
+  p.barrier_offset = p.stats_offset + stats_bytes;
   p.shared_bytes = p.barrier_offset + barrier_bytes + kWideAlignment;
   return p;
 }
@@ -111,6 +115,10 @@ std::string wide_problem(const SkinnyConfig& c, const SkinnyProblem& problem, co
     return "wide takes x that is to be quantised as codes (x_scales)";
   if (problem.head && problem.weights() == DType::kI4) return "the head takes no weights of i4";
   if (problem.norm) return "wide fuses no norm";
+  if (problem.stats &&
+      (problem.head || problem.sparse != SparseWeights::kNone ||
+       !skinny_stats_supports(problem.dtype, problem.m, problem.n, problem.k, problem.weights())))
+    return "statistics need a product of bf16 weights that are all stored, of 5 to 64 rows";
   if (problem.sparse == SparseWeights::kBitmap && c.batch > kBitmapMaxRows) return "batch must be 8 or 16";
   if (problem.sparse == SparseWeights::kTwoOfFour && problem.k % wide_unit(problem) != 0)
     return fmt::format("wide needs k a multiple of {} with 2:4", wide_unit(problem));
