@@ -67,7 +67,7 @@ struct PlanRequest {
   /// How tokens are chosen; none: greedily by the bare logits. Needs capacity = max_length - 1.
   std::optional<GenerationConfig> generation = {};
   /// May norms between own products of a step be applied by statistics, where the products have them?
-  bool norms_by_statistics = false;
+  bool norms_by_statistics = true;
   /// Products of the step that kAuto leaves to the library, at any number of rows. What a race in the step found (step_forms.h).
   std::vector<PhaseKind> step_form = {};
 
