@@ -66,10 +66,6 @@ Relative relative_of(const OpSetup& s, PlanBuilder& b, int heads, std::string_vi
   return r;
 }
 
-bool coded(DType kv) {
-  return dtype_bits(kv) == 8;
-}
-
 /// Scales that give random codes the variance of values of (-1, 1) or so: as those of keys and values, none is negative.
 void upload_scales(OpRunner& r, DType kv, const std::string& name) {
   std::vector<float> scales(static_cast<size_t>(r.run().plan().buffer(name).elements));
