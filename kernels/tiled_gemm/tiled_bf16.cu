@@ -2,8 +2,8 @@
 
 namespace tandem::kernels::tiled_gemm {
 
-Kernel bf16_kernel(int cluster) {
-  return cluster == 1 ? tiled_gemm_kernel<__nv_bfloat16, 1> : tiled_gemm_kernel<__nv_bfloat16, 2>;
+Kernel bf16_kernel(int cluster, bool gated) {
+  return find_kernel<__nv_bfloat16>(cluster, gated);
 }
 
 }  // namespace tandem::kernels::tiled_gemm

@@ -2,8 +2,8 @@
 
 namespace tandem::kernels::tiled_gemm {
 
-Kernel f16_kernel(int cluster) {
-  return cluster == 1 ? tiled_gemm_kernel<__half, 1> : tiled_gemm_kernel<__half, 2>;
+Kernel f16_kernel(int cluster, bool gated) {
+  return find_kernel<__half>(cluster, gated);
 }
 
 }  // namespace tandem::kernels::tiled_gemm

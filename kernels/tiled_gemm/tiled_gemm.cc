@@ -34,6 +34,10 @@ void check(const TiledGemmParams& p) {
   require(tiled_gemm_supports(p.dtype, 1, 8, p.k), "k", p.k, kEights);
   require(p.ldx == 0 || (p.ldx >= p.k && p.ldx % 8 == 0), "ldx", p.ldx, "a multiple of 8, at least k");
   require(p.ldy == 0 || (p.ldy >= p.n && p.ldy % 8 == 0), "ldy", p.ldy, "a multiple of 8, at least n");
+  require(p.ld_residual == 0 || (p.ld_residual >= p.n && p.ld_residual % 8 == 0), "ld_residual",
+          p.ld_residual, "a multiple of 8, at least n");
+  if (p.gated && (!p.activation || p.residual != nullptr))
+    throw UsageError(fmt::format("{}: gated goes with an activation and no residual", kUser));
   const auto pointer = [](const void* at, std::string_view field) {
     if (at == nullptr) throw UsageError(fmt::format("{}: {} is null", kUser, field));
     if (reinterpret_cast<uintptr_t>(at) % 16 != 0)
@@ -43,12 +47,13 @@ void check(const TiledGemmParams& p) {
   pointer(p.w, "w");
   pointer(p.y, "y");
   if (p.bias != nullptr) pointer(p.bias, "bias");
+  if (p.residual != nullptr) pointer(p.residual, "residual");
   const TiledGemmConfig& c = p.config;
   require(c.cluster == 1 || c.cluster == kMaxCluster, "config.cluster", c.cluster, "1 or 2");
   require(c.band >= 1 && c.band <= 1024, "config.band", c.band, "1 to 1024");
   require(c.stagger >= 0 && c.stagger <= kStages, "config.stagger", c.stagger, "0 to 4");
-  const int64_t tiles = ceil_div(p.m, int64_t{kTileRows}) * ceil_div(p.n, int64_t{kTileColumns});
-  require(tiles <= std::numeric_limits<int32_t>::max() / 2, "m n", tiles, "at most 2^30 tiles of 128 x 256");
+  const int64_t tiles = ceil_div(p.m, int64_t{kTileRows}) * ceil_div(p.n, int64_t{tile_columns(true)});
+  require(tiles <= std::numeric_limits<int32_t>::max() / 2, "m n", tiles, "at most 2^30 tiles of 128 x 128");
 }
 
 CUtensorMap map_of(DType dtype, const void* data, int64_t rows, int64_t columns, int64_t stride,
@@ -69,13 +74,15 @@ void launch_tiled_gemm(const TiledGemmParams& params, cudaStream_t stream) {
   if (!current_arch().sm90a) throw UsageError(fmt::format("{}: needs sm_90a", kUser));
   const TiledGemmConfig& c = p.config;
   const Args args{.plan = make_plan(static_cast<int>(p.m), static_cast<int>(p.n), static_cast<int>(p.k),
-                                    c.cluster, c.band, c.stagger),
+                                    p.gated, {.cluster = c.cluster, .band = c.band, .stagger = c.stagger}),
                   .activation = p.activation ? static_cast<int>(*p.activation) : -1,
+                  .has_residual = p.residual != nullptr,
                   .bias = p.bias};
-  const Kernel kernel = (p.dtype == DType::kF16 ? f16_kernel : bf16_kernel)(c.cluster);
+  const Kernel kernel = (p.dtype == DType::kF16 ? f16_kernel : bf16_kernel)(c.cluster, p.gated);
   TANDEM_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   const int clusters = std::min(args.plan.tiles(), multiprocessors() / c.cluster);
+  const CUtensorMap y = map_of(p.dtype, p.y, p.m, p.n, p.ldy, kWarpRows);
   launch(kernel,
          {.grid = dim3(static_cast<unsigned>(clusters * c.cluster)),
           .block = dim3(kThreads),
@@ -83,7 +90,8 @@ void launch_tiled_gemm(const TiledGemmParams& params, cudaStream_t stream) {
           .dependent = p.dependent,
           .cluster = c.cluster},
          stream, map_of(p.dtype, p.x, p.m, p.k, p.ldx, kTileRows),
-         map_of(p.dtype, p.w, p.n, p.k, 0, kBoxRows), map_of(p.dtype, p.y, p.m, p.n, p.ldy, kWarpRows), args);
+         map_of(p.dtype, p.w, p.gated ? 2 * p.n : p.n, p.k, 0, kBoxRows), y,
+         p.residual == nullptr ? y : map_of(p.dtype, p.residual, p.m, p.n, p.ld_residual, kWarpRows), args);
 }
 
 }  // namespace tandem::kernels

@@ -19,7 +19,8 @@ struct TiledGemmConfig {
   int stagger = 2;  ///< steps of 64 of k that a block's second warpgroup is behind its first, 0 to 4
 };
 
-/// y[m, n] = act(x[m, k] w[n, k]^T + bias[n]); sums in fp32, each in one order, and one rounding at the end.
+/// y[m, n] = act(x[m, k] w[n, k]^T + bias[n]) + residual[m, n]; gated: y = act(gate) * up with the halves of w [2 n, k] and of
+/// bias [2 n]. Sums in fp32, each in one order, and one rounding at the end.
 struct TiledGemmParams {
   DType dtype = DType::kBF16;  ///< of all operands: kBF16 or kF16
   int64_t m = 0;
@@ -27,11 +28,15 @@ struct TiledGemmParams {
   int64_t k = 0;
   const void* x = nullptr;     ///< [m, k], rows ldx apart
   int64_t ldx = 0;             ///< elements; 0: k
-  const void* w = nullptr;     ///< [n, k]
-  const void* bias = nullptr;  ///< [n], or null
-  void* y = nullptr;           ///< [m, n], rows ldy apart
-  int64_t ldy = 0;             ///< elements; 0: n
+  const void* w = nullptr;     ///< [n, k]; gated: [2 n, k], gate then up
+  const void* bias = nullptr;  ///< [n], or null; gated: [2 n]
+  const void* residual =
+      nullptr;              ///< [m, n], rows ld_residual apart, or null; not when gated. May be y itself
+  int64_t ld_residual = 0;  ///< elements; 0: n
+  void* y = nullptr;        ///< [m, n], rows ldy apart
+  int64_t ldy = 0;          ///< elements; 0: n
   std::optional<Activation> activation = {};
+  bool gated = false;      ///< needs an activation
   bool dependent = false;  ///< programmatic dependent launch
   TiledGemmConfig config = {};
 };

@@ -14,12 +14,15 @@
 namespace tandem::kernels::tiled_gemm {
 
 /// Addresses of the barriers. "full": the copy engine has delivered to this block; "empty": all warps that multiply, of all blocks
-/// that the next copy goes to, are done; "start": the first warpgroup is far enough ahead.
+/// that the next copy goes to, are done; "residual": it is in a warp's strip; "start": the first warpgroup is far enough ahead.
 struct Barriers {
   uint32_t base;
   __device__ uint32_t full(int stage) const { return base + 8 * stage; }
   __device__ uint32_t empty(int stage) const { return base + 8 * (kStages + stage); }
-  __device__ uint32_t start() const { return base + 8 * 2 * kStages; }
+  __device__ uint32_t residual(int warp, int strip) const {
+    return base + 8 * (2 * kStages + warp * kStrips + strip);
+  }
+  __device__ uint32_t start() const { return base + 8 * (2 * kStages + kWarps * kStrips); }
 };
 
 /// This cluster's tiles, one after the other; all its blocks have as many.
@@ -49,7 +52,7 @@ __device__ void produce(const Plan& p, const CUtensorMap* x, const CUtensorMap* 
       for (int i = 0; i < kBoxes / Cluster; ++i) {
         const int box = rank + i * Cluster;
         const uint32_t to = at + kXBytes + box * kBoxBytes;
-        const int row = place.column + box * kBoxRows;
+        const int row = box_row(p, place.column, box);
         if constexpr (Cluster == 1) {
           copy_box(to, w, step * kTileDepth, row, full);
         } else {
@@ -77,61 +80,99 @@ __device__ inline void issue(float (&c)[kTileColumns / 8][4], uint32_t x, uint32
 
 /// A lane's pairs of biases: zeros where there are none. Volatile, so that they are on their way during the products.
 template <typename T>
-__device__ inline void load_bias(uint32_t (&pairs)[kTileColumns / 8], const void* bias, int column, int n,
-                                 int lane) {
+__device__ inline void load_bias(uint32_t (&pairs)[kTileColumns / 8], const Args& a, int column, int lane) {
 #pragma unroll
   for (int j = 0; j < kTileColumns / 8; ++j) {
-    const int at = column + sum_column(lane, j, 0);
+    const int at = bias_at(a.plan, column, lane, j);
     pairs[j] = 0;
-    if (bias != nullptr && at < n)
-      asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(pairs[j]) : "l"(static_cast<const T*>(bias) + at));
+    if (a.bias != nullptr && at >= 0)
+      asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(pairs[j]) : "l"(static_cast<const T*>(a.bias) + at));
   }
 }
 
-/// The sums of a warp's 16 rows, finished, through its own two strips of shared memory.
-template <typename T>
-__device__ inline void store_rows(const Args& a, const CUtensorMap* y, const float (&c)[kTileColumns / 8][4],
-                                  const uint32_t (&bias)[kTileColumns / 8], uint32_t strips, TilePlace place,
-                                  int lane) {
+/// What a warp stores: its 16 rows of a tile, through its own two strips of shared memory.
+struct WarpTile {
+  const CUtensorMap* y;
+  const CUtensorMap* residual;
+  uint32_t strips;
+  uint32_t barriers;  ///< of the residual in each strip
+  TilePlace place;
+  int lane;
+
+  __device__ uint32_t strip(int i) const { return strips + i % kStrips * kStripBytes; }
+  __device__ uint32_t barrier(int i) const { return barriers + i % kStrips * 8; }
+  /// One thread, which has waited for the strip's last content to leave.
+  __device__ void fetch_residual(int i) const {
+    barrier_arrive_expect(barrier(i), kStripBytes);
+    copy_box(strip(i), residual, place.column + i * kStripColumns, place.row, barrier(i));
+  }
+};
+
+/// The sums of a warp's rows, finished.
+template <typename T, bool Gated>
+__device__ inline void store_rows(const Args& a, const WarpTile& tile, const float (&c)[kTileColumns / 8][4],
+                                  const uint32_t (&bias)[kTileColumns / 8]) {
   constexpr int kPieces = 4;  // of 8 columns at a time
+  constexpr int kStripPieces = kStripColumns / 8;
+  constexpr int kLast = tile_columns(Gated) / kStripColumns;
+  const auto biased = [&](int piece, int e) {
+    const float2 b = unpack2<T>(bias[piece]);
+    return c[piece][e] + (e % 2 == 0 ? b.x : b.y);
+  };
 #pragma unroll
-  for (int first = 0; first < kTileColumns / 8; first += kPieces) {
+  for (int first = 0; first < kLast * kStripPieces; first += kPieces) {
     float v[4 * kPieces];
 #pragma unroll
-    for (int j = 0; j < kPieces; ++j) {
-      const float2 b = unpack2<T>(bias[first + j]);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) v[4 * j + e] = c[first + j][e] + (e % 2 == 0 ? b.x : b.y);
-    }
+    for (int i = 0; i < 4 * kPieces; ++i) v[i] = biased(first + i / 4, i % 4);
     if (a.activation >= 0) activate<T>(static_cast<Activation>(a.activation), v);
-    const int strip = first / (kStripColumns / 8);
-    const int within = first % (kStripColumns / 8);
-    const uint32_t to = strips + (strip % kStrips) * kStripBytes;
+    if constexpr (Gated) {
+#pragma unroll
+      for (int i = 0; i < 4 * kPieces; ++i) v[i] *= biased(kBoxRows / 8 + first + i / 4, i % 4);
+    }
+    const int strip = first / kStripPieces;
+    const int within = first % kStripPieces;
+    const uint32_t to = tile.strip(strip);
     if (within == 0) {
-      if (lane == 0) copies_out_wait_read<kStrips - 1>();  // the strip's last content has left
-      __syncwarp();
+      if (a.has_residual) {
+        barrier_wait(tile.barrier(strip), strip / kStrips % 2);
+      } else {
+        if (tile.lane == 0) copies_out_wait_read<kStrips - 1>();  // the strip's last content has left
+        __syncwarp();
+      }
     }
 #pragma unroll
     for (int j = 0; j < kPieces; ++j) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-        store_shared(to + strip_offset(lane, within + j, half),
-                     __uint_as_float(pack2<T>(v[4 * j + 2 * half], v[4 * j + 2 * half + 1])));
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t at = to + strip_offset(tile.lane, within + j, half);
+        float2 pair = {v[4 * j + 2 * half], v[4 * j + 2 * half + 1]};
+        if (a.has_residual) {
+          const float2 r = unpack2<T>(load_shared_word(at));
+          pair.x += r.x;
+          pair.y += r.y;
+        }
+        store_shared(at, __uint_as_float(pack2<T>(pair.x, pair.y)));
+      }
     }
-    if (within + kPieces < kStripColumns / 8) continue;
+    if (within + kPieces < kStripPieces) continue;
     fence_async_proxy();
     __syncwarp();
-    if (lane == 0) {
+    if (tile.lane == 0) {
+      const TilePlace& place = tile.place;
       const int column = place.column + strip * kStripColumns;
-      if (place.row < a.plan.m && column < a.plan.n) copy_box_out(y, column, place.row, to);
+      if (place.row < a.plan.m && column < a.plan.n) copy_box_out(tile.y, column, place.row, to);
       copies_out_commit();  // also without a copy: groups are counted
+      if (a.has_residual && strip + kStrips < kLast) {
+        copies_out_wait_read<0>();
+        tile.fetch_residual(strip + kStrips);
+      }
     }
   }
 }
 
-template <typename T, int Cluster>
-__device__ void consume(const Args& a, const CUtensorMap* y, uint32_t shared, const Barriers& barriers,
-                        int group, int thread) {
+template <typename T, int Cluster, bool Gated>
+__device__ void consume(const Args& a, const CUtensorMap* y, const CUtensorMap* residual, uint32_t shared,
+                        const Barriers& barriers, int group, int thread) {
   const Plan& p = a.plan;
   const int lane = thread % kWarp;
   const int warp = thread / kWarp;
@@ -139,7 +180,7 @@ __device__ void consume(const Args& a, const CUtensorMap* y, uint32_t shared, co
   const uint32_t x_at = shared + group * kGroupRows * kRowBytes;
   const uint32_t w_at = shared + kXBytes;
   const int first_row = group * kGroupRows + warp * kWarpRows;
-  const uint32_t strips = shared + kStripsAt + first_row / kWarpRows * kStrips * kStripBytes;
+  const int own = first_row / kWarpRows;
   Ring<kStages> ring;
   int steps_to_start = group == 0 ? p.stagger : 0;
 
@@ -153,10 +194,20 @@ __device__ void consume(const Args& a, const CUtensorMap* y, uint32_t shared, co
 
   if (group > 0 && p.stagger > 0) barrier_wait(barriers.start(), 0);
   for (int index = first_tile(p); index < p.tiles(); index += tile_stride(p)) {
-    TilePlace place = tile_place(p, index, rank);
-    place.row += first_row;
+    WarpTile tile{.y = y,
+                  .residual = residual,
+                  .strips = shared + kStripsAt + own * kStrips * kStripBytes,
+                  .barriers = barriers.residual(own, 0),
+                  .place = tile_place(p, index, rank),
+                  .lane = lane};
+    tile.place.row += first_row;
+    if (a.has_residual && lane == 0) {
+      copies_out_wait_read<0>();
+      for (int strip = 0; strip < kStrips; ++strip) tile.fetch_residual(strip);
+    }
+    __syncwarp();
     uint32_t bias[kTileColumns / 8];
-    load_bias<T>(bias, a.bias, place.column, p.n, lane);
+    load_bias<T>(bias, a, tile.place.column, lane);
     float c[kTileColumns / 8][4];
     int previous = 0;
     for (int step = 0; step < p.steps; ++step) {
@@ -176,15 +227,16 @@ __device__ void consume(const Args& a, const CUtensorMap* y, uint32_t shared, co
     wgmma_wait<0>();
     hold(c);
     release(previous);
-    store_rows<T>(a, y, c, bias, strips, place, lane);
+    store_rows<T, Gated>(a, tile, c, bias);
   }
   if (lane == 0) copies_out_wait();
 }
 
-template <typename T, int Cluster>
+template <typename T, int Cluster, bool Gated>
 __global__ void __launch_bounds__(kThreads, 1)
     tiled_gemm_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w,
-                      const __grid_constant__ CUtensorMap y, const __grid_constant__ Args a) {
+                      const __grid_constant__ CUtensorMap y, const __grid_constant__ CUtensorMap residual,
+                      const __grid_constant__ Args a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char raw[];
   const uint32_t shared = round_up(shared_address(raw), static_cast<uint32_t>(kAlignment));
@@ -199,6 +251,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       barrier_init(barriers.full(stage), 1);
       barrier_init(barriers.empty(stage), Cluster * kWarps);
     }
+    for (int i = 0; i < kWarps * kStrips; ++i) barrier_init(barriers.residual(0, i), 1);
     barrier_init(barriers.start(), kWarps / kGroups);
     fence_barrier_init();
   }
@@ -214,11 +267,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (thread == 0) produce<Cluster>(a.plan, &x, &w, shared, barriers);
   } else {
     more_registers<232>();
-    consume<T, Cluster>(a, &y, shared, barriers, group - 1, thread % kGroupThreads);
+    consume<T, Cluster, Gated>(a, &y, &residual, shared, barriers, group - 1, thread % kGroupThreads);
   }
 #else
   __trap();
 #endif
+}
+
+template <typename T>
+Kernel find_kernel(int cluster, bool gated) {
+  if (gated) return cluster == 1 ? tiled_gemm_kernel<T, 1, true> : tiled_gemm_kernel<T, 2, true>;
+  return cluster == 1 ? tiled_gemm_kernel<T, 1, false> : tiled_gemm_kernel<T, 2, false>;
 }
 
 }  // namespace tandem::kernels::tiled_gemm

@@ -1,8 +1,8 @@
 // Index arithmetic of the tiled products: which tile is whose, where things lie in shared memory, which output an accumulator is.
 // Shared by the kernel and by tests that walk it exhaustively on the CPU.
 //
-// Words: a tile is what a block computes at a time, 128 rows of x by 256 of w; the blocks of a cluster have neighbouring rows of
-// x and the same ones of w. k is cut into steps of 64, the width of the copy engine's swizzle; a stage holds a step of a tile.
+// Words: a tile is what a block computes at a time, 128 rows of x by 256 of w (gated: 128 gate rows and their 128 up rows); the
+// blocks of a cluster have neighbouring rows of x and the same ones of w. k is cut into steps of 64, the width of the copy engine's swizzle; a stage holds a step of a tile.
 #pragma once
 
 #include <cstdint>
@@ -31,19 +31,20 @@ inline constexpr int kBoxRows = 128;  ///< of w in one copy
 inline constexpr int kBoxes = kTileColumns / kBoxRows;
 inline constexpr int kBoxBytes = kBoxRows * kRowBytes;
 inline constexpr int kStageBytes = kXBytes + kBoxes * kBoxBytes;
-/// y leaves in strips of 64 columns and a warp's 16 rows; while one leaves the other is written.
+/// y leaves in strips of 64 columns and a warp's 16 rows; while one leaves the other is written. A residual comes into them first.
 inline constexpr int kStripColumns = 64;
 inline constexpr int kStripBytes = kWarpRows * kRowBytes;
 inline constexpr int kStrips = 2;
 inline constexpr int kStripsAt = kStages * kStageBytes;
 inline constexpr int kBarriersAt = kStripsAt + kWarps * kStrips * kStripBytes;
-inline constexpr int kBarriers = 2 * kStages + 1;
+inline constexpr int kBarriers = 2 * kStages + kWarps * kStrips + 1;
 inline constexpr int kSharedBytes = kAlignment + kBarriersAt + 8 * kBarriers;
 
 /// How a product is cut. `band` and `stagger` change its time alone, never its bits.
 struct Plan {
   int m = 0;
-  int n = 0;
+  int n = 0;  ///< columns of y; gated: half the rows of w
+  bool gated = false;
   int steps = 0;      ///< of k
   int cluster = 1;    ///< blocks that share what they read of w: 1 or 2
   int row_tiles = 0;  ///< of all blocks of a cluster
@@ -55,22 +56,35 @@ struct Plan {
   TANDEM_HD constexpr int tiles() const { return row_tiles * column_tiles; }
 };
 
-TANDEM_HD constexpr Plan make_plan(int m, int n, int k, int cluster, int band, int stagger) {
+/// Columns of y in a tile.
+TANDEM_HD constexpr int tile_columns(bool gated) {
+  return gated ? kTileColumns / 2 : kTileColumns;
+}
+
+/// What a plan is made of.
+struct Cut {
+  int cluster = 1;
+  int band = 1;
+  int stagger = 0;
+};
+TANDEM_HD constexpr Plan make_plan(int m, int n, int k, bool gated, const Cut& cut) {
+  const auto [cluster, band, stagger] = cut;
   const int steps = ceil_div(k, kTileDepth);
   const int most =
       steps < kStages ? steps : kStages;  // the first one may not need a stage that the second one holds
   const int row_tiles = ceil_div(m, kTileRows * cluster);
   return {.m = m,
           .n = n,
+          .gated = gated,
           .steps = steps,
           .cluster = cluster,
           .row_tiles = row_tiles,
-          .column_tiles = ceil_div(n, kTileColumns),
+          .column_tiles = ceil_div(n, tile_columns(gated)),
           .band = band < row_tiles ? band : row_tiles,
           .stagger = stagger < most ? stagger : most};
 }
 
-/// First row of x and first row of w.
+/// First row and column of y.
 struct TilePlace {
   int row = 0;
   int column = 0;
@@ -84,7 +98,12 @@ TANDEM_HD constexpr TilePlace tile_place(const Plan& p, int index, int rank) {
   const int rows = left < p.band ? left : p.band;
   const int within = index % band_tiles;
   return {.row = ((first + within % rows) * p.cluster + rank) * kTileRows,
-          .column = within / rows * kTileColumns};
+          .column = within / rows * tile_columns(p.gated)};
+}
+
+/// First row of w of a tile's box: the second one of a gated tile is that of the up rows.
+TANDEM_HD constexpr int box_row(const Plan& p, int column, int box) {
+  return column + box * (p.gated ? p.n : kBoxRows);
 }
 
 /// Row of a warp's 16 and column of the tile's 256 of accumulator [group][e] of a lane (PTX ISA, wgmma's D).
@@ -93,6 +112,13 @@ TANDEM_HD constexpr int sum_row(int lane, int e) {
 }
 TANDEM_HD constexpr int sum_column(int lane, int group, int e) {
   return 8 * group + 2 * (lane % 4) + e % 2;
+}
+
+/// Bias of accumulator [group][0], or -1 beyond the end.
+TANDEM_HD constexpr int bias_at(const Plan& p, int column, int lane, int group) {
+  const int up = p.gated && group >= kBoxRows / 8 ? 1 : 0;
+  const int at = column + sum_column(lane, group - up * (kBoxRows / 8), 0);
+  return at < p.n ? at + up * p.n : -1;
 }
 
 /// Byte in a strip of the two neighbours that begin with accumulator [group][2 half], `group` counted from the strip's first: the

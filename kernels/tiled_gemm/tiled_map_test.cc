@@ -12,17 +12,18 @@ namespace {
 
 constexpr int kLanes = 32;
 
-/// How often the tiles of all clusters' blocks cover each 128 x 256 part of [m, n]; parts beyond the end count too.
+/// How often the tiles of all clusters' blocks cover each part of [m, n] that is a tile of y; parts beyond the end count too.
 std::vector<std::vector<int>> coverage(const Plan& p, int clusters) {
   std::vector<std::vector<int>> count(static_cast<size_t>(p.row_tiles * p.cluster),
                                       std::vector<int>(static_cast<size_t>(p.column_tiles)));
+  const int columns = tile_columns(p.gated);
   for (int cluster = 0; cluster < clusters; ++cluster) {
     for (int index = cluster; index < p.tiles(); index += clusters) {
       for (int rank = 0; rank < p.cluster; ++rank) {
         const TilePlace at = tile_place(p, index, rank);
         EXPECT_EQ(at.row % kTileRows, 0);
-        EXPECT_EQ(at.column % kTileColumns, 0);
-        ++count.at(static_cast<size_t>(at.row / kTileRows)).at(static_cast<size_t>(at.column / kTileColumns));
+        EXPECT_EQ(at.column % columns, 0);
+        ++count.at(static_cast<size_t>(at.row / kTileRows)).at(static_cast<size_t>(at.column / columns));
       }
     }
   }
@@ -35,13 +36,15 @@ TEST(TiledMap, EveryTileOnce) {
     for (int n : {8, 256, 264, 1000, 4096}) {
       for (int cluster : {1, 2}) {
         for (int band : {1, 3, 8, 1000}) {
-          const Plan p = make_plan(m, n, 64, cluster, band, 0);
-          EXPECT_GE(p.row_tiles * p.cluster * kTileRows, m);
-          EXPECT_GE(p.column_tiles * kTileColumns, n);
-          for (int clusters : {1, 7, 66}) {
-            for (const auto& row : coverage(p, clusters)) {
-              EXPECT_TRUE(std::ranges::all_of(row, [](int c) { return c == 1; }))
-                  << m << " x " << n << " cluster " << cluster << " band " << band;
+          for (bool gated : {false, true}) {
+            const Plan p = make_plan(m, n, 64, gated, {.cluster = cluster, .band = band});
+            EXPECT_GE(p.row_tiles * p.cluster * kTileRows, m);
+            EXPECT_GE(p.column_tiles * tile_columns(gated), n);
+            for (int clusters : {1, 7, 66}) {
+              for (const auto& row : coverage(p, clusters)) {
+                EXPECT_TRUE(std::ranges::all_of(row, [](int c) { return c == 1; }))
+                    << m << " x " << n << " cluster " << cluster << " band " << band;
+              }
             }
           }
         }
@@ -50,9 +53,29 @@ TEST(TiledMap, EveryTileOnce) {
   }
 }
 
+// Without it: an accumulator is the product with another row of w than its output's, or gets another's bias.
+TEST(TiledMap, AccumulatorsAreTheirRowsOfW) {
+  for (bool gated : {false, true}) {
+    const Plan p = make_plan(100, 392, 64, gated, {});
+    for (int tile = 0; tile < p.column_tiles; ++tile) {
+      const int column = tile * tile_columns(gated);
+      for (int lane = 0; lane < kLanes; ++lane) {
+        for (int group = 0; group < kTileColumns / 8; ++group) {
+          const int of_tile = sum_column(lane, group, 0);  // row of the stage's 256 of w
+          const int w_row = box_row(p, column, of_tile / kBoxRows) + of_tile % kBoxRows;
+          const bool up = gated && of_tile >= kBoxRows;
+          const int out = column + (up ? of_tile - kBoxRows : of_tile);
+          EXPECT_EQ(w_row, up ? p.n + out : out);
+          EXPECT_EQ(bias_at(p, column, lane, group), out < p.n ? w_row : -1);
+        }
+      }
+    }
+  }
+}
+
 // Without it: a band's x does not stay in L2 while its columns are done.
 TEST(TiledMap, BandsOneAfterTheOther) {
-  const Plan p = make_plan(128 * 2 * 20, 256 * 5, 64, 2, 8, 0);
+  const Plan p = make_plan(128 * 2 * 20, 256 * 5, 64, false, {.cluster = 2, .band = 8});
   for (int index = 0; index < p.tiles(); ++index) {
     const int cluster_row = tile_place(p, index, 0).row / (2 * kTileRows);
     EXPECT_EQ(cluster_row / 8, index < 8 * 5 ? 0 : index < 16 * 5 ? 1 : 2);
@@ -65,7 +88,7 @@ TEST(TiledMap, BandsOneAfterTheOther) {
 TEST(TiledMap, StaggerFitsTheRing) {
   for (int k : {8, 64, 65, 192, 1024}) {
     for (int stagger : {0, 1, 2, 3, 4}) {
-      const Plan p = make_plan(1, 8, k, 1, 1, stagger);
+      const Plan p = make_plan(1, 8, k, false, {.stagger = stagger});
       EXPECT_EQ(p.steps, (k + 63) / 64);
       EXPECT_LE(p.stagger, p.steps);
       EXPECT_LE(p.stagger, kStages);
