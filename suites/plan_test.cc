@@ -158,48 +158,51 @@ TEST(Plan, LargeBatchMatchesReference) {
   expect_matches_reference(c);
 }
 
-// A product whose activation the library lacks would keep its pass, or lose activation or bias; a card without the own kernel for
-// many rows would be given it.
+// A product whose activation the library lacks would keep its pass, or lose activation, gate, bias or residual; a card without the
+// own kernel for many rows would be given it.
 TEST(Plan, TiledProductsActivateThemselves) {
-  CoverCase c = small_case();
-  c.precision = Precision::kBf16;
-  c.config.activation = Activation::kGelu;
-  c.config.gated = false;
-  c.config.placement = NormPlacement::kPost;
-  c.lengths.assign(20, 4);
   const auto request_of = [](const Fixture& f, bool tiled, int64_t rows) {
     PlanRequest request = f.request();
     request.tiled = tiled;
     request.auto_tiled_rows = rows;
     return request;
   };
-  for (const char* kernel : {"auto", "own"}) {
-    c.kernel = kernel;
-    expect_matches_reference(c, [&](const Fixture& f, std::span<const int32_t> fed) {
-      return interpret(kernels::build_plan(request_of(f, true, 80)), f.batch, fed);
-    });
-  }
-  const int layers = c.config.encoder.layers;
   struct Expected {
     const char* kernel;
     bool tiled;
     int64_t rows;
-    int passes, products;
+    int passes, products;  ///< of a layer
   };
-  for (const Expected& e : {Expected{"auto", true, 80, 0, layers}, Expected{"auto", true, 81, layers, 0},
-                            Expected{"auto", false, 80, layers, 0}, Expected{"library", true, 80, layers, 0},
-                            Expected{"own", true, 81, 0, 4 * layers}}) {
-    c.kernel = e.kernel;
-    const StepPlan plan = kernels::build_plan(request_of(Fixture(c), e.tiled, e.rows));
-    int passes = 0, products = 0;
-    const OpRange encoder = plan.section(PlanSection::kEncoder);
-    for (int op = encoder.first; op < encoder.last; ++op) {
-      passes += std::holds_alternative<ActivationOp>(plan.ops[op].body) ? 1 : 0;
-      const auto* dense = std::get_if<DenseOp>(&plan.ops[op].body);
-      products += dense != nullptr && dense->kernel == DenseKernel::kTiled ? 1 : 0;
+  for (const bool gated : {false, true}) {
+    CoverCase c = small_case();
+    c.precision = Precision::kBf16;
+    c.config.activation = Activation::kGelu;
+    c.config.gated = gated;
+    c.config.placement = gated ? NormPlacement::kPre : NormPlacement::kPost;
+    c.config.final_norm = gated;
+    c.lengths.assign(20, 4);
+    for (const char* kernel : {"auto", "own"}) {
+      c.kernel = kernel;
+      expect_matches_reference(c, [&](const Fixture& f, std::span<const int32_t> fed) {
+        return interpret(kernels::build_plan(request_of(f, true, 80)), f.batch, fed);
+      });
     }
-    EXPECT_EQ(passes, e.passes) << e.kernel << "\n" << plan_text(plan);
-    EXPECT_EQ(products, e.products) << e.kernel << "\n" << plan_text(plan);
+    const int layers = c.config.encoder.layers;
+    for (const Expected& e : {Expected{"auto", true, 80, 0, 1}, Expected{"auto", true, 81, 1, 0},
+                              Expected{"auto", false, 80, 1, 0}, Expected{"library", true, 80, 1, 0},
+                              Expected{"own", true, 81, 0, 4}}) {
+      c.kernel = e.kernel;
+      const StepPlan plan = kernels::build_plan(request_of(Fixture(c), e.tiled, e.rows));
+      int passes = 0, products = 0;
+      const OpRange encoder = plan.section(PlanSection::kEncoder);
+      for (int op = encoder.first; op < encoder.last; ++op) {
+        passes += std::holds_alternative<ActivationOp>(plan.ops[op].body) ? 1 : 0;
+        const auto* dense = std::get_if<DenseOp>(&plan.ops[op].body);
+        products += dense != nullptr && dense->kernel == DenseKernel::kTiled ? 1 : 0;
+      }
+      EXPECT_EQ(passes, e.passes * layers) << e.kernel << "\n" << plan_text(plan);
+      EXPECT_EQ(products, e.products * layers) << e.kernel << "\n" << plan_text(plan);
+    }
   }
 }
 

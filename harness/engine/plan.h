@@ -71,7 +71,7 @@ enum class DenseKernel : uint8_t {
   kSkinny,      ///< own kernel for a few rows: norm prologue, any epilogue
   kLibrary,     ///< cuBLASLt: bias, then a residual or relu or gelu_tanh
   kStructured,  ///< cuSPARSELt, a 2:4 matrix: bias, then a residual or relu
-  kTiled,       ///< own kernel for many rows: bias, then any activation
+  kTiled,       ///< own kernel for many rows: bias, any activation, gate or residual
 };
 
 /// x[t] = embedding_scale * table[ids[t]] + position; zeros for an id of another rank's rows. Where the tokens stand in their sequences is told by

@@ -10,6 +10,7 @@
 #include "harness/sweep/files.h"
 #include "harness/sweep/values.h"
 #include "kernels/attention/attention_index.h"
+#include "kernels/common/arch.h"
 #include "kernels/decoding/pack_rules.h"
 #include "kernels/gemm/problem.h"
 #include "kernels/ops/op_workloads.h"
@@ -17,6 +18,7 @@
 #include "kernels/runtime/forms/step_race.h"
 #include "kernels/runtime/observed_inputs.h"
 #include "kernels/skinny/skinny_shape.h"
+#include "kernels/tiled_gemm/tiled_shape.h"
 
 namespace tandem::kernels {
 namespace {
@@ -107,12 +109,23 @@ void check_rules(const GenerationConfig& g, const ModelConfig& config) {
     impossible(fmt::format("decode: engine 'cuda': {}", why));
 }
 
-void check_own_kernel(const Case& c) {
+/// Has the own kernel for many rows all products of an encoder?
+bool tiled_encoder(const Case& c, const ModelConfig& config) {
+  const DType dtype = activation_dtype(c.precision);
+  const auto takes = [&](int64_t width) { return tiled_gemm_supports(dtype, c.batch, width, width); };
+  return current_arch().sm90a && weight_dtype(c.precision) == dtype && parse_sparsity(c.sparsity).dense() &&
+         takes(config.d_model) && takes(config.inner(config.encoder)) && takes(config.encoder.d_ff);
+}
+
+void check_own_kernel(const Case& c, const ModelConfig& config) {
   if (parse_kernel(c.kernel) != KernelChoice::kOwn) return;
-  const int64_t rows = int64_t{c.batch} * (c.suite == Suite::kEncoder ? c.src : parse_decode(c.decode).beams);
-  if (rows > kSkinnyMaxRows) {
-    impossible(fmt::format("kernel: own has no dense product of more than {} rows, the case has {}",
-                           kSkinnyMaxRows, rows));
+  const bool encoder = c.suite == Suite::kEncoder;
+  const int64_t rows = int64_t{c.batch} * (encoder ? c.src : parse_decode(c.decode).beams);
+  if (rows > kSkinnyMaxRows && !(encoder && tiled_encoder(c, config))) {
+    impossible(fmt::format(
+        "kernel: own has no such dense product of more than {} rows, the case has {}; allowed: those of "
+        "encoders in fp16 and bf16, dense, on sm_90a",
+        kSkinnyMaxRows, rows));
   }
 }
 
@@ -136,7 +149,7 @@ void CudaEngine::check_supported(const Case& c) const {
   check_card(c);
   if (c.suite == Suite::kKernels) return check_kernels_op(c, config);
   if (!is_model_suite(c.suite)) return;
-  check_own_kernel(c);
+  check_own_kernel(c, config);
   if (c.decode != "greedy") check_rules(case_generation(c, config), config);
   const int64_t bytes = predicted_bytes(c, config);
   if (bytes > device_->total_bytes()) throw OutOfMemory(bytes, "GPU memory (predicted by the plan)");

@@ -86,7 +86,7 @@ TEST(KernelOps, ManyRowsOwn) {
   TANDEM_NEED_DEVICE();
   if (!current_arch().sm90a) GTEST_SKIP() << "needs sm_90a";
   CudaEngine engine({});
-  for (const char* model : {"tiny", "bart-base"}) {
+  for (const char* model : {"tiny", "bart-base", "flan-t5-base"}) {
     for (const char* op : {"gemm_qkv", "gemm_out", "gemm_ffn_up", "gemm_ffn_down"}) {
       for (const Precision precision : {Precision::kBf16, Precision::kFp16}) {
         Case c;

@@ -238,8 +238,7 @@ OpWorkload head_op(const OpSetup& s) {
 bool tiled_product(const Case& c, const ModelConfig& config) {
   const auto shape = product_shape(c.op, config);
   const bool layers = c.op.starts_with("gemm_") && c.op != "gemm_head";
-  const bool gated = c.op == "gemm_ffn_up" && config.gated;
-  return layers && shape && !gated && parse_sparsity(c.sparsity).dense() &&
+  return layers && shape && parse_sparsity(c.sparsity).dense() &&
          weight_dtype(c.precision) == activation_dtype(c.precision) && current_arch().sm90a &&
          tiled_gemm_supports(activation_dtype(c.precision), c.batch, shape->n, shape->k);
 }
@@ -283,7 +282,7 @@ void check_kernels_op(const Case& c, const ModelConfig& config) {
   if (kernel == KernelChoice::kOwn && dense && c.batch > kSkinnyMaxRows && !tiled_product(c, config)) {
     throw ImpossibleCase(fmt::format(
         "kernel: own has no such dense product of more than {} rows, the case has {}; allowed: those of "
-        "layers in fp16 and bf16, dense and not gated, on sm_90a",
+        "layers in fp16 and bf16, dense, on sm_90a",
         kSkinnyMaxRows, c.batch));
   }
   const DType head = storage_of(weight_form(c), TensorUse::kHead).dtype;

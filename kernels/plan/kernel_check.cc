@@ -186,11 +186,13 @@ class KernelCheck {
       require(w.name, w.tensor, {DType::kBF16});
   }
   void tiled(const DenseOp& o, DType type_of_rows) const {
-    require(!o.norm && o.norm_out.empty() && o.residual.empty() && o.x_scales.empty() && o.scratch.empty() &&
-                !o.gated && o.scale == 1 && !o.weight.sparse() && !o.uses_statistics(),
-            "the tiled products have a bias and an activation, and nothing else");
+    require(!o.norm && o.norm_out.empty() && o.x_scales.empty() && o.scratch.empty() && o.scale == 1 &&
+                !o.weight.sparse() && !o.uses_statistics(),
+            "the tiled products have no norm, codes, scale or statistics");
+    require(!o.gated || o.residual.empty(), "the tiled products that are gated have no residual");
     require("weight", o.weight.weight, {DType::kF16, DType::kBF16});
-    for (const auto& [name, t] : {std::pair{"x", o.x}, {"y", o.y}}) require(name, t, {type_of_rows});
+    for (const auto& [name, t] : {std::pair{"x", o.x}, {"y", o.y}, {"residual", o.residual}})
+      require(name, t, {type_of_rows});
     require("bias", o.weight.bias, {type_of_rows});
   }
   void library(const DenseOp& o, DType type_of_rows) const {

@@ -104,10 +104,10 @@ TEST(KernelCheck, NamesOperationAndWhatIsWrong) {
   refused(
       library, "norm", [](StepPlan&, PlanOp& op) { std::get<DenseOp>(op.body).norm = NormWeight{}; }, dense);
   refused(
-      library, "nothing else",
+      library, "no norm, codes, scale",
       [](StepPlan&, PlanOp& op) {
         std::get<DenseOp>(op.body).kernel = DenseKernel::kTiled;
-        std::get<DenseOp>(op.body).gated = true;
+        std::get<DenseOp>(op.body).scale = 2;
       },
       dense);
   for (const CoverCase* c : {&own, &library}) {

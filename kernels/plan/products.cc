@@ -158,6 +158,7 @@ void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const
   if (own) op.kernel = DenseKernel::kTiled;
   if (own || !what.activation || activates) {
     op.activation = what.activation;
+    op.gated = what.gated;
     add(what.kind, op);
     return;
   }
@@ -175,9 +176,12 @@ bool PlanBuilder::tiled(const ProductInput& in, const Dense& what, const PlanTen
   const bool wanted =
       request_.kernel == KernelChoice::kOwn ||
       (request_.kernel == KernelChoice::kAuto && passes && in.x.rows >= request_.auto_tiled_rows);
-  return request_.tiled && wanted && what.residual.rows.empty() && !what.gated && !w.input_dtype && !w.sparse() &&
-         !coded(w.weight.dtype) && tiled_gemm_supports(dtype_, in.x.rows, y.cols, w.in()) &&
-         in.x.offset % 8 == 0 && in.x.stride % 8 == 0;
+  if (!request_.tiled || !wanted || w.input_dtype || w.sparse() || coded(w.weight.dtype)) return false;
+  const auto serves = [&](const PlanTensor& t) {
+    return t.empty() || (plan_.buffers[t.buffer].dtype == dtype_ && t.offset % 8 == 0 && t.stride % 8 == 0);
+  };
+  return serves(in.x) && serves(y) && serves(what.residual.rows) &&
+         tiled_gemm_supports(dtype_, in.x.rows, y.cols, w.in());
 }
 
 }  // namespace tandem::kernels

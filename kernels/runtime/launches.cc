@@ -108,9 +108,12 @@ void PlanExecutor::launch_tiled_dense(const DenseOp& op) {
                      .ldx = op.x.stride,
                      .w = op.weight.weight.data,
                      .bias = op.weight.bias.data,
+                     .residual = at(op.residual),
+                     .ld_residual = op.residual.stride,
                      .y = at(op.y),
                      .ldy = op.y.stride,
                      .activation = op.activation,
+                     .gated = op.gated,
                      .dependent = dependent_},
                     device_.stream());
 }
