@@ -58,7 +58,8 @@ struct Shape {
   // the 64 K registers of a multiprocessor are enough for.
   static constexpr int kPairRegisters =
       kSteps == 4 ? (kCodes && !kExact ? 200 : 192) : (kCodes && !kSelf ? 128 : 168);
-  static constexpr int kPairWarps = 65536 / (kWarp * kPairRegisters);
+  // A quarter of a multiprocessor holds a quarter of its registers, and a quarter of a block's warps.
+  static constexpr int kPairWarps = 4 * (16384 / (kWarp * kPairRegisters));
   static_assert(kKeys <= kWarp);
   // Two chunks of codes are one load of 16 bytes.
   static constexpr bool kKeyPairs = kCodes && kExact && kSteps % 2 == 0;
