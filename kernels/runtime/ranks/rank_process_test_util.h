@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "harness/parallel/socket_communicator.h"
@@ -41,37 +42,55 @@ inline std::optional<RankOfTest> rank_of_test() {
                     .address = std::getenv("TANDEM_TEST_ADDRESS")};
 }
 
-/// Runs the test that is running once more in each of `size` processes; what fails there fails here. The processes are started anew:
-/// a fork of one that has talked to a device cannot.
-inline void run_in_ranks(int size) {
+using TestEnvironment = std::vector<std::pair<std::string, std::string>>;
+/// Runs the test that is running once more in a process for each of these; what fails there fails here. The processes are started
+/// anew: a fork of one that has talked to a device cannot.
+inline void run_in_processes(const std::vector<TestEnvironment>& environments) {
   const auto& test = *::testing::UnitTest::GetInstance()->current_test_info();
   const std::string filter = fmt::format("--gtest_filter={}.{}", test.test_suite_name(), test.name());
-  const std::string address = fmt::format("unix:/tmp/tandem-test-ranks-{}-{}", ::getpid(), size);
-  const std::string ranks = std::to_string(size);
-  std::vector<std::string> names;
-  for (int r = 0; r < size; ++r) names.push_back(std::to_string(r));
   const pid_t parent = ::getpid();
   std::vector<pid_t> children;
-  for (const std::string& rank : names) {
+  for (const TestEnvironment& environment : environments) {
     const pid_t child = ::fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that is ended for its time leaves nobody on the card
       if (::getppid() != parent) ::_exit(127);
-      ::setenv("TANDEM_TEST_RANK", rank.c_str(), 1);
-      ::setenv("TANDEM_TEST_RANKS", ranks.c_str(), 1);
-      ::setenv("TANDEM_TEST_ADDRESS", address.c_str(), 1);
-      ::execl("/proc/self/exe", "rank_of_test", filter.c_str(), "--gtest_brief=1", nullptr);
+      for (const auto& [name, value] : environment) ::setenv(name.c_str(), value.c_str(), 1);
+      ::execl("/proc/self/exe", "part_of_test", filter.c_str(), "--gtest_brief=1", nullptr);
       ::_exit(127);
     }
     children.push_back(child);
   }
-  for (size_t r = 0; r < children.size(); ++r) {
+  for (size_t i = 0; i < children.size(); ++i) {
     int status = 0;
-    ASSERT_EQ(::waitpid(children[r], &status, 0), children[r]);
+    ASSERT_EQ(::waitpid(children[i], &status, 0), children[i]);
     EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0)
-        << "rank " << r << " of " << size << ": what it printed is above";
+        << "process " << i << " of " << children.size() << ": what it printed is above";
   }
+}
+
+/// The same in `size` ranks.
+inline void run_in_ranks(int size) {
+  const std::string address = fmt::format("unix:/tmp/tandem-test-ranks-{}-{}", ::getpid(), size);
+  std::vector<TestEnvironment> ranks;
+  for (int r = 0; r < size; ++r) {
+    ranks.push_back({{"TANDEM_TEST_RANK", std::to_string(r)},
+                     {"TANDEM_TEST_RANKS", std::to_string(size)},
+                     {"TANDEM_TEST_ADDRESS", address}});
+  }
+  run_in_processes(ranks);
+}
+
+/// The same in a process that sees the first device alone; false there. Ranks that are threads on one device stood still where there was
+/// a second one (two H200, 2026-11-30), and do not where there is none.
+inline bool began_on_one_device() {
+  if (std::getenv("TANDEM_TEST_ALONE") != nullptr) return false;
+  const char* const seen = std::getenv("CUDA_VISIBLE_DEVICES");
+  const std::string devices = seen != nullptr && *seen != 0 ? seen : "0";
+  run_in_processes(
+      {{{"TANDEM_TEST_ALONE", "1"}, {"CUDA_VISIBLE_DEVICES", devices.substr(0, devices.find(','))}}});
+  return true;
 }
 
 /// Did every rank give the same bytes? The same answer on all of them.
