@@ -95,23 +95,21 @@ Candidate library_candidate(const CublasLt& lt, const GemmProblem& whole,
 std::vector<Candidate> own_candidates(const GemmProblem& p, const std::optional<Activation>& activation) {
   std::vector<Candidate> all;
   for (int cluster : {1, 2}) {
-    for (int band : {4, 8, 16}) {
-      for (int stagger : {0, 1, 2, 3, 4}) {
-        const TiledGemmConfig config{.cluster = cluster, .band = band, .stagger = stagger};
-        all.push_back({.name = fmt::format("own, cluster {} band {} stagger {}", cluster, band, stagger),
-                       .launch = [=](const GemmArgs& args, cudaStream_t s) {
-                         launch_tiled_gemm({.m = p.m,
-                                            .n = p.n,
-                                            .k = p.k,
-                                            .x = args.x,
-                                            .w = args.w,
-                                            .bias = args.bias,
-                                            .y = args.y,
-                                            .activation = activation,
-                                            .config = config},
-                                           s);
-                       }});
-      }
+    for (int band : {2, 4, 8, 16, 32}) {
+      const TiledGemmConfig config{.cluster = cluster, .band = band};
+      all.push_back({.name = fmt::format("own, cluster {} band {}", cluster, band),
+                     .launch = [=](const GemmArgs& args, cudaStream_t s) {
+                       launch_tiled_gemm({.m = p.m,
+                                          .n = p.n,
+                                          .k = p.k,
+                                          .x = args.x,
+                                          .w = args.w,
+                                          .bias = args.bias,
+                                          .y = args.y,
+                                          .activation = activation,
+                                          .config = config},
+                                         s);
+                     }});
     }
   }
   return all;

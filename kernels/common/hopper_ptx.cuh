@@ -39,25 +39,6 @@ __device__ inline void copy_box_to_blocks(uint32_t shared, const CUtensorMap* ma
       "l"(map), "r"(barrier), "r"(x), "r"(y), "h"(blocks)
       : "memory");
 }
-/// Shared memory into the box at column x, row y of a map; what lies outside of the tensor is not written. Before it the writers
-/// of the shared memory fence_async_proxy(); the copies of one thread up to copies_out_commit() are one group.
-__device__ inline void copy_box_out(const CUtensorMap* map, int x, int y, uint32_t shared) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
-               "r"(shared), "r"(x), "r"(y)
-               : "memory");
-}
-__device__ inline void copies_out_commit() {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-/// Waits until at most Pending of this thread's groups have still to read shared memory.
-template <int Pending>
-__device__ inline void copies_out_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
-}
-/// Waits until all of this thread's groups are written.
-__device__ inline void copies_out_wait() {
-  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-}
 /// Bytes (a multiple of 16) of this block's shared memory into another's, counted on that one's barrier. Must be complete
 /// before this block ends.
 __device__ inline void copy_to_block(uint32_t remote, uint32_t shared, int bytes, uint32_t remote_barrier) {
@@ -79,6 +60,13 @@ __device__ inline void prefetch_map(const CUtensorMap* map) {
 /// Ordinary stores to shared memory become visible to later warpgroup products.
 __device__ inline void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+/// Four 8x8 matrices of 16-bit elements into shared memory; lane i gives the address of row i % 8 of matrix i / 8. r[m] of a lane
+/// holds row lane / 4 and columns 2 (lane % 4) and the next of matrix m.
+__device__ inline void stmatrix_x4(uint32_t address, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]),
+               "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
 }
 /// Barrier `id` (1 to 15) of the 128 threads of a warpgroup.
 __device__ inline void warpgroup_barrier(int id) {

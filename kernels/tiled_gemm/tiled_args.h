@@ -3,6 +3,8 @@
 
 #include <cuda.h>
 
+#include <cstdint>
+
 #include "kernels/tiled_gemm/tiled_map.h"
 
 namespace tandem::kernels::tiled_gemm {
@@ -10,12 +12,15 @@ namespace tandem::kernels::tiled_gemm {
 struct Args {
   Plan plan;
   int activation = -1;  ///< -1: none, else the value of tandem::Activation
-  bool has_residual = false;
   const void* bias = nullptr;
+  const void* residual = nullptr;
+  int64_t ld_residual = 0;
+  void* y = nullptr;
+  int64_t ldy = 0;
 };
 
-/// Boxes of kTileRows rows of x, kBoxRows of w and kWarpRows of y and of the residual, all of 64 columns.
-using Kernel = void (*)(CUtensorMap x, CUtensorMap w, CUtensorMap y, CUtensorMap residual, Args args);
+/// Boxes of kTileRows rows of x and kBoxRows of w, of 64 columns.
+using Kernel = void (*)(CUtensorMap x, CUtensorMap w, Args args);
 Kernel bf16_kernel(int cluster, bool gated);
 Kernel f16_kernel(int cluster, bool gated);
 

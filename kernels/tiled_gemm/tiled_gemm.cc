@@ -51,7 +51,6 @@ void check(const TiledGemmParams& p) {
   const TiledGemmConfig& c = p.config;
   require(c.cluster == 1 || c.cluster == kMaxCluster, "config.cluster", c.cluster, "1 or 2");
   require(c.band >= 1 && c.band <= 1024, "config.band", c.band, "1 to 1024");
-  require(c.stagger >= 0 && c.stagger <= kStages, "config.stagger", c.stagger, "0 to 4");
   const int64_t tiles = ceil_div(p.m, int64_t{kTileRows}) * ceil_div(p.n, int64_t{tile_columns(true)});
   require(tiles <= std::numeric_limits<int32_t>::max() / 2, "m n", tiles, "at most 2^30 tiles of 128 x 128");
 }
@@ -73,16 +72,21 @@ void launch_tiled_gemm(const TiledGemmParams& params, cudaStream_t stream) {
   check(p);
   if (!current_arch().sm90a) throw UsageError(fmt::format("{}: needs sm_90a", kUser));
   const TiledGemmConfig& c = p.config;
-  const Args args{.plan = make_plan(static_cast<int>(p.m), static_cast<int>(p.n), static_cast<int>(p.k),
-                                    p.gated, {.cluster = c.cluster, .band = c.band, .stagger = c.stagger}),
+  const Args args{.plan = make_plan({.m = static_cast<int>(p.m),
+                                     .n = static_cast<int>(p.n),
+                                     .k = static_cast<int>(p.k),
+                                     .gated = p.gated},
+                                    c.cluster, c.band),
                   .activation = p.activation ? static_cast<int>(*p.activation) : -1,
-                  .has_residual = p.residual != nullptr,
-                  .bias = p.bias};
+                  .bias = p.bias,
+                  .residual = p.residual,
+                  .ld_residual = p.ld_residual == 0 ? p.n : p.ld_residual,
+                  .y = p.y,
+                  .ldy = p.ldy == 0 ? p.n : p.ldy};
   const Kernel kernel = (p.dtype == DType::kF16 ? f16_kernel : bf16_kernel)(c.cluster, p.gated);
   TANDEM_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   const int clusters = std::min(args.plan.tiles(), multiprocessors() / c.cluster);
-  const CUtensorMap y = map_of(p.dtype, p.y, p.m, p.n, p.ldy, kWarpRows);
   launch(kernel,
          {.grid = dim3(static_cast<unsigned>(clusters * c.cluster)),
           .block = dim3(kThreads),
@@ -90,8 +94,7 @@ void launch_tiled_gemm(const TiledGemmParams& params, cudaStream_t stream) {
           .dependent = p.dependent,
           .cluster = c.cluster},
          stream, map_of(p.dtype, p.x, p.m, p.k, p.ldx, kTileRows),
-         map_of(p.dtype, p.w, p.gated ? 2 * p.n : p.n, p.k, 0, kBoxRows), y,
-         p.residual == nullptr ? y : map_of(p.dtype, p.residual, p.m, p.n, p.ld_residual, kWarpRows), args);
+         map_of(p.dtype, p.w, p.gated ? 2 * p.n : p.n, p.k, 0, kBoxRows), args);
 }
 
 }  // namespace tandem::kernels

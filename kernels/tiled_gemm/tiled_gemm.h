@@ -16,11 +16,11 @@ namespace tandem::kernels {
 struct TiledGemmConfig {
   int cluster = 2;  ///< blocks that share what they read of w: 1 or 2
   int band = 8;     ///< rows of tiles that are done before the next ones, at least 1
-  int stagger = 2;  ///< steps of 64 of k that a block's second warpgroup is behind its first, 0 to 4
 };
 
 /// y[m, n] = act(x[m, k] w[n, k]^T + bias[n]) + residual[m, n]; gated: y = act(gate) * up with the halves of w [2 n, k] and of
-/// bias [2 n]. Sums in fp32, each in one order, and one rounding at the end.
+/// bias [2 n]. Sums in fp32, each in one order, and rounded to dtype, as by a product that a pass follows; the rest in fp32 and
+/// rounded once more.
 struct TiledGemmParams {
   DType dtype = DType::kBF16;  ///< of all operands: kBF16 or kF16
   int64_t m = 0;

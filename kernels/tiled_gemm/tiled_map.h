@@ -2,7 +2,9 @@
 // Shared by the kernel and by tests that walk it exhaustively on the CPU.
 //
 // Words: a tile is what a block computes at a time, 128 rows of x by 256 of w (gated: 128 gate rows and their 128 up rows); the
-// blocks of a cluster have neighbouring rows of x and the same ones of w. k is cut into steps of 64, the width of the copy engine's swizzle; a stage holds a step of a tile.
+// blocks of a cluster have neighbouring rows of x and the same ones of w. k is cut into steps of 64, the width of the copy engine's
+// swizzle; a stage holds a step of a tile. A tile's sums are left in shared memory, as rows of 32 pieces of 16 bytes, for the
+// warpgroup that finishes them.
 #pragma once
 
 #include <cstdint>
@@ -14,33 +16,33 @@ namespace tandem::kernels::tiled_gemm {
 inline constexpr int kTileRows = 128;
 inline constexpr int kTileColumns = 256;
 inline constexpr int kTileDepth = 64;
-inline constexpr int kRowBytes = 128;  ///< of a step, and of a strip of y
+inline constexpr int kRowBytes = 128;  ///< of a step
 inline constexpr int kGroups = 2;      ///< warpgroups that multiply, each with half the rows of a tile
 inline constexpr int kGroupRows = kTileRows / kGroups;
 inline constexpr int kGroupThreads = 128;
 inline constexpr int kWarpRows = 16;
 inline constexpr int kWarps = kTileRows / kWarpRows;  ///< that multiply
-inline constexpr int kThreads = (1 + kGroups) * kGroupThreads;
+inline constexpr int kThreads =
+    (1 + kGroups) * kGroupThreads;  ///< of the first group a warp copies, the others finish
+inline constexpr int kFinishWarps = 3;
 inline constexpr int kMaxCluster = 2;
+inline constexpr int kPieces = kTileColumns / 8;  ///< of a row of sums: 16 bytes, eight columns
 
 // Byte offsets from the first multiple of 1024 in dynamic shared memory: the swizzle is a function of the address.
 inline constexpr int kAlignment = 1024;
-inline constexpr int kStages = 4;
+inline constexpr int kStages = 3;
 inline constexpr int kXBytes = kTileRows * kRowBytes;
 inline constexpr int kBoxRows = 128;  ///< of w in one copy
 inline constexpr int kBoxes = kTileColumns / kBoxRows;
 inline constexpr int kBoxBytes = kBoxRows * kRowBytes;
 inline constexpr int kStageBytes = kXBytes + kBoxes * kBoxBytes;
-/// y leaves in strips of 64 columns and a warp's 16 rows; while one leaves the other is written. A residual comes into them first.
-inline constexpr int kStripColumns = 64;
-inline constexpr int kStripBytes = kWarpRows * kRowBytes;
-inline constexpr int kStrips = 2;
-inline constexpr int kStripsAt = kStages * kStageBytes;
-inline constexpr int kBarriersAt = kStripsAt + kWarps * kStrips * kStripBytes;
-inline constexpr int kBarriers = 2 * kStages + kWarps * kStrips + 1;
+inline constexpr int kSumsAt = kStages * kStageBytes;
+inline constexpr int kSumsRowBytes = 16 * kPieces;
+inline constexpr int kBarriersAt = kSumsAt + kTileRows * kSumsRowBytes;
+inline constexpr int kBarriers = 2 * kStages + 2 * kGroups;
 inline constexpr int kSharedBytes = kAlignment + kBarriersAt + 8 * kBarriers;
 
-/// How a product is cut. `band` and `stagger` change its time alone, never its bits.
+/// How a product is cut. `cluster` and `band` change its time alone, never its bits.
 struct Plan {
   int m = 0;
   int n = 0;  ///< columns of y; gated: half the rows of w
@@ -50,8 +52,6 @@ struct Plan {
   int row_tiles = 0;  ///< of all blocks of a cluster
   int column_tiles = 0;
   int band = 1;  ///< rows of tiles that are done before the next ones: their x and all of w stay in L2
-  int stagger =
-      0;  ///< steps that the second warpgroup begins behind the first: one stores while the other multiplies
 
   TANDEM_HD constexpr int tiles() const { return row_tiles * column_tiles; }
 };
@@ -62,26 +62,20 @@ TANDEM_HD constexpr int tile_columns(bool gated) {
 }
 
 /// What a plan is made of.
-struct Cut {
-  int cluster = 1;
-  int band = 1;
-  int stagger = 0;
+struct Shape {
+  int m = 0, n = 0, k = 0;
+  bool gated = false;
 };
-TANDEM_HD constexpr Plan make_plan(int m, int n, int k, bool gated, const Cut& cut) {
-  const auto [cluster, band, stagger] = cut;
-  const int steps = ceil_div(k, kTileDepth);
-  const int most =
-      steps < kStages ? steps : kStages;  // the first one may not need a stage that the second one holds
-  const int row_tiles = ceil_div(m, kTileRows * cluster);
-  return {.m = m,
-          .n = n,
-          .gated = gated,
-          .steps = steps,
+TANDEM_HD constexpr Plan make_plan(const Shape& s, int cluster, int band) {
+  const int row_tiles = ceil_div(s.m, kTileRows * cluster);
+  return {.m = s.m,
+          .n = s.n,
+          .gated = s.gated,
+          .steps = ceil_div(s.k, kTileDepth),
           .cluster = cluster,
           .row_tiles = row_tiles,
-          .column_tiles = ceil_div(n, tile_columns(gated)),
-          .band = band < row_tiles ? band : row_tiles,
-          .stagger = stagger < most ? stagger : most};
+          .column_tiles = ceil_div(s.n, tile_columns(s.gated)),
+          .band = band < row_tiles ? band : row_tiles};
 }
 
 /// First row and column of y.
@@ -106,26 +100,29 @@ TANDEM_HD constexpr int box_row(const Plan& p, int column, int box) {
   return column + box * (p.gated ? p.n : kBoxRows);
 }
 
-/// Row of a warp's 16 and column of the tile's 256 of accumulator [group][e] of a lane (PTX ISA, wgmma's D).
-TANDEM_HD constexpr int sum_row(int lane, int e) {
-  return lane / 4 + 8 * (e / 2);
+/// Byte of a piece of the sums: pieces are exchanged by the row modulo 8, so that eight rows of one piece, which a matrix is stored
+/// as, and a whole row, which a warp reads, are in all banks.
+TANDEM_HD constexpr int piece_at(int row, int piece) {
+  return row * kSumsRowBytes + ((piece ^ (row % 8)) << 4);
 }
-TANDEM_HD constexpr int sum_column(int lane, int group, int e) {
-  return 8 * group + 2 * (lane % 4) + e % 2;
-}
-
-/// Bias of accumulator [group][0], or -1 beyond the end.
-TANDEM_HD constexpr int bias_at(const Plan& p, int column, int lane, int group) {
-  const int up = p.gated && group >= kBoxRows / 8 ? 1 : 0;
-  const int at = column + sum_column(lane, group - up * (kBoxRows / 8), 0);
-  return at < p.n ? at + up * p.n : -1;
+/// Where a lane stores a row of 8 columns when its warp stores the 8x8 matrices of pieces `piece` and `piece` + 1 of rows `row` to
+/// `row` + 15: matrix 0 and 1 are the upper and lower rows of the first (accumulators 0, 1 and 2, 3), 2 and 3 of the second.
+TANDEM_HD constexpr int matrix_row_at(int row, int piece, int lane) {
+  const int matrix = lane / 8;
+  return piece_at(row + 8 * (matrix % 2) + lane % 8, piece + matrix / 2);
 }
 
-/// Byte in a strip of the two neighbours that begin with accumulator [group][2 half], `group` counted from the strip's first: the
-/// copy engine's 128-byte swizzle exchanges the 16-byte pieces of a row by the row modulo 8.
-TANDEM_HD constexpr int strip_offset(int lane, int group, int half) {
-  const int row = lane / 4;
-  return (row + 8 * half) * kRowBytes + ((group ^ row) << 4) + 4 * (lane % 4);
+/// What a lane of the finishing warps has of each turn: gated rows of y have half as many pieces, so a warp takes two at a time.
+struct Finish {
+  int row = 0;    ///< of the warp's rows of a turn
+  int piece = 0;  ///< of the sums; gated: of the gate, and its up values are kPieces / 2 further
+};
+TANDEM_HD constexpr int rows_at_once(bool gated) {
+  return gated ? 2 : 1;
+}
+TANDEM_HD constexpr Finish finish_place(bool gated, int lane) {
+  return gated ? Finish{.row = lane / (kPieces / 2), .piece = lane % (kPieces / 2)}
+               : Finish{.row = 0, .piece = lane};
 }
 
 }  // namespace tandem::kernels::tiled_gemm

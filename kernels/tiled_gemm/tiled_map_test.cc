@@ -37,7 +37,7 @@ TEST(TiledMap, EveryTileOnce) {
       for (int cluster : {1, 2}) {
         for (int band : {1, 3, 8, 1000}) {
           for (bool gated : {false, true}) {
-            const Plan p = make_plan(m, n, 64, gated, {.cluster = cluster, .band = band});
+            const Plan p = make_plan({.m = m, .n = n, .k = 64, .gated = gated}, cluster, band);
             EXPECT_GE(p.row_tiles * p.cluster * kTileRows, m);
             EXPECT_GE(p.column_tiles * tile_columns(gated), n);
             for (int clusters : {1, 7, 66}) {
@@ -53,29 +53,9 @@ TEST(TiledMap, EveryTileOnce) {
   }
 }
 
-// Without it: an accumulator is the product with another row of w than its output's, or gets another's bias.
-TEST(TiledMap, AccumulatorsAreTheirRowsOfW) {
-  for (bool gated : {false, true}) {
-    const Plan p = make_plan(100, 392, 64, gated, {});
-    for (int tile = 0; tile < p.column_tiles; ++tile) {
-      const int column = tile * tile_columns(gated);
-      for (int lane = 0; lane < kLanes; ++lane) {
-        for (int group = 0; group < kTileColumns / 8; ++group) {
-          const int of_tile = sum_column(lane, group, 0);  // row of the stage's 256 of w
-          const int w_row = box_row(p, column, of_tile / kBoxRows) + of_tile % kBoxRows;
-          const bool up = gated && of_tile >= kBoxRows;
-          const int out = column + (up ? of_tile - kBoxRows : of_tile);
-          EXPECT_EQ(w_row, up ? p.n + out : out);
-          EXPECT_EQ(bias_at(p, column, lane, group), out < p.n ? w_row : -1);
-        }
-      }
-    }
-  }
-}
-
 // Without it: a band's x does not stay in L2 while its columns are done.
 TEST(TiledMap, BandsOneAfterTheOther) {
-  const Plan p = make_plan(128 * 2 * 20, 256 * 5, 64, false, {.cluster = 2, .band = 8});
+  const Plan p = make_plan({.m = 128 * 2 * 20, .n = 256 * 5, .k = 64}, 2, 8);
   for (int index = 0; index < p.tiles(); ++index) {
     const int cluster_row = tile_place(p, index, 0).row / (2 * kTileRows);
     EXPECT_EQ(cluster_row / 8, index < 8 * 5 ? 0 : index < 16 * 5 ? 1 : 2);
@@ -84,66 +64,86 @@ TEST(TiledMap, BandsOneAfterTheOther) {
   }
 }
 
-// Without it: the first warpgroup waits for a stage that the second one holds, while that waits for the first: a hang.
-TEST(TiledMap, StaggerFitsTheRing) {
-  for (int k : {8, 64, 65, 192, 1024}) {
-    for (int stagger : {0, 1, 2, 3, 4}) {
-      const Plan p = make_plan(1, 8, k, false, {.stagger = stagger});
-      EXPECT_EQ(p.steps, (k + 63) / 64);
-      EXPECT_LE(p.stagger, p.steps);
-      EXPECT_LE(p.stagger, kStages);
-      EXPECT_EQ(p.stagger, std::min({stagger, p.steps, kStages}));
-    }
-  }
-}
-
-// Without it: an output is stored in another's place. The copy engine's swizzle is written down a second time here: bits 4 to 6
-// of an address are exchanged by bits 7 to 9.
-TEST(TiledMap, StripsHoldTheTileAsTheCopyEngineReadsIt) {
-  std::vector<std::set<int>> seen(kWarpRows);
-  for (int strip = 0; strip < kTileColumns / kStripColumns; ++strip) {
-    std::vector<int> shared(kStripBytes / 4, -1);
-    for (int lane = 0; lane < kLanes; ++lane) {
-      for (int group = 0; group < kStripColumns / 8; ++group) {
-        for (int half = 0; half < 2; ++half) {
-          const int at = strip_offset(lane, group, half);
-          ASSERT_EQ(at % 4, 0);
-          ASSERT_EQ(shared.at(static_cast<size_t>(at / 4)), -1) << "two pairs in one place";
-          const int all = strip * (kStripColumns / 8) + group;
-          ASSERT_EQ(sum_row(lane, 2 * half), sum_row(lane, 2 * half + 1));
-          ASSERT_EQ(sum_column(lane, all, 2 * half) + 1, sum_column(lane, all, 2 * half + 1));
-          shared[static_cast<size_t>(at / 4)] =
-              sum_row(lane, 2 * half) * kTileColumns + sum_column(lane, all, 2 * half);
+/// The tile's sums as the multiplying warps leave them: what lies in each two bytes, as row * 256 + column of the stage's rows of x
+/// and w. An accumulator's place is that of wgmma's D, a matrix' that of stmatrix (PTX ISA).
+std::vector<int> stored_sums() {
+  std::vector<int> shared(kTileRows * kSumsRowBytes / 2, -1);
+  for (int first_row = 0; first_row < kTileRows; first_row += kWarpRows) {
+    for (int piece = 0; piece < kPieces; piece += 2) {
+      for (int matrix = 0; matrix < 4; ++matrix) {
+        for (int lane = 0; lane < kLanes;
+             ++lane) {  // that holds register `matrix`: accumulators [piece or + 1][0, 1 or 2, 3]
+          for (int e = 0; e < 2; ++e) {
+            const int row = first_row + lane / 4 + 8 * (matrix % 2);
+            const int column = 8 * (piece + matrix / 2) + 2 * (lane % 4) + e;
+            const int at = matrix_row_at(first_row, piece, 8 * matrix + lane / 4) + 2 * (2 * (lane % 4) + e);
+            int& place = shared.at(static_cast<size_t>(at / 2));
+            EXPECT_EQ(place, -1) << "two sums in one place";
+            place = row * kTileColumns + column;
+          }
         }
       }
     }
-    for (int row = 0; row < kWarpRows; ++row) {
-      for (int column = 0; column < kStripColumns; column += 2) {
-        const int plain = row * kRowBytes + 2 * column;
-        const int swizzled = plain ^ (((plain >> 7) & 7) << 4);
-        EXPECT_EQ(shared.at(static_cast<size_t>(swizzled / 4)),
-                  row * kTileColumns + strip * kStripColumns + column);
-        seen[static_cast<size_t>(row)].insert(strip * kStripColumns + column);
-      }
-    }
   }
-  for (const auto& columns : seen) EXPECT_EQ(columns.size(), kTileColumns / 2U);
+  return shared;
 }
 
-// Without it: the epilogue's stores take several turns at a bank.
-TEST(TiledMap, StripsHaveNoBankConflicts) {
-  for (int group = 0; group < kStripColumns / 8; ++group) {
-    for (int half = 0; half < 2; ++half) {
-      std::set<int> banks;
-      for (int lane = 0; lane < kLanes; ++lane) banks.insert(strip_offset(lane, group, half) / 4 % 32);
-      EXPECT_EQ(banks.size(), static_cast<size_t>(kLanes));
+// Without it: an output is another row's or column's sum, or one is not stored: what the finishing lanes read, walked turn by turn.
+TEST(TiledMap, FinishingLanesReadEveryOutputOnce) {
+  const std::vector<int> shared = stored_sums();
+  EXPECT_EQ(std::ranges::count(shared, -1), 0);
+  for (bool gated : {false, true}) {
+    const Plan p = make_plan({.m = 128, .n = 640, .k = 64, .gated = gated}, 1, 1);
+    for (int tile = 0; tile < p.column_tiles; ++tile) {
+      const int first_column = tile * tile_columns(gated);
+      std::set<int> outputs;
+      for (int first = 0; first < kTileRows; first += rows_at_once(gated)) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          const Finish mine = finish_place(gated, lane);
+          const int row = first + mine.row;
+          for (int i = 0; i < 8; ++i) {
+            const int column = first_column + 8 * mine.piece + i;  // of y
+            EXPECT_TRUE(outputs.insert(row * 4096 + column).second);
+            for (int half = 0; half < (gated ? 2 : 1); ++half) {
+              const int at = piece_at(row, mine.piece + half * kPieces / 2) + 2 * i;
+              const int sum = shared.at(static_cast<size_t>(at / 2));
+              EXPECT_EQ(sum / kTileColumns, row);
+              const int of_tile = sum % kTileColumns;  // row of the stage's 256 of w
+              EXPECT_EQ(box_row(p, first_column, of_tile / kBoxRows) + of_tile % kBoxRows,
+                        column + half * p.n);
+            }
+          }
+        }
+      }
+      EXPECT_EQ(outputs.size(), static_cast<size_t>(kTileRows * tile_columns(gated)));
+    }
+  }
+}
+
+// Without it: leaving or reading sums takes several turns at a bank.
+TEST(TiledMap, SumsHaveNoBankConflicts) {
+  for (int piece = 0; piece < kPieces; piece += 2) {
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      std::set<int> sixteens;  // eight rows of 16 bytes at a time
+      for (int row = 0; row < 8; ++row) sixteens.insert(matrix_row_at(16, piece, 8 * matrix + row) / 16 % 8);
+      EXPECT_EQ(sixteens.size(), 8U);
+    }
+  }
+  for (bool gated : {false, true}) {
+    for (int first = 0; first < kLanes; first += 8) {  // eight lanes of 16 bytes at a time
+      std::set<int> sixteens;
+      for (int lane = first; lane < first + 8; ++lane) {
+        const Finish mine = finish_place(gated, lane);
+        sixteens.insert(piece_at(6 + mine.row, mine.piece) / 16 % 8);
+      }
+      EXPECT_EQ(sixteens.size(), 8U);
     }
   }
 }
 
 // Without it: tiles leave the period of the swizzle, or the block does not fit in the 227 KB that one may have on sm_90.
 TEST(TiledMap, SharedMemory) {
-  for (int offset : {kXBytes, kBoxBytes, kStageBytes, kStripsAt, kGroupRows * kRowBytes, kStripBytes})
+  for (int offset : {kXBytes, kBoxBytes, kStageBytes, kSumsAt, kGroupRows * kRowBytes})
     EXPECT_EQ(offset % kAlignment, 0);
   EXPECT_EQ(kBarriersAt % 8, 0);
   EXPECT_LE(kSharedBytes, 227 * 1024);
