@@ -15,7 +15,7 @@ namespace tandem::kernels {
 /// How the work is cut: measured by kernels/bench/tiled_search. Changes no bit of the result.
 struct TiledGemmConfig {
   int cluster = 2;  ///< blocks that share what they read of w: 1 or 2
-  int band = 8;     ///< rows of tiles that are done before the next ones, at least 1
+  int band = 4;     ///< rows of tiles that are done before the next ones, at least 1
 };
 
 /// y[m, n] = act(x[m, k] w[n, k]^T + bias[n]) + residual[m, n]; gated: y = act(gate) * up with the halves of w [2 n, k] and of
