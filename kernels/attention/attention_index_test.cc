@@ -196,67 +196,36 @@ TEST(DecodeWorkers, FillTheCardAndNoMore) {
 }
 
 // A pair that no warp takes is never computed, one that two take appends twice; a multiprocessor with two pairs more than another
-// holds up the whole step.
-TEST(DecodeSpread, EveryPairHasOneWarpAndEveryBlockAsMany) {
+// A pair that no warp or two warps have is wrong or lost; a block with many more rounds than another is waited for.
+TEST(DecodeSpread, EveryPairHasOneWarpAndBlocksAreEven) {
   for (const int multiprocessors : {78, 108, 132}) {
-    for (const int most_warps : {10, 12, 16}) {
+    for (const int blocks_at_once : {2, 3, 4}) {
       std::vector<int> taken;
       for (int pairs = 1; pairs <= 5000; ++pairs) {
-        const DecodeSpread s = decode_spread(pairs, multiprocessors, most_warps);
-        ASSERT_TRUE(s.blocks >= 1 && s.blocks <= multiprocessors) << pairs;
-        ASSERT_TRUE(s.warps >= 1 && s.warps <= most_warps) << pairs;
+        const DecodeSpread s = decode_spread(pairs, multiprocessors, blocks_at_once);
+        ASSERT_TRUE(s.blocks >= 1 && s.blocks <= multiprocessors * blocks_at_once) << pairs;
         taken.assign(pairs, 0);
         int least = pairs;
         int most = 0;
         for (int block = 0; block < s.blocks; ++block) {
           int here = 0;
-          for (int warp = 0; warp < s.warps; ++warp) {
+          for (int warp = 0; warp < kDecodeWarps; ++warp) {
             // As the kernel walks: until the first round in which there is none.
-            for (int round = 0; s.pair(block, warp, round) < pairs; ++round) {
-              ++taken[s.pair(block, warp, round)];
-              ++here;
-            }
+            int rounds = 0;
+            for (; s.pair(block, warp, rounds) < pairs; ++rounds) ++taken[s.pair(block, warp, rounds)];
+            here = std::max(here, rounds);
           }
           least = std::min(least, here);
           most = std::max(most, here);
         }
         ASSERT_TRUE(std::ranges::all_of(taken, [](int times) { return times == 1; })) << pairs;
         ASSERT_LE(most - least, 1) << pairs;
-        ASSERT_EQ(most, ceil_div(pairs, multiprocessors)) << pairs << ": no spread has fewer at the fullest";
+        ASSERT_EQ(most, ceil_div(pairs, kDecodeWarps * multiprocessors * blocks_at_once)) << pairs;
       }
     }
   }
-}
-
-// The presets' steps at batch 64 as the log reckons them: a change of the rule shows here before it shows on a card.
-TEST(DecodeSpread, OfThePresets) {
-  const auto expect = [](int pairs, int most_warps, int blocks, int warps) {
-    const DecodeSpread s = decode_spread(pairs, 132, most_warps);
-    EXPECT_EQ(s.blocks, blocks) << pairs;
-    EXPECT_EQ(s.warps, warps) << pairs;
-  };
-  expect(64 * 16, 12, 128, 8);
-  expect(64 * 32, 10, 128, 8);  // two rounds
-  expect(64 * 12, 12, 128, 6);
-  expect(63 * 12, 12, 126, 6);
-  expect(256 * 16, 12, 128, 11);  // three rounds, the last not full
-  expect(1, 12, 1, 1);
-}
-
-// A block more on a multiprocessor is the pile that the spread is to prevent; a block that is larger than it must be keeps the
-// next product's weights out.
-TEST(DecodeSpread, SharedMemoryForSoManyBlocks) {
-  constexpr int kKb = 1024;
-  for (const int all : {100 * kKb, 164 * kKb, 228 * kKb}) {
-    for (const int reserved : {0, kKb}) {
-      for (const int blocks : {1, 2, 3}) {
-        const int each = shared_of_at_most(blocks, all, reserved) + reserved;
-        EXPECT_GT((blocks + 1) * each, all);
-        EXPECT_LE(blocks * each, all - reserved);
-      }
-    }
-  }
-  EXPECT_EQ(shared_of_at_most(1, 228 * kKb, kKb), 114 * kKb);  // leaves a product 112 KB on an H200
+  EXPECT_EQ(decode_spread(64 * 16, 132, 3).blocks, 256);
+  EXPECT_EQ(decode_spread(64 * 32, 132, 2).blocks, 256);  // two rounds: t5-3b
 }
 
 using Fragments = std::array<std::array<int, 8>, 32>;  // [lane][register * 2 + half]

@@ -3,11 +3,7 @@
 #include <fmt/format.h>
 
 #include <bit>
-#include <map>
-#include <mutex>
-#include <tuple>
 
-#include "harness/base/cuda_check.h"
 #include "harness/base/error.h"
 #include "kernels/attention/attention_check.h"
 #include "kernels/attention/attention_index.h"
@@ -79,27 +75,6 @@ void launch_decode(DType dtype, DType kv, bool self, const DecodeArgs& args, con
 }
 
 }  // namespace
-
-size_t shared_bytes_of_at_most(int most, const void* kernel, int threads) {
-  static std::mutex mutex;
-  static std::map<std::tuple<int, const void*, int, int>, size_t> known;
-  int device = 0;
-  TANDEM_CUDA_CHECK(cudaGetDevice(&device));
-  const std::lock_guard lock(mutex);
-  const std::tuple key{most, kernel, threads, device};
-  if (const auto found = known.find(key); found != known.end()) return found->second;
-  int blocks = 0;
-  int all = 0;
-  int reserved = 0;
-  TANDEM_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, 0));
-  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
-  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device));
-  // The most that any number of blocks asks for, so that the order of calls does not matter.
-  TANDEM_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         shared_of_at_most(1, all, reserved)));
-  const int bytes = blocks <= most ? 0 : shared_of_at_most(most, all, reserved);
-  return known[key] = static_cast<size_t>(bytes);
-}
 
 void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream_t stream) {
   constexpr std::string_view kName = "decode self-attention";

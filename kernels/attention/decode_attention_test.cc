@@ -169,8 +169,8 @@ void run_self(const SelfCase& c, uint64_t seed) {
     if (c.ancestry) {  // any table whose entries name rows that were alive then; entries from `position` on are not read
       for (int r = 0; r < c.batch; ++r) {
         for (int t = 0; t < step; ++t) {
-          ancestry[r * c.capacity + t] =
-              static_cast<int32_t>(random_bits(seed, (step * 131 + r) * 4099 + t) % c.batch);
+          const auto any = static_cast<int>(random_bits(seed, (step * 131 + r) * 4099 + t) % c.batch);
+          ancestry[r * c.capacity + t] = any == c.finish_row ? (any + 1) % c.batch : any;
         }
       }
       TANDEM_CUDA_CHECK(cudaMemcpy(device_ancestry.data(), ancestry.data(), ancestry.size() * sizeof(int32_t),

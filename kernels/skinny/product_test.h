@@ -247,7 +247,7 @@ struct Product {
     } else {
       weights = Rows::plain(w, p.k);
     }
-    p.norm_sums = nullptr;
+    if (with_sums) p.norm_sums = nullptr;
     if (with_sums && !quantised() && sparse == SparseWeights::kNone) {
       const std::vector<float> parts =
           p.beta != nullptr ? std::vector(beta) : std::vector<float>(static_cast<size_t>(p.k), 0.0f);

@@ -51,10 +51,6 @@ struct DecodeLaunch {
   bool dependent = false;
   cudaStream_t stream = nullptr;
 };
-/// Bytes of dynamic shared memory with which no multiprocessor takes more than `most` blocks of that many threads: 0 where registers
-/// see to it, else as little as does, so that a block of another kernel still fits beside them.
-size_t shared_bytes_of_at_most(int most, const void* kernel, int threads);
-
 void launch_decode_16bit(DType dtype, bool self, const DecodeArgs& args, const DecodeLaunch& how);
 /// Keys and values are codes, the rest of 16 bits.
 void launch_decode_f8(bool self, const DecodeArgs& args, const DecodeLaunch& how);

@@ -121,13 +121,10 @@ __global__ void __maxnreg__(S::kPairRegisters)
 template <typename S>
 void launch_pairs(const DecodeArgs& a, const DecodeLaunch& how) {
   const int pairs = how.sources * a.row_groups * a.heads;
-  const DecodeSpread spread = decode_spread(pairs, multiprocessors(), S::kPairWarps);
-  const auto kernel = decode_pairs_kernel<S>;
-  const int threads = spread.warps * kWarp;
-  launch(kernel,
+  const DecodeSpread spread = decode_spread(pairs, multiprocessors(), S::kPairBlocks);
+  launch(decode_pairs_kernel<S>,
          {.grid = dim3(static_cast<unsigned>(spread.blocks)),
-          .block = dim3(static_cast<unsigned>(threads)),
-          .shared_bytes = shared_bytes_of_at_most(1, reinterpret_cast<const void*>(kernel), threads),
+          .block = dim3(kDecodeThreads),
           .dependent = how.dependent},
          how.stream, a, spread);
 }

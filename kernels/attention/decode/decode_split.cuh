@@ -1,10 +1,7 @@
 // Decode attention of few pairs: the length of each is split over warps of a block or of a cluster.
 #pragma once
 
-#include <algorithm>
-
 #include "kernels/attention/decode/decode_pair.cuh"
-#include "kernels/common/arch.h"
 #include "kernels/common/launch.h"
 
 namespace tandem::kernels::decode {
@@ -84,13 +81,7 @@ void launch_split(const DecodeArgs& a, const DecodeLaunch& how) {
   const dim3 grid(static_cast<unsigned>(a.grid.blocks_x(a.heads)),
                   static_cast<unsigned>(how.sources * a.row_groups));
   const auto kernel = decode_split_kernel<S>;
-  size_t shared = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.grid));
-  // Two warps a pair: pairs enough that every multiprocessor has blocks, and then as many as any other.
-  const int most = ceil_div(static_cast<int>(grid.x * grid.y), multiprocessors());
-  if (a.grid.log2_workers == 1 && most > 1) {
-    shared = std::max(shared,
-                      shared_bytes_of_at_most(most, reinterpret_cast<const void*>(kernel), kDecodeThreads));
-  }
+  const size_t shared = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.grid));
   launch(kernel,
          {.grid = grid,
           .block = dim3(kDecodeThreads),

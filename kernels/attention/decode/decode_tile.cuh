@@ -54,12 +54,10 @@ struct Shape {
   static constexpr int kTiles = 2 * kGroups;        // products of scores, eight keys each
   static constexpr int kBlocks = (kSteps + 1) / 2;  // of 64 elements of a value
   static constexpr int kMinBlocks = kSteps == 4 ? 2 : kCodes && !kSelf ? 4 : 3;
-  // Where a warp has pairs to itself: registers of a thread, few enough that a product's block fits beside 8 warps, and the warps that
-  // the 64 K registers of a multiprocessor are enough for.
+  // Where a warp has a pair to itself: registers of a thread, and the blocks that those of a multiprocessor are enough for.
   static constexpr int kPairRegisters =
       kSteps == 4 ? (kCodes && !kExact ? 200 : 192) : (kCodes && !kSelf ? 128 : 168);
-  // A quarter of a multiprocessor holds a quarter of its registers, and a quarter of a block's warps.
-  static constexpr int kPairWarps = 4 * (16384 / (kWarp * kPairRegisters));
+  static constexpr int kPairBlocks = 65536 / (kDecodeThreads * kPairRegisters);
   static_assert(kKeys <= kWarp);
   // Two chunks of codes are one load of 16 bytes.
   static constexpr bool kKeyPairs = kCodes && kExact && kSteps % 2 == 0;
