@@ -132,15 +132,30 @@ __device__ void multiply(const Plan& p, uint32_t shared, const Barriers& barrier
 
 /// Eight columns of a row, or zeros.
 template <typename T>
-__device__ inline void load_eight(float (&v)[8], const void* from, int64_t at, bool inside) {
-  uint4 raw = make_uint4(0, 0, 0, 0);
-  if (inside) raw = *reinterpret_cast<const uint4*>(static_cast<const T*>(from) + at);
-  unpack<T>(raw, v);
+__device__ inline uint4 load_eight(const void* from, int64_t at, bool inside) {
+  return inside ? *reinterpret_cast<const uint4*>(static_cast<const T*>(from) + at) : make_uint4(0, 0, 0, 0);
+}
+/// The same of the sums in shared memory: as 16 bytes, which the compiler would read as eight elements.
+__device__ inline uint4 load_sums(uint32_t from) {
+  const float4 raw = load_shared_quad(from);
+  return make_uint4(__float_as_uint(raw.x), __float_as_uint(raw.y), __float_as_uint(raw.z),
+                    __float_as_uint(raw.w));
+}
+/// v = eight values of T, plus `add`.
+template <typename T>
+__device__ inline void sum_eight(float (&v)[8], const uint4& raw, const float (&add)[8]) {
+  const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = unpack2<T>(words[i]);
+    v[2 * i] = pair.x + add[2 * i];
+    v[2 * i + 1] = pair.y + add[2 * i + 1];
+  }
 }
 
 /// The warps that finish: each lane has the same eight columns of every row of a tile.
 template <typename T, int Cluster, bool Gated>
-__device__ void finish(const Args& a, const unsigned char* sums, const Barriers& barriers, int thread) {
+__device__ void finish(const Args& a, uint32_t sums, const Barriers& barriers, int thread) {
   constexpr int kTurns = 2;  // rows of a lane at once
   constexpr int kAtOnce = kTurns * rows_at_once(Gated);
   const Plan& p = a.plan;
@@ -152,50 +167,51 @@ __device__ void finish(const Args& a, const unsigned char* sums, const Barriers&
     const TilePlace place = tile_place(p, index, rank);
     const int column = place.column + 8 * mine.piece;
     const bool inside = column < p.n;
+    const bool biased = inside && a.bias != nullptr;
     float bias[8], up_bias[8];
-    load_eight<T>(bias, a.bias, column, inside && a.bias != nullptr);
-    if constexpr (Gated) load_eight<T>(up_bias, a.bias, p.n + column, inside && a.bias != nullptr);
+    unpack<T>(load_eight<T>(a.bias, column, biased), bias);
+    if constexpr (Gated) unpack<T>(load_eight<T>(a.bias, p.n + column, biased), up_bias);
     for (int group = 0; group < kGroups; ++group) {
       barrier_wait(barriers.sums(group), parity);
 #pragma unroll 1
       for (int first = warp * kAtOnce; first < kGroupRows; first += kFinishWarps * kAtOnce) {
-        float v[8 * kTurns];
-        float other[8 * kTurns];  // up values, or residuals
         const auto row_of = [&](int turn) {
           return group * kGroupRows + first + turn * rows_at_once(Gated) + mine.row;
         };
+        const auto there = [&](int turn) { return inside && place.row + row_of(turn) < p.m; };
+        uint4 residual[kTurns] = {};
+        if (a.residual != nullptr) {
 #pragma unroll
-        for (int turn = 0; turn < kTurns; ++turn) {
-          const int row = row_of(turn);
-          const auto put = [&](float(&to)[8 * kTurns], const float(&values)[8], const float(&add)[8]) {
+          for (int turn = 0; turn < kTurns; ++turn)
+            residual[turn] =
+                load_eight<T>(a.residual, (place.row + row_of(turn)) * a.ld_residual + column, there(turn));
+        }
+        float v[kTurns][8];
 #pragma unroll
-            for (int i = 0; i < 8; ++i) to[8 * turn + i] = values[i] + add[i];
-          };
-          float eight[8];
-          unpack<T>(*reinterpret_cast<const uint4*>(sums + piece_at(row, mine.piece)), eight);
-          put(v, eight, bias);
-          if constexpr (Gated) {
-            unpack<T>(*reinterpret_cast<const uint4*>(sums + piece_at(row, mine.piece + kPieces / 2)), eight);
-            put(other, eight, up_bias);
-          } else {
-            const bool there = inside && place.row + row < p.m && a.residual != nullptr;
-            load_eight<T>(eight, a.residual, (place.row + row) * a.ld_residual + column, there);
+        for (int turn = 0; turn < kTurns; ++turn)
+          sum_eight<T>(v[turn], load_sums(sums + piece_at(row_of(turn), mine.piece)), bias);
+        if (a.activation >= 0) {
 #pragma unroll
-            for (int i = 0; i < 8; ++i) other[8 * turn + i] = eight[i];
+          for (int turn = 0; turn < kTurns; ++turn)
+            activate<T>(static_cast<Activation>(a.activation), v[turn]);
+        }
+        if constexpr (Gated) {
+#pragma unroll
+          for (int turn = 0; turn < kTurns; ++turn) {
+            float up[8];
+            sum_eight<T>(up, load_sums(sums + piece_at(row_of(turn), mine.piece + kPieces / 2)), up_bias);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) v[turn][i] *= up[i];
           }
         }
-        if (a.activation >= 0) activate<T>(static_cast<Activation>(a.activation), v);
+        if (a.residual != nullptr) {
+#pragma unroll
+          for (int turn = 0; turn < kTurns; ++turn) sum_eight<T>(v[turn], residual[turn], v[turn]);
+        }
 #pragma unroll
         for (int turn = 0; turn < kTurns; ++turn) {
-          float out[8];
-#pragma unroll
-          for (int i = 0; i < 8; ++i) {
-            const int at = 8 * turn + i;
-            out[i] = Gated ? v[at] * other[at] : v[at] + other[at];
-          }
-          const int row = place.row + row_of(turn);
-          if (inside && row < p.m)
-            *reinterpret_cast<uint4*>(static_cast<T*>(a.y) + row * a.ldy + column) = pack<T>(out);
+          T* const to = static_cast<T*>(a.y) + (place.row + row_of(turn)) * a.ldy + column;
+          if (there(turn)) *reinterpret_cast<uint4*>(to) = pack<T>(v[turn]);
         }
       }
       barrier_arrive(barriers.taken(group));
@@ -210,8 +226,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                       const __grid_constant__ Args a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) unsigned char raw[];
-  unsigned char* const base = raw + (kAlignment - shared_address(raw) % kAlignment) % kAlignment;
-  const uint32_t shared = shared_address(base);
+  const uint32_t shared = round_up(shared_address(raw), static_cast<uint32_t>(kAlignment));
   pdl_launch_dependents();
   const Barriers barriers{shared + kBarriersAt};
   const int thread = static_cast<int>(threadIdx.x);
@@ -238,7 +253,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (group == 0) {
     fewer_registers<104>();
     if (thread == 0) produce<Cluster>(a.plan, &x, &w, shared, barriers);
-    if (thread >= kWarp) finish<T, Cluster, Gated>(a, base + kSumsAt, barriers, thread - kWarp);
+    if (thread >= kWarp) finish<T, Cluster, Gated>(a, shared + kSumsAt, barriers, thread - kWarp);
   } else {
     more_registers<200>();
     multiply<T, Cluster>(a.plan, shared, barriers, group - 1, thread % kGroupThreads);
