@@ -195,8 +195,7 @@ TEST(DecodeWorkers, FillTheCardAndNoMore) {
   }
 }
 
-// A pair that no warp takes is never computed, one that two take appends twice; a multiprocessor with two pairs more than another
-// A pair that no warp or two warps have is wrong or lost; a block with many more rounds than another is waited for.
+// A pair that no warp takes is never computed, one that two take appends twice; a block with more rounds than another is waited for.
 TEST(DecodeSpread, EveryPairHasOneWarpAndBlocksAreEven) {
   for (const int multiprocessors : {78, 108, 132}) {
     for (const int blocks_at_once : {2, 3, 4}) {
