@@ -111,8 +111,11 @@ TANDEM_HD constexpr int64_t persistent_item(int64_t round, int block, int blocks
 
 // ---- Workers of a decode step -----------------------------------------------------------------------------------------
 
-inline constexpr int kDecodeWarps = 4;  ///< warps of a decode block
+inline constexpr int kDecodeWarps = 4;  ///< warps of a decode block, but of long heads
 inline constexpr int kDecodeLog2Warps = 2;
+/// Of few pairs of long heads in 16 bits: a warp holds 16 keys of them at once, so that 128 keys are one tile each.
+inline constexpr int kDecodeLongHeadWarps = 8;
+inline constexpr int kDecodeMaxWorkers = 32;
 inline constexpr int kDecodeMaxSplits = 8;  ///< blocks of a cluster, its portable size
 inline constexpr int kDecodeGranule =
     16;  ///< keys; a worker's share is a multiple of this (but for the last)
@@ -140,25 +143,27 @@ inline constexpr int kDecodeBusyWarps = 7;
 /// at full length, and twice that where blocks must meet in a cluster. A warp costs some 500 instructions however few keys it
 /// has, so no more than that.
 TANDEM_HD constexpr int decode_workers(int64_t pairs, int capacity, int multiprocessors,
-                                       int busy_warps = kDecodeBusyWarps) {
+                                       int busy_warps = kDecodeBusyWarps, int block_warps = kDecodeWarps) {
   int workers = 1;
-  while (workers < kDecodeWarps * kDecodeMaxSplits &&
+  while (workers < kDecodeMaxWorkers &&
          pairs * workers < busy_warps * static_cast<int64_t>(multiprocessors) &&
-         capacity >= (workers < kDecodeWarps ? 2 : 4) * workers * kDecodeGranule) {
+         capacity >= (workers < block_warps ? 2 : 4) * workers * kDecodeGranule) {
     workers *= 2;
   }
   return workers;
 }
 
-/// How the workers of pairs lie over blocks: up to kDecodeWarps of them in a block, several heads a block when they are
+/// How the workers of pairs lie over blocks: up to warps() of them in a block, several heads a block when they are
 /// fewer, a cluster of blocks when they are more.
 struct DecodeGrid {
   int log2_workers = 0;
+  int log2_warps = kDecodeLog2Warps;
+  TANDEM_HD constexpr int warps() const { return 1 << log2_warps; }  ///< of a block
   TANDEM_HD constexpr int log2_block_workers() const {
-    return log2_workers < kDecodeLog2Warps ? log2_workers : kDecodeLog2Warps;
+    return log2_workers < log2_warps ? log2_workers : log2_warps;
   }
   TANDEM_HD constexpr int log2_splits() const { return log2_workers - log2_block_workers(); }
-  TANDEM_HD constexpr int block_heads() const { return kDecodeWarps >> log2_block_workers(); }
+  TANDEM_HD constexpr int block_heads() const { return warps() >> log2_block_workers(); }
   TANDEM_HD constexpr int blocks_x(int heads) const {
     return ceil_div(heads, block_heads()) << log2_splits();
   }

@@ -155,15 +155,16 @@ TEST(DecodeWorkers, RangesCoverEveryKeyOnce) {
 // A pair that no warp takes is never computed; two warps with one share of one pair count it twice.
 TEST(DecodeWorkers, EveryShareHasOneWarp) {
   ASSERT_EQ(1 << kDecodeLog2Warps, kDecodeWarps);
-  for (int log2_workers = 0; log2_workers <= 5; ++log2_workers) {
-    const DecodeGrid grid{log2_workers};
+  for (const auto& [log2_workers, log2_warps] :
+       {std::pair{0, 2}, {1, 2}, {2, 2}, {3, 2}, {4, 2}, {5, 2}, {0, 3}, {1, 3}, {2, 3}, {3, 3}, {4, 3}}) {
+    const DecodeGrid grid{log2_workers, log2_warps};
     ASSERT_LE(1 << grid.log2_splits(), kDecodeMaxSplits);
     for (int heads = 1; heads <= 33; ++heads) {
       ASSERT_EQ(grid.blocks_x(heads) % (1 << grid.log2_splits()), 0);
       std::set<std::pair<int, int>> taken;
       for (int block = 0; block < grid.blocks_x(heads); ++block) {
         ASSERT_EQ(grid.split(block), block % (1 << grid.log2_splits())) << "the rank in the cluster";
-        for (int warp = 0; warp < kDecodeWarps; ++warp) {
+        for (int warp = 0; warp < grid.warps(); ++warp) {
           const int head = grid.head(block, warp);
           const int worker = grid.worker(block, warp);
           ASSERT_LT(worker, 1 << log2_workers);
@@ -183,6 +184,11 @@ TEST(DecodeWorkers, FillTheCardAndNoMore) {
   EXPECT_EQ(decode_workers(1024, 4096, 132), 1);
   EXPECT_EQ(decode_workers(512, 512, 132), 2);
   EXPECT_EQ(decode_workers(16, 1, 132), 1);
+  // Long heads: a block of eight warps.
+  EXPECT_EQ(decode_workers(32, 128, 132, kDecodeBusyWarps, kDecodeLongHeadWarps), 8);
+  EXPECT_EQ(decode_workers(32, 511, 132, kDecodeBusyWarps, kDecodeLongHeadWarps), 8);
+  EXPECT_EQ(decode_workers(32, 512, 132, kDecodeBusyWarps, kDecodeLongHeadWarps), 16);
+  EXPECT_EQ(decode_workers(256, 128, 132, kDecodeBusyWarps, kDecodeLongHeadWarps), 4);
   // Codes: a warp has half as many bytes under way.
   EXPECT_EQ(decode_workers(1024, 512, 132, 12), 2);
   EXPECT_EQ(decode_workers(2048, 512, 132, 12), 1);

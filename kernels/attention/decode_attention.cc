@@ -25,17 +25,37 @@ int busy_warps(int head_dim, DType kv) {
   return dtype_bits(kv) == 8 && head_dim <= kLongSourceHeadDim ? 12 : kDecodeBusyWarps;
 }
 
-DecodeGrid choose_grid(int asked, int64_t pairs, int capacity, int warps, std::string_view kernel) {
-  constexpr int kMost = kDecodeWarps * kDecodeMaxSplits;
+/// Warps that a block may have for one pair.
+int block_warps(int head_dim, DType kv) {
+  return dtype_bits(kv) == 16 && head_dim > kLongSourceHeadDim ? kDecodeLongHeadWarps : kDecodeWarps;
+}
+
+struct GridProblem {
+  int64_t pairs = 0;
+  int length = 0;  ///< keys, at most
+  int head_dim = 0;
+  DType kv = DType::kBF16;
+};
+
+int choose_workers(const GridProblem& p) {
+  return decode_workers(p.pairs, p.length, multiprocessors(), busy_warps(p.head_dim, p.kv),
+                        block_warps(p.head_dim, p.kv));
+}
+
+DecodeGrid choose_grid(int asked, const GridProblem& p, std::string_view kernel) {
   constexpr int64_t kMostPairs = int64_t{1} << 30;  // they are counted in 32 bits
-  require_field(pairs <= kMostPairs, kernel, "heads * rows", pairs, fmt::format("1 to {}", kMostPairs));
-  require_field(
-      asked == 0 || (asked >= 1 && asked <= kMost && std::has_single_bit(static_cast<unsigned>(asked))),
-      kernel, "workers", asked, "0, 1, 2, 4, 8, 16 or 32");
-  int workers = asked != 0 ? asked : decode_workers(pairs, capacity, multiprocessors(), warps);
+  require_field(p.pairs <= kMostPairs, kernel, "heads * rows", p.pairs, fmt::format("1 to {}", kMostPairs));
+  require_field(asked == 0 || (asked >= 1 && asked <= kDecodeMaxWorkers &&
+                               std::has_single_bit(static_cast<unsigned>(asked))),
+                kernel, "workers", asked, "0, 1, 2, 4, 8, 16 or 32");
+  int workers = asked != 0 ? asked : choose_workers(p);
+  const int in_a_block = block_warps(p.head_dim, p.kv);
   // Beyond one block partial results meet in a cluster, which only sm_90 has.
-  if (workers > kDecodeWarps && !current_arch().sm90a) workers = kDecodeWarps;
-  return {.log2_workers = std::countr_zero(static_cast<unsigned>(workers))};
+  if (workers > in_a_block && !current_arch().sm90a) workers = in_a_block;
+  // More warps than a block may have are of blocks on as many multiprocessors as can be.
+  const int warps = workers == in_a_block ? in_a_block : kDecodeWarps;
+  return {.log2_workers = std::countr_zero(static_cast<unsigned>(workers)),
+          .log2_warps = std::countr_zero(static_cast<unsigned>(warps))};
 }
 
 void check_common(int head_dim, int heads, float scale, DType dtype, std::string_view kernel) {
@@ -122,8 +142,12 @@ void launch_decode_self_attention(const DecodeSelfAttentionParams& p, cudaStream
       .row_groups = 1,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .grid = choose_grid(p.workers, static_cast<int64_t>(p.batch) * p.heads, p.capacity,
-                          busy_warps(p.head_dim, kv), kName),
+      .grid = choose_grid(p.workers,
+                          {.pairs = static_cast<int64_t>(p.batch) * p.heads,
+                           .length = p.capacity,
+                           .head_dim = p.head_dim,
+                           .kv = kv},
+                          kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
       .halves = p.dtype == DType::kF16,
@@ -156,11 +180,13 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
   require_field(p.sources >= 1 && static_cast<int64_t>(p.sources) * groups <= kMaxGridY, kName, "sources",
                 p.sources, fmt::format("1 to {}", kMaxGridY / groups));
   require_field(p.max_source_length >= 1, kName, "max_source_length", p.max_source_length, "at least 1");
-  const int64_t pairs = static_cast<int64_t>(p.sources) * groups * p.heads;
+  const GridProblem problem{.pairs = static_cast<int64_t>(p.sources) * groups * p.heads,
+                            .length = p.max_source_length,
+                            .head_dim = p.head_dim,
+                            .kv = kv};
   int workers = p.workers;
   if (workers == 0 && p.max_source_length >= kLongSource && p.head_dim <= kLongSourceHeadDim) {
-    workers = std::max(kDecodeWarps, decode_workers(pairs, p.max_source_length, multiprocessors(),
-                                                    busy_warps(p.head_dim, kv)));
+    workers = std::max(kDecodeWarps, choose_workers(problem));
   }
   const DecodeArgs args{
       .q = p.q,
@@ -191,7 +217,7 @@ void launch_decode_cross_attention(const DecodeCrossAttentionParams& p, cudaStre
       .row_groups = groups,
       .heads = p.heads,
       .head_dim = p.head_dim,
-      .grid = choose_grid(workers, pairs, p.max_source_length, busy_warps(p.head_dim, kv), kName),
+      .grid = choose_grid(workers, problem, kName),
       .scale = p.scale,
       .kv_ready = p.kv_ready && p.dependent,
       .halves = p.dtype == DType::kF16,

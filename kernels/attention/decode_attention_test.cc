@@ -252,6 +252,8 @@ TEST_P(DecodeSelfAttention, HeadSizes) {
                 .workers = 2},
                random_());
     }
+    for (const int w : {8, 16, 32})  // eight warps are a block of long heads
+      run_self({.dtype = dtype, .head_dim = 128, .capacity = 140, .steps = 140, .workers = w}, random_());
   }
 }
 
@@ -333,9 +335,7 @@ TEST_P(DecodeSelfAttention, Codes) {
   }
 }
 
-// More pairs than a multiprocessor has warps: a warp goes from pair to pair and requests the next one's keys, query and values
-// while it is at this one's last tile. What is left of one pair in the next shows here: a finished row between live ones, another row's past,
-// the bias of another head, codes and their scales; numbers of pairs that no block divides (63 x 12, 61 x 29) and the two rounds of t5-3b.
+// A warp goes from pair to pair and requests the next one's keys at this one's last tile: what one leaves in the next shows here.
 TEST_P(DecodeSelfAttention, ManyPairs) {
   if (std::string_view(GetParam()) == "sm80") GTEST_SKIP() << "the kernel of sm90";
   for (const std::optional<DType> kv :

@@ -188,6 +188,24 @@ TEST_P(DecodeCrossAttention, HeadSizesAndLayouts) {
   }
 }
 
+// Eight warps are a block of long heads: of a row, of beams, with heads that no block divides.
+TEST_P(DecodeCrossAttention, LongHeads) {
+  for (const DType dtype : kTypes) {
+    for (const int workers : {0, 8, 16}) {
+      for (const int rows : {1, 4, 9}) {
+        run_cross({.dtype = dtype,
+                   .heads = 3,
+                   .head_dim = workers == 16 ? 80 : 128,
+                   .lengths = {1, 2, 15, 16, 17, 127, 128, 129, 0, 200},
+                   .rows_per_source = rows,
+                   .workers = workers,
+                   .some_finished = rows == 4},
+                  random_());
+      }
+    }
+  }
+}
+
 // Beams share one pass over the source: a mixed-up row shows at every number of beams, within a pass and over several.
 TEST_P(DecodeCrossAttention, Beams) {
   for (const DType dtype : kTypes) {

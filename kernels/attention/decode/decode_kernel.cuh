@@ -27,7 +27,7 @@ inline constexpr int kDecodeBarrierFloats = 4;
 TANDEM_HD constexpr int decode_shared_floats(int rows, int head_dim, const DecodeGrid& grid) {
   if (grid.log2_workers == 0) return 0;
   return kDecodeBarrierFloats +
-         (kDecodeWarps + (1 << grid.log2_splits()) - 1) * decode_partial_floats(rows, head_dim);
+         (grid.warps() + (1 << grid.log2_splits()) - 1) * decode_partial_floats(rows, head_dim);
 }
 
 /// What one warp works on.
@@ -139,7 +139,7 @@ struct Partial {
   float* sums;   ///< [rows, head_dim]
   float* stats;  ///< [rows, 2]
 };
-/// Partial 0 .. kDecodeWarps - 1: of the warps; after them: of split 1, 2, ...
+/// Partial 0 .. grid.warps() - 1: of the warps; after them: of split 1, 2, ...
 __device__ inline Partial decode_partial(float* shared, int index, int rows, int head_dim) {
   float* base = shared + kDecodeBarrierFloats + index * decode_partial_floats(rows, head_dim);
   return {base, base + rows * head_dim};
@@ -201,8 +201,8 @@ __device__ inline Combined combine(const Combined& start, float* shared, int beg
 
 /// More than one worker a pair. Combines the warps' partials (already in shared memory; a warp without keys has maximum
 /// -inf, total 0, sums 0), then those of the cluster in its first block, and stores the rows. Every thread of the block
-/// calls it.
-template <typename T>
+/// calls it. Warps: of a block, at most.
+template <typename T, int Warps = kDecodeWarps>
 __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeTask& t, float* shared) {
   __syncthreads();
 #if __CUDA_ARCH__ >= 900
@@ -218,11 +218,11 @@ __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeTask& 
     if (map.pair(i) >= map.pairs) continue;
     const int row = map.row(i);
     const int element = 2 * map.pair(i);
-    Combined c = combine<kDecodeWarps>({-INFINITY, 0.0f, 0.0f, 0.0f}, shared, first_warp, group_warps, t.rows,
-                                       a.head_dim, row, element);
+    Combined c = combine<Warps>({-INFINITY, 0.0f, 0.0f, 0.0f}, shared, first_warp, group_warps, t.rows,
+                                a.head_dim, row, element);
 #if __CUDA_ARCH__ >= 900
     if (t.split != 0) {
-      const Partial slot = decode_partial(shared, kDecodeWarps + t.split - 1, t.rows, a.head_dim);
+      const Partial slot = decode_partial(shared, a.grid.warps() + t.split - 1, t.rows, a.head_dim);
       const uint32_t barrier = cluster_address(shared_address(shared), 0);
       store_cluster(cluster_address(shared_address(slot.sums + row * a.head_dim + element), 0), c.first,
                     c.second, barrier);
@@ -233,7 +233,7 @@ __device__ inline void combine_and_store(const DecodeArgs& a, const DecodeTask& 
     }
     if (splits > 1) {
       barrier_wait(shared_address(shared), 0);
-      c = combine<kDecodeMaxSplits - 1>(c, shared, kDecodeWarps, splits - 1, t.rows, a.head_dim, row,
+      c = combine<kDecodeMaxSplits - 1>(c, shared, a.grid.warps(), splits - 1, t.rows, a.head_dim, row,
                                         element);
     }
 #endif

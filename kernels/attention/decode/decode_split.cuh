@@ -7,7 +7,8 @@
 namespace tandem::kernels::decode {
 
 template <typename S>
-__global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_split_kernel(const DecodeArgs a) {
+__global__ void __launch_bounds__(S::kSplitWarps* kWarp, S::kSplitBlocks)
+    decode_split_kernel(const DecodeArgs a) {
   using T = typename S::T;
   extern __shared__ __align__(16) float shared[];
   pdl_launch_dependents();
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(kDecodeThreads, S::kMinBlocks) decode_split_ke
 
   if constexpr (S::kCodes) leave_unit(state);
   leave_partial(a, t, state, row_total(state.total), shared, lane);
-  combine_and_store<T>(a, t, shared);
+  combine_and_store<T, S::kSplitWarps>(a, t, shared);
 }
 
 template <typename S>
@@ -80,12 +81,10 @@ void launch_split(const DecodeArgs& a, const DecodeLaunch& how) {
   const int rows = a.rows_per_source < kDecodeRows16 ? a.rows_per_source : kDecodeRows16;
   const dim3 grid(static_cast<unsigned>(a.grid.blocks_x(a.heads)),
                   static_cast<unsigned>(how.sources * a.row_groups));
-  const auto kernel = decode_split_kernel<S>;
-  const size_t shared = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.grid));
-  launch(kernel,
+  launch(decode_split_kernel<S>,
          {.grid = grid,
-          .block = dim3(kDecodeThreads),
-          .shared_bytes = shared,
+          .block = dim3(static_cast<unsigned>(a.grid.warps() * kWarp)),
+          .shared_bytes = sizeof(float) * static_cast<size_t>(decode_shared_floats(rows, a.head_dim, a.grid)),
           .dependent = how.dependent,
           .cluster = 1 << a.grid.log2_splits()},
          how.stream, a);

@@ -54,6 +54,9 @@ struct Shape {
   static constexpr int kTiles = 2 * kGroups;        // products of scores, eight keys each
   static constexpr int kBlocks = (kSteps + 1) / 2;  // of 64 elements of a value
   static constexpr int kMinBlocks = kSteps == 4 ? 2 : kCodes && !kSelf ? 4 : 3;
+  // Where a pair has several warps: of a block, at most, and the blocks of those that a multiprocessor has registers for.
+  static constexpr int kSplitWarps = kSteps == 4 && !kCodes ? kDecodeLongHeadWarps : kDecodeWarps;
+  static constexpr int kSplitBlocks = kMinBlocks * kDecodeWarps / kSplitWarps;
   // Where a warp has a pair to itself: registers of a thread, and the blocks that those of a multiprocessor are enough for.
   static constexpr int kPairRegisters =
       kSteps == 4 ? (kCodes && !kExact ? 200 : 192) : (kCodes && !kSelf ? 128 : 168);
