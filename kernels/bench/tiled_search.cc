@@ -94,10 +94,12 @@ Candidate library_candidate(const CublasLt& lt, const GemmProblem& whole,
 
 std::vector<Candidate> own_candidates(const GemmProblem& p, const std::optional<Activation>& activation) {
   std::vector<Candidate> all;
-  for (int cluster : {1, 2}) {
-    for (int band : {2, 4, 8, 16, 32}) {
-      const TiledGemmConfig config{.cluster = cluster, .band = band};
-      all.push_back({.name = fmt::format("own, cluster {} band {}", cluster, band),
+  for (const auto& [ping_pong, cluster] : {std::pair{false, 1}, std::pair{false, 2}, std::pair{true, 1},
+                                           std::pair{true, 2}, std::pair{true, 4}}) {
+    for (int band : {2, 4, 8, 16}) {
+      const TiledGemmConfig config{.ping_pong = ping_pong, .cluster = cluster, .band = band};
+      all.push_back({.name = fmt::format("own, {} cluster {} band {}", ping_pong ? "ping-pong" : "finishers",
+                                         cluster, band),
                      .launch = [=](const GemmArgs& args, cudaStream_t s) {
                        launch_tiled_gemm({.m = p.m,
                                           .n = p.n,

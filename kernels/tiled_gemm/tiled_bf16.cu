@@ -2,8 +2,8 @@
 
 namespace tandem::kernels::tiled_gemm {
 
-Kernel bf16_kernel(int cluster, bool gated) {
-  return find_kernel<__nv_bfloat16>(cluster, gated);
+Kernel bf16_kernel(Form form, int cluster, bool gated) {
+  return find_kernel<__nv_bfloat16>(form, cluster, gated);
 }
 
 }  // namespace tandem::kernels::tiled_gemm

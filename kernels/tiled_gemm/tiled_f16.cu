@@ -2,8 +2,8 @@
 
 namespace tandem::kernels::tiled_gemm {
 
-Kernel f16_kernel(int cluster, bool gated) {
-  return find_kernel<__half>(cluster, gated);
+Kernel f16_kernel(Form form, int cluster, bool gated) {
+  return find_kernel<__half>(form, cluster, gated);
 }
 
 }  // namespace tandem::kernels::tiled_gemm

@@ -14,7 +14,9 @@ namespace tandem::kernels {
 
 /// How the work is cut: measured by kernels/bench/tiled_search. Changes no bit of the result.
 struct TiledGemmConfig {
-  int cluster = 2;  ///< blocks that share what they read of w: 1 or 2
+  bool ping_pong =
+      true;  ///< two tiles of 128 x 128 in turns; else one of 128 x 256, finished by warps of their own
+  int cluster = 2;  ///< blocks that share what they read: 1 or 2; with ping_pong 4 too
   int band = 4;     ///< rows of tiles that are done before the next ones, at least 1
 };
 

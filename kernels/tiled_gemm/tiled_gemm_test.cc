@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <string>
@@ -28,8 +29,16 @@ namespace {
 std::string text(const TiledGemmParams& p) {
   return std::string(dtype_name(p.dtype)) + " " + std::to_string(p.m) + " x " + std::to_string(p.n) + " x " +
          std::to_string(p.k) + (p.activation ? " " + std::string(activation_name(*p.activation)) : "") +
-         " cluster " + std::to_string(p.config.cluster) + " band " + std::to_string(p.config.band);
+         (p.config.ping_pong ? " ping-pong" : " finishers") + " cluster " + std::to_string(p.config.cluster) +
+         " band " + std::to_string(p.config.band);
 }
+
+/// Every kernel.
+constexpr TiledGemmConfig kConfigs[] = {{.ping_pong = false, .cluster = 1},
+                                        {.ping_pong = false, .cluster = 2},
+                                        {.ping_pong = true, .cluster = 1},
+                                        {.ping_pong = true, .cluster = 2},
+                                        {.ping_pong = true, .cluster = 4}};
 
 struct Extras {
   bool bias = false;
@@ -63,8 +72,6 @@ void check_product(TiledGemmParams p, const Extras& with, RandomValues& random) 
   launch_tiled_gemm(p, nullptr);
   const std::vector<float> got = y.values();
 
-  std::vector<float> checked;
-  std::vector<double> want;
   /// The sum rounded to the type; both neighbours where an error of fp32 decides which one it is.
   const auto product = [&](int64_t row, int64_t column) {
     double sum = 0;
@@ -77,7 +84,20 @@ void check_product(TiledGemmParams p, const Extras& with, RandomValues& random) 
   const auto biased = [&](double sum, int64_t column) {
     return sum + (with.bias ? bias[static_cast<size_t>(column)] : 0.0);
   };
-  const auto add = [&](int64_t row, int64_t column) {
+  std::vector<std::array<int64_t, 2>> places;
+  if (p.m * width * p.k <= 40'000'000) {
+    for (int64_t row = 0; row < p.m; ++row)
+      for (int64_t column = 0; column < p.n; ++column) places.push_back({row, column});
+  } else {
+    for (int64_t column = 0; column < p.n; ++column) places.push_back({p.m - 1, column});
+    for (int64_t row = 0; row < p.m; row += 7) places.push_back({row, p.n - 1});
+    for (int i = 0; i < 4000; ++i) places.push_back({random.between(0, p.m - 1), random.between(0, p.n - 1)});
+  }
+  std::vector<float> checked(places.size());
+  std::vector<double> want(places.size());
+#pragma omp parallel for
+  for (size_t i = 0; i < places.size(); ++i) {
+    const auto [row, column] = places[i];
     const float own = got[static_cast<size_t>(row * ldy + column)];
     double nearest = std::numeric_limits<double>::infinity();
     const auto other = p.gated ? product(row, p.n + column) : std::array{1.0, 1.0};
@@ -90,16 +110,8 @@ void check_product(TiledGemmParams p, const Extras& with, RandomValues& random) 
         if (!(std::abs(own - nearest) <= std::abs(own - v))) nearest = v;
       }
     }
-    checked.push_back(own);
-    want.push_back(nearest);
-  };
-  if (p.m * width * p.k <= 40'000'000) {
-    for (int64_t row = 0; row < p.m; ++row)
-      for (int64_t column = 0; column < p.n; ++column) add(row, column);
-  } else {
-    for (int64_t column = 0; column < p.n; ++column) add(p.m - 1, column);
-    for (int64_t row = 0; row < p.m; row += 7) add(row, p.n - 1);
-    for (int i = 0; i < 4000; ++i) add(random.between(0, p.m - 1), random.between(0, p.n - 1));
+    checked[i] = own;
+    want[i] = nearest;
   }
   // The last rounding, and an activation in fp32; the other factor is up to 6 when gated.
   expect_near(checked, want, 0.51 * epsilon(p.dtype), p.gated ? 2e-5 : 4e-6, text(p));
@@ -117,18 +129,19 @@ void check_product(TiledGemmParams p, const Extras& with, RandomValues& random) 
 TEST(TiledGemm, Shapes) {
   TANDEM_NEEDS_SM90A();
   RandomValues random(test_seed());
-  for (int cluster : {1, 2}) {
+  for (TiledGemmConfig config : kConfigs) {
     for (int64_t m : {1, 127, 129, 513}) {
       for (int64_t n : {8, 264, 1000}) {
         for (int64_t k : {8, 64, 320, 1024}) {
-          check_product({.m = m, .n = n, .k = k, .config = {.cluster = cluster}}, {.bias = k != 64}, random);
+          check_product({.m = m, .n = n, .k = k, .config = config}, {.bias = k != 64}, random);
         }
       }
     }
-    check_product({.m = 8191, .n = 1000, .k = 1024, .config = {.cluster = cluster}}, {.bias = true}, random);
-    check_product({.dtype = DType::kF16, .m = 513, .n = 4096, .k = 4096, .config = {.cluster = cluster}},
-                  {.bias = true}, random);
-    check_product({.m = 40000, .n = 1032, .k = 136, .config = {.cluster = cluster}}, {.bias = true}, random);
+    check_product({.m = 8191, .n = 1000, .k = 1024, .config = config}, {.bias = true}, random);
+    check_product({.dtype = DType::kF16, .m = 513, .n = 4096, .k = 4096, .config = config}, {.bias = true},
+                  random);
+    check_product({.m = 40000, .n = 1032, .k = 136, .config = config}, {.bias = true}, random);
+    check_product({.m = 9000, .n = 2056, .k = 64, .config = config}, {.bias = true}, random);
   }
 }
 
@@ -136,14 +149,12 @@ TEST(TiledGemm, Shapes) {
 TEST(TiledGemm, Configs) {
   TANDEM_NEEDS_SM90A();
   RandomValues random(test_seed());
-  for (int cluster : {1, 2}) {
+  for (TiledGemmConfig config : kConfigs) {
     for (int band : {1, 3, 64}) {
-      check_product({.dtype = band == 3 ? DType::kF16 : DType::kBF16,
-                     .m = 2500,
-                     .n = 3000,
-                     .k = 192,
-                     .config = {.cluster = cluster, .band = band}},
-                    {.bias = true}, random);
+      config.band = band;
+      check_product(
+          {.dtype = band == 3 ? DType::kF16 : DType::kBF16, .m = 2500, .n = 3000, .k = 192, .config = config},
+          {.bias = true}, random);
     }
   }
 }
@@ -169,18 +180,18 @@ TEST(TiledGemm, Activations) {
 TEST(TiledGemm, Residuals) {
   TANDEM_NEEDS_SM90A();
   RandomValues random(test_seed());
-  for (int cluster : {1, 2}) {
+  for (TiledGemmConfig config : kConfigs) {
     for (bool in_place : {false, true}) {
       const Extras with{.bias = true, .residual = true, .in_place = in_place};
       for (int64_t n : {8, 136, 264, 1000})
-        check_product({.m = 333, .n = n, .k = 72, .config = {.cluster = cluster}}, with, random);
-      check_product({.m = 20000, .n = 1024, .k = 64, .config = {.cluster = cluster}}, with, random);
+        check_product({.m = 333, .n = n, .k = 72, .config = config}, with, random);
+      check_product({.m = 20000, .n = 1024, .k = 64, .config = config}, with, random);
       check_product({.dtype = DType::kF16,
                      .m = 1000,
                      .n = 520,
                      .k = 512,
                      .activation = Activation::kSilu,
-                     .config = {.cluster = cluster}},
+                     .config = config},
                     with, random);
     }
   }
@@ -190,15 +201,11 @@ TEST(TiledGemm, Residuals) {
 TEST(TiledGemm, Gated) {
   TANDEM_NEEDS_SM90A();
   RandomValues random(test_seed());
-  for (int cluster : {1, 2}) {
+  for (TiledGemmConfig config : kConfigs) {
     for (int64_t n : {8, 120, 136, 1000}) {
-      check_product({.m = 333,
-                     .n = n,
-                     .k = 200,
-                     .activation = Activation::kGeluTanh,
-                     .gated = true,
-                     .config = {.cluster = cluster}},
-                    {.bias = n != 120}, random);
+      check_product(
+          {.m = 333, .n = n, .k = 200, .activation = Activation::kGeluTanh, .gated = true, .config = config},
+          {.bias = n != 120}, random);
     }
     check_product({.dtype = DType::kF16,
                    .m = 9000,
@@ -206,7 +213,7 @@ TEST(TiledGemm, Gated) {
                    .k = 512,
                    .activation = Activation::kGelu,
                    .gated = true,
-                   .config = {.cluster = cluster}},
+                   .config = config},
                   {}, random);
   }
 }
@@ -222,7 +229,8 @@ TEST(TiledGemm, Strides) {
                       .k = 8 * random.between(1, 60)};
     p.ldx = p.k + 8 * random.between(0, 3);
     p.ldy = p.n + 8 * random.between(0, 3);
-    p.config = {.cluster = random.coin() ? 1 : 2, .band = static_cast<int>(random.between(1, 9))};
+    p.config = kConfigs[random.between(0, std::size(kConfigs) - 1)];
+    p.config.band = static_cast<int>(random.between(1, 9));
     if (random.coin()) p.activation = random.one_of(kActivations);
     p.gated = p.activation && random.coin();
     check_product(p, {.bias = random.coin(), .residual = !p.gated && random.coin()}, random);
@@ -275,8 +283,13 @@ TEST(TiledGemm, LargeAgainstTheLibraryAndItself) {
   expect_near(plain.values(), want, 1.01 * epsilon(DType::kBF16), 1e-4, text(bare));
 
   std::vector<uint8_t> first;
-  for (const TiledGemmConfig& config : {TiledGemmConfig{}, TiledGemmConfig{}, TiledGemmConfig{.cluster = 1},
-                                        TiledGemmConfig{.band = 3}, TiledGemmConfig{.band = 16}}) {
+  std::vector<TiledGemmConfig> configs(std::begin(kConfigs), std::end(kConfigs));
+  for (const TiledGemmConfig& config : kConfigs) {  // again, and in other bands
+    configs.push_back(config);
+    configs.push_back(config);
+    configs.back().band = 3;
+  }
+  for (const TiledGemmConfig& config : configs) {
     const DeviceTensor y(Large::kM * Large::kN, DType::kBF16);
     TiledGemmParams p = large.params(y.data());
     p.activation = Activation::kGelu;
@@ -375,7 +388,8 @@ TEST(TiledGemm, RefusesWrongParameters) {
   refused([](TiledGemmParams& p) { p.bias = memory + 2; });
   refused([](TiledGemmParams& p) { p.residual = memory + 8; });
   refused([](TiledGemmParams& p) { p.gated = true; });
-  refused([](TiledGemmParams& p) { p.config.cluster = 4; });
+  refused([](TiledGemmParams& p) { p.config.cluster = 3; });
+  refused([](TiledGemmParams& p) { p.config = {.ping_pong = false, .cluster = 4}; });
   refused([](TiledGemmParams& p) { p.config.band = 0; });
   refused([](TiledGemmParams& p) { p.m = p.n = 1 << 30; });
 }

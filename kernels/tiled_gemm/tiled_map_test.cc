@@ -3,20 +3,31 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <random>
 #include <set>
-#include <string>
 #include <vector>
+
+#include "kernels/common/ring.h"
 
 namespace tandem::kernels::tiled_gemm {
 namespace {
 
-constexpr int kLanes = 32;
+constexpr Form kForms[] = {Form::kFinishers, Form::kPingPong};
+
+/// Calls f with the form's layout.
+template <typename F>
+void for_each_form(const F& f) {
+  f.template operator()<Form::kFinishers>();
+  f.template operator()<Form::kPingPong>();
+}
 
 /// How often the tiles of all clusters' blocks cover each part of [m, n] that is a tile of y; parts beyond the end count too.
 std::vector<std::vector<int>> coverage(const Plan& p, int clusters) {
-  std::vector<std::vector<int>> count(static_cast<size_t>(p.row_tiles * p.cluster),
-                                      std::vector<int>(static_cast<size_t>(p.column_tiles)));
-  const int columns = tile_columns(p.gated);
+  std::vector<std::vector<int>> count(
+      static_cast<size_t>(p.row_tiles * cluster_rows(p.cluster)),
+      std::vector<int>(static_cast<size_t>(p.column_tiles * cluster_columns(p.cluster))));
+  const int columns = p.tile_columns();
   for (int cluster = 0; cluster < clusters; ++cluster) {
     for (int index = cluster; index < p.tiles(); index += clusters) {
       for (int rank = 0; rank < p.cluster; ++rank) {
@@ -32,18 +43,20 @@ std::vector<std::vector<int>> coverage(const Plan& p, int clusters) {
 
 // Without it: a tile is left out or computed twice where a band, the last one or a cluster's last block is not full.
 TEST(TiledMap, EveryTileOnce) {
-  for (int m : {1, 127, 128, 129, 513, 2500, 8191}) {
-    for (int n : {8, 256, 264, 1000, 4096}) {
-      for (int cluster : {1, 2}) {
-        for (int band : {1, 3, 8, 1000}) {
-          for (bool gated : {false, true}) {
-            const Plan p = make_plan({.m = m, .n = n, .k = 64, .gated = gated}, cluster, band);
-            EXPECT_GE(p.row_tiles * p.cluster * kTileRows, m);
-            EXPECT_GE(p.column_tiles * tile_columns(gated), n);
-            for (int clusters : {1, 7, 66}) {
-              for (const auto& row : coverage(p, clusters)) {
-                EXPECT_TRUE(std::ranges::all_of(row, [](int c) { return c == 1; }))
-                    << m << " x " << n << " cluster " << cluster << " band " << band;
+  for (const Form form : kForms) {
+    for (int m : {1, 128, 129, 513, 2500, 8191}) {
+      for (int n : {8, 128, 264, 1000, 4096}) {
+        for (int cluster : {1, 2, 4}) {
+          for (int band : {1, 3, 8, 1000}) {
+            for (bool gated : {false, true}) {
+              const Plan p = make_plan({.m = m, .n = n, .k = 64, .gated = gated}, form, cluster, band);
+              EXPECT_GE(p.row_tiles * cluster_rows(cluster) * kTileRows, m);
+              EXPECT_GE(p.column_tiles * cluster_columns(cluster) * p.tile_columns(), n);
+              for (int clusters : {1, 7, 66}) {
+                for (const auto& row : coverage(p, clusters)) {
+                  EXPECT_TRUE(std::ranges::all_of(row, [](int c) { return c == 1; }))
+                      << m << " x " << n << " cluster " << cluster << " band " << band;
+                }
               }
             }
           }
@@ -55,7 +68,7 @@ TEST(TiledMap, EveryTileOnce) {
 
 // Without it: a band's x does not stay in L2 while its columns are done.
 TEST(TiledMap, BandsOneAfterTheOther) {
-  const Plan p = make_plan({.m = 128 * 2 * 20, .n = 256 * 5, .k = 64}, 2, 8);
+  const Plan p = make_plan({.m = 128 * 2 * 20, .n = 256 * 5, .k = 64}, Form::kFinishers, 2, 8);
   for (int index = 0; index < p.tiles(); ++index) {
     const int cluster_row = tile_place(p, index, 0).row / (2 * kTileRows);
     EXPECT_EQ(cluster_row / 8, index < 8 * 5 ? 0 : index < 16 * 5 ? 1 : 2);
@@ -64,22 +77,225 @@ TEST(TiledMap, BandsOneAfterTheOther) {
   }
 }
 
-/// The tile's sums as the multiplying warps leave them: what lies in each two bytes, as row * 256 + column of the stage's rows of x
-/// and w. An accumulator's place is that of wgmma's D, a matrix' that of stmatrix (PTX ISA).
+// Without it: a block gets rows of x or w that are another's, a box twice or not at all, or is told of fewer or more arrivals at a
+// stage than come, which hangs.
+TEST(TiledMap, BlocksOfAClusterShare) {
+  for (int cluster : {1, 2, 4}) {
+    const Plan p = make_plan({.m = 5000, .n = 5000, .k = 64}, Form::kPingPong, cluster, 4);
+    const int rows = cluster_rows(cluster);
+    const int columns = cluster_columns(cluster);
+    for (int to = 0; to < cluster; ++to) {
+      std::set<int> x_boxes, w_boxes;
+      int arrivals = 0;
+      for (int from = 0; from < cluster; ++from) {
+        const TilePlace a = tile_place(p, 5, from), b = tile_place(p, 5, to);
+        EXPECT_EQ(x_blocks(cluster, from) >> to & 1, a.row == b.row ? 1 : 0);
+        EXPECT_EQ(w_blocks(cluster, from) >> to & 1, a.column == b.column ? 1 : 0);
+        EXPECT_EQ(partners(cluster, from) >> to & 1, partners(cluster, to) >> from & 1);
+        arrivals += partners(cluster, from) >> to & 1;
+        for (int box = from / rows; a.row == b.row && box < kBoxes; box += columns)
+          EXPECT_TRUE(x_boxes.insert(box).second);
+        for (int box = from % rows; a.column == b.column && box < kBoxes; box += rows)
+          EXPECT_TRUE(w_boxes.insert(box).second);
+      }
+      EXPECT_EQ(x_boxes.size(), size_t{kBoxes});
+      EXPECT_EQ(w_boxes.size(), size_t{kBoxes});
+      EXPECT_EQ(arrivals, partner_count(cluster));
+    }
+  }
+}
+
+/// A barrier as the hardware has it: a wait for a parity passes where the phase that runs has the other one.
+struct Barrier {
+  int expected = 1;
+  int arrived = 0;
+  uint32_t phase = 0;
+  void arrive() {
+    if (++arrived == expected) {
+      arrived = 0;
+      ++phase;
+    }
+  }
+  bool passed(uint32_t parity) const { return (phase & 1) != parity; }
+};
+
+/// The ping-pong kernel of a cluster, step by step in any order: every block's producer and two warpgroups.
+class PingPong {
+ public:
+  using L = Layout<Form::kPingPong>;
+  PingPong(const Plan& plan, int stride, bool turns, uint32_t seed)
+      : plan_(plan),
+        stride_(stride),
+        turns_(turns),
+        random_(seed),
+        blocks_(static_cast<size_t>(plan.cluster)) {
+    for (Block& block : blocks_) {
+      for (Stage& stage : block.stages) stage.empty.expected = partner_count(plan.cluster);
+      block.groups[1].index = stride;
+      skip(block.groups[1].ring, L::kStages, plan.steps);
+    }
+  }
+
+  /// Whether all ends, with every stage read once it has all of its boxes, by the right warpgroup.
+  bool run() {
+    const int actors = 3 * plan_.cluster;
+    int idle = 0;
+    while (idle < 400 * actors) {
+      const int actor = static_cast<int>(random_() % static_cast<uint32_t>(actors));
+      const bool moved = actor % 3 == 2 ? produce(actor / 3) : multiply(actor / 3, actor % 3);
+      if (wrong_) return false;
+      idle = moved ? 0 : idle + 1;
+    }
+    for (int rank = 0; rank < plan_.cluster; ++rank) {
+      const Block& b = blocks_[static_cast<size_t>(rank)];
+      if (b.index < plan_.tiles() || b.groups[0].index < plan_.tiles() || b.groups[1].index < plan_.tiles())
+        return false;
+      if (b.turns[0] != 0 || b.turns[1] != 0) return false;  // given and not taken
+      Ring<L::kStages> ring = b.ring;                        // what the producer waits for at its end
+      for (int i = 0; i < L::kStages; ++i, ring.advance())
+        if (!b.stages[static_cast<size_t>(ring.stage)].empty.passed(ring.parity ^ 1)) return false;
+    }
+    return true;
+  }
+
+ private:
+  struct Stage {
+    Barrier full, empty;
+    std::vector<int> boxes;  // tile index * steps + step of each, as delivered
+    int awaited = 0;
+    bool armed = false;
+    void check_full() {
+      if (!armed || awaited < 2 * kBoxes) return;
+      armed = false;
+      awaited -= 2 * kBoxes;
+      full.arrive();
+    }
+  };
+  struct Group {
+    Ring<L::kStages> ring;
+    int index = 0, step = 0, done = 0, previous = -1;
+    bool has_turn = false;
+  };
+  struct Block {
+    std::array<Stage, L::kStages> stages;
+    std::array<Group, 2> groups;
+    std::array<int, 2> turns = {};
+    Ring<L::kStages> ring;
+    int index = 0, step = 0;
+  };
+
+  bool produce(int rank) {
+    Block& b = blocks_[static_cast<size_t>(rank)];
+    if (b.index >= plan_.tiles()) return false;
+    const auto at = static_cast<size_t>(b.ring.stage);
+    if (!b.stages[at].empty.passed(b.ring.parity ^ 1)) return false;
+    b.stages[at].armed = true;
+    const auto deliver = [&](int blocks, int boxes) {
+      for (int to = 0; to < plan_.cluster; ++to) {
+        if ((blocks >> to & 1) == 0) continue;
+        Stage& stage = blocks_[static_cast<size_t>(to)].stages[at];
+        for (int i = 0; i < boxes; ++i) stage.boxes.push_back(b.index * plan_.steps + b.step);
+        stage.awaited += boxes;
+        stage.check_full();
+      }
+    };
+    deliver(x_blocks(plan_.cluster, rank), kBoxes / cluster_columns(plan_.cluster));
+    deliver(w_blocks(plan_.cluster, rank), kBoxes / cluster_rows(plan_.cluster));
+    b.stages[at].check_full();
+    b.ring.advance();
+    if (++b.step == plan_.steps) {
+      b.step = 0;
+      b.index += stride_;
+    }
+    return true;
+  }
+
+  bool multiply(int rank, int group) {
+    Block& b = blocks_[static_cast<size_t>(rank)];
+    Group& g = b.groups[static_cast<size_t>(group)];
+    if (g.index >= plan_.tiles()) return false;
+    if (g.step == 0 && g.index != 0 && turns_ && !g.has_turn) {
+      int& turn = b.turns[static_cast<size_t>(group)];
+      if (turn == 0) return false;
+      --turn;
+      g.has_turn = true;
+    }
+    if (g.step < plan_.steps) {
+      Stage& stage = b.stages[static_cast<size_t>(g.ring.stage)];
+      if (!stage.full.passed(g.ring.parity)) return false;
+      const std::vector<int> want(2 * kBoxes, g.index * plan_.steps + g.step);
+      wrong_ = wrong_ || stage.boxes != want;
+      if (g.step > 0) give_back(rank, g.previous);
+      g.previous = g.ring.stage;
+      g.ring.advance();
+      if (++g.step == plan_.steps && turns_ && g.index + stride_ < plan_.tiles())
+        ++b.turns[static_cast<size_t>(1 - group)];
+      return true;
+    }
+    give_back(rank, g.previous);
+    skip(g.ring, L::kStages, plan_.steps);
+    g.index += kGroups * stride_;
+    g.step = 0;
+    g.has_turn = false;
+    return true;
+  }
+
+  void give_back(int rank, int at) {
+    blocks_[static_cast<size_t>(rank)].stages[static_cast<size_t>(at)].boxes.clear();
+    for (int to = 0; to < plan_.cluster; ++to)
+      if ((partners(plan_.cluster, rank) >> to & 1) != 0)
+        blocks_[static_cast<size_t>(to)].stages[static_cast<size_t>(at)].empty.arrive();
+  }
+
+  Plan plan_;
+  int stride_;
+  bool turns_;
+  bool wrong_ = false;
+  std::minstd_rand random_;
+  std::vector<Block> blocks_;
+};
+
+// Without it: the ring hangs, or a warpgroup reads what has not come or is the other one's, for some number of tiles or depth.
+TEST(TiledMap, PingPongRing) {
+  int wrong_without_turns = 0;
+  for (int cluster : {1, 2, 4}) {
+    for (int steps : {1, 2, 3, 5, 6, 7, 12, 16}) {
+      for (int tiles : {1, 2, 3, 4, 9, 10}) {
+        for (int stride : {1, 4}) {
+          const Plan p =
+              make_plan({.m = kTileRows * tiles * cluster_rows(cluster), .n = 8, .k = steps * kTileDepth},
+                        Form::kPingPong, cluster, 3);
+          ASSERT_EQ(p.tiles(), tiles);
+          const auto seed = static_cast<uint32_t>(1 + steps + 100 * tiles);
+          EXPECT_TRUE(PingPong(p, stride, true, seed).run())
+              << "cluster " << cluster << " steps " << steps << " tiles " << tiles << " stride " << stride;
+          if (!PingPong(p, stride, false, seed).run()) ++wrong_without_turns;
+        }
+      }
+    }
+  }
+  EXPECT_GT(wrong_without_turns, 0) << "this test does not see a stage that is taken a round too early";
+}
+
+/// The tile's sums as the warps leave them: what lies in each two bytes, as row * columns + column of the rows left. An
+/// accumulator's place is that of wgmma's D, a matrix' that of stmatrix (PTX ISA).
+template <Form F>
 std::vector<int> stored_sums() {
-  std::vector<int> shared(kTileRows * kSumsRowBytes / 2, -1);
-  for (int first_row = 0; first_row < kTileRows; first_row += kWarpRows) {
+  constexpr int kPieces = Layout<F>::kPieces;
+  std::vector<int> shared(static_cast<size_t>(Layout<F>::kSumsRows * 8 * kPieces), -1);
+  for (int first_row = 0; first_row < Layout<F>::kSumsRows; first_row += kWarpRows) {
     for (int piece = 0; piece < kPieces; piece += 2) {
       for (int matrix = 0; matrix < 4; ++matrix) {
-        for (int lane = 0; lane < kLanes;
-             ++lane) {  // that holds register `matrix`: accumulators [piece or + 1][0, 1 or 2, 3]
+        // The lane holds register `matrix`: accumulators [piece or + 1][0, 1 or 2, 3].
+        for (int lane = 0; lane < kLanes; ++lane) {
           for (int e = 0; e < 2; ++e) {
             const int row = first_row + lane / 4 + 8 * (matrix % 2);
             const int column = 8 * (piece + matrix / 2) + 2 * (lane % 4) + e;
-            const int at = matrix_row_at(first_row, piece, 8 * matrix + lane / 4) + 2 * (2 * (lane % 4) + e);
+            const int at =
+                matrix_row_at<kPieces>(first_row, piece, 8 * matrix + lane / 4) + 2 * (2 * (lane % 4) + e);
             int& place = shared.at(static_cast<size_t>(at / 2));
             EXPECT_EQ(place, -1) << "two sums in one place";
-            place = row * kTileColumns + column;
+            place = row * 8 * kPieces + column;
           }
         }
       }
@@ -90,65 +306,77 @@ std::vector<int> stored_sums() {
 
 // Without it: an output is another row's or column's sum, or one is not stored: what the finishing lanes read, walked turn by turn.
 TEST(TiledMap, FinishingLanesReadEveryOutputOnce) {
-  const std::vector<int> shared = stored_sums();
-  EXPECT_EQ(std::ranges::count(shared, -1), 0);
-  for (bool gated : {false, true}) {
-    const Plan p = make_plan({.m = 128, .n = 640, .k = 64, .gated = gated}, 1, 1);
-    for (int tile = 0; tile < p.column_tiles; ++tile) {
-      const int first_column = tile * tile_columns(gated);
-      std::set<int> outputs;
-      for (int first = 0; first < kTileRows; first += rows_at_once(gated)) {
-        for (int lane = 0; lane < kLanes; ++lane) {
-          const Finish mine = finish_place(gated, lane);
-          const int row = first + mine.row;
-          for (int i = 0; i < 8; ++i) {
-            const int column = first_column + 8 * mine.piece + i;  // of y
-            EXPECT_TRUE(outputs.insert(row * 4096 + column).second);
-            for (int half = 0; half < (gated ? 2 : 1); ++half) {
-              const int at = piece_at(row, mine.piece + half * kPieces / 2) + 2 * i;
-              const int sum = shared.at(static_cast<size_t>(at / 2));
-              EXPECT_EQ(sum / kTileColumns, row);
-              const int of_tile = sum % kTileColumns;  // row of the stage's 256 of w
-              EXPECT_EQ(box_row(p, first_column, of_tile / kBoxRows) + of_tile % kBoxRows,
-                        column + half * p.n);
+  for_each_form([]<Form F>() {
+    constexpr int kPieces = Layout<F>::kPieces;
+    constexpr int kColumns = Layout<F>::kColumns;
+    const std::vector<int> shared = stored_sums<F>();
+    EXPECT_EQ(std::ranges::count(shared, -1), 0);
+    for (bool gated : {false, true}) {
+      const Plan p = make_plan({.m = 128, .n = 640, .k = 64, .gated = gated}, F, 1, 1);
+      for (int tile = 0; tile < p.column_tiles; ++tile) {
+        const int first_column = tile * p.tile_columns();
+        std::set<int> outputs;
+        for (int first = 0; first < Layout<F>::kSumsRows; first += rows_at_once<kPieces>(gated)) {
+          for (int lane = 0; lane < kLanes; ++lane) {
+            const Finish mine = finish_place<kPieces>(gated, lane);
+            const int row = first + mine.row;
+            for (int i = 0; i < 8; ++i) {
+              const int column = first_column + 8 * mine.piece + i;  // of y
+              EXPECT_TRUE(outputs.insert(row * 4096 + column).second);
+              for (int half = 0; half < (gated ? 2 : 1); ++half) {
+                const int at = piece_at<kPieces>(row, mine.piece + half * kPieces / 2) + 2 * i;
+                const int sum = shared.at(static_cast<size_t>(at / 2));
+                EXPECT_EQ(sum / kColumns, row);
+                const int of_tile = sum % kColumns;  // row of the stage's rows of w
+                constexpr int kBoxRows = kColumns / kBoxes;
+                EXPECT_EQ(box_row(p, first_column, of_tile / kBoxRows) + of_tile % kBoxRows,
+                          column + half * p.n);
+              }
             }
           }
         }
+        EXPECT_EQ(outputs.size(), static_cast<size_t>(Layout<F>::kSumsRows * p.tile_columns()));
       }
-      EXPECT_EQ(outputs.size(), static_cast<size_t>(kTileRows * tile_columns(gated)));
     }
-  }
+  });
 }
 
 // Without it: leaving or reading sums takes several turns at a bank.
 TEST(TiledMap, SumsHaveNoBankConflicts) {
-  for (int piece = 0; piece < kPieces; piece += 2) {
-    for (int matrix = 0; matrix < 4; ++matrix) {
-      std::set<int> sixteens;  // eight rows of 16 bytes at a time
-      for (int row = 0; row < 8; ++row) sixteens.insert(matrix_row_at(16, piece, 8 * matrix + row) / 16 % 8);
-      EXPECT_EQ(sixteens.size(), 8U);
-    }
-  }
-  for (bool gated : {false, true}) {
-    for (int first = 0; first < kLanes; first += 8) {  // eight lanes of 16 bytes at a time
-      std::set<int> sixteens;
-      for (int lane = first; lane < first + 8; ++lane) {
-        const Finish mine = finish_place(gated, lane);
-        sixteens.insert(piece_at(6 + mine.row, mine.piece) / 16 % 8);
+  for_each_form([]<Form F>() {
+    constexpr int kPieces = Layout<F>::kPieces;
+    for (int piece = 0; piece < kPieces; piece += 2) {
+      for (int matrix = 0; matrix < 4; ++matrix) {
+        std::set<int> sixteens;  // eight rows of 16 bytes at a time
+        for (int row = 0; row < 8; ++row)
+          sixteens.insert(matrix_row_at<kPieces>(16, piece, 8 * matrix + row) / 16 % 8);
+        EXPECT_EQ(sixteens.size(), 8U);
       }
-      EXPECT_EQ(sixteens.size(), 8U);
     }
-  }
+    for (bool gated : {false, true}) {
+      for (int first = 0; first < kLanes; first += 8) {  // eight lanes of 16 bytes at a time
+        std::set<int> sixteens;
+        for (int lane = first; lane < first + 8; ++lane) {
+          const Finish mine = finish_place<kPieces>(gated, lane);
+          sixteens.insert(piece_at<kPieces>(6 + mine.row, mine.piece) / 16 % 8);
+        }
+        EXPECT_EQ(sixteens.size(), 8U);
+      }
+    }
+  });
 }
 
 // Without it: tiles leave the period of the swizzle, or the block does not fit in the 227 KB that one may have on sm_90.
 TEST(TiledMap, SharedMemory) {
-  for (int offset : {kXBytes, kBoxBytes, kStageBytes, kSumsAt, kGroupRows * kRowBytes})
-    EXPECT_EQ(offset % kAlignment, 0);
-  EXPECT_EQ(kBarriersAt % 8, 0);
-  EXPECT_LE(kSharedBytes, 227 * 1024);
-  EXPECT_LT(kSharedBytes, 1 << 18) << "addresses of matrix descriptors have 18 bits";
-  EXPECT_EQ(kWarps * kWarpRows, kTileRows);
+  for_each_form([]<Form F>() {
+    using L = Layout<F>;
+    for (int offset : {L::kXBoxBytes, L::kWBoxBytes, L::kStageBytes, L::kSumsAt, kProductRows * kRowBytes})
+      EXPECT_EQ(offset % kAlignment, 0);
+    EXPECT_EQ(L::kBarriersAt % 8, 0);
+    EXPECT_LE(L::kSharedBytes, 227 * 1024);
+    EXPECT_LT(L::kSharedBytes, 1 << 18) << "addresses of matrix descriptors have 18 bits";
+    EXPECT_EQ(L::kSumsRows, kGroups * kGroupWarps * kWarpRows);
+  });
 }
 
 }  // namespace
