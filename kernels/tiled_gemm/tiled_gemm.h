@@ -14,10 +14,9 @@ namespace tandem::kernels {
 
 /// How the work is cut: measured by kernels/bench/tiled_search. Changes no bit of the result.
 struct TiledGemmConfig {
-  bool ping_pong =
-      true;  ///< two tiles of 128 x 128 in turns; else one of 128 x 256, finished by warps of their own
-  int cluster = 2;  ///< blocks that share what they read: 1 or 2; with ping_pong 4 too
-  int band = 4;     ///< rows of tiles that are done before the next ones, at least 1
+  bool ping_pong = true;  ///< tiles of 128 x 128 for warpgroups in turns; else of 128 x 256, both at one
+  int cluster = 2;        ///< blocks that share what they read: 1 or 2; with ping_pong 4 too
+  int band = 4;           ///< rows of tiles that are done before the next ones, at least 1
 };
 
 /// y[m, n] = act(x[m, k] w[n, k]^T + bias[n]) + residual[m, n]; gated: y = act(gate) * up with the halves of w [2 n, k] and of
