@@ -96,7 +96,7 @@ std::vector<Candidate> own_candidates(const GemmProblem& p, const std::optional<
   std::vector<Candidate> all;
   for (const auto& [ping_pong, cluster] : {std::pair{false, 1}, std::pair{false, 2}, std::pair{true, 1},
                                            std::pair{true, 2}, std::pair{true, 4}}) {
-    for (int band : {2, 4, 8, 16}) {
+    for (int band : {4, 16}) {
       const TiledGemmConfig config{.ping_pong = ping_pong, .cluster = cluster, .band = band};
       all.push_back({.name = fmt::format("own, {} cluster {} band {}", ping_pong ? "ping-pong" : "finishers",
                                          cluster, band),
