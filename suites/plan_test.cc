@@ -188,9 +188,9 @@ TEST(Plan, TiledProductsActivateThemselves) {
       });
     }
     const int layers = c.config.encoder.layers;
-    for (const Expected& e : {Expected{"auto", true, 80, 0, 1}, Expected{"auto", true, 81, 1, 0},
-                              Expected{"auto", false, 80, 1, 0}, Expected{"library", true, 80, 1, 0},
-                              Expected{"own", true, 81, 0, 4}}) {
+    for (const Expected& e : {Expected{"auto", true, 80, gated ? 1 : 0, gated ? 0 : 1},
+                              Expected{"auto", true, 81, 1, 0}, Expected{"auto", false, 80, 1, 0},
+                              Expected{"library", true, 80, 1, 0}, Expected{"own", true, 81, 0, 4}}) {
       c.kernel = e.kernel;
       const StepPlan plan = kernels::build_plan(request_of(Fixture(c), e.tiled, e.rows));
       int passes = 0, products = 0;

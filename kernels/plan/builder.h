@@ -2,7 +2,6 @@
 // Chooses, for each product, who computes it and whether the norm in front of it is part of the same kernel.
 #pragma once
 
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -40,8 +39,8 @@ constexpr bool coded(DType dtype) {
 }
 
 /// From this many rows on `auto` gives a product to the own tiled kernel where the library would leave its activation to a pass
-/// of its own. Never: not timed on a card yet (kernels/LOG.md, "Tiled products").
-inline constexpr int64_t kAutoTiledRows = std::numeric_limits<int64_t>::max();
+/// of its own; the least that was timed (kernels/LOG.md, "Tiled products"). Gated products were not.
+inline constexpr int64_t kAutoTiledRows = 8192;
 
 /// What is to be planned.
 struct PlanRequest {

@@ -174,8 +174,8 @@ void PlanBuilder::library_dense(const ProductInput& in, const Dense& what, const
 bool PlanBuilder::tiled(const ProductInput& in, const Dense& what, const PlanTensor& y, bool passes) const {
   const DenseWeight& w = what.weight;
   const bool wanted =
-      request_.kernel == KernelChoice::kOwn ||
-      (request_.kernel == KernelChoice::kAuto && passes && in.x.rows >= request_.auto_tiled_rows);
+      request_.kernel == KernelChoice::kOwn || (request_.kernel == KernelChoice::kAuto && passes &&
+                                                !what.gated && in.x.rows >= request_.auto_tiled_rows);
   if (!request_.tiled || !wanted || w.input_dtype || w.sparse() || coded(w.weight.dtype)) return false;
   const auto serves = [&](const PlanTensor& t) {
     return t.empty() || (plan_.buffers[t.buffer].dtype == dtype_ && t.offset % 8 == 0 && t.stride % 8 == 0);
