@@ -220,7 +220,8 @@ StepPlan plan_of(const PlanCase& p) {
                                .capacity = p.capacity,
                                .stop_at_eos = p.stop_at_eos,
                                .auto_own_rows = p.own_rows,
-                               .norms_by_statistics = p.statistics};
+                               .norms_by_statistics = p.statistics,
+                               .statistics_width = 0};
   for (const int32_t length : p.lengths) request.source_tokens += length;
   if (p.generation) {
     GenerationConfig g;

@@ -178,22 +178,24 @@ struct DecodeGrid {
   }
 };
 
-/// How pairs lie over blocks where each has one warp: a block's warps take neighbouring heads, whose keys lie side by side where tokens
-/// are rows. More pairs than all multiprocessors have warps for are taken in rounds.
+/// How pairs lie over multiprocessors where each has one warp: one block a multiprocessor (the registers of seven warps and more leave no
+/// room for a second), every block as many pairs as any other, or one less. A warp has one pair a round.
 struct DecodeSpread {
   int pairs = 0;
   int blocks = 0;
-  /// At or beyond `pairs` in the last round: none.
+  int warps = 0;  ///< of a block
+  /// At or beyond `pairs` in the last rounds: none. The pairs of a block are of many sources, so that long ones and finished ones
+  /// are spread, too.
   TANDEM_HD constexpr int pair(int block, int warp, int round) const {
-    return (round * blocks + block) * kDecodeWarps + warp;
+    return (round * warps + warp) * blocks + block;
   }
 };
 
-/// `blocks_at_once`: that a multiprocessor has registers for.
-TANDEM_HD constexpr DecodeSpread decode_spread(int pairs, int multiprocessors, int blocks_at_once) {
-  const int groups = ceil_div(pairs, kDecodeWarps);
-  const int rounds = ceil_div(groups, multiprocessors * blocks_at_once);
-  return {.pairs = pairs, .blocks = ceil_div(groups, rounds)};
+/// `most_warps`: that a multiprocessor has registers for.
+TANDEM_HD constexpr DecodeSpread decode_spread(int pairs, int multiprocessors, int most_warps) {
+  const int of_a_block = ceil_div(pairs, multiprocessors);
+  const int rounds = ceil_div(of_a_block, most_warps);
+  return {.pairs = pairs, .blocks = ceil_div(pairs, of_a_block), .warps = ceil_div(of_a_block, rounds)};
 }
 
 // Fragments of mma.m16n8k16 as the decode kernel fills them straight from global memory. lane = 4 * g + t. The inner

@@ -152,85 +152,52 @@ TEST(DecodeWorkers, RangesCoverEveryKeyOnce) {
   }
 }
 
-// A pair that no warp takes is never computed; two warps with one share of one pair count it twice.
-TEST(DecodeWorkers, EveryShareHasOneWarp) {
-  ASSERT_EQ(1 << kDecodeLog2Warps, kDecodeWarps);
-  for (const auto& [log2_workers, log2_warps] :
-       {std::pair{0, 2}, {1, 2}, {2, 2}, {3, 2}, {4, 2}, {5, 2}, {0, 3}, {1, 3}, {2, 3}, {3, 3}, {4, 3}}) {
-    const DecodeGrid grid{log2_workers, log2_warps};
-    ASSERT_LE(1 << grid.log2_splits(), kDecodeMaxSplits);
-    for (int heads = 1; heads <= 33; ++heads) {
-      ASSERT_EQ(grid.blocks_x(heads) % (1 << grid.log2_splits()), 0);
-      std::set<std::pair<int, int>> taken;
-      for (int block = 0; block < grid.blocks_x(heads); ++block) {
-        ASSERT_EQ(grid.split(block), block % (1 << grid.log2_splits())) << "the rank in the cluster";
-        for (int warp = 0; warp < grid.warps(); ++warp) {
-          const int head = grid.head(block, warp);
-          const int worker = grid.worker(block, warp);
-          ASSERT_LT(worker, 1 << log2_workers);
-          ASSERT_TRUE(head >= heads || taken.insert({head, worker}).second);
-        }
-      }
-      ASSERT_EQ(static_cast<int>(taken.size()), heads << log2_workers);
-    }
-  }
-}
-
-// One warp a pair at batch 1 leaves the card idle; many warps a pair on a full card only add instructions.
-TEST(DecodeWorkers, FillTheCardAndNoMore) {
-  EXPECT_EQ(decode_workers(16, 128, 132), 4);
-  EXPECT_EQ(decode_workers(16, 512, 132), 16);
-  EXPECT_EQ(decode_workers(128, 128, 132), 4);
-  EXPECT_EQ(decode_workers(1024, 4096, 132), 1);
-  EXPECT_EQ(decode_workers(512, 512, 132), 2);
-  EXPECT_EQ(decode_workers(16, 1, 132), 1);
-  // Long heads: a block of eight warps.
-  EXPECT_EQ(decode_workers(32, 128, 132, kDecodeBusyWarps, kDecodeLongHeadWarps), 8);
-  EXPECT_EQ(decode_workers(32, 511, 132, kDecodeBusyWarps, kDecodeLongHeadWarps), 8);
-  EXPECT_EQ(decode_workers(32, 512, 132, kDecodeBusyWarps, kDecodeLongHeadWarps), 16);
-  EXPECT_EQ(decode_workers(256, 128, 132, kDecodeBusyWarps, kDecodeLongHeadWarps), 4);
-  // Codes: a warp has half as many bytes under way.
-  EXPECT_EQ(decode_workers(1024, 512, 132, 12), 2);
-  EXPECT_EQ(decode_workers(2048, 512, 132, 12), 1);
-  for (int64_t pairs = 1; pairs < 5000; pairs += 7) {
-    for (const int length : {1, 15, 32, 63, 64, 127, 128, 500, 100000}) {
-      const int w = decode_workers(pairs, length, 132);
-      ASSERT_TRUE(w >= 1 && w <= 32 && (w & (w - 1)) == 0);
-      ASSERT_TRUE(w == 1 || (pairs * w < 14 * 132 && length >= w * kDecodeGranule));
-    }
-  }
-}
-
-// A pair that no warp takes is never computed, one that two take appends twice; a block with more rounds than another is waited for.
-TEST(DecodeSpread, EveryPairHasOneWarpAndBlocksAreEven) {
+// A pair that no warp takes is never computed, one that two take appends twice; a multiprocessor with two pairs more than another
+// holds up the whole step.
+TEST(DecodeSpread, EveryPairHasOneWarpAndEveryBlockAsMany) {
   for (const int multiprocessors : {78, 108, 132}) {
-    for (const int blocks_at_once : {2, 3, 4}) {
+    for (const int most_warps : {10, 12, 16}) {
       std::vector<int> taken;
       for (int pairs = 1; pairs <= 5000; ++pairs) {
-        const DecodeSpread s = decode_spread(pairs, multiprocessors, blocks_at_once);
-        ASSERT_TRUE(s.blocks >= 1 && s.blocks <= multiprocessors * blocks_at_once) << pairs;
+        const DecodeSpread s = decode_spread(pairs, multiprocessors, most_warps);
+        ASSERT_TRUE(s.blocks >= 1 && s.blocks <= multiprocessors) << pairs;
+        ASSERT_TRUE(s.warps >= 1 && s.warps <= most_warps) << pairs;
         taken.assign(pairs, 0);
         int least = pairs;
         int most = 0;
         for (int block = 0; block < s.blocks; ++block) {
           int here = 0;
-          for (int warp = 0; warp < kDecodeWarps; ++warp) {
+          for (int warp = 0; warp < s.warps; ++warp) {
             // As the kernel walks: until the first round in which there is none.
-            int rounds = 0;
-            for (; s.pair(block, warp, rounds) < pairs; ++rounds) ++taken[s.pair(block, warp, rounds)];
-            here = std::max(here, rounds);
+            for (int round = 0; s.pair(block, warp, round) < pairs; ++round) {
+              ++taken[s.pair(block, warp, round)];
+              ++here;
+            }
           }
           least = std::min(least, here);
           most = std::max(most, here);
         }
         ASSERT_TRUE(std::ranges::all_of(taken, [](int times) { return times == 1; })) << pairs;
         ASSERT_LE(most - least, 1) << pairs;
-        ASSERT_EQ(most, ceil_div(pairs, kDecodeWarps * multiprocessors * blocks_at_once)) << pairs;
+        ASSERT_EQ(most, ceil_div(pairs, multiprocessors)) << pairs << ": no spread has fewer at the fullest";
       }
     }
   }
-  EXPECT_EQ(decode_spread(64 * 16, 132, 3).blocks, 256);
-  EXPECT_EQ(decode_spread(64 * 32, 132, 2).blocks, 256);  // two rounds: t5-3b
+}
+
+// The presets' steps at batch 64 as the log reckons them: a change of the rule shows here before it shows on a card.
+TEST(DecodeSpread, OfThePresets) {
+  const auto expect = [](int pairs, int most_warps, int blocks, int warps) {
+    const DecodeSpread s = decode_spread(pairs, 132, most_warps);
+    EXPECT_EQ(s.blocks, blocks) << pairs;
+    EXPECT_EQ(s.warps, warps) << pairs;
+  };
+  expect(64 * 16, 12, 128, 8);
+  expect(64 * 32, 8, 128, 8);  // two rounds
+  expect(64 * 12, 12, 128, 6);
+  expect(63 * 12, 12, 126, 6);
+  expect(256 * 16, 12, 128, 11);  // three rounds, the last not full
+  expect(1, 12, 1, 1);
 }
 
 using Fragments = std::array<std::array<int, 8>, 32>;  // [lane][register * 2 + half]

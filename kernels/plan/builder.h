@@ -29,9 +29,11 @@ inline constexpr int kAutoOwnRows = 16;
 /// The same where the products run on warpgroup tensor cores: 16-bit types on sm_90a.
 inline constexpr int kAutoWideRows = 64;
 
-/// From this many rows on the norms between own products of a step's bf16 layers are applied by statistics (DenseOp): a norm
-/// kernel is a link of the chain. For fewer rows the products' tiles are others, and there it was not tried.
+/// From this many rows on the norms between own products of a step's bf16 layers are applied by statistics (DenseOp), in models of this
+/// width and more: a norm kernel is a link of the chain. At 8 rows transformer-big's step took 235 us so and 218 with norm kernels, at
+/// 64 rows narrower models' took 2 and 4 % more (kernels/LOG.md).
 inline constexpr int kStatisticsRows = 17;
+inline constexpr int kStatisticsWidth = 1024;
 
 /// Is a matrix of this type stored as codes?
 constexpr bool coded(DType dtype) {
@@ -67,6 +69,7 @@ struct PlanRequest {
   std::optional<GenerationConfig> generation = {};
   /// May norms between own products of a step be applied by statistics, where the products have them?
   bool norms_by_statistics = true;
+  int statistics_width = kStatisticsWidth;  ///< d_model from which on they are
   /// Products of the step that kAuto leaves to the library, at any number of rows. What a race in the step found (step_forms.h).
   std::vector<PhaseKind> step_form = {};
 

@@ -69,7 +69,7 @@ bool PlanBuilder::statistics_pay(int64_t rows) const {
   if (!request_.norms_by_statistics || !wide || rows < kStatisticsRows || dtype_ != DType::kBF16 ||
       request_.slice)
     return false;
-  return config().d_model % kPlanStatsColumns == 0 &&
+  return config().d_model >= request_.statistics_width && config().d_model % kPlanStatsColumns == 0 &&
          std::ranges::all_of(request_.weights.decoder.layers, [](const DecoderLayerWeight& layer) {
            return has_statistics(layer.self.out) && has_statistics(layer.cross.out) &&
                   has_statistics(layer.ffn.down);

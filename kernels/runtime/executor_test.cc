@@ -178,7 +178,8 @@ TEST(PlanExecutor, StatisticsAreOfTheRowsThatProductsWrite) {
                                           .max_source = batch.longest,
                                           .capacity = kSteps,
                                           .auto_own_rows = kAutoWideRows,
-                                          .norms_by_statistics = true});
+                                          .norms_by_statistics = true,
+                                          .statistics_width = 0});
         PlanExecutor run(device, device.memory("gpu"), plan);
         StatisticsCheck check(run, config);
         const DenseOp* made = nullptr;  // the last product that left statistics

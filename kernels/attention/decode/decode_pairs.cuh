@@ -121,10 +121,10 @@ __global__ void __maxnreg__(S::kPairRegisters)
 template <typename S>
 void launch_pairs(const DecodeArgs& a, const DecodeLaunch& how) {
   const int pairs = how.sources * a.row_groups * a.heads;
-  const DecodeSpread spread = decode_spread(pairs, multiprocessors(), S::kPairBlocks);
+  const DecodeSpread spread = decode_spread(pairs, multiprocessors(), S::kPairWarps);
   launch(decode_pairs_kernel<S>,
          {.grid = dim3(static_cast<unsigned>(spread.blocks)),
-          .block = dim3(kDecodeThreads),
+          .block = dim3(static_cast<unsigned>(spread.warps * kWarp)),
           .dependent = how.dependent},
          how.stream, a, spread);
 }

@@ -57,10 +57,11 @@ struct Shape {
   // Where a pair has several warps: of a block, at most, and the blocks of those that a multiprocessor has registers for.
   static constexpr int kSplitWarps = kSteps == 4 && !kCodes ? kDecodeLongHeadWarps : kDecodeWarps;
   static constexpr int kSplitBlocks = kMinBlocks * kDecodeWarps / kSplitWarps;
-  // Where a warp has a pair to itself: registers of a thread, and the blocks that those of a multiprocessor are enough for.
+  // Where a warp has pairs to itself: registers of a thread, and the warps that those of a multiprocessor are enough for: a quarter of it
+  // holds a quarter of its registers, and a quarter of a block's warps.
   static constexpr int kPairRegisters =
       kSteps == 4 ? (kCodes && !kExact ? 200 : 192) : (kCodes && !kSelf ? 128 : 168);
-  static constexpr int kPairBlocks = 65536 / (kDecodeThreads * kPairRegisters);
+  static constexpr int kPairWarps = 4 * (16384 / (kWarp * kPairRegisters));
   static_assert(kKeys <= kWarp);
   // Two chunks of codes are one load of 16 bytes.
   static constexpr bool kKeyPairs = kCodes && kExact && kSteps % 2 == 0;
