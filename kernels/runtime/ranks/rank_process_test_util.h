@@ -72,7 +72,8 @@ inline void run_in_processes(const std::vector<TestEnvironment>& environments) {
 
 /// The same in `size` ranks.
 inline void run_in_ranks(int size) {
-  const std::string address = fmt::format("unix:/tmp/tandem-test-ranks-{}-{}", ::getpid(), size);
+  static int run = 0;  // the address of an earlier test may still be taken
+  const std::string address = fmt::format("unix:/tmp/tandem-test-ranks-{}-{}", ::getpid(), ++run);
   std::vector<TestEnvironment> ranks;
   for (int r = 0; r < size; ++r) {
     ranks.push_back({{"TANDEM_TEST_RANK", std::to_string(r)},
@@ -80,17 +81,6 @@ inline void run_in_ranks(int size) {
                      {"TANDEM_TEST_ADDRESS", address}});
   }
   run_in_processes(ranks);
-}
-
-/// The same in a process that sees the first device alone; false there. Ranks that are threads on one device stood still where there was
-/// a second one (two H200, 2026-11-30), and do not where there is none.
-inline bool began_on_one_device() {
-  if (std::getenv("TANDEM_TEST_ALONE") != nullptr) return false;
-  const char* const seen = std::getenv("CUDA_VISIBLE_DEVICES");
-  const std::string devices = seen != nullptr && *seen != 0 ? seen : "0";
-  run_in_processes(
-      {{{"TANDEM_TEST_ALONE", "1"}, {"CUDA_VISIBLE_DEVICES", devices.substr(0, devices.find(','))}}});
-  return true;
 }
 
 /// Did every rank give the same bytes? The same answer on all of them.
