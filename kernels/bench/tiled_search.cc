@@ -1,9 +1,9 @@
-// The own product for many rows in every config, and the library's searched product with what the plan lets follow it, timed in
-// turns on a hot card, as nodes of a graph with weights cold in L2. Ends with 1 where two configs leave different bits.
+// The own product for many rows in every cut, and the library's searched product with what the plan lets follow it, timed in
+// turns on a hot card, as nodes of a graph with weights cold in L2. Ends with 1 where two cuts leave different bits.
 //
 //   tiled_search --m 32768 --n 4096 --k 1024 [--activation gelu] [--heat 4]
 //
-// Prints a line each, the fastest first: us, TFLOP/s, config.
+// Prints a line each, the fastest first: us, TFLOP/s, cut.
 
 #include <cuda_runtime_api.h>
 
@@ -94,25 +94,20 @@ Candidate library_candidate(const CublasLt& lt, const GemmProblem& whole,
 
 std::vector<Candidate> own_candidates(const GemmProblem& p, const std::optional<Activation>& activation) {
   std::vector<Candidate> all;
-  for (const auto& [ping_pong, cluster] : {std::pair{false, 1}, std::pair{false, 2}, std::pair{true, 1},
-                                           std::pair{true, 2}, std::pair{true, 4}}) {
-    for (int band : {4, 16}) {
-      const TiledGemmConfig config{.ping_pong = ping_pong, .cluster = cluster, .band = band};
-      all.push_back({.name = fmt::format("own, {} cluster {} band {}", ping_pong ? "ping-pong" : "finishers",
-                                         cluster, band),
-                     .launch = [=](const GemmArgs& args, cudaStream_t s) {
-                       launch_tiled_gemm({.m = p.m,
-                                          .n = p.n,
-                                          .k = p.k,
-                                          .x = args.x,
-                                          .w = args.w,
-                                          .bias = args.bias,
-                                          .y = args.y,
-                                          .activation = activation,
-                                          .config = config},
-                                         s);
-                     }});
-    }
+  for (int band : {2, 4, 8, 16, 32}) {
+    all.push_back(
+        {.name = fmt::format("own, band {}", band), .launch = [=](const GemmArgs& args, cudaStream_t s) {
+           launch_tiled_gemm({.m = p.m,
+                              .n = p.n,
+                              .k = p.k,
+                              .x = args.x,
+                              .w = args.w,
+                              .bias = args.bias,
+                              .y = args.y,
+                              .activation = activation,
+                              .band = band},
+                             s);
+         }});
   }
   return all;
 }
@@ -174,7 +169,7 @@ int run(const Options& o) {
 
 int main(int argc, char** argv) {
   tandem::kernels::Options options;
-  CLI::App app("Times the own product for many rows in every config against the library's");
+  CLI::App app("Times the own product for many rows in every cut against the library's");
   app.add_option("--m", options.m, "rows of x")->check(CLI::PositiveNumber);
   app.add_option("--n", options.n, "rows of the weights")->check(CLI::PositiveNumber);
   app.add_option("--k", options.k, "columns of the weights")->check(CLI::PositiveNumber);

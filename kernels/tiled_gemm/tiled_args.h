@@ -19,9 +19,9 @@ struct Args {
   int64_t ldy = 0;
 };
 
-/// Boxes of kBoxes to a tile's rows of x and of w, of kTileDepth columns.
+/// Boxes of kBoxRows rows of x and of w, of kTileDepth columns.
 using Kernel = void (*)(CUtensorMap x, CUtensorMap w, Args args);
-Kernel bf16_kernel(Form form, int cluster, bool gated);
-Kernel f16_kernel(Form form, int cluster, bool gated);
+Kernel bf16_kernel(bool gated);
+Kernel f16_kernel(bool gated);
 
 }  // namespace tandem::kernels::tiled_gemm

@@ -2,8 +2,8 @@
 
 namespace tandem::kernels::tiled_gemm {
 
-Kernel bf16_kernel(Form form, int cluster, bool gated) {
-  return find_kernel<__nv_bfloat16>(form, cluster, gated);
+Kernel bf16_kernel(bool gated) {
+  return gated ? tiled_gemm_kernel<__nv_bfloat16, true> : tiled_gemm_kernel<__nv_bfloat16, false>;
 }
 
 }  // namespace tandem::kernels::tiled_gemm

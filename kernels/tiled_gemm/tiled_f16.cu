@@ -2,8 +2,8 @@
 
 namespace tandem::kernels::tiled_gemm {
 
-Kernel f16_kernel(Form form, int cluster, bool gated) {
-  return find_kernel<__half>(form, cluster, gated);
+Kernel f16_kernel(bool gated) {
+  return gated ? tiled_gemm_kernel<__half, true> : tiled_gemm_kernel<__half, false>;
 }
 
 }  // namespace tandem::kernels::tiled_gemm

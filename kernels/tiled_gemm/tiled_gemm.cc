@@ -48,41 +48,18 @@ void check(const TiledGemmParams& p) {
   pointer(p.y, "y");
   if (p.bias != nullptr) pointer(p.bias, "bias");
   if (p.residual != nullptr) pointer(p.residual, "residual");
-  const TiledGemmConfig& c = p.config;
-  require(c.cluster == 1 || c.cluster == 2 || (c.ping_pong && c.cluster == kMaxCluster), "config.cluster",
-          c.cluster, c.ping_pong ? "1, 2 or 4" : "1 or 2");
-  require(c.band >= 1 && c.band <= 1024, "config.band", c.band, "1 to 1024");
+  require(p.band >= 1 && p.band <= 1024, "band", p.band, "1 to 1024");
   const int64_t tiles = ceil_div(p.m, int64_t{kTileRows}) * ceil_div(p.n, int64_t{64});
   require(tiles <= std::numeric_limits<int32_t>::max() / 2, "m n", tiles, "at most 2^30 tiles of 128 x 64");
 }
 
-CUtensorMap map_of(DType dtype, const void* data, int64_t rows, int64_t columns, int64_t stride,
-                   int box_rows) {
+CUtensorMap map_of(DType dtype, const void* data, int64_t rows, int64_t columns, int64_t stride) {
   return tensor_map<2>({.user = kUser,
                         .dtype = dtype,
                         .data = data,
                         .sizes = {columns, rows},
                         .strides = {stride == 0 ? columns : stride},
-                        .box = {kTileDepth, box_rows}});
-}
-
-/// Clusters that run at a time. Those of four do not fit into all multiprocessors of every partition of the chip.
-int resident_clusters(Kernel kernel, int cluster, int shared_bytes) {
-  if (cluster <= 2) return multiprocessors() / cluster;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(cluster));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  int clusters = 0;
-  TANDEM_CUDA_CHECK(
-      cudaOccupancyMaxActiveClusters(&clusters, reinterpret_cast<const void*>(kernel), &config));
-  if (clusters == 0) throw UsageError(fmt::format("{}: no cluster of {} blocks fits", kUser, cluster));
-  return clusters;
+                        .box = {kTileDepth, kBoxRows}});
 }
 
 }  // namespace
@@ -91,33 +68,29 @@ void launch_tiled_gemm(const TiledGemmParams& params, cudaStream_t stream) {
   const TiledGemmParams& p = params;
   check(p);
   if (!current_arch().sm90a) throw UsageError(fmt::format("{}: needs sm_90a", kUser));
-  const TiledGemmConfig& c = p.config;
-  const Form form = c.ping_pong ? Form::kPingPong : Form::kFinishers;
-  const int shared_bytes =
-      c.ping_pong ? Layout<Form::kPingPong>::kSharedBytes : Layout<Form::kFinishers>::kSharedBytes;
   const Args args{.plan = make_plan({.m = static_cast<int>(p.m),
                                      .n = static_cast<int>(p.n),
                                      .k = static_cast<int>(p.k),
                                      .gated = p.gated},
-                                    form, c.cluster, c.band),
+                                    p.band),
                   .activation = p.activation ? static_cast<int>(*p.activation) : -1,
                   .bias = p.bias,
                   .residual = p.residual,
                   .ld_residual = p.ld_residual == 0 ? p.n : p.ld_residual,
                   .y = p.y,
                   .ldy = p.ldy == 0 ? p.n : p.ldy};
-  const Kernel kernel = (p.dtype == DType::kF16 ? f16_kernel : bf16_kernel)(form, c.cluster, p.gated);
+  const Kernel kernel = (p.dtype == DType::kF16 ? f16_kernel : bf16_kernel)(p.gated);
   TANDEM_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  const int clusters = std::min(args.plan.tiles(), resident_clusters(kernel, c.cluster, shared_bytes));
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
+  const int clusters = std::min(args.plan.tiles(), multiprocessors() / kCluster);
   launch(kernel,
-         {.grid = dim3(static_cast<unsigned>(clusters * c.cluster)),
+         {.grid = dim3(static_cast<unsigned>(clusters * kCluster)),
           .block = dim3(kThreads),
-          .shared_bytes = static_cast<size_t>(shared_bytes),
+          .shared_bytes = kSharedBytes,
           .dependent = p.dependent,
-          .cluster = c.cluster},
-         stream, map_of(p.dtype, p.x, p.m, p.k, p.ldx, kTileRows / kBoxes),
-         map_of(p.dtype, p.w, p.gated ? 2 * p.n : p.n, p.k, 0, args.plan.columns / kBoxes), args);
+          .cluster = kCluster},
+         stream, map_of(p.dtype, p.x, p.m, p.k, p.ldx), map_of(p.dtype, p.w, p.gated ? 2 * p.n : p.n, p.k, 0),
+         args);
 }
 
 }  // namespace tandem::kernels

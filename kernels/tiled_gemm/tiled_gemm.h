@@ -12,13 +12,6 @@
 
 namespace tandem::kernels {
 
-/// How the work is cut: measured by kernels/bench/tiled_search. Changes no bit of the result.
-struct TiledGemmConfig {
-  bool ping_pong = true;  ///< tiles of 128 x 128 for warpgroups in turns; else of 128 x 256, both at one
-  int cluster = 2;        ///< blocks that share what they read: 1 or 2; with ping_pong 4 too
-  int band = 4;           ///< rows of tiles that are done before the next ones, at least 1
-};
-
 /// y[m, n] = act(x[m, k] w[n, k]^T + bias[n]) + residual[m, n]; gated: y = act(gate) * up with the halves of w [2 n, k] and of
 /// bias [2 n]. Sums in fp32, each in one order, and rounded to dtype, as by a product that a pass follows; the rest in fp32 and
 /// rounded once more.
@@ -39,7 +32,9 @@ struct TiledGemmParams {
   std::optional<Activation> activation = {};
   bool gated = false;      ///< needs an activation
   bool dependent = false;  ///< programmatic dependent launch
-  TiledGemmConfig config = {};
+  /// Rows of 256 that are done before the next ones: they and all of w stay in L2. Measured by kernels/bench/tiled_search; changes
+  /// no bit.
+  int band = 4;
 };
 
 /// Needs sm_90a. Pointers on 16 bytes, n, k and row strides multiples of 8 (tiled_shape.h). Throws UsageError naming the wrong

@@ -4,7 +4,6 @@
 
 #include <array>
 #include <cmath>
-#include <iterator>
 #include <limits>
 #include <optional>
 #include <string>
@@ -29,16 +28,8 @@ namespace {
 std::string text(const TiledGemmParams& p) {
   return std::string(dtype_name(p.dtype)) + " " + std::to_string(p.m) + " x " + std::to_string(p.n) + " x " +
          std::to_string(p.k) + (p.activation ? " " + std::string(activation_name(*p.activation)) : "") +
-         (p.config.ping_pong ? " ping-pong" : " finishers") + " cluster " + std::to_string(p.config.cluster) +
-         " band " + std::to_string(p.config.band);
+         " band " + std::to_string(p.band);
 }
-
-/// Every kernel.
-constexpr TiledGemmConfig kConfigs[] = {{.ping_pong = false, .cluster = 1},
-                                        {.ping_pong = false, .cluster = 2},
-                                        {.ping_pong = true, .cluster = 1},
-                                        {.ping_pong = true, .cluster = 2},
-                                        {.ping_pong = true, .cluster = 4}};
 
 struct Extras {
   bool bias = false;
@@ -132,33 +123,27 @@ void check_product(TiledGemmParams p, const Extras& with, RandomValues& random) 
 TEST(TiledGemm, Shapes) {
   TANDEM_NEEDS_SM90A();
   RandomValues random(test_seed());
-  for (TiledGemmConfig config : kConfigs) {
-    for (int64_t m : {1, 127, 129, 513}) {
-      for (int64_t n : {8, 264, 1000}) {
-        for (int64_t k : {8, 64, 320, 1024}) {
-          check_product({.m = m, .n = n, .k = k, .config = config}, {.bias = k != 64}, random);
-        }
+  for (int64_t m : {1, 127, 129, 513}) {
+    for (int64_t n : {8, 264, 1000}) {
+      for (int64_t k : {8, 64, 320, 1024}) {
+        check_product({.m = m, .n = n, .k = k}, {.bias = k != 64}, random);
       }
     }
-    check_product({.m = 8191, .n = 1000, .k = 1024, .config = config}, {.bias = true}, random);
-    check_product({.dtype = DType::kF16, .m = 513, .n = 4096, .k = 4096, .config = config}, {.bias = true},
-                  random);
-    check_product({.m = 40000, .n = 1032, .k = 136, .config = config}, {.bias = true}, random);
-    check_product({.m = 9000, .n = 2056, .k = 64, .config = config}, {.bias = true}, random);
   }
+  check_product({.m = 8191, .n = 1000, .k = 1024}, {.bias = true}, random);
+  check_product({.dtype = DType::kF16, .m = 513, .n = 4096, .k = 4096}, {.bias = true}, random);
+  check_product({.m = 40000, .n = 1032, .k = 136}, {.bias = true}, random);
+  check_product({.m = 9000, .n = 2056, .k = 64}, {.bias = true}, random);
 }
 
 // Without it: how the work is cut changes the result, or hangs.
-TEST(TiledGemm, Configs) {
+TEST(TiledGemm, Bands) {
   TANDEM_NEEDS_SM90A();
   RandomValues random(test_seed());
-  for (TiledGemmConfig config : kConfigs) {
-    for (int band : {1, 3, 64}) {
-      config.band = band;
-      check_product(
-          {.dtype = band == 3 ? DType::kF16 : DType::kBF16, .m = 2500, .n = 3000, .k = 192, .config = config},
-          {.bias = true}, random);
-    }
+  for (int band : {1, 3, 64}) {
+    check_product(
+        {.dtype = band == 3 ? DType::kF16 : DType::kBF16, .m = 2500, .n = 3000, .k = 192, .band = band},
+        {.bias = true}, random);
   }
 }
 
@@ -183,20 +168,12 @@ TEST(TiledGemm, Activations) {
 TEST(TiledGemm, Residuals) {
   TANDEM_NEEDS_SM90A();
   RandomValues random(test_seed());
-  for (TiledGemmConfig config : kConfigs) {
-    for (bool in_place : {false, true}) {
-      const Extras with{.bias = true, .residual = true, .in_place = in_place};
-      for (int64_t n : {8, 136, 264, 1000})
-        check_product({.m = 333, .n = n, .k = 72, .config = config}, with, random);
-      check_product({.m = 20000, .n = 1024, .k = 64, .config = config}, with, random);
-      check_product({.dtype = DType::kF16,
-                     .m = 1000,
-                     .n = 520,
-                     .k = 512,
-                     .activation = Activation::kSilu,
-                     .config = config},
-                    with, random);
-    }
+  for (bool in_place : {false, true}) {
+    const Extras with{.bias = true, .residual = true, .in_place = in_place};
+    for (int64_t n : {8, 136, 264, 1000}) check_product({.m = 333, .n = n, .k = 72}, with, random);
+    check_product({.m = 20000, .n = 1024, .k = 64}, with, random);
+    check_product({.dtype = DType::kF16, .m = 1000, .n = 520, .k = 512, .activation = Activation::kSilu},
+                  with, random);
   }
 }
 
@@ -204,21 +181,13 @@ TEST(TiledGemm, Residuals) {
 TEST(TiledGemm, Gated) {
   TANDEM_NEEDS_SM90A();
   RandomValues random(test_seed());
-  for (TiledGemmConfig config : kConfigs) {
-    for (int64_t n : {8, 120, 136, 1000}) {
-      check_product(
-          {.m = 333, .n = n, .k = 200, .activation = Activation::kGeluTanh, .gated = true, .config = config},
-          {.bias = n != 120}, random);
-    }
-    check_product({.dtype = DType::kF16,
-                   .m = 9000,
-                   .n = 1032,
-                   .k = 512,
-                   .activation = Activation::kGelu,
-                   .gated = true,
-                   .config = config},
-                  {}, random);
+  for (int64_t n : {8, 120, 136, 1000}) {
+    check_product({.m = 333, .n = n, .k = 200, .activation = Activation::kGeluTanh, .gated = true},
+                  {.bias = n != 120}, random);
   }
+  check_product(
+      {.dtype = DType::kF16, .m = 9000, .n = 1032, .k = 512, .activation = Activation::kGelu, .gated = true},
+      {}, random);
 }
 
 // Without it: rows that are not next to each other are read or written as if they were.
@@ -232,8 +201,7 @@ TEST(TiledGemm, Strides) {
                       .k = 8 * random.between(1, 60)};
     p.ldx = p.k + 8 * random.between(0, 3);
     p.ldy = p.n + 8 * random.between(0, 3);
-    p.config = kConfigs[random.between(0, std::size(kConfigs) - 1)];
-    p.config.band = static_cast<int>(random.between(1, 9));
+    p.band = static_cast<int>(random.between(1, 9));
     if (random.coin()) p.activation = random.one_of(kActivations);
     p.gated = p.activation && random.coin();
     check_product(p, {.bias = random.coin(), .residual = !p.gated && random.coin()}, random);
@@ -258,7 +226,8 @@ struct Large {
   }
 };
 
-// Without it: a rare race goes unseen. All of a large product against the library's, and the same bits twice and in every config.
+// Without it: a rare race goes unseen. All of a large product against the library's, and the same bits twice and in every
+// cut.
 TEST(TiledGemm, LargeAgainstTheLibraryAndItself) {
   TANDEM_NEEDS_SM90A();
   const Large large;
@@ -286,17 +255,11 @@ TEST(TiledGemm, LargeAgainstTheLibraryAndItself) {
   expect_near(plain.values(), want, 1.01 * epsilon(DType::kBF16), 1e-4, text(bare));
 
   std::vector<uint8_t> first;
-  std::vector<TiledGemmConfig> configs(std::begin(kConfigs), std::end(kConfigs));
-  for (const TiledGemmConfig& config : kConfigs) {  // again, and in other bands
-    configs.push_back(config);
-    configs.push_back(config);
-    configs.back().band = 3;
-  }
-  for (const TiledGemmConfig& config : configs) {
+  for (int band : {4, 4, 1, 3, 16}) {
     const DeviceTensor y(Large::kM * Large::kN, DType::kBF16);
     TiledGemmParams p = large.params(y.data());
     p.activation = Activation::kGelu;
-    p.config = config;
+    p.band = band;
     launch_tiled_gemm(p, stream.get());
     stream.wait();
     if (first.empty()) first = y.bytes();
@@ -391,9 +354,7 @@ TEST(TiledGemm, RefusesWrongParameters) {
   refused([](TiledGemmParams& p) { p.bias = memory + 2; });
   refused([](TiledGemmParams& p) { p.residual = memory + 8; });
   refused([](TiledGemmParams& p) { p.gated = true; });
-  refused([](TiledGemmParams& p) { p.config.cluster = 3; });
-  refused([](TiledGemmParams& p) { p.config = {.ping_pong = false, .cluster = 4}; });
-  refused([](TiledGemmParams& p) { p.config.band = 0; });
+  refused([](TiledGemmParams& p) { p.band = 0; });
   refused([](TiledGemmParams& p) { p.m = p.n = 1 << 30; });
 }
 
