@@ -19,12 +19,6 @@ namespace tandem::kernels {
   TANDEM_WGMMA_32                                                                           \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
   "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define TANDEM_WGMMA_128                                                                              \
-  TANDEM_WGMMA_64                                                                                     \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, " \
-  "%83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, " \
-  "%102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, "  \
-  "%118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define TANDEM_WGMMA_ROW(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
 #define TANDEM_WGMMA_ROWS8(j)                                                                     \
   TANDEM_WGMMA_ROW(j), TANDEM_WGMMA_ROW(j + 1), TANDEM_WGMMA_ROW(j + 2), TANDEM_WGMMA_ROW(j + 3), \
@@ -69,41 +63,33 @@ namespace tandem::kernels {
                  : SUMS                                                                                  \
                  : "l"(a), "l"(b), "r"(metadata), "n"(kThreads), "r"(1));                                \
   }
-#define TANDEM_WGMMA_DEFINE(T, TYPE)                                                                        \
-  template <>                                                                                               \
-  __device__ inline void wgmma_shared<T>(float(&c)[16][4], uint64_t a, uint64_t b, bool accumulate) {       \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE  \
-                 "." TYPE " {" TANDEM_WGMMA_64 "}, %64, %65, p, 1, 1, 0, 0;}"                               \
-                 : TANDEM_WGMMA_ROWS8(0), TANDEM_WGMMA_ROWS8(8)                                             \
-                 : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));                                                \
-  }                                                                                                         \
-  template <>                                                                                               \
-  __device__ inline void wgmma_shared<T>(float(&c)[32][4], uint64_t a, uint64_t b, bool accumulate) {       \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %130, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32." TYPE \
-                 "." TYPE " {" TANDEM_WGMMA_128 "}, %128, %129, p, 1, 1, 0, 0;}"                            \
-                 : TANDEM_WGMMA_ROWS8(0), TANDEM_WGMMA_ROWS8(8), TANDEM_WGMMA_ROWS8(16),                    \
-                   TANDEM_WGMMA_ROWS8(24)                                                                   \
-                 : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));                                                \
-  }                                                                                                         \
-  template <>                                                                                               \
-  __device__ inline void wgmma_registers<T>(float(&c)[8][4], const uint32_t(&a)[4], uint64_t b,             \
-                                            bool accumulate) {                                              \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE   \
-                 "." TYPE " {" TANDEM_WGMMA_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;}"                 \
-                 : TANDEM_WGMMA_ROWS8(0)                                                                    \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));            \
-  }                                                                                                         \
-  template <>                                                                                               \
-  __device__ inline void wgmma_registers<T>(float(&c)[16][4], const uint32_t(&a)[4], uint64_t b,            \
-                                            bool accumulate) {                                              \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE  \
-                 "." TYPE " {" TANDEM_WGMMA_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;}"                 \
-                 : TANDEM_WGMMA_ROWS8(0), TANDEM_WGMMA_ROWS8(8)                                             \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));            \
+#define TANDEM_WGMMA_DEFINE(T, TYPE)                                                                       \
+  template <>                                                                                              \
+  __device__ inline void wgmma_shared<T>(float(&c)[16][4], uint64_t a, uint64_t b, bool accumulate) {      \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE \
+                 "." TYPE " {" TANDEM_WGMMA_64 "}, %64, %65, p, 1, 1, 0, 0;}"                              \
+                 : TANDEM_WGMMA_ROWS8(0), TANDEM_WGMMA_ROWS8(8)                                            \
+                 : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));                                               \
+  }                                                                                                        \
+  template <>                                                                                              \
+  __device__ inline void wgmma_registers<T>(float(&c)[8][4], const uint32_t(&a)[4], uint64_t b,            \
+                                            bool accumulate) {                                             \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE  \
+                 "." TYPE " {" TANDEM_WGMMA_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;}"                \
+                 : TANDEM_WGMMA_ROWS8(0)                                                                   \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));           \
+  }                                                                                                        \
+  template <>                                                                                              \
+  __device__ inline void wgmma_registers<T>(float(&c)[16][4], const uint32_t(&a)[4], uint64_t b,           \
+                                            bool accumulate) {                                             \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %69, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE \
+                 "." TYPE " {" TANDEM_WGMMA_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;}"                \
+                 : TANDEM_WGMMA_ROWS8(0), TANDEM_WGMMA_ROWS8(8)                                            \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));           \
   }
 
 /// c [64, N] (+)= a b^T, both in shared memory, a [64, 16] and b [N, 16] with the 16 contiguous, N the accumulators' 8, 16,
-/// 32, 64, 128 or 256; of bytes [64, 32] and [N, 32]. c[j] of a thread: as mma.m16n8k16's accumulators for columns 8 j, rows 16
+/// 32, 64 or 128; of bytes [64, 32] and [N, 32]. c[j] of a thread: as mma.m16n8k16's accumulators for columns 8 j, rows 16
 /// (warp % 4) onwards. The sums of e4m3 keep 13 bits after the point of the largest term: add few products at a time.
 template <typename T>
 __device__ inline void wgmma_shared(float (&c)[1][4], uint64_t a, uint64_t b, bool accumulate);
@@ -115,8 +101,6 @@ template <typename T>
 __device__ inline void wgmma_shared(float (&c)[8][4], uint64_t a, uint64_t b, bool accumulate);
 template <typename T>
 __device__ inline void wgmma_shared(float (&c)[16][4], uint64_t a, uint64_t b, bool accumulate);
-template <typename T>
-__device__ inline void wgmma_shared(float (&c)[32][4], uint64_t a, uint64_t b, bool accumulate);
 
 /// The same of int8, exact 32-bit integers.
 template <typename T>
@@ -176,7 +160,6 @@ TANDEM_WGMMA_DEFINE_SPARSE("64", 8, TANDEM_WGMMA_32, TANDEM_WGMMA_FLOATS8, "32",
 #undef TANDEM_WGMMA_FLOATS1
 #undef TANDEM_WGMMA_ROWS8
 #undef TANDEM_WGMMA_ROW
-#undef TANDEM_WGMMA_128
 #undef TANDEM_WGMMA_64
 #undef TANDEM_WGMMA_32
 #undef TANDEM_WGMMA_16
