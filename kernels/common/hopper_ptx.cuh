@@ -79,7 +79,7 @@ __device__ inline void named_barrier(int threads) {
   asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
 }
 
-/// The same two with the number in a register: waits, or only counts this warp's threads.
+/// A barrier of the block whose number is in a register: waits for so many threads, or only counts those of this warp.
 __device__ inline void wait_turn(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
