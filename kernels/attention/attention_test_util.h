@@ -120,7 +120,7 @@ class RelativeError {
   double norm_ = 0;
 };
 
-/// What one row and head may miss by, whatever the type: among thousands of them a wrong one would hide in the error of all.
+/// What one row and head may miss by, of codes twice as much: among thousands of them a wrong one would hide in the error of all.
 inline constexpr double kPairTolerance = 0.25;
 
 /// Sets an environment variable for the life of the guard.

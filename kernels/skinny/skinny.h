@@ -88,7 +88,8 @@ struct SkinnyParams {
   const float* x_stats = nullptr;
   Norm x_norm = Norm::kLayer;
   /// float [2, rows of w]: c1 = w gamma, then c2 = w beta; on 4 bytes. Null for an RMS norm without beta alone. Read as weights are.
-  /// With `norm` set to a layer norm, too, or null: with them a product of bf16 may apply the norm to its sums.
+  /// With `norm` set to a layer norm, too, or null: with them a product of bf16 may apply the norm to its sums. What is rounded to
+  /// bf16 is then x * gamma, mean and all: the error of a row whose mean is far above its deviation grows as their ratio.
   const float* norm_sums = nullptr;
   /// The residual is the norm of the rows `residual`: (residual - mean) * rstd * gamma + beta, with their statistics [n / 64, m].
   const float* residual_stats = nullptr;

@@ -14,7 +14,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "harness/parallel/socket_communicator.h"
@@ -42,45 +41,36 @@ inline std::optional<RankOfTest> rank_of_test() {
                     .address = std::getenv("TANDEM_TEST_ADDRESS")};
 }
 
-using TestEnvironment = std::vector<std::pair<std::string, std::string>>;
-/// Runs the test that is running once more in a process for each of these; what fails there fails here. The processes are started
-/// anew: a fork of one that has talked to a device cannot.
-inline void run_in_processes(const std::vector<TestEnvironment>& environments) {
+/// Runs the test that is running once more in each of `size` processes; what fails there fails here. The processes are started anew:
+/// a fork of one that has talked to a device cannot.
+inline void run_in_ranks(int size) {
   const auto& test = *::testing::UnitTest::GetInstance()->current_test_info();
   const std::string filter = fmt::format("--gtest_filter={}.{}", test.test_suite_name(), test.name());
+  const std::string address = new_local_address();
+  const std::string ranks = std::to_string(size);
   const pid_t parent = ::getpid();
   std::vector<pid_t> children;
-  for (const TestEnvironment& environment : environments) {
+  for (int r = 0; r < size; ++r) {
+    const std::string rank = std::to_string(r);
     const pid_t child = ::fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that is ended for its time leaves nobody on the card
       if (::getppid() != parent) ::_exit(127);
-      for (const auto& [name, value] : environment) ::setenv(name.c_str(), value.c_str(), 1);
-      ::execl("/proc/self/exe", "part_of_test", filter.c_str(), "--gtest_brief=1", nullptr);
+      ::setenv("TANDEM_TEST_RANK", rank.c_str(), 1);
+      ::setenv("TANDEM_TEST_RANKS", ranks.c_str(), 1);
+      ::setenv("TANDEM_TEST_ADDRESS", address.c_str(), 1);
+      ::execl("/proc/self/exe", "rank_of_test", filter.c_str(), "--gtest_brief=1", nullptr);
       ::_exit(127);
     }
     children.push_back(child);
   }
-  for (size_t i = 0; i < children.size(); ++i) {
+  for (size_t r = 0; r < children.size(); ++r) {
     int status = 0;
-    ASSERT_EQ(::waitpid(children[i], &status, 0), children[i]);
+    ASSERT_EQ(::waitpid(children[r], &status, 0), children[r]);
     EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0)
-        << "process " << i << " of " << children.size() << ": what it printed is above";
+        << "rank " << r << " of " << size << ": what it printed is above";
   }
-}
-
-/// The same in `size` ranks.
-inline void run_in_ranks(int size) {
-  static int run = 0;  // the address of an earlier test may still be taken
-  const std::string address = fmt::format("unix:/tmp/tandem-test-ranks-{}-{}", ::getpid(), ++run);
-  std::vector<TestEnvironment> ranks;
-  for (int r = 0; r < size; ++r) {
-    ranks.push_back({{"TANDEM_TEST_RANK", std::to_string(r)},
-                     {"TANDEM_TEST_RANKS", std::to_string(size)},
-                     {"TANDEM_TEST_ADDRESS", address}});
-  }
-  run_in_processes(ranks);
 }
 
 /// Did every rank give the same bytes? The same answer on all of them.

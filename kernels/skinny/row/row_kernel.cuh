@@ -295,10 +295,10 @@ __global__ void __launch_bounds__(kWarp* kRowMaxWarps, 1)
       core.take_x(xs, k0, left);
       if constexpr (kDefers) {
         if (defers) {
-          const RowMoments moments = row_moments(a, stats);
-          x_scale = moments.inverse;
-          mean = moments.mean;
-          if (a.norm_out != nullptr) row_write_norm<T>(a, scratch, norm_weights, moments, row);
+          const RowNorm norm = row_norm(a, stats);
+          x_scale = norm.inverse;
+          mean = norm.mean;
+          if (a.norm_out != nullptr) row_write_norm<T>(a, scratch, norm_weights, norm, row);
         }
       }
       continue;

@@ -129,14 +129,13 @@ __device__ inline void row_load(const SkinnyArgs& a, int64_t at, float (&v)[kVec
   }
 }
 
-/// What a warp found in its part of a row: its mean and the squares about it (Chan, Golub, LeVeque 1983).
-struct RowMoments {
+/// What a row's norm takes off and multiplies by: mean, and 1 / sqrt(variance + eps); of an RMS norm 0, and that of the mean square.
+struct RowNorm {
   float mean;
-  float
-      inverse;  // of the standard deviation, eps added to its square; of a norm without mean, of the root of the mean square
+  float inverse;
 };
-/// The parts of all warps merged, by each warp for itself, in one order. stats: float2 [warps], written and synchronised.
-__device__ inline RowMoments row_moments(const SkinnyArgs& a, const float2* stats) {
+/// The parts of all warps merged (Chan, Golub, LeVeque 1983), by each warp for itself, in one order. stats: float2 [warps], written and synchronised.
+__device__ inline RowNorm row_norm(const SkinnyArgs& a, const float2* stats) {
   constexpr int kV = 8;  // elements of a chunk
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
@@ -150,7 +149,7 @@ __device__ inline RowMoments row_moments(const SkinnyArgs& a, const float2* stat
   return {.mean = mean, .inverse = rsqrtf(fmaf(warp_sum(fmaf(n * away, away, part.y)), of_k, a.eps))};
 }
 
-/// A thread's share of what row_moments() merges: sums about the first element of its warp's part, so that mean and squares take one
+/// A thread's share of what row_norm() merges: sums about the first element of its warp's part, so that mean and squares take one
 /// pass, and a large mean costs no digits.
 template <typename T>
 struct RowPart {
@@ -232,7 +231,7 @@ __device__ inline void row_stage_scaled(const SkinnyArgs& a, typename Format::X*
 /// Eight elements of the row's norm from element `i` on, packed.
 template <typename T>
 __device__ inline uint4 row_normed(const SkinnyArgs& a, const float* scratch, const T* weights,
-                                   const RowMoments& row, int i) {
+                                   const RowNorm& norm, int i) {
   constexpr int kV = kVec<T>;
   float gamma[kV];
   float beta[kV] = {};
@@ -240,20 +239,20 @@ __device__ inline uint4 row_normed(const SkinnyArgs& a, const float* scratch, co
   unpack_words<T>(*reinterpret_cast<const uint4*>(weights + i), gamma);
   if (a.beta != nullptr) unpack_words<T>(*reinterpret_cast<const uint4*>(weights + a.plan.k + i), beta);
 #pragma unroll
-  for (int j = 0; j < kV; ++j) v[j] = (scratch[i + j] - row.mean) * row.inverse * gamma[j] + beta[j];
+  for (int j = 0; j < kV; ++j) v[j] = (scratch[i + j] - norm.mean) * norm.inverse * gamma[j] + beta[j];
   return make_uint4(pack_pair<T>(v[0], v[1]), pack_pair<T>(v[2], v[3]), pack_pair<T>(v[4], v[5]),
                     pack_pair<T>(v[6], v[7]));
 }
 /// norm_out after row_stage_scaled: each block writes its share, so that none is late.
 template <typename T>
 __device__ inline void row_write_norm(const SkinnyArgs& a, const float* scratch, const T* weights,
-                                      const RowMoments& moments, int row) {
+                                      const RowNorm& norm, int row) {
   constexpr int kV = kVec<T>;
   T* out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row) * a.plan.k;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) * kV; i < a.plan.k; i += static_cast<int>(blockDim.x) * kV) {
     if (static_cast<unsigned>(i / kV) % gridDim.x == blockIdx.x)
-      *reinterpret_cast<uint4*>(out + i) = row_normed<T>(a, scratch, weights, moments, i);
+      *reinterpret_cast<uint4*>(out + i) = row_normed<T>(a, scratch, weights, norm, i);
   }
 }
 
@@ -282,14 +281,14 @@ __device__ inline float row_stage_norm(const SkinnyArgs& a, typename Format::X* 
   part.end(a, stats);
   cp_async_wait<0>();
   __syncthreads();
-  const RowMoments moments = row_moments(a, stats);
+  const RowNorm norm = row_norm(a, stats);
   const bool keep =
       a.norm_out != nullptr && static_cast<int>(blockIdx.x) == row % static_cast<int>(gridDim.x);
   T* out = static_cast<T*>(a.norm_out) + static_cast<int64_t>(row) * k;
   [[maybe_unused]] uint32_t max = 0;  // bits of the largest magnitude
 #pragma unroll 1
   for (int i = first; i < k; i += step) {
-    const uint4 packed = row_normed<T>(a, scratch, weights, moments, i);
+    const uint4 packed = row_normed<T>(a, scratch, weights, norm, i);
     if (keep) *reinterpret_cast<uint4*>(out + i) = packed;
     if constexpr (Format::kQuantises) {
       float v[kV];
