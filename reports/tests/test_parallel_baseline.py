@@ -337,7 +337,7 @@ def test_the_steps_on_a_cpu(tmp_path: Path) -> None:
     for tp in (1, 2):
         assert parts[f"memory-tp{tp}"]["bytes"] == [100 * 1024 * 1024] * 2
     kept = sorted(p.name[11:] for p in (tmp_path / "kept").iterdir())
-    assert kept == ["bars", "checks", "crossover", "tensor-parallel"]
+    assert kept == ["bars.txt", "checks", "crossover", "parts.json", "tensor-parallel"]
     (figure,) = (tmp_path / "kept").glob("*-tensor-parallel/*.png")
     assert figure.name == "generate-scaling.png"
     again = called(*words, environment=environment)

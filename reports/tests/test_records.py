@@ -10,13 +10,14 @@ from typing import Any
 
 import fixture_runs
 import pytest
-from conftest import Outcome, schema, validator
+from conftest import REPOSITORY, Outcome, schema, validator
 
 from tandem_reports.errors import ReportError
 from tandem_reports.reading.fields import parse_json
 from tandem_reports.reading.records import parse_record, read_records
 from tandem_reports.reading.runs import load_run, load_runs
 
+BASELINES = REPOSITORY / "reports" / "baselines"
 FIXTURE_NAMES = ("gpu_a", "gpu_b", "cpu_smoke")
 
 
@@ -32,6 +33,14 @@ def put(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     else:
         place[last] = value
     return copy
+
+
+# Breaks when a folder of committed results is no run: scripts/check_packages takes the first and stops there.
+def test_every_committed_run_is_read() -> None:
+    folders = [p for p in BASELINES.glob("*/*") if p.is_dir()]
+    assert folders
+    for folder in folders:
+        assert load_run(folder).records, folder
 
 
 # Without it the fixtures could drift from the contract, and every other test would test the wrong shape.

@@ -361,11 +361,11 @@ class Baseline:
                 shutil.copy(self.out / name / file, to / file)
             self.keep_figures(name, to)
             say(f"kept {to}")
-        to = folder / f"{self.done.setdefault('day', day)}-bars"
-        to.mkdir(parents=True, exist_ok=True)
-        (to / "bars.txt").write_text(lines)
-        self.finish("day", self.done["day"])
-        shutil.copy(self.done_file, to / "parts.json")
+        # Beside the runs: every folder of baselines is a run.
+        folder.mkdir(parents=True, exist_ok=True)
+        self.finish("day", self.done.setdefault("day", day))
+        (folder / f"{self.done['day']}-bars.txt").write_text(lines)
+        shutil.copy(self.done_file, folder / f"{self.done['day']}-parts.json")
 
 
 def parsed(words: list[str]) -> argparse.Namespace:
