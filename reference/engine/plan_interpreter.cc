@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <span>
 
 #include "harness/base/error.h"
 #include "harness/base/half.h"
+#include "harness/base/random.h"
 #include "reference/model/next_token.h"
 #include "reference/model/sublayer.h"
 #include "reference/ops/dense.h"
@@ -29,6 +31,10 @@ bool is_float(DType t) {
   return t == DType::kF32 || t == DType::kF16 || t == DType::kBF16;
 }
 
+float from_16_bits(DType dtype, uint16_t bits) {
+  return dtype == DType::kF16 ? fp16_to_float(bits) : bf16_to_float(bits);
+}
+
 /// Of the types of is_float() only.
 float decode(DType dtype, const std::byte* p) {
   if (dtype == DType::kF32) {
@@ -38,17 +44,7 @@ float decode(DType dtype, const std::byte* p) {
   }
   uint16_t bits;
   std::memcpy(&bits, p, sizeof(bits));
-  return dtype == DType::kF16 ? fp16_to_float(bits) : bf16_to_float(bits);
-}
-
-/// Of the types of is_float() only.
-void encode(DType dtype, float v, std::byte* p) {
-  if (dtype == DType::kF32) {
-    std::memcpy(p, &v, sizeof(v));
-    return;
-  }
-  const uint16_t bits = dtype == DType::kF16 ? float_to_fp16(v) : float_to_bf16(v);
-  std::memcpy(p, &bits, sizeof(bits));
+  return from_16_bits(dtype, bits);
 }
 
 std::vector<int32_t> lengths_of(const std::vector<int32_t>& offsets) {
@@ -145,7 +141,29 @@ int32_t PlanInterpreter::read_int(const PlanTensor& t, int64_t row, int64_t col)
 void PlanInterpreter::write(const PlanTensor& t, int64_t row, int64_t col, float value) {
   const DType dtype = buffer(t).dtype;
   if (!is_float(dtype)) refuse_type(t, kFloats);
-  encode(dtype, value, mark(t, row, col));
+  std::byte* p = mark(t, row, col);
+  if (dtype == DType::kF32) {
+    std::memcpy(p, &value, sizeof(value));
+    return;
+  }
+  const uint16_t bits = to_16_bits(dtype, value);
+  std::memcpy(p, &bits, sizeof(bits));
+}
+
+void PlanInterpreter::round_by_chance(uint64_t seed) {
+  chance_ = mix64(seed);
+  roundings_ = 0;
+}
+
+uint16_t PlanInterpreter::to_16_bits(DType dtype, float v) {
+  const uint16_t nearest = dtype == DType::kF16 ? float_to_fp16(v) : float_to_bf16(v);
+  const float at = from_16_bits(dtype, nearest);
+  if (!chance_ || at == v || !std::isfinite(at)) return nearest;
+  // The bits below the sign count magnitudes up; rounding keeps the sign, and what it made zero is larger.
+  const auto other = static_cast<uint16_t>(std::fabs(at) < std::fabs(v) ? nearest + 1 : nearest - 1);
+  const double share = (static_cast<double>(v) - at) / (static_cast<double>(from_16_bits(dtype, other)) - at);
+  const double drawn = static_cast<double>(random_bits(*chance_, roundings_++) >> 11) * 0x1p-53;
+  return drawn < share ? other : nearest;
 }
 
 void PlanInterpreter::write_int(const PlanTensor& t, int64_t row, int64_t col, int32_t value) {

@@ -31,6 +31,10 @@ class PlanInterpreter {
   /// Keeps a reference to the plan. The arena is all poison.
   explicit PlanInterpreter(const StepPlan& plan);
 
+  /// From now on a value that lies between two of a 16-bit type is stored as either, the more likely the nearer it is: another
+  /// outcome of the plan's roundings, as sums in another order have one. Each seed has its own.
+  void round_by_chance(uint64_t seed);
+
   /// Fills a buffer by name (inputs and states) from its start.
   void set(std::string_view buffer, std::span<const int32_t> values);
   void set(std::string_view buffer, std::span<const float> values);
@@ -143,6 +147,7 @@ class PlanInterpreter {
   void write_int(const PlanTensor& t, int64_t row, int64_t col, int32_t value);
   Matrix read(const PlanTensor& t) const;
   void write(const PlanTensor& t, MatrixView values);
+  uint16_t to_16_bits(DType dtype, float v);
   uint32_t read_bits(const PlanTensor& t, int64_t row, int64_t col) const;
   void write_bits(const PlanTensor& t, int64_t row, int64_t col, uint32_t bits);
   void poison(const PlanBuffer& buffer);
@@ -152,8 +157,10 @@ class PlanInterpreter {
   std::vector<bool> written_;  // byte by byte: no value of 8 bits can be the poison
   mutable std::map<std::pair<const void*, int64_t>, Matrix> stored_;  // by address and rows: see in_fp32
   Matrix logits_;
-  std::vector<BeamSearch> searches_;  // one a source
-  int op_ = -1;                       // the operation that runs; -1: none
+  std::vector<BeamSearch> searches_;     // one a source
+  int op_ = -1;                          // the operation that runs; -1: none
+  std::optional<uint64_t> chance_ = {};  // the stream of round_by_chance()
+  uint64_t roundings_ = 0;
 };
 
 }  // namespace tandem::reference
