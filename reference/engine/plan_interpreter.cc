@@ -150,11 +150,6 @@ void PlanInterpreter::write(const PlanTensor& t, int64_t row, int64_t col, float
   std::memcpy(p, &bits, sizeof(bits));
 }
 
-void PlanInterpreter::round_by_chance(uint64_t seed) {
-  chance_ = mix64(seed);
-  roundings_ = 0;
-}
-
 uint16_t PlanInterpreter::to_16_bits(DType dtype, float v) {
   const uint16_t nearest = dtype == DType::kF16 ? float_to_fp16(v) : float_to_bf16(v);
   const float at = from_16_bits(dtype, nearest);

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "harness/base/random.h"
 #include "harness/engine/plan.h"
 #include "reference/model/beam_search.h"
 #include "reference/ops/attention.h"
@@ -33,7 +34,7 @@ class PlanInterpreter {
 
   /// From now on a value that lies between two of a 16-bit type is stored as either, the more likely the nearer it is: another
   /// outcome of the plan's roundings, as sums in another order have one. Each seed has its own.
-  void round_by_chance(uint64_t seed);
+  void round_by_chance(uint64_t seed) { chance_ = mix64(seed); }
 
   /// Fills a buffer by name (inputs and states) from its start.
   void set(std::string_view buffer, std::span<const int32_t> values);
