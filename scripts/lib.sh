@@ -34,10 +34,10 @@ nvcc_version() {
   [ -z "$nvcc" ] || "$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p'
 }
 
-# Compute capability of the first card as "9.0", or nothing.
+# Compute capability of the first card as "9.0", or nothing: without a card or a driver nvidia-smi says so where the number would be.
 card_capability() {
   command -v nvidia-smi >/dev/null || return 0
-  nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 || true
+  nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | grep -xE '[0-9]+\.[0-9]+' || true
 }
 
 # Sets preset, configure_flags and preset_reason.
@@ -49,6 +49,9 @@ choose_preset() {
   if [ -z "$version" ] || [ "${version%%.*}" -lt 13 ]; then
     preset=cpu
     preset_reason="no CUDA toolkit 13 or later here: the reference engine only"
+  elif [ -n "$capability" ] && [ "${capability%%.*}" -lt 8 ]; then
+    preset=cpu
+    preset_reason="a card of compute capability $capability, and engine cuda needs 8.0: the reference engine only"
   elif [ -n "$capability" ]; then
     preset=cuda
     local arch=${capability/./}

@@ -166,6 +166,41 @@ def test_the_programs_are_in_build_bin_on_every_machine(
     assert (root / "build" / "bin").resolve() == root / "build" / preset / "bin"
 
 
+# Breaks when a card that engine cuda cannot use, or what nvidia-smi says without one, is compiled for:
+# that fails in the assembler after minutes.
+@pytest.mark.parametrize(
+    ("says", "preset", "architecture"),
+    [
+        ("7.5", "cpu", ""),
+        ("8.0", "cuda", "80"),
+        ("9.0", "cuda", "90a"),
+        ("12.0", "cuda", "120"),
+        ("No devices were found", "h200", ""),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", "h200", ""),
+    ],
+)
+def test_the_preset_fits_the_card(
+    says: str, preset: str, architecture: str, fenced: tuple[Path, dict[str, str], Path]
+) -> None:
+    root, environment, _ = fenced
+    (root / "programs" / "nvcc").write_text("#!/bin/sh\necho release 13.0, V13.0.48\n")
+    (root / "programs" / "nvidia-smi").write_text(f'#!/bin/sh\necho "{says}"\n')
+    (root / "programs" / "nvidia-smi").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", '. scripts/lib.sh; choose_preset; echo "$preset ${configure_flags[*]}"'],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=root,
+        check=True,
+        timeout=60,
+    )
+    flags = done.stdout.split()
+    assert flags[0] == preset
+    asked = [f.removeprefix("-DCMAKE_CUDA_ARCHITECTURES=") for f in flags if "ARCHITECTURES" in f]
+    assert asked == ([architecture] if architecture else [])
+
+
 # Breaks when a slip of the pen is answered with a page of usage, or help is something else than --help.
 @pytest.mark.parametrize(
     ("words", "code", "said"),
