@@ -147,7 +147,7 @@ class Formats : public testing::TestWithParam<int> {};
 // head or token, a maximum that an earlier step left.
 TEST_P(Formats, MatchTheReferenceInTheSameFormat) {
   TANDEM_NEED_DEVICE();
-  const auto cases = covering_cases(test_seed_of_the_day() + 1, kFormats, kKvs);
+  const auto cases = covering_cases(test_seed_of_the_day() + 1, on_this_card(kFormats), kKvs);
   CudaEngine engine({.search_choices = false});
   Totals totals;
   int skipped = 0;
@@ -176,8 +176,9 @@ TEST(CudaEngine, LargeBatchMatchesReference) {
   TANDEM_NEED_DEVICE();
   CudaEngine engine({.search_choices = false});
   Totals totals;
-  for (const Precision p : {Precision::kFp32, Precision::kFp16, Precision::kBf16, Precision::kFp8,
-                            Precision::kInt8, Precision::kW8a16, Precision::kW4a16}) {
+  for (const Precision p :
+       on_this_card({Precision::kFp32, Precision::kFp16, Precision::kBf16, Precision::kFp8, Precision::kInt8,
+                     Precision::kW8a16, Precision::kW4a16})) {
     for (const int rows : {12, 16, 33, 64, 70}) {
       CoverCase c = tiny_case(p, std::vector<int32_t>(rows, 3));
       c.lengths[5] = 1;

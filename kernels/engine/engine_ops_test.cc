@@ -84,9 +84,9 @@ void expect_many_rows_work(const char* kernel, const std::vector<const char*>& m
 // Products of an encoder's size go through the library, with passes around it for the quantised formats.
 TEST(KernelOps, ManyRows) {
   TANDEM_NEED_DEVICE();
-  expect_many_rows_work(
-      "library", {"tiny", "flan-t5-base"},
-      {Precision::kBf16, Precision::kFp8, Precision::kInt8, Precision::kW8a16, Precision::kW4a16});
+  expect_many_rows_work("library", {"tiny", "flan-t5-base"},
+                        on_this_card({Precision::kBf16, Precision::kFp8, Precision::kInt8, Precision::kW8a16,
+                                      Precision::kW4a16}));
 }
 
 // The same by the own kernel, which a plan could give operands or an epilogue of another product.

@@ -10,10 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "harness/base/cuda_check.h"
 #include "harness/engine/compare.h"
 #include "harness/model/batch.h"
 #include "harness/weights/materialise.h"
 #include "kernels/engine/cuda_engine.h"
+#include "kernels/gemm/problem.h"
 #include "kernels/plan/builder.h"
 #include "kernels/plan/testing/model_cover.h"
 #include "reference/engine/plan_interpreter.h"
@@ -28,6 +30,20 @@ inline bool device_here() {
 
 #define TANDEM_NEED_DEVICE() \
   if (!::tandem::kernels::device_here()) GTEST_SKIP() << "no CUDA device of compute capability 8.0 or later"
+
+/// Those of `asked` that this card computes: products of fp8 are the library's of compute capability 9.0.
+inline std::vector<Precision> on_this_card(std::vector<Precision> asked) {
+  int major = 0, minor = 0;
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+  TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
+  std::erase_if(asked, [&](Precision p) {
+    if (!quantises_activations({.precision = p})) return false;
+    const std::string lacks = library_lacks(weight_dtype(p), 10 * major + minor);
+    if (!lacks.empty()) fmt::print("{}\n", lacks);
+    return !lacks.empty();
+  });
+  return asked;
+}
 
 /// Seeded weights on the host with the values of `precision` in fp32, and as they are stored where it quantises them.
 struct HostModel {

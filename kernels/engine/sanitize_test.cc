@@ -44,7 +44,7 @@ std::vector<CoverCase> code_cases() {
   std::vector<CoverCase> cases;
   for (const CoverCase& c :
        covering_cases(test_seed_of_the_day() + 1,
-                      {Precision::kFp8, Precision::kInt8, Precision::kW8a16, Precision::kW4a16},
+                      on_this_card({Precision::kFp8, Precision::kInt8, Precision::kW8a16, Precision::kW4a16}),
                       {KvType::kSame, KvType::kFp8, KvType::kInt8}))
     cases.push_back(own(aligned(c)));
   return cases;
