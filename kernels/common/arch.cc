@@ -1,6 +1,7 @@
 #include "kernels/common/arch.h"
 
 #include <cuda_runtime_api.h>
+#include <fmt/format.h>
 
 #include <cstdlib>
 
@@ -25,6 +26,26 @@ Arch current_arch() {
   TANDEM_CUDA_CHECK(cudaDeviceGetAttribute(&card.minor, cudaDevAttrComputeCapabilityMinor, device));
   const char* asked = std::getenv("TANDEM_ARCH");
   return choose_arch(card, kBuiltForSm90a, asked == nullptr ? "" : asked);
+}
+
+std::string why_unusable(int device) {
+  const auto said = [](cudaError_t status) {
+    cudaGetLastError();
+    return std::string(cudaGetErrorString(status));
+  };
+  int count = 0;
+  if (const cudaError_t failed = cudaGetDeviceCount(&count); failed != cudaSuccess) return said(failed);
+  if (count == 0) return "no CUDA device";
+  if (device < 0 || device >= count) return fmt::format("device {} is not one of the {} here", device, count);
+  cudaDeviceProp card{};
+  if (const cudaError_t failed = cudaGetDeviceProperties(&card, device); failed != cudaSuccess)
+    return said(failed);
+  const std::string is = fmt::format("{} has compute capability {}.{}", card.name, card.major, card.minor);
+  if (card.major < 8) return is + "; 8.0 or later is needed";
+  if (built_for(TANDEM_CUDA_ARCHITECTURES, {card.major, card.minor})) return {};
+  return fmt::format(
+      "{}, and this build holds code for {} alone; -DCMAKE_CUDA_ARCHITECTURES={}{}{} makes one for it", is,
+      TANDEM_CUDA_ARCHITECTURES, card.major, card.minor, card.major == 9 && card.minor == 0 ? "a" : "");
 }
 
 int multiprocessors() {

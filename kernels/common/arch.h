@@ -12,6 +12,29 @@ struct Capability {
   int major = 0, minor = 0;
 };
 
+/// Does a build for `architectures` (as CMAKE_CUDA_ARCHITECTURES spells them, with commas: "90a", "80,90a-real") hold code for
+/// this card? Machine code of N.M runs on N.M and later M; PTX, which is there unless it says "-real", on every later card;
+/// both of "a" on their own card alone. A build for what is spelt otherwise ("native") may.
+constexpr bool built_for(std::string_view architectures, Capability card) {
+  for (size_t from = 0, to = 0; to != std::string_view::npos; from = to + 1) {
+    to = architectures.find(',', from);
+    std::string_view kind = architectures.substr(from, to - from);
+    int number = 0;
+    while (!kind.empty() && kind.front() >= '0' && kind.front() <= '9') {
+      number = 10 * number + (kind.front() - '0');
+      kind.remove_prefix(1);
+    }
+    const bool alone = kind.starts_with('a');
+    if (alone) kind.remove_prefix(1);
+    if (number == 0 || !(kind.empty() || kind == "-real" || kind == "-virtual")) return true;
+    const int here = 10 * card.major + card.minor;
+    const bool code = kind != "-virtual" && card.major == number / 10 && here >= number;
+    const bool ptx = kind != "-real" && here >= number;
+    if (alone ? here == number : code || ptx) return true;
+  }
+  return false;
+}
+
 /// What kernels may use beyond sm_80.
 struct Arch {
   bool dependent_launch = false;  ///< programmatic dependent launch: compute capability 9.0 and later
@@ -31,6 +54,9 @@ constexpr Arch choose_arch(Capability card, bool built_for_sm90a, std::string_vi
 
 /// choose_arch for the current device, this build and the environment as it is now.
 Arch current_arch();
+
+/// Why no engine runs on this device (from 0), or nothing: it is not there, too old, or this build holds no code for it.
+std::string why_unusable(int device);
 
 /// Of the current device.
 int multiprocessors();

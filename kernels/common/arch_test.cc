@@ -33,5 +33,33 @@ TEST(Arch, RefusesAnotherValue) {
     EXPECT_THROW(choose_arch({9, 0}, true, asked), UsageError) << asked;
 }
 
+// Breaks when a build without code for the card starts and dies in its first kernel, or one with code for it is refused.
+TEST(Arch, ABuildKnowsItsCards) {
+  const struct {
+    const char* architectures;
+    std::string cards;  ///< of kCards, those that it has code for
+  } builds[] = {
+      {"90a", "9.0"},
+      {"90a-real", "9.0"},
+      {"80", "8.0 8.6 8.7 8.9 9.0 9.1 10.0 10.3 11.0 12.0 12.1"},
+      {"80-real", "8.0 8.6 8.7 8.9"},
+      {"86-real", "8.6 8.7 8.9"},
+      {"89-virtual", "8.9 9.0 9.1 10.0 10.3 11.0 12.0 12.1"},
+      {"80-real,90a", "8.0 8.6 8.7 8.9 9.0"},
+      {"100-real,120-real", "10.0 10.3 12.0 12.1"},
+      {"120", "12.0 12.1"},
+      {"native", "8.0 8.6 8.7 8.9 9.0 9.1 10.0 10.3 11.0 12.0 12.1"},
+      {"", "8.0 8.6 8.7 8.9 9.0 9.1 10.0 10.3 11.0 12.0 12.1"},
+  };
+  for (const auto& build : builds) {
+    std::string cards;
+    for (const Capability card : kCards) {
+      if (!built_for(build.architectures, card)) continue;
+      cards += (cards.empty() ? "" : " ") + std::to_string(card.major) + "." + std::to_string(card.minor);
+    }
+    EXPECT_EQ(cards, build.cards) << build.architectures;
+  }
+}
+
 }  // namespace
 }  // namespace tandem::kernels

@@ -282,26 +282,9 @@ OpWorkload CudaEngine::prepare_op(const Case& c, const ModelConfig& config) {
 }
 
 bool cuda_usable(int device, std::string* reason) {
-  try {
-    int count = 0;
-    const cudaError_t status = cudaGetDeviceCount(&count);
-    if (status != cudaSuccess) {
-      cudaGetLastError();
-      throw DeviceError(cudaGetErrorString(status));
-    }
-    if (count == 0) throw DeviceError("no CUDA device");
-    if (device >= count) throw DeviceError(fmt::format("device {} is not one of the {} here", device, count));
-    cudaDeviceProp properties{};
-    TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-    if (properties.major < 8) {
-      throw DeviceError(fmt::format("{} has compute capability {}.{}; 8.0 or later is needed",
-                                    properties.name, properties.major, properties.minor));
-    }
-    return true;
-  } catch (const Error& e) {
-    if (reason != nullptr) *reason = e.what();
-    return false;
-  }
+  const std::string why = why_unusable(device);
+  if (reason != nullptr) *reason = why;
+  return why.empty();
 }
 
 }  // namespace tandem::kernels

@@ -18,25 +18,12 @@
 namespace tandem::kernels {
 namespace {
 
-/// Throws DeviceError for a device that is not there or too old; makes it current.
+/// Makes it current. Throws DeviceError with why_unusable().
 cudaDeviceProp open_device(int device) {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess) {
-    cudaGetLastError();
-    throw DeviceError(fmt::format("no usable CUDA device: {}", cudaGetErrorString(status)));
-  }
-  if (device < 0 || device >= count) {
-    throw DeviceError(fmt::format("device: {} is not one of the {} devices here", device, count));
-  }
+  if (const std::string why = why_unusable(device); !why.empty()) throw DeviceError("device: " + why);
+  TANDEM_CUDA_CHECK(cudaSetDevice(device));
   cudaDeviceProp properties{};
   TANDEM_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-  if (properties.major < 8) {
-    throw DeviceError(
-        fmt::format("device {} ({}) has compute capability {}.{}; the CUDA engine needs 8.0 or later", device,
-                    properties.name, properties.major, properties.minor));
-  }
-  TANDEM_CUDA_CHECK(cudaSetDevice(device));
   return properties;
 }
 
