@@ -14,7 +14,6 @@
 
 #include "harness/base/stats.h"
 #include "harness/engine/calibration.h"
-#include "harness/run/sampling/measure.h"
 #include "harness/run/sampling/plant.h"
 #include "suites/engines.h"
 
@@ -40,17 +39,23 @@ class CpuTimed : public Workload {
   Output output() override { return own_->output(); }
   int64_t peak_bytes() const override { return own_->peak_bytes(); }
 
-  double median_us() {
-    NoClocks none;
-    MeasureOptions options = default_options({.on_host = true});
-    options.now = cpu_seconds;
-    options.stop.min_s = options.stop.max_s = 0.15;
-    return median(measure(*this, none, options).samples_us);
-  }
-
  private:
   std::unique_ptr<Workload> own_;
 };
+
+/// By what share the second is slower: the median over neighbouring repetitions, of which each goes first in turn. What slows
+/// the machine down for longer than two repetitions slows both.
+double growth(CpuTimed& plain, CpuTimed& planted, double seconds) {
+  std::vector<double> logs;
+  const double start = cpu_seconds();
+  do {
+    double us[2] = {};
+    const bool turned = logs.size() % 2 == 1;
+    for (const bool side : {turned, !turned}) us[side] = (side ? planted : plain).repeat().total_us;
+    logs.push_back(std::log(us[1] / us[0]));
+  } while (cpu_seconds() - start < seconds);
+  return std::expm1(median(std::move(logs)));
+}
 
 Case tiny(Suite suite) {
   Case c;
@@ -79,32 +84,30 @@ TEST(PlantedReference, TheMedianGrowsByWhatWasAskedFor) {
     PlantOptions options = plant_options(engine->traits());
     options.now = cpu_seconds;
     options.max_s = 0.5;
-    std::vector<double> logs;
+    std::vector<double> grown;
     Output before, after;
     for (int pair = 0; pair < pairs; ++pair) {
       CpuTimed plain(*engine, c, batch), planted(*engine, c, batch);
       const PlantedRow row = plant(planted, kPercent, options);
       EXPECT_EQ(row.percent, kPercent);
       EXPECT_GT(row.amount, 0);
-      double us[2] = {};
-      for (const int side : {pair % 2, 1 - pair % 2}) us[side] = (side == 0 ? plain : planted).median_us();
-      logs.push_back(std::log(us[1] / us[0]));
+      grown.push_back(100 * growth(plain, planted, 0.3));
       before = plain.output();
       after = planted.output();
     }
     EXPECT_EQ(before.values, after.values);
     EXPECT_EQ(before.tokens, after.tokens) << "beside the work, not in it";
-    double mean = 0, squares = 0;
-    for (const double log : logs) mean += log / pairs;
-    for (const double log : logs) squares += (log - mean) * (log - mean);
-    const double error = 100 * std::sqrt(squares / (pairs - 1) / pairs), grown = 100 * std::expm1(mean);
+    std::vector<double> far;
+    const double middle = median(grown);
+    for (const double g : grown) far.push_back(std::abs(g - middle));
+    // Of a median, by the median absolute deviation of normal values.
+    const double error = 1.4826 * 1.2533 * median(std::move(far)) / std::sqrt(pairs);
     std::printf("%s: %.3f %% of %g planted, standard error %.3f\n", std::string(suite_name(suite)).c_str(),
-                grown, kPercent, error);
-    // A test that runs each day must not fail by chance: of 6 pairs one in 2000 is 8 standard errors off. Twenty pairs by hand
-    // are held to the bar.
-    const double allowed = given != nullptr ? std::max(0.2, 2 * error) : std::max(1.0, 8 * error);
-    EXPECT_NEAR(grown, kPercent, allowed) << "standard error " << error;
-    EXPECT_GT(grown, kPercent / 3) << "too busy a machine to see anything";
+                middle, kPercent, error);
+    // A test that runs each day, on machines that do other work, must not fail by chance: beside four busy processes the six
+    // gave 9.0 to 11.8 on two cores. Twenty pairs by hand are held to the bar.
+    EXPECT_NEAR(middle, kPercent, given != nullptr ? std::max(0.2, 2 * error) : kPercent / 2)
+        << "standard error " << error;
   }
 }
 
