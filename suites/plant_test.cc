@@ -97,11 +97,7 @@ TEST(PlantedReference, TheMedianGrowsByWhatWasAskedFor) {
     }
     EXPECT_EQ(before.values, after.values);
     EXPECT_EQ(before.tokens, after.tokens) << "beside the work, not in it";
-    std::vector<double> far;
-    const double middle = median(grown);
-    for (const double g : grown) far.push_back(std::abs(g - middle));
-    // Of a median, by the median absolute deviation of normal values.
-    const double error = 1.4826 * 1.2533 * median(std::move(far)) / std::sqrt(pairs);
+    const double middle = median(grown), error = median_error(grown);
     std::printf("%s: %.3f %% of %g planted, standard error %.3f\n", std::string(suite_name(suite)).c_str(),
                 middle, kPercent, error);
     // A test that runs each day, on machines that do other work, must not fail by chance: beside four busy processes the six

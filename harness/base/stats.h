@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace tandem {
@@ -27,6 +28,15 @@ template <typename T>
 double median(std::vector<T> sample) {
   std::sort(sample.begin(), sample.end());
   return quantile(std::span<const T>(sample), 0.5);
+}
+
+/// Standard error of the median of a sample that is not empty, by its median absolute deviation, which one disturbed value does
+/// not move: 1.4826 takes that to a standard deviation of normal values, 1.2533 the error of a mean to that of a median.
+inline double median_error(const std::vector<double>& values) {
+  const double middle = median(values);
+  std::vector<double> far;
+  for (const double v : values) far.push_back(std::abs(v - middle));
+  return 1.4826 * 1.2533 * median(std::move(far)) / std::sqrt(static_cast<double>(values.size()));
 }
 
 /// Do the last `n` of these lie within `tolerance` of the largest of them?

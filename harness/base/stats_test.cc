@@ -20,6 +20,25 @@ TEST(Stats, Median) {
   EXPECT_EQ(median(std::vector<float>{2, 1}), 1.5);
 }
 
+// Breaks when one disturbed value carries the error away, or it is not that of a median of normal values.
+TEST(Stats, ErrorOfTheMedian) {
+  EXPECT_EQ(median_error({7}), 0);
+  EXPECT_DOUBLE_EQ(median_error({1, 2, 3, 4}), 1.4826 * 1.2533 * 1 / 2);
+  EXPECT_DOUBLE_EQ(median_error({1, 2, 3, 1e9}), 1.4826 * 1.2533 * 1 / 2);
+  std::mt19937_64 random(1);
+  std::normal_distribution<double> normal;
+  std::vector<double> medians, errors;
+  for (int trial = 0; trial < 4000; ++trial) {
+    std::vector<double> sample(101);
+    for (double& v : sample) v = normal(random);
+    medians.push_back(median(sample));
+    errors.push_back(median_error(sample));
+  }
+  double squares = 0;
+  for (const double m : medians) squares += m * m / 4000;
+  EXPECT_NEAR(median(errors) / std::sqrt(squares), 1, 0.05);
+}
+
 // Breaks when quantiles are of another type than 7 (by hand: rank 1 + p (n - 1), linear between neighbours).
 TEST(Stats, QuantileOfType7) {
   const std::vector<float> v = {1, 2, 4, 8, 16};

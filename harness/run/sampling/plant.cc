@@ -53,15 +53,6 @@ class Blocks {
   const PlantOptions& options_;
 };
 
-/// Of the median of `values`, by their median absolute deviation: a block that was disturbed may lie anywhere.
-double standard_error(const std::vector<double>& values) {
-  const double middle = median(values);
-  std::vector<double> far;
-  for (const double v : values) far.push_back(std::abs(v - middle));
-  // 1.4826: to a standard deviation of normal values; 1.2533: from the error of a mean to that of a median.
-  return 1.4826 * 1.2533 * median(std::move(far)) / std::sqrt(static_cast<double>(values.size()));
-}
-
 }  // namespace
 
 PlantOptions plant_options(EngineTraits engine) {
@@ -92,7 +83,7 @@ PlantedRow plant(Workload& workload, double percent, const PlantOptions& options
     before_us = after_us;
     // The least amount is one unit: none at all would start no work, and what starting it costs could not be seen.
     amount = std::max(1.0, (asked - median(fixed)) / unit);
-    error = standard_error(fixed);
+    error = median_error(fixed);  // a block that was disturbed may lie anywhere
   }
   workload.plant(amount);
   return {.percent = percent,
