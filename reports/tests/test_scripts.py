@@ -166,6 +166,26 @@ def test_the_programs_are_in_build_bin_on_every_machine(
     assert (root / "build" / "bin").resolve() == root / "build" / preset / "bin"
 
 
+# Breaks when a network without Python packages costs a first user his numbers, after minutes of building
+# and with the reason far above.
+def test_bench_measures_where_pip_fails(fenced: tuple[Path, dict[str, str], Path]) -> None:
+    root, environment, log = fenced
+    (root / "scripts" / "bootstrap").write_text('#!/bin/sh\n[ "$1" = --packages ]\n')
+    programs = root / "build" / "cpu" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "tandem").write_text(f'#!/bin/sh\necho tandem "$@" >>{log}\n')
+    (programs / "tandem").chmod(0o755)
+    (root / "programs" / "cmake").write_text("#!/bin/sh\n")
+    (root / "programs" / "nvcc").write_text("#!/bin/sh\necho release 12.0, V12.0.76\n")
+    done = subprocess.run(
+        [root / "scripts" / "bench"], capture_output=True, text=True, env=environment, check=False, timeout=60
+    )
+    run = log.read_text().splitlines()[-1].split()
+    assert run[:3] == ["tandem", "run", "suites/smoke.json"]
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(f"tandem-report report {run[-1]}")
+
+
 # Breaks when a card that engine cuda cannot use, or what nvidia-smi says without one, is compiled for:
 # that fails in the assembler after minutes.
 @pytest.mark.parametrize(
